@@ -1,0 +1,5 @@
+"""`python -m broker` is the command `broker`."""
+
+from .cli import main
+
+main()

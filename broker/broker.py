@@ -1,0 +1,281 @@
+"""`Broker`: the public face for embedding. It wires the floors below and knows no network."""
+
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from .access import Access, Key
+from .config import Config
+from .decoding import prepare_event, split_events
+from .engines import Engine, Stored
+from .engines.memory import MemoryEngine
+from .errors import BrokerClosedError, RequestError
+from .housekeeping import Heartbeats, expire_and_forget
+from .hub import Account, Hub, HubStatistics
+from .messages import NewEvent, PreparedEvent, Published, encode, time_ordered_id
+from .names import ALL_INBOXES, check_identifier, check_list
+from .retention import ReplayBuffers, ReplayStatistics
+from .selection import TypeFilter
+from .subscriber import Subscriber
+
+PREPARE_SLICE: Final = 128
+"""Events of one publish that are checked before others have their turn."""
+AHEAD_SECONDS: Final = 5.0
+"""How long a cursor that the fan-out has not reached yet is waited for."""
+
+EventLike = NewEvent | Mapping[str, Any]
+
+
+class BrokerStatistics(Struct, frozen=True):
+    """What the broker holds and has done."""
+
+    hub: HubStatistics
+    replay: ReplayStatistics
+    published: int
+    """Events stored since the start."""
+    duplicates: int
+    """Events that were there already."""
+    draining: bool
+    """Whether it refuses to publish and to open."""
+
+
+class Broker:
+    """An event broker. Made by `open_broker`, which runs its tasks."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.access = Access(config)
+        self.heartbeats = Heartbeats()
+        self.draining = trio.Event()
+        """Set by `start_draining`."""
+        self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16))
+        self._hub = Hub(self._buffers)
+        self._engine: Engine = MemoryEngine(self._buffers, trio.current_time)
+        self._last_id_ns = 0
+        self._published = 0
+        self._duplicates = 0
+
+    # --- publishing
+
+    async def publish(self, account_id: str, events: EventLike | Sequence[EventLike]) -> list[Published]:
+        """Publish one event or a list to an account, in one step, in order.
+
+        An event is a `NewEvent` or a mapping of the same fields (PROTOCOL section 6). Returns what became of each,
+        once they are stored; waits while the fan-out is behind. A cancelled call has stored all or nothing.
+        Raises `RequestError`, which names the field, and `BrokerClosedError` while the broker drains.
+        """
+        check_identifier(account_id, "account_id")
+        given = [events] if isinstance(events, (NewEvent, Mapping)) else list(events)
+        prepared = []
+        for index, event in enumerate(given):
+            prepared.append(self._prepare(f"$[{index}]", _as_json(event, f"$[{index}]")))
+            if (index + 1) % PREPARE_SLICE == 0:
+                await trio.lowlevel.checkpoint()
+        try:
+            return await self._store(account_id, prepared)
+        except RequestError as error:
+            if error.code == "draining":
+                raise BrokerClosedError(error.message) from None
+            raise
+
+    async def publish_raw(self, key: Key, raw: bytes, path: str = "$", *, ndjson: bool = False) -> list[Published]:
+        """Publish JSON that came from a client or over HTTP, for one key. Raises `RequestError`."""
+        self._require_open()
+        prepared = []
+        for number, (where, item) in enumerate(split_events(raw, ndjson=ndjson, path=path), start=1):
+            prepared.append(self._prepare(where, item, key))
+            if number % PREPARE_SLICE == 0:
+                await trio.lowlevel.checkpoint()
+        if not key.is_operator:
+            return await self._store(str(key.account_id), prepared)
+        return await self._store_for_many(prepared)
+
+    def publish_raw_nowait(self, key: Key, raw: bytes, path: str) -> list[Published] | None:
+        """Do the same in one synchronous step; None if it is long or must wait. Raises `RequestError`."""
+        self._require_open()
+        account = self._hub.account(str(key.account_id))
+        items = split_events(raw, ndjson=False, path=path)
+        if len(items) > PREPARE_SLICE or not account.take_room():
+            return None
+        try:
+            prepared = [self._prepare(where, item, key) for where, item in items]
+            stored = self._engine.append_nowait(account.buffer.account_id, prepared)
+        except BaseException:
+            account.give_up()
+            raise
+        if stored is None:
+            account.give_up()
+            return None
+        return self._wake(account, stored)
+
+    def _prepare(self, path: str, raw: bytes, key: Key | None = None) -> PreparedEvent:
+        """Check one event, and that the key may publish it."""
+        event = prepare_event(
+            raw,
+            path,
+            max_bytes=self.config.limits.max_event_bytes,
+            now=datetime.now(UTC),
+            new_id=self._new_event_id(),
+        )
+        if key is None:
+            return event
+        if key.is_operator:
+            if event.account_id is None:
+                message = f"An operator's event needs an `account_id` - at `{path}.account_id`"
+                raise RequestError("invalid_params", message)
+            self.access.require_account(event.account_id)
+            return event
+        if event.account_id not in (None, key.account_id):
+            raise RequestError("forbidden", f"The key is of another account - at `{path}.account_id`")
+        key.require_inbox(event.inbox_id, f"{path}.inbox_id")
+        return event
+
+    async def _store_for_many(self, events: list[PreparedEvent]) -> list[Published]:
+        """Store events of several accounts; of each account in one step."""
+        by_account: dict[str, list[int]] = {}
+        for index, event in enumerate(events):
+            by_account.setdefault(str(event.account_id), []).append(index)
+        published: dict[int, Published] = {}
+        for account_id, indexes in by_account.items():
+            results = await self._store(account_id, [events[index] for index in indexes])
+            published.update(zip(indexes, results, strict=True))
+        return [published[index] for index in range(len(events))]
+
+    async def _store(self, account_id: str, events: list[PreparedEvent]) -> list[Published]:
+        """Wait for room, store, wake the fan-out: after the wait, nothing but the engine can be cancelled."""
+        self._require_open()
+        account = self._hub.account(account_id)
+        account.holders += 1
+        try:
+            await account.wait_for_room()
+            try:
+                stored = await self._engine.append(account_id, events)
+            except BaseException:
+                account.give_up()
+                raise
+            return self._wake(account, stored)
+        finally:
+            account.holders -= 1
+
+    def _wake(self, account: Account, stored: list[Stored]) -> list[Published]:
+        """Hand what is stored to the fan-out."""
+        duplicates = sum(item.duplicate for item in stored)
+        self._duplicates += duplicates
+        self._published += len(stored) - duplicates
+        if duplicates < len(stored):
+            account.stored()
+            self._hub.wake(account)
+        else:
+            account.give_up()
+        return [Published(item.event_id, item.cursor, item.duplicate) for item in stored]
+
+    def _new_event_id(self) -> str:
+        self._last_id_ns = max(self._last_id_ns + 1, time.time_ns())
+        return time_ordered_id("evt_", self._last_id_ns, random.getrandbits(64))
+
+    def _require_open(self) -> None:
+        if self.draining.is_set():
+            raise RequestError("draining", "The broker is draining")
+
+    # --- subscribing
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        account_id: str,
+        inbox_ids: Iterable[str] | None = None,
+        *,
+        since: str | None = None,
+        event_types: Iterable[str] | None = None,
+    ) -> AsyncIterator[Subscriber]:
+        """Subscribe to inboxes of an account (None: all), with its own events; iterate to get `Event` and `Gap`.
+
+        ``since``: a cursor, a duration or a time (PROTOCOL section 2); ``event_types``: exact types or prefixes
+        with ``.*``. Raises `RequestError` for a bad name. A reader that is slow keeps nothing but its position.
+        """
+        check_identifier(account_id, "account_id")
+        names = [ALL_INBOXES] if inbox_ids is None else list(inbox_ids)
+        patterns = None if event_types is None else list(event_types)
+        if names:
+            check_list(names, "inbox_ids")
+        if patterns is not None:
+            check_list(patterns, "event_types")
+        selection = Key("library", account_id, frozenset({"subscribe"})).select(names, "inbox_ids")
+        async with self.hold(account_id) as account:
+            subscriber = Subscriber(account, selection, None if patterns is None else TypeFilter(patterns))
+            try:
+                if since is not None:
+                    await self.wait_for_cursor(account, since)
+                    now = trio.current_time()
+                    subscriber.start(subscriber.follower.resolve(since, now, datetime.now(UTC)))
+                yield subscriber
+            finally:
+                subscriber.follower.close()
+
+    @asynccontextmanager
+    async def hold(self, account_id: str) -> AsyncIterator[Account]:
+        """Keep an account's log and listeners while a connection uses them."""
+        account = self._hub.account(account_id)
+        account.holders += 1
+        try:
+            yield account
+        finally:
+            account.holders -= 1
+
+    async def wait_for_cursor(self, account: Account, since: str) -> None:
+        """Wait, for a while, until the fan-out has passed a cursor that was given out before it was there."""
+        position = account.buffer.position_of(since)
+        if position is not None:
+            with trio.move_on_after(AHEAD_SECONDS):
+                await account.passed(position)
+
+    # --- its life
+
+    def start_draining(self) -> None:
+        """Refuse to publish and to open from now on; a server then closes its connections and ends."""
+        self.draining.set()
+
+    async def run(self) -> None:
+        """Run the broker's own tasks, for ever. A failure in one of them ends the broker."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hub.deliver)
+            nursery.start_soon(self.heartbeats.run)
+            nursery.start_soon(expire_and_forget, self._hub, self._buffers, self.config.replay.seconds)
+
+    def statistics(self) -> BrokerStatistics:
+        """Return what the broker holds and has done."""
+        return BrokerStatistics(
+            self._hub.statistics(),
+            self._buffers.statistics(),
+            self._published,
+            self._duplicates,
+            self.draining.is_set(),
+        )
+
+
+def _as_json(event: EventLike, path: str) -> bytes:
+    """Return an event of the library as the JSON it would have come as, so that one check serves all."""
+    try:
+        return encode(event if isinstance(event, NewEvent) else dict(event))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise RequestError("invalid_params", f"{error} - at `{path}`") from None
+
+
+@asynccontextmanager
+async def open_broker(config: Config | None = None) -> AsyncIterator[Broker]:
+    """Start a broker; its tasks run in a nursery of its own until the block ends."""
+    broker = Broker(config or Config())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.run)
+        try:
+            yield broker
+        finally:
+            nursery.cancel_scope.cancel()

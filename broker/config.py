@@ -1,0 +1,157 @@
+"""The configuration: frozen structs, read from TOML, the environment and flags, in this order of precedence.
+
+Every setting is a key of PROTOCOL section 7, with its unit in its name. An unknown key or a bad value is a
+`ConfigError` that names it.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .errors import ConfigError
+from .names import Identifier
+
+Positive = Annotated[int, Meta(gt=0)]
+PositiveSeconds = Annotated[int, Meta(gt=0, le=86_400)] | Annotated[float, Meta(gt=0, le=86_400)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+Scope = Literal["subscribe", "command", "publish"]
+Tier = Literal["free", "developer", "growth", "enterprise"]
+
+_ENVIRONMENT_PREFIX = "BROKER_"
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ServerConfig(_Section, frozen=True):
+    """Where the server listens, and how long it drains."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8765
+    drain_seconds: PositiveSeconds = 8
+
+
+class ReplayConfig(_Section, frozen=True):
+    """The replay window: bounded by age, events and bytes, whichever comes first."""
+
+    seconds: PositiveSeconds = 300
+    max_events_per_account: Positive = 100_000
+    max_bytes_per_account: Positive = 67_108_864
+    max_bytes_total: Positive = 1_073_741_824
+
+
+class LimitsConfig(_Section, frozen=True):
+    """What one request, message or connection may cost."""
+
+    max_event_bytes: Positive = 262_144
+    max_body_bytes: Positive = 8_388_608
+    max_message_bytes: Positive = 1_048_576
+    max_inboxes_per_connection: Positive = 10_000
+    heartbeat_seconds: PositiveSeconds = 30
+
+
+class KeyConfig(_Section, frozen=True):
+    """A key of an account. ``inbox_ids`` left out: it reaches the whole account."""
+
+    id: Identifier
+    sha256: Sha256
+    scopes: tuple[Scope, ...] = ("subscribe", "command", "publish")
+    inbox_ids: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
+
+
+class AccountConfig(_Section, frozen=True):
+    """An account: a tenant, with its keys."""
+
+    id: Identifier
+    tier: Tier = "developer"
+    keys: tuple[KeyConfig, ...] = ()
+
+
+class OperatorConfig(_Section, frozen=True):
+    """An operator's key: publishes for any account."""
+
+    id: Identifier
+    sha256: Sha256
+
+
+class Config(_Section, frozen=True):
+    """The whole configuration."""
+
+    server: ServerConfig = ServerConfig()
+    replay: ReplayConfig = ReplayConfig()
+    limits: LimitsConfig = LimitsConfig()
+    accounts: tuple[AccountConfig, ...] = ()
+    operators: tuple[OperatorConfig, ...] = ()
+
+
+def load_config(path: str | Path | None, environment: Mapping[str, str]) -> Config:
+    """Read the TOML file at ``path`` (None: no file) and let ``environment`` override it. Raises `ConfigError`."""
+    text = ""
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+    return parse_config(text, environment, source=str(path or "the configuration"))
+
+
+def parse_config(text: str, environment: Mapping[str, str], *, source: str = "the configuration") -> Config:
+    """Return the `Config` of a TOML ``text``, overridden by ``BROKER_SECTION__NAME`` of ``environment``."""
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from None
+    for variable, value in environment.items():
+        if variable.startswith(_ENVIRONMENT_PREFIX) and "__" in variable:
+            section, _, name = variable[len(_ENVIRONMENT_PREFIX) :].lower().partition("__")
+            setting = _override(section, name, variable, value)
+            table = raw.setdefault(section, {})
+            if isinstance(table, dict):
+                table[name] = setting
+    config = _convert(raw, source)
+    _check_unique(config, source)
+    return config
+
+
+def _override(section: str, name: str, variable: str, value: str) -> Any:
+    """Return a variable's text as the type of its setting."""
+    sections = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    section_type = sections.get(section)
+    if not (isinstance(section_type, type) and issubclass(section_type, Struct)):
+        raise ConfigError(f"{variable}: there is no section [{section}] of single settings")
+    kinds = {field.name: field.type for field in msgspec.structs.fields(section_type)}
+    if name not in kinds:
+        raise ConfigError(f"{variable}: [{section}] has no setting `{name}`")
+    try:
+        return msgspec.convert(value, kinds[name], strict=False)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise ConfigError(f"{variable}: {error}") from None
+
+
+def _convert(raw: dict[str, Any], source: str) -> Config:
+    try:
+        return msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _check_unique(config: Config, source: str) -> None:
+    keys = [(account, key) for account in config.accounts for key in account.keys]
+    names = [f"account `{account.id}`" for account in config.accounts]
+    names += [f"key `{key.id}` of account `{account.id}`" for account, key in keys]
+    names += [f"operator `{operator.id}`" for operator in config.operators]
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise ConfigError(f"{source}: {name} is there twice")
+    owners: dict[str, str] = {}
+    digests = [(key.sha256, f"key `{key.id}`") for _, key in keys]
+    for digest, owner in [*digests, *((o.sha256, f"operator `{o.id}`") for o in config.operators)]:
+        if digest in owners:
+            raise ConfigError(f"{source}: {owner} has the same `sha256` as {owners[digest]}")
+        owners[digest] = owner

@@ -1,0 +1,313 @@
+"""The I/O shell of one client: its nursery, its tasks, its deadlines, and why it ended.
+
+What a client may say and hear is `session`'s; here are only bytes and time. A connection has two tasks at rest:
+trio-websocket's reader, and the one that always takes messages from it. A third, the catch-up writer, lives
+only while the client is not live; a fourth only while publishes wait for the fan-out.
+
+To end a connection, from anywhere: `Connection.end(code)`. One place (`_close`) turns that into a Close frame.
+Nothing that fails in here leaves: this is one of two modules that import trio_websocket.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import trio
+import trio_websocket
+import wsproto.utilities
+from msgspec import Struct
+
+from .access import Key
+from .config import Config
+from .errors import CloseCode, RequestError
+from .hub import Account
+from .messages import Published
+from .session import Opening, PublishRequest, Session
+from .stream import ClientStream
+from .subscriptions import Listener
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 2.0
+"""How long the peer may take to answer our Close."""
+RECEIVE_BYTES: Final = 65_536
+MAX_WAITING_PUBLISHES: Final = 64
+"""Publish commands of one connection that wait for the fan-out; the next one is refused."""
+_RETRY_PUBLISH_MS: Final = 1_000
+
+
+class Publisher(Protocol):
+    """Takes the events of a client's `publish`; raises `RequestError`."""
+
+    def publish_raw_nowait(self, key: Key, raw: bytes, path: str) -> list[Published] | None:
+        """Publish at once, or return None if that must wait."""
+        ...
+
+    async def publish_raw(self, key: Key, raw: bytes, path: str) -> list[Published]:
+        """Publish, waiting for the fan-out if it is behind."""
+        ...
+
+
+class ConnectionStatistics(Struct, frozen=True):
+    """What one connection is and holds."""
+
+    connection_id: str
+    account_id: str
+    live: bool
+    """Whether the fan-out writes to it by itself; else it is being fed from the replay buffer."""
+    waiting_publishes: int
+    """Publish commands that wait for the fan-out."""
+    remainder_bytes: int
+    """Bytes of a frame that the kernel did not take yet."""
+
+
+class Connection:
+    """One client on one stream, whose upgrade request (put back into the stream) has been judged already."""
+
+    def __init__(
+        self,
+        stream: ClientStream,
+        key: Key,
+        opening: Opening,
+        config: Config,
+        account: Account,
+        publisher: Publisher,
+        connection_id: str,
+    ) -> None:
+        self.id = connection_id
+        self._stream = stream
+        self._key = key
+        self._account = account
+        self._config = config
+        self._publisher = publisher
+        listener = Listener(stream.write_nowait, self.wake)
+        self.session = Session(key, config, account.buffer, account.subscriptions, listener, opening, connection_id)
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._why: tuple[CloseCode | None, str] | None = None
+        self._writing = False
+        self._publishes: deque[PublishRequest] = deque()
+        self._changed = trio.Event()
+
+    # --- its life
+
+    async def run(self, started: Callable[["Connection"], None]) -> None:
+        """Serve the client until it ends; ``started`` is called when it is open. Raises nothing but Cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                with trio.move_on_after(HANDSHAKE_SECONDS):
+                    websocket = await self._handshake(nursery)
+                    self._nursery = nursery
+                    started(self)
+                if self._nursery is not None:
+                    with self._scope:
+                        await self._guard(self._serve, websocket)
+                    self._nursery = None
+                    await self._close(websocket)
+                nursery.cancel_scope.cancel()
+        except* (wsproto.utilities.LocalProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
+            # The reader raises these when the peer goes on talking after our Close, or is gone.
+            self.end(None, "the peer broke off")
+        except* Exception:
+            logger.exception("connection %s failed", self.id)
+        finally:
+            self._nursery = None
+            self.session.close()
+            await trio.aclose_forcefully(self._stream)
+            code, why = self._why or (None, "cancelled")
+            logger.info("connection %s of %s ended: %s %s", self.id, self._key.account_id, code or "", why)
+
+    async def _handshake(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
+        request = await trio_websocket.wrap_server_stream(
+            nursery,
+            self._stream,
+            max_message_size=self._config.limits.max_message_bytes,
+            receive_buffer_size=RECEIVE_BYTES,
+        )
+        return await request.accept()
+
+    async def _serve(self, websocket: trio_websocket.WebSocketConnection) -> None:
+        """Take every message that the client sends, until it or somebody else ends the connection."""
+        self.session.open(trio.current_time(), datetime.now(UTC))
+        self.wake()
+        while True:
+            try:
+                message = await websocket.get_message()
+            except trio_websocket.ConnectionClosed as closed:
+                reason = closed.reason
+                self.end(None, f"the client closed ({reason.code if reason else 'no code'})")
+                return
+            self._receive(message)
+            while self.session.congested:
+                await self._change()
+
+    def _receive(self, message: str | bytes) -> None:
+        # trio-websocket counts characters, the limit is one of bytes.
+        if isinstance(message, str) and len(message.encode()) > self._config.limits.max_message_bytes:
+            self.end(CloseCode.TOO_BIG, "message too big")
+            return
+        action = self.session.receive(message, trio.current_time(), datetime.now(UTC))
+        if isinstance(action, PublishRequest):
+            self._publish(action)
+        self._flush()
+        if isinstance(action, CloseCode):
+            self.end(action, "too many frames that are no commands")
+
+    def end(self, code: CloseCode | None, why: str) -> None:
+        """End the connection with a close code; None: without a Close frame. The first call counts."""
+        if self._why is None:
+            self._why = (code, why)
+        self._scope.cancel()
+        self._notify()
+
+    async def _close(self, websocket: trio_websocket.WebSocketConnection) -> None:
+        """Turn the reason why it ended into the last bytes that the client sees."""
+        code, why = self._why or (None, "")
+        with trio.move_on_after(CLOSE_SECONDS):
+            try:
+                if code is not None:
+                    await self._stream.send_frames(self.session.take_answers())
+                    await websocket.aclose(code, why)
+                await self._stream.aclose()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+    async def _guard(self, task: Callable[..., object], *args: object) -> None:
+        """Run one of the connection's tasks; whatever fails in it ends this connection only."""
+        try:
+            await task(*args)  # type: ignore[misc]  # an async function of any arguments
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.end(None, "the client is gone")
+        except Exception:
+            logger.exception("connection %s failed", self.id)
+            self.end(CloseCode.INTERNAL_ERROR, "internal error")
+
+    # --- writing
+
+    def wake(self) -> None:
+        """Let the catch-up writer run, if it does not yet."""
+        if not self._writing and self._nursery is not None:
+            self._writing = True
+            self._nursery.start_soon(self._guard, self._catch_up)
+
+    async def _catch_up(self) -> None:
+        """Write all that lies between the client's position and the fan-out, then let the fan-out do it."""
+        try:
+            await self._stream.send_frames(b"")
+            while True:
+                frames = self.session.take()
+                if frames is None:
+                    break
+                if frames:
+                    await self._stream.send_frames(frames)
+                else:
+                    await trio.lowlevel.checkpoint()
+                self._notify()
+        finally:
+            self._writing = False
+            self._notify()
+
+    def _flush(self) -> None:
+        """Write waiting answers: at once if the client is live and takes them, else by the catch-up writer."""
+        if self._writing:
+            return
+        follower = self.session.follower
+        if follower.live:
+            answers = self.session.take_answers()
+            taken = self._stream.write_nowait(answers) if answers else 0
+            if taken == len(answers):
+                return
+            if not taken:
+                self.session.put_back(answers)
+            follower.pause()
+        self.wake()
+
+    # --- publishing
+
+    def _publish(self, request: PublishRequest) -> None:
+        """Publish at once where that is possible, else after those that wait, in their order."""
+        if len(self._publishes) >= MAX_WAITING_PUBLISHES:
+            message = f"{MAX_WAITING_PUBLISHES} publish commands are under way"
+            refusal = RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS)
+            self.session.answer(request.request_id, "publish", refusal)
+            return
+        if not self._publishes:
+            try:
+                published = self._publisher.publish_raw_nowait(self._key, request.raw, request.path)
+            except RequestError as error:
+                self.session.answer(request.request_id, "publish", error)
+                return
+            if published is not None:
+                self.session.answer(request.request_id, "publish", {"events": published})
+                return
+            assert self._nursery is not None
+            self._nursery.start_soon(self._guard, self._publish_waiting)
+        self._publishes.append(request)
+
+    async def _publish_waiting(self) -> None:
+        while self._publishes:
+            request = self._publishes[0]
+            try:
+                published = await self._publisher.publish_raw(self._key, request.raw, request.path)
+                self.session.answer(request.request_id, "publish", {"events": published})
+            except RequestError as error:
+                self.session.answer(request.request_id, "publish", error)
+            self._publishes.popleft()
+            self._flush()
+            self._notify()
+
+    # --- heartbeats and draining
+
+    def beat(self, now: float) -> float | None:
+        """Ping the client, or end the connection if it is dead. Returns when to be called again; None: never."""
+        if self._nursery is None:
+            return None
+        session = self.session
+        silent = now - self._stream.last_read
+        unacknowledged = self._stream.unacknowledged_seconds() if silent > session.patience_seconds else None
+        if session.overdue(silent, unacknowledged):
+            self.end(CloseCode.HEARTBEAT_MISSED, "heartbeat missed")
+            return None
+        session.heartbeat()
+        self._flush()
+        due = now + self._config.limits.heartbeat_seconds
+        overdue_at = self._stream.last_read + session.patience_seconds + 0.001
+        return min(due, overdue_at) if overdue_at > now else due
+
+    async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
+        """Say that the server goes, send everything up to the head, and close with 1012, until ``deadline``."""
+        if self._nursery is None:
+            return
+        self.session.drain(reconnect_after_ms)
+        self._flush()
+        with trio.move_on_at(deadline):
+            await self._written()
+            await self._account.passed(self._account.buffer.head)
+            await self._written()
+        self.end(CloseCode.RESTART, "restart")
+
+    async def _written(self) -> None:
+        """Wait until no publish is under way and the catch-up writer has nothing left."""
+        while self._why is None and (self._writing or self._publishes):
+            await self._change()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _change(self) -> None:
+        """Wait until the writer or a publish has got further."""
+        await self._changed.wait()
+
+    def statistics(self) -> ConnectionStatistics:
+        """Return what this connection is and holds."""
+        return ConnectionStatistics(
+            self.id,
+            self._key.account_id or "",
+            self.session.follower.live,
+            len(self._publishes),
+            self._stream.statistics().remainder_bytes,
+        )

@@ -1,0 +1,94 @@
+"""The HTTP routes (PROTOCOL section 6): a table of paths, methods and handlers.
+
+A handler gets the broker and a request and returns a `Response`, or an `Upgrade` to hand the connection over.
+What it refuses it raises as `RequestError`; `http11` makes the answer of it.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from msgspec import Struct
+
+from .access import Key, credential_of
+from .broker import Broker
+from .errors import RequestError
+from .http11 import Request, Response, check_upgrade, json_response
+from .session import Opening, check_opening
+
+_NDJSON: Final = "application/x-ndjson"
+
+
+class Upgrade(Struct, frozen=True):
+    """A WebSocket that may be opened: by whom, and what it asks for."""
+
+    key: Key
+    opening: Opening
+
+
+Handler = Callable[[Broker, Request], Awaitable[Response | Upgrade]]
+
+
+async def handle(broker: Broker, request: Request) -> Response | Upgrade:
+    """Find the route of a request and let it answer. Raises `RequestError`."""
+    methods = ROUTES.get(request.path)
+    if methods is None:
+        raise RequestError("not_found", "There is nothing at this path")
+    handler = methods.get(request.method)
+    if handler is None:
+        allowed = ", ".join(methods)
+        message = f"{request.method} is not allowed here, but {allowed}"
+        raise RequestError("method_not_allowed", message, headers=(("Allow", allowed),))
+    return await handler(broker, request)
+
+
+def _authenticate(broker: Broker, request: Request) -> Key:
+    header = request.header(b"authorization")
+    authorization = None if header is None else header.decode("latin-1")
+    return broker.access.authenticate(credential_of(authorization, request.query()))
+
+
+def _require_open(broker: Broker) -> None:
+    if broker.draining.is_set():
+        raise RequestError("draining", "The broker is draining")
+
+
+async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
+    """`GET /v1/stream`: judge everything about the opening before the upgrade (PROTOCOL section 2)."""
+    check_upgrade(request)
+    _require_open(broker)
+    key = _authenticate(broker, request)
+    opening = check_opening(key, request.query(), broker.config.limits.max_inboxes_per_connection)
+    if opening.since is not None:
+        async with broker.hold(str(key.account_id)) as account:
+            await broker.wait_for_cursor(account, opening.since)
+    return Upgrade(key, opening)
+
+
+async def publish_events(broker: Broker, request: Request) -> Response | Upgrade:
+    """`POST /v1/events`: publish one event, a list, or NDJSON (PROTOCOL section 6)."""
+    _require_open(broker)
+    key = _authenticate(broker, request)
+    key.require("publish")
+    content_type = (request.header(b"content-type") or b"").decode("latin-1")
+    ndjson = content_type.partition(";")[0].strip().lower() == _NDJSON
+    published = await broker.publish_raw(key, await request.body(), ndjson=ndjson)
+    return json_response({"events": published})
+
+
+async def alive(broker: Broker, request: Request) -> Response | Upgrade:
+    """`GET /healthz`: the process lives."""
+    return json_response({"status": "ok"})
+
+
+async def ready(broker: Broker, request: Request) -> Response | Upgrade:
+    """`GET /readyz`: it takes connections."""
+    _require_open(broker)
+    return json_response({"status": "ready"})
+
+
+ROUTES: Final[dict[str, dict[str, Handler]]] = {
+    "/v1/stream": {"GET": open_stream},
+    "/v1/events": {"POST": publish_events},
+    "/healthz": {"GET": alive, "HEAD": alive},
+    "/readyz": {"GET": ready, "HEAD": ready},
+}

@@ -1,0 +1,137 @@
+"""What can go wrong, and what the other side is told.
+
+    BrokerError
+    ├─ ConfigError       the configuration does not load; the message names the setting
+    ├─ RequestError      one request or command is refused; the connection lives on
+    ├─ BadFrameError     a client's frame is no command
+    ├─ BadCommandError   a client's frame is a command with a broken envelope
+    └─ BrokerClosedError the broker is draining or gone
+
+Each error code of PROTOCOL section 4 has its HTTP status here, each close code of section 5 its
+answer to "shall the client come back?".
+"""
+
+from enum import IntEnum
+from typing import Any
+
+HTTP_STATUS = {
+    "bad_request": 400,
+    "invalid_json": 400,
+    "invalid_params": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "unknown_action": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "timeout_reading": 408,
+    "request_id_reused": 409,
+    "too_large": 413,
+    "upgrade_required": 426,
+    "rate_limited": 429,
+    "connection_limit": 429,
+    "head_too_large": 431,
+    "internal": 500,
+    "unavailable": 503,
+    "draining": 503,
+    "timeout": 504,
+}
+"""HTTP status of each error code (PROTOCOL sections 2 and 4; 405, 408, 431 from RFC 9110 and 6585)."""
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes (PROTOCOL section 5)."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    NOT_UTF8 = 1007
+    TOO_MANY_BAD_FRAMES = 1008
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    RESTART = 1012
+    REVOKED = 4401
+    HEARTBEAT_MISSED = 4408
+    REPLACED = 4409
+
+    @property
+    def come_back(self) -> bool:
+        """Whether a client closed with this code should reconnect."""
+        return self not in _STAY_AWAY
+
+
+_STAY_AWAY = frozenset(
+    {
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.NOT_UTF8,
+        CloseCode.TOO_MANY_BAD_FRAMES,
+        CloseCode.REVOKED,
+        CloseCode.REPLACED,
+    }
+)
+
+
+class BrokerError(Exception):
+    """The root of all errors that the broker raises on purpose."""
+
+
+class ConfigError(BrokerError):
+    """The configuration does not load. The message names the setting."""
+
+
+class BrokerClosedError(BrokerError):
+    """The broker is draining or has ended; nothing was stored."""
+
+
+class RequestError(BrokerError):
+    """One request or command is refused.
+
+    ``code`` is a key of `HTTP_STATUS`, ``message`` a sentence for the client that names the field
+    at fault, ``retry_after_ms`` when it may come back, ``headers`` what the HTTP answer needs beside it.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retry_after_ms: int | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_ms = retry_after_ms
+        self.headers = headers
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with the code."""
+        return HTTP_STATUS[self.code]
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``error`` object of an answer (PROTOCOL section 4)."""
+        body: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.retry_after_ms is not None:
+            body["retry_after_ms"] = self.retry_after_ms
+        return body
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class BadFrameError(BrokerError):
+    """The frame is no command (PROTOCOL section 4). ``error`` is what to answer."""
+
+    def __init__(self, error: RequestError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class BadCommandError(BrokerError):
+    """The frame is a command, but its envelope is broken. ``error`` is what to answer."""
+
+    def __init__(self, action: str, request_id: str | None, error: RequestError) -> None:
+        super().__init__(error)
+        self.action = action
+        self.request_id = request_id
+        self.error = error

@@ -1,0 +1,39 @@
+"""WebSocket frames as bytes: what a server sends, unmasked and unfragmented (RFC 6455 section 5.2).
+
+Pure. Only text, ping and close: the fan-out and the catch-up write these by themselves; everything
+else on the wire (handshake, pongs, the closing handshake) is trio-websocket's.
+"""
+
+import struct
+
+_FIN_TEXT = 0x81
+_FIN_CLOSE = 0x88
+_FIN_PING = 0x89
+
+PING = bytes([_FIN_PING, 0])
+"""An empty ping, whole."""
+
+
+def text_header(length: int) -> bytes:
+    """Return the header of a final text frame whose payload has ``length`` bytes (2, 4 or 10 bytes)."""
+    if length < 126:
+        return bytes((_FIN_TEXT, length))
+    if length < 65536:
+        return struct.pack("!BBH", _FIN_TEXT, 126, length)
+    return struct.pack("!BBQ", _FIN_TEXT, 127, length)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a final text frame around ``payload``, which must be UTF-8."""
+    return text_header(len(payload)) + payload
+
+
+def payload_of(frame: bytes) -> bytes:
+    """Return the payload of a frame that `text_frame` made."""
+    short = frame[1]
+    return frame[2:] if short < 126 else frame[4:] if short == 126 else frame[10:]
+
+
+def is_close(data: bytes | bytearray | memoryview) -> bool:
+    """Whether ``data``, which starts at a frame's first byte, starts with a Close frame."""
+    return len(data) > 0 and data[0] == _FIN_CLOSE

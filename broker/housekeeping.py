@@ -1,0 +1,73 @@
+"""What is done by the clock: heartbeats, the expiry of the window, forgetting the idle.
+
+Two tasks for all connections and accounts, however many; each works in slices and yields between them.
+"""
+
+import heapq
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from .hub import Hub
+from .retention import ReplayBuffers
+
+_SLICE: Final = 64
+_EXPIRE_SLICE: Final = 512
+MAX_EXPIRY_SECONDS: Final = 1.0
+FORGET_SECONDS: Final = 30.0
+
+Beat = Callable[[float], float | None]
+"""Called with the time; returns when to call it again, or None for never."""
+
+
+class Heartbeats:
+    """Everybody who is to be called at times."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Beat]] = []
+        self._numbers = 0
+        self._added = trio.Event()
+
+    def add(self, due: float, beat: Beat) -> None:
+        """Call ``beat`` at ``due`` (seconds of trio's clock), and then whenever it asks for."""
+        self._numbers += 1
+        heapq.heappush(self._due, (due, self._numbers, beat))
+        if self._due[0][1] == self._numbers:
+            self._added.set()
+
+    async def run(self) -> None:
+        """Call everybody in time, for ever."""
+        while True:
+            self._added = trio.Event()
+            with trio.move_on_at(self._due[0][0] if self._due else float("inf")):
+                await self._added.wait()
+            await self._call_due()
+
+    async def _call_due(self) -> None:
+        called = 0
+        now = trio.current_time()
+        while self._due and self._due[0][0] <= now:
+            _, _, beat = heapq.heappop(self._due)
+            again = beat(now)
+            if again is not None:
+                self.add(again, beat)
+            called += 1
+            if called % _SLICE == 0:
+                await trio.lowlevel.checkpoint()
+
+
+async def expire_and_forget(hub: Hub, buffers: ReplayBuffers, window_seconds: float) -> None:
+    """Drop what is too old, and forget accounts of which nothing is left, for ever."""
+    interval = min(MAX_EXPIRY_SECONDS, window_seconds / 4)
+    forget_at = trio.current_time() + FORGET_SECONDS
+    while True:
+        await trio.sleep(interval)
+        while buffers.expire(trio.current_time(), most=_EXPIRE_SLICE):
+            await trio.lowlevel.checkpoint()
+        if trio.current_time() >= forget_at:
+            forget_at = trio.current_time() + FORGET_SECONDS
+            for number, account in enumerate(hub.accounts()):
+                hub.forget_idle(account, trio.current_time())
+                if number % _SLICE == 0:
+                    await trio.lowlevel.checkpoint()

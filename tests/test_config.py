@@ -1,0 +1,327 @@
+"""config.py: TOML, then the environment; whatever does not fit is named."""
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from broker.config import Config, load_config, parse_config
+from broker.errors import ConfigError
+
+DIGEST = "0123456789abcdef" * 4
+OTHER = "f" * 64
+
+PROTOCOL_7 = f"""
+[server]
+host = "127.0.0.1"
+port = 8765
+drain_seconds = 8
+[replay]
+seconds = 300
+max_events_per_account = 100_000
+max_bytes_per_account = 67_108_864
+max_bytes_total = 1_073_741_824        # the oldest events of all accounts go first; a gap is said
+[limits]
+max_event_bytes = 262_144              # more is too_large, inside a list too
+max_body_bytes = 8_388_608             # of an HTTP request
+max_message_bytes = 1_048_576          # of a WebSocket message from a client
+max_inboxes_per_connection = 10_000
+heartbeat_seconds = 30
+[[accounts]]
+id = "acct_demo"
+tier = "developer"
+[[accounts.keys]]
+id = "key_agent"
+sha256 = "{DIGEST}"
+scopes = ["subscribe", "command", "publish"]
+inbox_ids = ["inbox_abc123"]
+[[operators]]
+id = "op_main"
+sha256 = "{OTHER}"
+"""
+
+
+def refusal(text: str = "", **environment: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, environment)
+    return str(caught.value)
+
+
+def account(name: str = "acct_a", *keys: str) -> str:
+    tables = "".join(f"[[accounts.keys]]\n{key}\n" for key in keys)
+    return f'[[accounts]]\nid = "{name}"\n{tables}'
+
+
+def key(name: str = "key_a", digest: str = DIGEST) -> str:
+    return f'id = "{name}"\nsha256 = "{digest}"'
+
+
+# --- TOML --------------------------------------------------------------------
+
+
+def test_the_example_of_the_protocol_loads_and_shows_the_defaults():
+    config = parse_config(PROTOCOL_7, {})
+    default = Config()
+    assert (config.server, config.replay, config.limits) == (default.server, default.replay, default.limits)
+    (demo,) = config.accounts
+    (agent,) = demo.keys
+    assert (demo.id, demo.tier) == ("acct_demo", "developer")
+    assert (agent.id, agent.sha256, agent.inbox_ids) == ("key_agent", DIGEST, ("inbox_abc123",))
+    assert agent.scopes == ("subscribe", "command", "publish")
+    assert [(operator.id, operator.sha256) for operator in config.operators] == [("op_main", OTHER)]
+
+
+def test_nothing_at_all_is_a_configuration():
+    assert parse_config("", {}) == Config()
+    assert load_config(None, {}) == Config()
+
+
+def test_every_value_of_a_file_is_taken(tmp_path):
+    path = tmp_path / "broker.toml"
+    path.write_text('[server]\nhost = "é"\nport = 0\ndrain_seconds = 1.5\n[replay]\nmax_bytes_total = 7', "utf-8")
+    for given_path in (path, str(path)):
+        config = load_config(given_path, {"BROKER_SERVER__PORT": "9"})
+        assert (config.server.host, config.server.port, config.server.drain_seconds) == ("é", 9, 1.5)
+        assert config.replay.max_bytes_total == 7
+
+
+def test_seconds_stay_whole_as_they_were_written():
+    seconds = parse_config("[replay]\nseconds = 60", {}).replay.seconds
+    assert seconds == 60.0
+    assert type(seconds) is int
+
+
+def test_a_key_reaches_its_whole_account_with_all_scopes_unless_it_says_less():
+    (only,) = parse_config(account("acct_a", key()), {}).accounts[0].keys
+    assert only.inbox_ids is None
+    assert only.scopes == ("subscribe", "command", "publish")
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        parse_config("", {}).server.port = 1
+
+
+@pytest.mark.parametrize(
+    "text", ["[server", "port = ", "a = 1\na = 2", "x = \x00", "a = " + "[" * 5000, "a = " + "9" * 5000]
+)
+def test_what_is_not_toml_is_said_with_its_source(text):
+    with pytest.raises(ConfigError, match=r"^broker\.toml: not TOML"):
+        parse_config(text, {}, source="broker.toml")
+
+
+@given(st.text(alphabet=st.characters()))
+@example("\ud800")
+def test_any_text_at_all_is_a_configuration_or_a_config_error(text):
+    try:
+        config = parse_config(text, {})
+    except ConfigError:
+        return
+    assert isinstance(config, Config)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"missing\.toml"):
+        load_config(tmp_path / "missing.toml", {})
+
+
+def test_a_directory_is_no_configuration(tmp_path):
+    with pytest.raises(ConfigError):
+        load_config(tmp_path, {})
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b'[server]\nhost = "\xff"')
+    with pytest.raises(ConfigError, match=r"latin\.toml"):
+        load_config(path, {})
+
+
+def test_an_error_inside_a_file_names_the_file(tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text("[server]\nport = -1")
+    with pytest.raises(ConfigError, match=r"wrong\.toml.*\$\.server\.port"):
+        load_config(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[nope]", ["nope"]),
+        ("nope = 1", ["nope"]),
+        ("[server]\nnope = 1", ["nope", "$.server"]),
+        ("[replay]\nSeconds = 1", ["Seconds", "$.replay"]),
+        ("[limits]\nnope = 1", ["nope", "$.limits"]),
+        ('[[accounts]]\nid = "a"\nnope = 1', ["nope", "$.accounts[0]"]),
+        (account("a", key() + "\nnope = 1"), ["nope", "$.accounts[0].keys[0]"]),
+        (f'[[operators]]\nid = "a"\nsha256 = "{DIGEST}"\nnope = 1', ["nope", "$.operators[0]"]),
+        ("server = 1", ["$.server"]),
+        ("[accounts]", ["$.accounts"]),
+    ],
+)
+def test_an_unknown_section_or_key_is_named(text, names):
+    message = refusal(text)
+    assert all(name in message for name in names), message
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        ("server", "host", "5"),
+        ("server", "port", "-1"),
+        ("server", "port", "65536"),
+        ("server", "port", "true"),
+        ("server", "port", "80.5"),
+        ("server", "port", '"80"'),
+        ("server", "drain_seconds", "0"),
+        ("server", "drain_seconds", "nan"),
+        ("server", "drain_seconds", "inf"),
+        ("server", "drain_seconds", "86401"),
+        ("replay", "seconds", "0.0"),
+        ("replay", "seconds", "-1"),
+        ("replay", "max_events_per_account", "0"),
+        ("replay", "max_bytes_per_account", "0"),
+        ("replay", "max_bytes_total", "0"),
+        ("limits", "max_event_bytes", "0"),
+        ("limits", "max_body_bytes", "0"),
+        ("limits", "max_message_bytes", "0"),
+        ("limits", "max_inboxes_per_connection", "0"),
+        ("limits", "heartbeat_seconds", "0"),
+        ("limits", "heartbeat_seconds", '"30"'),
+    ],
+)
+def test_a_bad_value_is_named(section, setting, value):
+    assert f"`$.{section}.{setting}`" in refusal(f"[{section}]\n{setting} = {value}")
+
+
+# --- accounts, keys, operators -----------------------------------------------
+
+
+@pytest.mark.parametrize("digest", ["", "a" * 63, "a" * 65, "A" * 64, DIGEST.upper(), "g" * 64, DIGEST + "\\n"])
+def test_a_sha256_that_is_not_64_lower_case_hex_digits_is_refused(digest):
+    assert "`$.accounts[0].keys[0].sha256`" in refusal(account("a", key(digest=digest)))
+    assert "`$.operators[0].sha256`" in refusal(f'[[operators]]\nid = "a"\nsha256 = "{digest}"')
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (account("a b"), "$.accounts[0].id"),
+        (account("a\\n"), "$.accounts[0].id"),
+        ("[[accounts]]", "$.accounts[0]"),
+        ('[[accounts]]\nid = "a"\ntier = "gold"', "$.accounts[0].tier"),
+        (account("a", key("k k")), "$.accounts[0].keys[0].id"),
+        (account("a", 'id = "k"'), "$.accounts[0].keys[0]"),
+        (account("a", key() + '\nscopes = ["read"]'), "$.accounts[0].keys[0].scopes[0]"),
+        (account("a", key() + "\ninbox_ids = []"), "$.accounts[0].keys[0].inbox_ids"),
+        (account("a", key() + '\ninbox_ids = ["i", "*"]'), "$.accounts[0].keys[0].inbox_ids[1]"),
+        ('[[operators]]\nid = "o"', "$.operators[0]"),
+    ],
+)
+def test_a_bad_account_key_or_operator_is_named(text, path):
+    assert f"`{path}`" in refusal(text)
+
+
+@pytest.mark.parametrize("tier", ["free", "developer", "growth", "enterprise"])
+def test_every_tier_of_the_protocol_is_known(tier):
+    assert parse_config(f'[[accounts]]\nid = "a"\ntier = "{tier}"', {}).accounts[0].tier == tier
+
+
+def test_an_account_that_is_there_twice_is_named():
+    assert "account `acct_a`" in refusal(account("acct_a") + account("acct_b") + account("acct_a"))
+
+
+def test_an_operator_that_is_there_twice_is_named():
+    one, other = (f'[[operators]]\nid = "op_a"\nsha256 = "{digest}"\n' for digest in (DIGEST, OTHER))
+    assert "operator `op_a`" in refusal(one + other)
+
+
+def test_a_key_that_is_twice_in_its_account_is_named_and_in_two_accounts_it_is_not_refused():
+    message = refusal(account("acct_a", key("key_a", DIGEST), key("key_a", OTHER)))
+    assert "`acct_a`" in message
+    assert "`key_a`" in message
+    assert parse_config(account("acct_a", key("key_a", DIGEST)) + account("acct_b", key("key_a", OTHER)), {})
+
+
+HOLDERS = {
+    "key `key_one`": account("acct_1", key("key_one")),
+    "key `key_two`": account("acct_2", key("key_two")),
+    "operator `op_one`": f'[[operators]]\nid = "op_one"\nsha256 = "{DIGEST}"\n',
+    "operator `op_two`": f'[[operators]]\nid = "op_two"\nsha256 = "{DIGEST}"\n',
+}
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(HOLDERS, 2)), ids=str)
+def test_two_holders_of_the_same_sha256_are_both_named(pair):
+    message = refusal("".join(HOLDERS[name] for name in pair))
+    assert all(name in message for name in pair), message
+
+
+# --- environment -------------------------------------------------------------
+
+
+SETTINGS = [
+    (section.name, setting.name, setting.type)
+    for section in msgspec.structs.fields(Config)
+    if isinstance(section.type, type)
+    for setting in msgspec.structs.fields(section.type)
+]
+
+
+@pytest.mark.parametrize(("section", "setting", "kind"), SETTINGS, ids=lambda value: str(value)[:30])
+def test_every_single_setting_can_be_set_by_its_variable_and_keeps_its_type(section, setting, kind):
+    variable = f"BROKER_{section}__{setting}".upper()
+    default = getattr(getattr(Config(), section), setting)
+    config = parse_config(PROTOCOL_7, {variable: "77"})
+    value = getattr(getattr(config, section), setting)
+    assert value == type(default)("77")
+    assert type(value) is type(default)
+
+
+def test_a_variable_overrides_the_file_and_leaves_the_rest():
+    text = '[server]\nhost = "a.example"\nport = 1'
+    server = parse_config(text, {"BROKER_SERVER__PORT": "2", "BROKER_SERVER__DRAIN_SECONDS": "0.5"}).server
+    assert (server.host, server.port, server.drain_seconds) == ("a.example", 2, 0.5)
+
+
+def test_a_host_of_digits_stays_text():
+    assert parse_config("", {"BROKER_SERVER__HOST": "0"}).server.host == "0"
+
+
+@pytest.mark.parametrize(
+    "name", ["BROKER_CONFIG", "BROKER_", "BROKER", "BROKER_SERVER_PORT", "SERVER__PORT", "XBROKER_A__B"]
+)
+def test_a_name_without_two_underscores_or_of_somebody_else_is_no_setting(name):
+    assert parse_config("", {name: "nonsense", "PATH": "/bin", "A__B": "x"}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("BROKER_NOPE__PORT", "1"),
+        ("BROKER___PORT", "1"),
+        ("BROKER_SERVER__NOPE", "1"),
+        ("BROKER_SERVER__", "1"),
+        ("BROKER_SERVER__PORT__X", "1"),
+        ("BROKER_ACCOUNTS__ID", "a"),
+        ("BROKER_OPERATORS__ID", "a"),
+        ("BROKER_SERVER__PORT", ""),
+        ("BROKER_SERVER__PORT", "eighty"),
+        ("BROKER_SERVER__PORT", "65536"),
+        ("BROKER_SERVER__PORT", "80.5"),
+        ("BROKER_SERVER__PORT", "\udcff"),
+        ("BROKER_SERVER__DRAIN_SECONDS", "nan"),
+        ("BROKER_SERVER__DRAIN_SECONDS", "inf"),
+        ("BROKER_SERVER__DRAIN_SECONDS", "0"),
+        ("BROKER_REPLAY__SECONDS", "5m"),
+        ("BROKER_LIMITS__MAX_EVENT_BYTES", "-1"),
+    ],
+)
+def test_a_variable_that_sets_nothing_or_not_well_is_named(variable, value):
+    assert variable in refusal("", **{variable: value})
+
+
+def test_a_variable_overrides_a_bad_value_of_the_file_too():
+    assert parse_config("[server]\nport = -1", {"BROKER_SERVER__PORT": "1"}).server.port == 1

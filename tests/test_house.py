@@ -1,0 +1,268 @@
+"""The structure of docs/architecture.md, held by reading the source: floors, purity, sizes, names, words."""
+
+import ast
+import importlib
+import io
+import re
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HOUSE = ROOT / "broker"
+
+FLOORS = {
+    "errors": 0,
+    "framing": 0,
+    "selection": 0,
+    "names": 1,
+    "dropped": 1,
+    "messages": 2,
+    "config": 2,
+    "decoding": 3,
+    "replay": 3,
+    "subscriptions": 3,
+    "access": 3,
+    "stream": 3,
+    "http11": 3,
+    "engines": 4,
+    "retention": 4,
+    "follower": 4,
+    "session": 5,
+    "hub": 5,
+    "engines.memory": 5,
+    "connection": 6,
+    "subscriber": 6,
+    "housekeeping": 6,
+    "client": 6,
+    "broker": 7,
+    "endpoints": 8,
+    "server": 9,
+    "demo": 10,
+    "cli": 11,
+}
+PURE = {
+    "errors", "framing", "selection", "names", "dropped", "messages", "config", "decoding", "replay", "retention",
+    "subscriptions", "follower", "access", "session",
+}  # fmt: skip
+IMPURE = {
+    "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",
+}  # fmt: skip
+SPEAKS_WEBSOCKET = {"connection", "client"}
+NAMES_THAT_COULD_HOLD_ANYTHING = {"manager", "service", "utils", "helpers", "base", "core", "plugin"}
+MOST_LINES_OF_A_MODULE = 500
+MOST_CODE_LINES_OF_A_FUNCTION = 60
+
+FACE = ""  # broker/__init__.py
+FILES = {
+    ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in sorted(HOUSE.rglob("*.py"))
+}
+MODULES = sorted(FILES.keys() - {FACE, "__main__"})
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Documented = Function | ast.ClassDef
+each_module = pytest.mark.parametrize("module", MODULES)
+each_pure_module = pytest.mark.parametrize("module", sorted(PURE & FILES.keys()))
+each_file = pytest.mark.parametrize("module", sorted(FILES))
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
+
+
+def imported(module: str) -> set[str]:
+    """Return the full dotted names of all that the module imports, wherever in it the import stands."""
+    package = ["broker", *module.split(".")]
+    if FILES[module].name != "__init__.py":
+        package.pop()
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def inner_imports(module: str) -> set[str]:
+    """Return which modules of the house the module imports; FACE stands for the package itself."""
+    found = set()
+    for name in imported(module):
+        if name.split(".")[0] == "broker":
+            inner = name.removeprefix("broker").removeprefix(".")
+            found.add(inner if inner in FILES else inner.rpartition(".")[0])
+    return found
+
+
+def functions(module: str) -> Iterator[Function]:
+    return (node for node in ast.walk(tree(module)) if isinstance(node, Function))
+
+
+def code_lines(module: str) -> set[int]:
+    """Return the numbers of the lines that hold more than space and comments."""
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    with FILES[module].open("rb") as file:
+        return {
+            line
+            for token in tokenize.tokenize(file.readline)
+            if token.type not in silent
+            for line in range(token.start[0], token.end[0] + 1)
+        }
+
+
+def docstring_lines(node: Function) -> set[int]:
+    if ast.get_docstring(node, clean=False) is None:
+        return set()
+    return set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+
+
+def prose(module: str) -> Iterator[tuple[int, str]]:
+    """Return the comments and docstrings (those of attributes too), each with its line."""
+    text = FILES[module].read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+
+
+# --- floors ------------------------------------------------------------------
+
+
+@each_module
+def test_every_module_has_a_floor(module):
+    assert module in FLOORS
+
+
+@each_module
+def test_a_module_imports_only_from_lower_floors(module):
+    roof = max(FLOORS.values()) + 1
+    upward = {name for name in inner_imports(module) if FLOORS.get(name, roof) >= FLOORS.get(module, roof)}
+    assert not upward, f"{module} (floor {FLOORS.get(module)}) imports {sorted(upward)}"
+
+
+@each_pure_module
+def test_pure_modules_have_no_clock_no_chance_and_no_io(module):
+    impure = {name.split(".")[0] for name in imported(module)} & IMPURE
+    assert not impure, f"{module} imports {sorted(impure)}"
+    clocks = [
+        node.lineno
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}
+        and isinstance(node.value, ast.Name) and node.value.id in {"datetime", "date"}
+    ]  # fmt: skip
+    assert not clocks, f"{module} reads a clock in lines {clocks}"
+
+
+@each_pure_module
+def test_pure_modules_stand_on_pure_modules_only(module):
+    assert inner_imports(module) <= PURE
+
+
+@each_pure_module
+def test_of_the_pure_modules_only_the_configuration_reads_a_file(module):
+    if module == "config":
+        return
+    assert not {name.split(".")[0] for name in imported(module)} & {"pathlib", "io"}
+    assert not [n.lineno for n in ast.walk(tree(module)) if isinstance(n, ast.Name) and n.id == "open"]
+
+
+@each_module
+def test_only_two_modules_speak_trio_websocket(module):
+    if "trio_websocket" in {name.split(".")[0] for name in imported(module)}:
+        assert module in SPEAKS_WEBSOCKET
+
+
+# --- sizes -------------------------------------------------------------------
+
+
+@each_file
+def test_no_module_is_over_500_lines(module):
+    lines = len(FILES[module].read_text(encoding="utf-8").splitlines())
+    assert lines <= MOST_LINES_OF_A_MODULE, f"{FILES[module]}: {lines} lines"
+
+
+@each_file
+def test_no_function_is_over_60_code_lines(module):
+    code = code_lines(module)
+    sizes = {
+        f"{FILES[module]}:{node.lineno} {node.name}": len(
+            code & set(range(node.lineno, (node.end_lineno or 0) + 1)) - docstring_lines(node)
+        )
+        for node in functions(module)
+    }
+    assert not {name: size for name, size in sizes.items() if size > MOST_CODE_LINES_OF_A_FUNCTION}
+
+
+# --- the face ----------------------------------------------------------------
+
+
+def test_the_package_itself_only_imports_and_lists_its_names():
+    for node in tree(FACE).body:
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        names = isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["__all__"]
+        assert isinstance(node, ast.Import | ast.ImportFrom) or docstring or names, f"line {node.lineno}"
+
+
+def test_every_public_name_is_there_once_and_documented():
+    broker = importlib.import_module("broker")
+    public = getattr(broker, "__all__", [])
+    assert len(public) == len(set(public))
+    for name in public:
+        thing = getattr(broker, name)
+        if isinstance(thing, type | FunctionType):
+            assert (vars(thing) if isinstance(thing, type) else {"__doc__": thing.__doc__}).get("__doc__"), name
+
+
+@each_file
+def test_every_module_and_its_public_classes_and_functions_have_docstrings(module):
+    if FILES[module].stat().st_size:
+        assert ast.get_docstring(tree(module)), f"{FILES[module]} has no docstring"
+    bare = [
+        f"{FILES[module]}:{node.lineno} {node.name}"
+        for node in tree(module).body
+        if isinstance(node, Documented) and not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert not bare
+
+
+# --- names and words ---------------------------------------------------------
+
+
+@each_file
+def test_no_module_has_a_name_that_could_hold_anything(module):
+    assert not set(module.split(".")) & NAMES_THAT_COULD_HOLD_ANYTHING
+
+
+@each_file
+def test_comments_and_docstrings_speak_of_the_code_as_it_is(module):
+    found = [
+        f"{FILES[module]}:{line} {match[0]}"
+        for line, text in prose(module)
+        for match in re.finditer(r"\b(issues?|TODO|FIXME)\b", text, re.IGNORECASE)
+    ]
+    assert not found
+
+
+def test_the_changelog_knows_this_version():
+    changelog = ROOT / "CHANGELOG.md"
+    if not changelog.exists():
+        pytest.skip("no CHANGELOG.md")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert re.search(rf"(?<![\w.]){re.escape(version)}(?![\w.])", changelog.read_text(encoding="utf-8"))
+
+
+# --- the tests themselves ----------------------------------------------------
+
+
+@pytest.mark.xfail(raises=ValueError, reason="raised on purpose")
+async def test_the_exception_of_an_async_test_arrives_bare():
+    raise ValueError
