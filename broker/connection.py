@@ -127,7 +127,9 @@ class Connection:
             max_message_size=self._config.limits.max_message_bytes,
             receive_buffer_size=RECEIVE_BYTES,
         )
-        return await request.accept()
+        websocket = await request.accept()
+        self._stream.release()
+        return websocket
 
     async def _serve(self, websocket: trio_websocket.WebSocketConnection) -> None:
         """Take every message that the client sends, until it or somebody else ends the connection."""

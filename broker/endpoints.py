@@ -12,8 +12,9 @@ from msgspec import Struct
 from .access import Key, credential_of
 from .broker import Broker
 from .errors import RequestError
-from .http11 import Request, Response, check_upgrade, json_response
+from .http11 import Request, Response, json_response
 from .session import Opening, check_opening
+from .upgrade import check_upgrade
 
 _NDJSON: Final = "application/x-ndjson"
 

@@ -1,11 +1,10 @@
-"""HTTP/1.1 on one trio stream, by h11 (RFC 9112): heads, bodies, answers, deadlines, and the whole check of an upgrade.
+"""HTTP/1.1 on one trio stream, by h11 (RFC 9112): heads, bodies, answers, deadlines.
 
 Here lives what every exchange needs whatever it is about. Not here: routes, credentials and what an
 answer says (endpoints), listeners and who closes the stream (server), WebSocket frames (trio-websocket).
 
 One head, one judge: h11 parses the head here; an accepted upgrade's bytes (`Request.raw`) are then put back
-for trio-websocket, which parses them again with wsproto. `check_upgrade` refuses all that wsproto would
-stumble over, for there a refusal hangs or raises.
+for trio-websocket, which parses them again with wsproto.
 
 Costs: an idle connection holds one h11 parser and no timer but its deadline. An exchange holds at most one head,
 one read, one body (``max_body_bytes``) and one answer. Nothing of a header or a query is ever logged: keys are there.
@@ -13,7 +12,6 @@ one read, one body (``max_body_bytes``) and one answer. Nothing of a header or a
 
 import logging
 import math
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,31 +30,7 @@ logger = logging.getLogger(__name__)
 _READ_BYTES = 65_536
 """One read: trio's own default, so a whole body of 8 MiB is 128 of them."""
 
-_WSPROTO_HEAD_BYTES = 16_384
-"""wsproto keeps h11's default limit, whatever ours is."""
-
-_HOST_BYTES = 260
-"""No DNS name with its port is longer; IDNA decoding takes quadratic time."""
-
 _WITHOUT_CONTENT = frozenset({204, 304})
-
-_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-
-_UPGRADE_HEADERS = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
-
-_ONCE_IN_UPGRADE = (
-    b"host",
-    b"authorization",
-    b"connection",
-    b"upgrade",
-    b"origin",
-    b"sec-websocket-key",
-    b"sec-websocket-version",
-)
-
-_ASCII_IN_UPGRADE = frozenset(
-    {b"host", b"connection", b"origin", b"sec-websocket-protocol", b"sec-websocket-extensions"}
-)
 
 T = TypeVar("T")
 
@@ -176,49 +150,6 @@ def error_response(error: RequestError) -> Response:
     if error.retry_after_ms is not None and not any(name.lower() == "retry-after" for name, _ in headers):
         headers = (*headers, ("Retry-After", str(-(-error.retry_after_ms // 1000))))
     return Response(error.status, msgspec.json.encode({"error": error.as_json()}), headers)
-
-
-def check_upgrade(request: Request) -> None:
-    """Return if trio-websocket and wsproto will take this head; raise `RequestError` if not (RFC 6455 section 4.2.1).
-
-    ``upgrade_required`` (426) if it asks for no WebSocket or another version, else ``bad_request`` (400).
-    """
-    for name in _ONCE_IN_UPGRADE:
-        request.header(name)
-    if not _asks_for_websocket(request):
-        raise RequestError("upgrade_required", "This is a WebSocket endpoint", headers=_UPGRADE_HEADERS)
-    if request.header(b"sec-websocket-version") != b"13":
-        headers = (*_UPGRADE_HEADERS, ("Sec-WebSocket-Version", "13"))
-        raise RequestError("upgrade_required", "Sec-WebSocket-Version must be 13", headers=headers)
-    if request.method != "GET" or request.http_version < b"1.1":
-        raise RequestError("bad_request", "An upgrade must be a GET of HTTP/1.1")
-    if not _WEBSOCKET_KEY.fullmatch(request.header(b"sec-websocket-key") or b""):
-        raise RequestError("bad_request", "Sec-WebSocket-Key must be 16 bytes in base64")
-    if request.has_body():
-        raise RequestError("bad_request", "An upgrade must have no body")
-    if request.head_bytes > _WSPROTO_HEAD_BYTES:
-        raise RequestError("head_too_large", f"An upgrade's head may have {_WSPROTO_HEAD_BYTES} bytes")
-    for name, value in request.headers:
-        if name in _ASCII_IN_UPGRADE and not value.isascii():
-            raise RequestError("bad_request", f"The header {name.decode('ascii')} is not ASCII")
-    _check_host(request.header(b"host"))
-
-
-def _asks_for_websocket(request: Request) -> bool:
-    # wsproto takes no list of protocols, so "websocket, h2c" asks for nothing that could be given
-    tokens = (request.header(b"connection") or b"").lower().split(b",")
-    wanted = (request.header(b"upgrade") or b"").lower()
-    return wanted == b"websocket" and any(token.strip(b" \t") == b"upgrade" for token in tokens)
-
-
-def _check_host(host: bytes | None) -> None:
-    # wsproto decodes it so, and UnicodeError would end its reader; ASCII is no guard ("xn--...")
-    try:
-        if host is None or len(host) > _HOST_BYTES:
-            raise ValueError
-        host.decode("idna")
-    except ValueError:
-        raise RequestError("bad_request", "The header host is missing or no host name") from None
 
 
 def _parse_query(query_string: str) -> dict[str, str]:

@@ -62,7 +62,7 @@ class _Server:
                 await stream.aclose()
             else:
                 request, upgrade = accepted
-                stream.put_back(request.raw)
+                stream.put_back(request.raw[: request.head_bytes], request.raw[request.head_bytes :])
                 await self._connect(stream, upgrade)
         except Exception:
             logger.exception("a client's connection failed")

@@ -45,6 +45,8 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self._lock = trio.Lock()
         self._remainder = memoryview(b"")
         self._put_back = b""
+        self._held_back = b""
+        self._released = trio.Event()
         self._closing = False
         self._broken = False
         self._at_end = False
@@ -53,12 +55,23 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     # --- reading
 
-    def put_back(self, data: bytes) -> None:
-        """Let ``data`` be read before anything else."""
-        self._put_back = data + self._put_back
+    def put_back(self, head: bytes, early: bytes) -> None:
+        """Let ``head`` be read before anything else, and ``early``, what came with it, after `release`.
+
+        wsproto throws away what it gets between the head and its own answer.
+        """
+        self._put_back, self._held_back = head, early
+
+    def release(self) -> None:
+        """Let what was held back be read."""
+        self._put_back += self._held_back
+        self._held_back = b""
+        self._released.set()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read as the transport does; what was put back comes first."""
+        if self._held_back and not self._put_back:
+            await self._released.wait()
         if self._put_back:
             size = len(self._put_back) if max_bytes is None else max_bytes
             data, self._put_back = self._put_back[:size], self._put_back[size:]

@@ -25,17 +25,16 @@ class Subscriber:
         self.follower = Follower(account.buffer, account.subscriptions, listener, selection, event_filter)
         self.replay: Replay | None = None
         """What the replay brings, if ``since`` was given."""
-
-    @property
-    def cursor(self) -> str:
-        """The cursor of what was read from the buffer so far; where to subscribe again."""
-        return self.follower.cursor
+        self.cursor = self.follower.cursor
+        """Where to subscribe again: the cursor of the last event or gap that was read, or of the start."""
 
     def start(self, since: int | None) -> None:
         """Start at a position, or None for an unknown one, instead of now."""
         self.replay, gap = self.follower.start(since)
         if gap is not None:
             self._ready.append(gap)
+        else:
+            self.cursor = self.follower.cursor
 
     def _wake(self) -> None:
         self._woken.set()
@@ -55,7 +54,9 @@ class Subscriber:
             else:
                 self._ready.extend(decode_event(payload_of(entry.frame)) for entry in following)
                 await trio.lowlevel.checkpoint()
-        return self._ready.popleft()
+        item = self._ready.popleft()
+        self.cursor = item.to if isinstance(item, Gap) else item.cursor
+        return item
 
 
 def _take_nothing(_: bytes) -> int:

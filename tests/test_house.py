@@ -31,6 +31,7 @@ FLOORS = {
     "http11": 3,
     "engines": 4,
     "retention": 4,
+    "upgrade": 4,
     "follower": 4,
     "session": 5,
     "hub": 5,

@@ -23,11 +23,11 @@ from broker.http11 import (
     PeerGoneError,
     Request,
     Response,
-    check_upgrade,
     error_response,
     json_response,
     serve_http,
 )
+from broker.upgrade import check_upgrade
 
 GET = b"GET /hello?a=1 HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
