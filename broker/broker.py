@@ -4,7 +4,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,8 +19,8 @@ from .engines import Engine, Stored
 from .engines.memory import MemoryEngine
 from .errors import BrokerClosedError, RequestError
 from .housekeeping import Heartbeats, expire_and_forget
-from .hub import Account, Hub, HubStatistics
-from .messages import NewEvent, PreparedEvent, Published, encode, time_ordered_id
+from .hub import Account, Hub, HubStatistics, Place
+from .messages import NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
 from .names import ALL_INBOXES, check_identifier, check_list
 from .retention import ReplayBuffers, ReplayStatistics
 from .selection import TypeFilter
@@ -75,12 +75,14 @@ class Broker:
         check_identifier(account_id, "account_id")
         given = [events] if isinstance(events, (NewEvent, Mapping)) else list(events)
         prepared = []
+        now = format_time(datetime.now(UTC))
         for index, event in enumerate(given):
-            prepared.append(self._prepare(f"$[{index}]", _as_json(event, f"$[{index}]")))
+            path = f"$[{index}]"
+            prepared.append(self._prepare(path, _as_json(event, path), now, None))
             if (index + 1) % PREPARE_SLICE == 0:
                 await trio.lowlevel.checkpoint()
         try:
-            return await self._store(account_id, prepared)
+            return await self._store(prepared, account_id)
         except RequestError as error:
             if error.code == "draining":
                 raise BrokerClosedError(error.message) from None
@@ -90,40 +92,35 @@ class Broker:
         """Publish JSON that came from a client or over HTTP, for one key. Raises `RequestError`."""
         self._require_open()
         prepared = []
+        now = format_time(datetime.now(UTC))
         for number, (where, item) in enumerate(split_events(raw, ndjson=ndjson, path=path), start=1):
-            prepared.append(self._prepare(where, item, key))
+            prepared.append(self._prepare(where, item, now, key))
             if number % PREPARE_SLICE == 0:
                 await trio.lowlevel.checkpoint()
-        if not key.is_operator:
-            return await self._store(str(key.account_id), prepared)
-        return await self._store_for_many(prepared)
+        return await self._store(prepared, key.account_id)
 
     def publish_raw_nowait(self, key: Key, raw: bytes, path: str) -> list[Published] | None:
         """Do the same in one synchronous step; None if it is long or must wait. Raises `RequestError`."""
         self._require_open()
         account = self._hub.account(str(key.account_id))
         items = split_events(raw, ndjson=False, path=path)
-        if len(items) > PREPARE_SLICE or not account.take_room():
+        place = account.place_nowait() if len(items) <= PREPARE_SLICE else None
+        if place is None:
             return None
-        try:
-            prepared = [self._prepare(where, item, key) for where, item in items]
+        with place:
+            now = format_time(datetime.now(UTC))
+            prepared = [self._prepare(where, item, now, key) for where, item in items]
             stored = self._engine.append_nowait(account.buffer.account_id, prepared)
-        except BaseException:
-            account.give_up()
-            raise
-        if stored is None:
-            account.give_up()
-            return None
-        return self._wake(account, stored)
+            return None if stored is None else self._hand_on(account, place, stored)
 
-    def _prepare(self, path: str, raw: bytes, key: Key | None = None) -> PreparedEvent:
+    def _prepare(self, path: str, raw: bytes, now: str, key: Key | None) -> PreparedEvent:
         """Check one event, and that the key may publish it."""
         event = prepare_event(
             raw,
             path,
             max_bytes=self.config.limits.max_event_bytes,
-            now=datetime.now(UTC),
-            new_id=self._new_event_id(),
+            now=now,
+            new_id=self._new_event_id,
         )
         if key is None:
             return event
@@ -138,43 +135,36 @@ class Broker:
         key.require_inbox(event.inbox_id, f"{path}.inbox_id")
         return event
 
-    async def _store_for_many(self, events: list[PreparedEvent]) -> list[Published]:
-        """Store events of several accounts; of each account in one step."""
+    async def _store(self, events: list[PreparedEvent], account_id: str | None) -> list[Published]:
+        """Wait for room, store, wake the fan-out: after the wait, nothing but the engine can be cancelled.
+
+        ``account_id`` None: each event says its own; places for all accounts are taken before anything is stored.
+        """
+        self._require_open()
         by_account: dict[str, list[int]] = {}
         for index, event in enumerate(events):
-            by_account.setdefault(str(event.account_id), []).append(index)
+            by_account.setdefault(account_id or str(event.account_id), []).append(index)
         published: dict[int, Published] = {}
-        for account_id, indexes in by_account.items():
-            results = await self._store(account_id, [events[index] for index in indexes])
-            published.update(zip(indexes, results, strict=True))
+        async with AsyncExitStack() as stack:
+            places: list[tuple[str, Account, Place]] = []
+            # In one order for all, so that no two publishers wait for each other.
+            for name in sorted(by_account):
+                account = await stack.enter_async_context(self.hold(name))
+                places.append((name, account, stack.enter_context(await account.place())))
+            for name, account, place in places:
+                indexes = by_account[name]
+                stored = await self._engine.append(name, [events[index] for index in indexes])
+                published.update(zip(indexes, self._hand_on(account, place, stored), strict=True))
         return [published[index] for index in range(len(events))]
 
-    async def _store(self, account_id: str, events: list[PreparedEvent]) -> list[Published]:
-        """Wait for room, store, wake the fan-out: after the wait, nothing but the engine can be cancelled."""
-        self._require_open()
-        account = self._hub.account(account_id)
-        account.holders += 1
-        try:
-            await account.wait_for_room()
-            try:
-                stored = await self._engine.append(account_id, events)
-            except BaseException:
-                account.give_up()
-                raise
-            return self._wake(account, stored)
-        finally:
-            account.holders -= 1
-
-    def _wake(self, account: Account, stored: list[Stored]) -> list[Published]:
+    def _hand_on(self, account: Account, place: Place, stored: list[Stored]) -> list[Published]:
         """Hand what is stored to the fan-out."""
         duplicates = sum(item.duplicate for item in stored)
         self._duplicates += duplicates
         self._published += len(stored) - duplicates
         if duplicates < len(stored):
-            account.stored()
+            place.hand_on()
             self._hub.wake(account)
-        else:
-            account.give_up()
         return [Published(item.event_id, item.cursor, item.duplicate) for item in stored]
 
     def _new_event_id(self) -> str:

@@ -11,6 +11,7 @@ Nothing that fails in here leaves: this is one of two modules that import trio_w
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -18,6 +19,7 @@ import trio
 import trio_websocket
 import wsproto.utilities
 from msgspec import Struct
+from wsproto.frame_protocol import FrameProtocol
 
 from .access import Key
 from .config import Config
@@ -37,6 +39,7 @@ RECEIVE_BYTES: Final = 65_536
 MAX_WAITING_PUBLISHES: Final = 64
 """Publish commands of one connection that wait for the fan-out; the next one is refused."""
 _RETRY_PUBLISH_MS: Final = 1_000
+_BROKEN: Final = (CloseCode.PROTOCOL_ERROR, CloseCode.NOT_UTF8)
 
 
 class Publisher(Protocol):
@@ -62,6 +65,32 @@ class ConnectionStatistics(Struct, frozen=True):
     """Publish commands that wait for the fan-out."""
     remainder_bytes: int
     """Bytes of a frame that the kernel did not take yet."""
+
+
+class _Lent(trio.abc.Stream):
+    """The client's stream as trio-websocket has it: when that closes it, only its own reading ends.
+
+    So the last words, and the wait until the peer has seen them, are `Connection`'s.
+    """
+
+    def __init__(self, stream: ClientStream) -> None:
+        self._stream = stream
+        self._closed = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._closed:
+            raise trio.ClosedResourceError
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await trio.lowlevel.checkpoint()
 
 
 class Connection:
@@ -111,6 +140,7 @@ class Connection:
         except* (wsproto.utilities.LocalProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
             # The reader raises these when the peer goes on talking after our Close, or is gone.
             self.end(None, "the peer broke off")
+            await self._stream.aclose()
         except* Exception:
             logger.exception("connection %s failed", self.id)
         finally:
@@ -123,7 +153,7 @@ class Connection:
     async def _handshake(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
         request = await trio_websocket.wrap_server_stream(
             nursery,
-            self._stream,
+            _Lent(self._stream),
             max_message_size=self._config.limits.max_message_bytes,
             receive_buffer_size=RECEIVE_BYTES,
         )
@@ -139,8 +169,11 @@ class Connection:
             try:
                 message = await websocket.get_message()
             except trio_websocket.ConnectionClosed as closed:
-                reason = closed.reason
-                self.end(None, f"the client closed ({reason.code if reason else 'no code'})")
+                code = closed.reason.code if closed.reason else None
+                if code in _BROKEN and not self._stream.statistics().closing:
+                    self.end(CloseCode(code), "broken framing, or not UTF-8")
+                else:
+                    self.end(None, f"the client closed ({code or 'no code'})")
                 return
             self._receive(message)
             while self.session.congested:
@@ -169,13 +202,15 @@ class Connection:
         """Turn the reason why it ended into the last bytes that the client sees."""
         code, why = self._why or (None, "")
         with trio.move_on_after(CLOSE_SECONDS):
-            try:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 if code is not None:
                     await self._stream.send_frames(self.session.take_answers())
-                    await websocket.aclose(code, why)
-                await self._stream.aclose()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
+                    if websocket.closed is None:
+                        await websocket.aclose(code, why)
+                    else:
+                        # Broken framing: trio-websocket has stopped without a word.
+                        await self._stream.send_all(FrameProtocol(client=False, extensions=[]).close(code, why))
+            await self._stream.aclose()
 
     async def _guard(self, task: Callable[..., object], *args: object) -> None:
         """Run one of the connection's tasks; whatever fails in it ends this connection only."""

@@ -5,6 +5,7 @@ and keeps raw line breaks, so a payload is decoded once to prove that it is a st
 compacted where it has line breaks.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 
@@ -70,11 +71,11 @@ def split_events(body: bytes, *, ndjson: bool, path: str = "$") -> list[tuple[st
     return [(f"{path}[{index}]", bytes(item)) for index, item in enumerate(items)]
 
 
-def prepare_event(raw: bytes, path: str, *, max_bytes: int, now: datetime, new_id: str) -> PreparedEvent:
+def prepare_event(raw: bytes, path: str, *, max_bytes: int, now: str, new_id: Callable[[], str]) -> PreparedEvent:
     """Check one event to publish; return it normalised.
 
-    ``raw`` is its JSON, already known to be UTF-8; ``now`` and ``new_id`` fill what is left out. Raises
-    `RequestError` with ``path`` in its message.
+    ``raw`` is its JSON, already known to be UTF-8; ``now`` (as `format_time` writes it) and ``new_id`` fill what is
+    left out. Raises `RequestError` with ``path`` in its message.
     """
     if len(raw) > max_bytes:
         message = f"The event has {len(raw)} bytes, more than max_event_bytes ({max_bytes}) - at `{path}`"
@@ -84,13 +85,13 @@ def prepare_event(raw: bytes, path: str, *, max_bytes: int, now: datetime, new_i
     if first_word in _RESERVED_WORDS or event.type in _RESERVED_TYPES:
         raise RequestError("invalid_params", f"The type {event.type!r} is the broker's own - at `{path}.type`")
     try:
-        created_at = format_time(event.created_at or now)
+        created_at = now if event.created_at is None else format_time(event.created_at)
     except OverflowError:
         raise RequestError("invalid_params", f"The time is out of range - at `{path}.created_at`") from None
     return PreparedEvent(
         event.type,
         event.inbox_id,
-        event.event_id or new_id,
+        event.event_id or new_id(),
         created_at,
         _checked_object(bytes(event.payload), f"{path}.payload"),
         event.account_id,

@@ -43,31 +43,32 @@ class Account:
         self._ends: deque[int] = deque()
         self._moved: trio.Event | None = None
 
-    async def wait_for_room(self) -> None:
-        """Wait until the fan-out is not too far behind, and take a place. `stored` or `give_up` must follow."""
+    async def place(self) -> "Place":
+        """Wait until the fan-out is not too far behind, and take a place for a publish."""
         await self._room.send(None)
+        return Place(self)
 
-    def take_room(self) -> bool:
+    def place_nowait(self) -> "Place | None":
         """Take a place if there is one and nobody waits for it."""
         try:
             self._room.send_nowait(None)
         except trio.WouldBlock:
-            return False
-        return True
+            return None
+        return Place(self)
 
-    def give_up(self) -> None:
-        """Give a place back: nothing was stored."""
+    def free_place(self) -> None:
+        """Take a place back."""
         self._freed.receive_nowait()
 
-    def stored(self) -> None:
-        """Leave the place to the fan-out: it is free when what is stored now is delivered."""
+    def free_when_delivered(self) -> None:
+        """Take a place back when everything that is stored now is delivered."""
         self._ends.append(self.buffer.head)
 
     def delivered(self) -> None:
         """Free the places of all that the fan-out has passed."""
         while self._ends and self._ends[0] <= self.subscriptions.position:
             self._ends.popleft()
-            self._freed.receive_nowait()
+            self.free_place()
         if self._moved is not None:
             self._moved.set()
             self._moved = None
@@ -83,6 +84,28 @@ class Account:
     def in_use(self) -> bool:
         """Whether this must be kept though the log is empty."""
         return bool(self.holders or self.queued or self.subscriptions.in_use)
+
+
+class Place:
+    """A publish call's place before the fan-out. Leaving the block gives it back, unless it was handed on."""
+
+    __slots__ = ("_account", "_held")
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._held = True
+
+    def hand_on(self) -> None:
+        """Leave the place to the fan-out, until what was stored is delivered."""
+        self._held = False
+        self._account.free_when_delivered()
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held:
+            self._account.free_place()
 
 
 class HubStatistics(Struct, frozen=True):

@@ -12,13 +12,13 @@ from msgspec import Struct
 
 from broker.decoding import decode_command, decode_params, prepare_event, split_events
 from broker.errors import BadCommandError, BadFrameError, RequestError
-from broker.messages import PreparedEvent, SubscribeParams, UnsubscribeParams, decode_event, encode_event
+from broker.messages import PreparedEvent, SubscribeParams, UnsubscribeParams, decode_event, encode_event, format_time
 
 NOW = datetime(2026, 11, 23, 10, 0, 0, 123_456, UTC)
 
 
 def prepare(raw: bytes, path: str = "$", max_bytes: int = 1_000_000) -> PreparedEvent:
-    return prepare_event(raw, path, max_bytes=max_bytes, now=NOW, new_id="evt_new")
+    return prepare_event(raw, path, max_bytes=max_bytes, now=format_time(NOW), new_id=lambda: "evt_new")
 
 
 def event_json(**fields: Any) -> bytes:
