@@ -66,8 +66,12 @@ async def run_demo(*, host: str, port: int, seconds: float | None, say: Say, say
     with trio.move_on_after(float("inf") if seconds is None else seconds):
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
             address = await _serve_somewhere(nursery, broker, port, say_aside)
-            say_aside(_instructions(address, key))
-            await _talk(broker, StreamRequest(f"ws://{_host_port(address)}", key), say)
+            request = StreamRequest(f"ws://{_host_port(address)}", key)
+            async with open_stream(request) as frames:
+                ready = await frames.receive()
+                say_aside(_instructions(address, key))
+                say(f"connected    {ready['connection_id']}, subscribed to {', '.join(ready['inbox_ids'])}")
+                await _talk(broker, frames, say)
 
 
 def demo_config(key: str, host: str = "127.0.0.1") -> Config:
@@ -86,16 +90,13 @@ async def _serve_somewhere(nursery: trio.Nursery, broker: Broker, port: int, say
     return addresses[0]
 
 
-async def _talk(broker: Broker, request: StreamRequest, say: Say) -> None:
+async def _talk(broker: Broker, frames: trio.MemoryReceiveChannel[dict[str, Any]], say: Say) -> None:
     """Publish for ever, and print what the subscriber gets."""
     sent: dict[str, float] = {}
-    async with open_stream(request) as frames, trio.open_nursery() as nursery:
-        ready = await frames.receive()
-        say(f"connected    {ready['connection_id']}, subscribed to {', '.join(ready['inbox_ids'])}")
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(_publish, broker, sent)
         async for frame in frames:
-            arrived = perf_counter()
-            say(_line(frame, arrived, sent))
+            say(_line(frame, perf_counter(), sent))
 
 
 async def _publish(broker: Broker, sent: dict[str, float]) -> None:

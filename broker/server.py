@@ -11,7 +11,7 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -159,10 +159,18 @@ async def serve_until_signal(
     config: Config, host: str | None, port: int | None, say_listening: Callable[[list[Address]], None]
 ) -> None:
     """Serve a configuration until SIGTERM or SIGINT, then drain and return. More signals change nothing."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    ends = (signal.SIGTERM, signal.SIGINT)
+    # What is ignored before is ignored afterwards: a late signal must not end a process that has drained.
+    for number in ends:
+        signal.signal(number, signal.SIG_IGN)
+    with trio.open_signal_receiver(*ends) as signals:
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
-            say_listening(await nursery.start(partial(serve, broker, host=host, port=port)))
-            async for _ in signals:
-                broker.start_draining()
-                break
-            # Signals are still received, and so change nothing, until the drain is over.
+            nursery.start_soon(_drain_at_signal, broker, signals)
+            async with trio.open_nursery() as serving:
+                say_listening(await serving.start(partial(serve, broker, host=host, port=port)))
+            nursery.cancel_scope.cancel()
+
+
+async def _drain_at_signal(broker: Broker, signals: AsyncIterator[int]) -> None:
+    async for _ in signals:
+        broker.start_draining()
