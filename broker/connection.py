@@ -123,14 +123,13 @@ class Connection:
 
     # --- its life
 
-    async def run(self, started: Callable[["Connection"], None]) -> None:
-        """Serve the client until it ends; ``started`` is called when it is open. Raises nothing but Cancelled."""
+    async def run(self) -> None:
+        """Serve the client until it ends. Raises nothing but Cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 with trio.move_on_after(HANDSHAKE_SECONDS):
                     websocket = await self._handshake(nursery)
                     self._nursery = nursery
-                    started(self)
                 if self._nursery is not None:
                     with self._scope:
                         await self._guard(self._serve, websocket)

@@ -21,37 +21,61 @@ Beat = Callable[[float], float | None]
 """Called with the time; returns when to call it again, or None for never."""
 
 
+class _Item:
+    """When somebody is to be called; ``beat`` None: it was removed."""
+
+    __slots__ = ("beat", "due", "number")
+
+    def __init__(self, due: float, number: int, beat: Beat) -> None:
+        self.due = due
+        self.number = number
+        self.beat: Beat | None = beat
+
+    def __lt__(self, other: "_Item") -> bool:
+        return (self.due, self.number) < (other.due, other.number)
+
+
 class Heartbeats:
     """Everybody who is to be called at times."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, Beat]] = []
+        self._items: list[_Item] = []
         self._numbers = 0
         self._added = trio.Event()
 
-    def add(self, due: float, beat: Beat) -> None:
-        """Call ``beat`` at ``due`` (seconds of trio's clock), and then whenever it asks for."""
+    def add(self, due: float, beat: Beat) -> Callable[[], None]:
+        """Call ``beat`` at ``due`` (seconds of trio's clock), and then whenever it asks for.
+
+        Returns what removes it again; nothing is kept of it from then on.
+        """
         self._numbers += 1
-        heapq.heappush(self._due, (due, self._numbers, beat))
-        if self._due[0][1] == self._numbers:
+        item = _Item(due, self._numbers, beat)
+        heapq.heappush(self._items, item)
+        if self._items[0] is item:
             self._added.set()
+
+        def remove() -> None:
+            item.beat = None
+
+        return remove
 
     async def run(self) -> None:
         """Call everybody in time, for ever."""
         while True:
             self._added = trio.Event()
-            with trio.move_on_at(self._due[0][0] if self._due else float("inf")):
+            with trio.move_on_at(self._items[0].due if self._items else float("inf")):
                 await self._added.wait()
             await self._call_due()
 
     async def _call_due(self) -> None:
         called = 0
         now = trio.current_time()
-        while self._due and self._due[0][0] <= now:
-            _, _, beat = heapq.heappop(self._due)
-            again = beat(now)
+        while self._items and self._items[0].due <= now:
+            item = heapq.heappop(self._items)
+            again = None if item.beat is None else item.beat(now)
             if again is not None:
-                self.add(again, beat)
+                item.due = again
+                heapq.heappush(self._items, item)
             called += 1
             if called % _SLICE == 0:
                 await trio.lowlevel.checkpoint()

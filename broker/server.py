@@ -82,15 +82,15 @@ class _Server:
         connection_id = f"conn_{secrets.token_hex(12)}"
         async with broker.hold(str(key.account_id)) as account:
             connection = Connection(stream, key, upgrade.opening, broker.config, account, broker, connection_id)
+            heartbeat_seconds = broker.config.limits.heartbeat_seconds
+            stop_beating = broker.heartbeats.add(trio.current_time() + heartbeat_seconds, connection.beat)
+            self.connections[connection_id] = connection
             try:
-                await connection.run(self._opened)
+                await connection.run()
             finally:
-                self.connections.pop(connection_id, None)
+                stop_beating()
+                del self.connections[connection_id]
                 self._notify()
-
-    def _opened(self, connection: Connection) -> None:
-        self.connections[connection.id] = connection
-        self.broker.heartbeats.add(trio.current_time() + self.broker.config.limits.heartbeat_seconds, connection.beat)
 
     def _notify(self) -> None:
         self._changed.set()
