@@ -72,23 +72,26 @@ def inbox_ids_of(selection: Selection) -> list[str]:
     return [ALL_INBOXES] if selection.inboxes is None else sorted(selection.inboxes - {ACCOUNT_EVENTS})
 
 
+_PREFIX: Final = 16
+"""Digits of a digest that a key is looked up by; the whole is then compared in constant time."""
+_Keys = dict[str, tuple[str, Key | None]]
+_NOBODY: Final[tuple[str, Key | None]] = ("", None)
+
+
 class Access:
     """The keys of a configuration."""
 
     def __init__(self, config: Config) -> None:
         self._accounts = frozenset(account.id for account in config.accounts)
-        self._account_keys = {
-            key.sha256: Key(
-                key.id,
-                account.id,
-                frozenset(key.scopes),
-                None if key.inbox_ids is None else frozenset(key.inbox_ids),
-            )
-            for account in config.accounts
-            for key in account.keys
-        }
-        self._operator_keys = {
-            operator.sha256: Key(operator.id, None, frozenset({"publish"})) for operator in config.operators
+        self._account_keys: _Keys = {}
+        for account in config.accounts:
+            for key in account.keys:
+                inbox_ids = None if key.inbox_ids is None else frozenset(key.inbox_ids)
+                known = Key(key.id, account.id, frozenset(key.scopes), inbox_ids)
+                self._account_keys[key.sha256[:_PREFIX]] = (key.sha256, known)
+        self._operator_keys: _Keys = {
+            operator.sha256[:_PREFIX]: (operator.sha256, Key(operator.id, None, frozenset({"publish"})))
+            for operator in config.operators
         }
 
     def authenticate(self, credential: str) -> Key:
@@ -99,14 +102,11 @@ class Access:
             keys = self._operator_keys
         else:
             raise _unauthorized("The credential is of no known form")
-        digest = sha256(credential.encode("utf-8", "surrogateescape")).hexdigest()
-        found = None
-        for known, key in keys.items():
-            if compare_digest(known, digest):
-                found = key
-        if found is None:
+        digest = sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
+        known, key = keys.get(digest[:_PREFIX], _NOBODY)
+        if key is None or not compare_digest(known, digest):
             raise _unauthorized("The key is not known")
-        return found
+        return key
 
     def require_account(self, account_id: str) -> None:
         """Raise `RequestError` (`not_found`) unless the configuration holds the account."""

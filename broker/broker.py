@@ -151,6 +151,7 @@ class Broker:
             for name in sorted(by_account):
                 account = await stack.enter_async_context(self.hold(name))
                 places.append((name, account, stack.enter_context(await account.place())))
+            self._require_open()
             for name, account, place in places:
                 indexes = by_account[name]
                 stored = await self._engine.append(name, [events[index] for index in indexes])
@@ -200,10 +201,11 @@ class Broker:
             check_list(patterns, "event_types")
         selection = Key("library", account_id, frozenset({"subscribe"})).select(names, "inbox_ids")
         async with self.hold(account_id) as account:
+            if since is not None:
+                await self.wait_for_cursor(account, since)
             subscriber = Subscriber(account, selection, None if patterns is None else TypeFilter(patterns))
             try:
                 if since is not None:
-                    await self.wait_for_cursor(account, since)
                     now = trio.current_time()
                     subscriber.start(subscriber.follower.resolve(since, now, datetime.now(UTC)))
                 yield subscriber
@@ -268,4 +270,5 @@ async def open_broker(config: Config | None = None) -> AsyncIterator[Broker]:
         try:
             yield broker
         finally:
+            broker.start_draining()
             nursery.cancel_scope.cancel()

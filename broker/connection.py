@@ -120,6 +120,8 @@ class Connection:
         self._writing = False
         self._publishes: deque[PublishRequest] = deque()
         self._changed = trio.Event()
+        self._opened = trio.Event()
+        """Set when the upgrade is answered, and at the end."""
 
     # --- its life
 
@@ -130,6 +132,7 @@ class Connection:
                 with trio.move_on_after(HANDSHAKE_SECONDS):
                     websocket = await self._handshake(nursery)
                     self._nursery = nursery
+                    self._opened.set()
                 if self._nursery is not None:
                     with self._scope:
                         await self._guard(self._serve, websocket)
@@ -144,6 +147,7 @@ class Connection:
             logger.exception("connection %s failed", self.id)
         finally:
             self._nursery = None
+            self._opened.set()
             self.session.close()
             await trio.aclose_forcefully(self._stream)
             code, why = self._why or (None, "cancelled")
@@ -300,7 +304,7 @@ class Connection:
     def beat(self, now: float) -> float | None:
         """Ping the client, or end the connection if it is dead. Returns when to be called again; None: never."""
         if self._nursery is None:
-            return None
+            return now + self._config.limits.heartbeat_seconds
         session = self.session
         silent = now - self._stream.last_read
         unacknowledged = self._stream.unacknowledged_seconds() if silent > session.patience_seconds else None
@@ -315,6 +319,8 @@ class Connection:
 
     async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
         """Say that the server goes, send everything up to the head, and close with 1012, until ``deadline``."""
+        with trio.move_on_at(deadline):
+            await self._opened.wait()
         if self._nursery is None:
             return
         self.session.drain(reconnect_after_ms)

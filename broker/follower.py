@@ -5,6 +5,7 @@ live in the same step. Sockets and in-process subscribers follow alike; what dif
 """
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Final
 
 from msgspec import Struct
@@ -12,7 +13,7 @@ from msgspec import Struct
 from .messages import Entry, Gap, Replay
 from .names import Duration, parse_since
 from .replay import ReplayBuffer
-from .selection import Selection, TypeFilter
+from .selection import NOTHING, Selection, TypeFilter
 from .subscriptions import Listener, Subscriptions
 
 READ_EVENTS: Final = 256
@@ -20,7 +21,11 @@ READ_BYTES: Final = 65_536
 
 
 class _PendingReplay(Struct):
-    """Events of a selection after ``position`` and up to ``through`` that are to be sent before anything newer."""
+    """Events of a selection after ``position`` and up to ``through`` that are to be sent before anything newer.
+
+    Those that wait lie end to end and reach to the follower's position, so that all is sent in the log's order:
+    whatever was sent last, resuming from its cursor misses nothing.
+    """
 
     selection: Selection
     position: int
@@ -71,8 +76,8 @@ class Follower:
 
     @property
     def cursor(self) -> str:
-        """The cursor of `position`."""
-        return self._buffer.cursor_at(self.position)
+        """The cursor to resume from: of `position`, or of how far a replay under way has come."""
+        return self._buffer.cursor_at(self._replays[0].position if self._replays else self.position)
 
     # --- where to start
 
@@ -99,19 +104,37 @@ class Follower:
         count = self._buffer.count(self.selection, position, max(through, position))
         return Replay(gap is None, count), gap
 
-    def replay(self, added: Selection, since: int | None) -> tuple[Replay, Gap | None, str]:
+    def replay(self, added: Selection, since: int | None) -> tuple[Replay, Gap | None]:
         """Replay only ``added``, which is part of the selection, up to where this subscriber is.
 
-        Returns what that will bring, the gap that goes before it, and the cursor where it starts.
+        Returns what that will bring, and the gap that goes before it.
         """
         self._subscriptions.leave(self._listener)
         through = self._listener.position
         gap, position = self._look_back(added, since, min(self._buffer.dropped_through, through))
         position = min(position, through)
-        if position < through:
-            self._replays.append(_PendingReplay(added, position, through))
-        count = self._buffer.count(added, position, through)
-        return Replay(gap is None, count), gap, self._buffer.cursor_at(position)
+        if position < through and added != NOTHING:
+            self._weave(added, position, through)
+        self._listener.told_through = min(self._listener.told_through, position)
+        return Replay(gap is None, self._buffer.count(added, position, through)), gap
+
+    def join_replay(self, added: Selection) -> None:
+        """Let a replay under way bring ``added`` too, from where it is: so that takes effect at `cursor`."""
+        if self._replays:
+            self._weave(added, self._replays[0].position, self._listener.position)
+
+    def _weave(self, added: Selection, position: int, through: int) -> None:
+        """Add a replay to those that wait, without a change to their order."""
+        starts = [pending.position for pending in self._replays]
+        bounds = sorted({position, *starts, through})
+        woven = []
+        for start, end in pairwise(bounds):
+            parts = [pending.selection for pending in self._replays if pending.position <= start < pending.through]
+            if start >= position:
+                parts.append(added)
+            selection = parts[0] if len(parts) == 1 else parts[0].union(parts[1])
+            woven.append(_PendingReplay(selection, start, end))
+        self._replays = woven
 
     def _look_back(self, selection: Selection, since: int | None, dropped_through: int) -> tuple[Gap | None, int]:
         """Return the gap after a position, if there is one, and the position from which the window is whole."""
@@ -158,7 +181,7 @@ class Follower:
         With None the follower is live from this very step on, or is ahead of the fan-out and will be woken.
         """
         if self._replays:
-            return self._next_of_replay(self._replays[0])
+            return self._next_of_replay()
         listener, through = self._listener, self._subscriptions.position
         if listener.position >= through:
             self._subscriptions.join(listener, self._group)
@@ -172,16 +195,37 @@ class Follower:
         )
         return self._filtered(entries)
 
-    def _next_of_replay(self, pending: _PendingReplay) -> list[Entry] | Gap:
-        dropped_through = min(self._buffer.dropped_through, pending.through)
-        gap, pending.position = self._look_back(pending.selection, pending.position, dropped_through)
-        if gap is None:
-            entries, pending.position = self._buffer.read(
-                pending.selection, pending.position, pending.through, max_events=READ_EVENTS, max_bytes=READ_BYTES
-            )
-        if pending.position >= pending.through:
+    def gap_of_replay(self) -> Gap | None:
+        """Return the next gap in a replay under way, if events that it was to bring were dropped; it counts as sent."""
+        while self._replays:
+            pending = self._replays[0]
+            dropped_through = min(self._buffer.dropped_through, pending.through)
+            if dropped_through <= pending.position:
+                break
+            gap, _ = self._look_back(pending.selection, pending.position, dropped_through)
+            self._advance_replay(dropped_through)
+            if gap is not None:
+                return gap
+        return None
+
+    def _advance_replay(self, position: int) -> None:
+        """Move the replay under way to a position; at its end the next one follows."""
+        self._replays[0].position = position
+        if position >= self._replays[0].through:
             self._replays.pop(0)
-        return self._filtered(entries) if gap is None else gap
+
+    def _next_of_replay(self) -> list[Entry] | Gap:
+        gap = self.gap_of_replay()
+        if gap is not None:
+            return gap
+        if not self._replays:
+            return []
+        pending = self._replays[0]
+        entries, position = self._buffer.read(
+            pending.selection, pending.position, pending.through, max_events=READ_EVENTS, max_bytes=READ_BYTES
+        )
+        self._advance_replay(position)
+        return self._filtered(entries)
 
     def _filtered(self, entries: list[Entry]) -> list[Entry]:
         event_filter = self.event_filter

@@ -25,9 +25,12 @@ from typing import Final
 from .dropped import DroppedPositions
 from .framing import text_frame
 from .messages import Entry, PreparedEvent, encode_event
-from .selection import ACCOUNT_EVENTS, EVERYTHING, Selection
+from .selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
 
+MAX_CURSOR_LENGTH: Final = 64
+"""PROTOCOL, Names."""
 _WALK_STEPS: Final = 2_048
+"""What one call walks at most; so more inboxes than cost this much are walked, never merged: each call bisects anew."""
 _WALK_FACTOR: Final = 16
 """A step of a walk is about this much cheaper than a bisection in one inbox."""
 
@@ -112,7 +115,7 @@ class ReplayBuffer:
     def position_of(self, cursor: str) -> int | None:
         """Return the position of a cursor; None if it is not one of this account, this run and the past."""
         digits = cursor.removeprefix(self._cursor_prefix)
-        if digits == cursor or not (digits.isascii() and digits.isdigit()):
+        if len(cursor) > MAX_CURSOR_LENGTH or digits == cursor or not (digits.isascii() and digits.isdigit()):
             return None
         position = int(digits)
         return position if position <= self.head else None
@@ -149,7 +152,9 @@ class ReplayBuffer:
     def missed(self, selection: Selection, after: int, through: int) -> int | None:
         """Count a selection's dropped events after one position and up to another; None if that is not known."""
         through = min(through, self.dropped_through)
-        return 0 if through <= after else self._dropped.count_between(selection, after, through)
+        if through <= after or selection == NOTHING:
+            return 0
+        return self._dropped.count_between(selection, after, through)
 
     def read(
         self, selection: Selection, after: int, through: int, *, max_events: int, max_bytes: int
@@ -163,7 +168,7 @@ class ReplayBuffer:
         start, end = run.after(after), run.after(through)
         reached = through
         candidates: Iterable[Entry]
-        if selection.inboxes is None or _WALK_FACTOR * len(selection.inboxes) >= end - start:
+        if selection.inboxes is None or _WALK_FACTOR * len(selection.inboxes) >= min(end - start, _WALK_STEPS):
             stop = min(end, start + _WALK_STEPS)
             candidates = (entry for entry in run.items[start:stop] if entry.inbox in selection)
             if stop < end:

@@ -42,12 +42,21 @@ class Selection:
         return f"Selection({self.inboxes!r}, excluded={self.excluded!r})"
 
     def minus(self, held: "Selection") -> "Selection":
-        """Return what is in this selection and not in ``held``, which excludes nothing."""
+        """Return what is in this selection and not in ``held``."""
         if held.inboxes is None:
-            return NOTHING
+            return Selection(frozenset(inbox for inbox in held.excluded if inbox in self))
         if self.inboxes is None:
             return Selection(None, self.excluded | held.inboxes)
         return Selection(self.inboxes - held.inboxes)
+
+    def union(self, other: "Selection") -> "Selection":
+        """Return what is in this selection or in ``other``."""
+        if self.inboxes is not None and other.inboxes is not None:
+            return Selection(self.inboxes | other.inboxes)
+        if self.inboxes is None and other.inboxes is None:
+            return Selection(None, self.excluded & other.excluded)
+        some, rest = (other, self) if self.inboxes is None else (self, other)
+        return Selection(None, frozenset(inbox for inbox in rest.excluded if inbox not in some))
 
 
 NOTHING: Final = Selection(frozenset())

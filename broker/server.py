@@ -100,13 +100,17 @@ class _Server:
         """Close all connections, each after it has everything; return when that is done, or when time is up."""
         deadline = trio.current_time() + seconds
         close_at = deadline - min(CLOSE_SECONDS, seconds / 2)
+        told: set[Connection] = set()
         with trio.move_on_at(deadline):
             async with trio.open_nursery() as nursery:
-                for connection in list(self.connections.values()):
-                    reconnect_after_ms = random.randint(*RECONNECT_SPREAD_MS)
-                    nursery.start_soon(connection.drain, reconnect_after_ms, close_at)
-            while self.connections or self.exchanges:
-                await self._changed.wait()
+                # An exchange under way may still bring a connection: its head was judged before.
+                while self.connections or self.exchanges:
+                    for connection in self.connections.values():
+                        if connection not in told:
+                            told.add(connection)
+                            reconnect_after_ms = random.randint(*RECONNECT_SPREAD_MS)
+                            nursery.start_soon(connection.drain, reconnect_after_ms, close_at)
+                    await self._changed.wait()
 
     def statistics(self) -> ServerStatistics:
         """Return what is open."""

@@ -36,7 +36,7 @@ from .messages import (
 )
 from .names import ALL_INBOXES, check_list
 from .replay import ReplayBuffer
-from .selection import ACCOUNT_EVENTS, EVERYTHING, Selection, TypeFilter
+from .selection import ACCOUNT_EVENTS, Selection, TypeFilter
 from .subscriptions import Listener, Subscriptions
 
 MAX_BAD_FRAMES: Final = 20
@@ -188,6 +188,11 @@ class Session:
         if gap is not None:
             self._say(encode(gap))
 
+    def _say_gaps_of_replay(self) -> None:
+        """Say what a replay under way has missed by now, before an answer says something newer."""
+        while (gap := self.follower.gap_of_replay()) is not None:
+            self._say(encode(gap))
+
     # --- heartbeats
 
     @property
@@ -277,17 +282,20 @@ class Session:
         follower = self.follower
         held = follower.selection
         asked = self._key.select(params.inbox_ids, command.paths.get("inbox_ids", "$.inbox_ids"))
-        wanted = held if held.inboxes is None else _union(held, asked)
-        if _size(wanted) > self._config.limits.max_inboxes_per_connection:
-            most = self._config.limits.max_inboxes_per_connection
+        wanted = held.union(asked)
+        most = self._config.limits.max_inboxes_per_connection
+        if wanted != held and _size(wanted) > most:
             raise RequestError("invalid_params", f"More than {most} inboxes - at `{command.paths['inbox_ids']}`")
         types = follower.event_filter if params.event_types is None else TypeFilter(params.event_types)
+        self._say_gaps_of_replay()
         follower.change(wanted, types)
+        replay: Replay | UnsetType = UNSET
+        gap = None
         if params.since is None:
-            return SubscriptionResult(inbox_ids_of(wanted), follower.cursor), None
-        since = follower.resolve(params.since, now, wall)
-        replay, gap, start = follower.replay(wanted.minus(held), since)
-        return SubscriptionResult(inbox_ids_of(wanted), start, replay), gap
+            follower.join_replay(wanted.minus(held))
+        else:
+            replay, gap = follower.replay(wanted.minus(held), follower.resolve(params.since, now, wall))
+        return SubscriptionResult(inbox_ids_of(wanted), follower.cursor, replay), gap
 
     def _unsubscribe(self, command: Command) -> SubscriptionResult:
         self._key.require("subscribe")
@@ -306,9 +314,3 @@ class Session:
         follower.drop_from_replays(held.minus(kept))
         follower.change(kept, follower.event_filter)
         return SubscriptionResult(inbox_ids_of(kept), follower.cursor)
-
-
-def _union(held: Selection, asked: Selection) -> Selection:
-    if held.inboxes is None or asked.inboxes is None:
-        return EVERYTHING
-    return Selection(held.inboxes | asked.inboxes)

@@ -1,0 +1,445 @@
+"""What the tests talk to a broker with: a server on a free port, plain HTTP, and a WebSocket client without manners.
+
+The WebSocket client writes and reads single frames, answers nothing by itself and never hides one, so that tests
+can do what no library lets them: be silent, send rubbish, stop reading, go on after a Close.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import struct
+import termios
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Any
+from unittest.mock import patch
+
+import trio
+
+import broker.server
+from broker import (
+    AccountConfig,
+    Broker,
+    Config,
+    KeyConfig,
+    LimitsConfig,
+    OperatorConfig,
+    ReplayConfig,
+    ServerConfig,
+    open_broker,
+    serve,
+)
+
+ACCOUNT = "acct_alice"
+ALICE = "dm_live_alice"
+"""Reaches the whole of `ACCOUNT`."""
+INBOXES = "dm_live_inboxes"
+"""Reaches two inboxes of `ACCOUNT`: in_1 and in_2."""
+LISTENER = "dm_live_listener"
+"""Reaches `ACCOUNT`, but may only subscribe."""
+PUBLISHER = "dm_live_publisher"
+"""Reaches `ACCOUNT`, but may only publish."""
+BOB = "dm_live_bob"
+"""Of another account, acct_bob."""
+OPERATOR = "dm_operator_main"
+
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+
+Address = tuple[str, int]
+
+
+def _key(secret: str, **fields: Any) -> KeyConfig:
+    return KeyConfig(id=secret.replace("dm_live_", "key_"), sha256=sha256(secret.encode()).hexdigest(), **fields)
+
+
+def configured(
+    *,
+    server: ServerConfig | None = None,
+    replay: ReplayConfig | None = None,
+    limits: LimitsConfig | None = None,
+) -> Config:
+    """The accounts and keys above, with other settings where they are given."""
+    return Config(
+        server=server or ServerConfig(),
+        replay=replay or ReplayConfig(),
+        limits=limits or LimitsConfig(),
+        accounts=(
+            AccountConfig(
+                id=ACCOUNT,
+                tier="enterprise",
+                keys=(
+                    _key(ALICE),
+                    _key(INBOXES, inbox_ids=("in_1", "in_2")),
+                    _key(LISTENER, scopes=("subscribe",)),
+                    _key(PUBLISHER, scopes=("publish",)),
+                ),
+            ),
+            AccountConfig(id="acct_bob", tier="enterprise", keys=(_key(BOB),)),
+        ),
+        operators=(OperatorConfig(id="op_main", sha256=sha256(OPERATOR.encode()).hexdigest()),),
+    )
+
+
+class Served:
+    """A broker that is being served."""
+
+    def __init__(self, broker: Broker, address: Address, server: Any, ended: trio.Event) -> None:
+        self.broker = broker
+        self.address = address
+        self.ended = ended
+        """Set when `serve` has returned."""
+        self.server = server
+
+    def connection(self, websocket: "WebSocket") -> Any:
+        """The broker's side of a client that has read its `connection.ready`."""
+        return self.server.connections[websocket.ready["connection_id"]]
+
+    def streams(self) -> Any:
+        """The `ServerStatistics` of now."""
+        return self.server.statistics()
+
+    async def until_gone(self) -> None:
+        """Wait until the server holds no connection."""
+        while self.server.connections:
+            await self.server._changed.wait()
+
+
+@contextlib.asynccontextmanager
+async def serving(config: Config | None = None) -> AsyncIterator[Served]:
+    """Serve a new broker on a free port of loopback, and end both with the block."""
+    made = []
+
+    class Watched(broker.server._Server):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    async with open_broker(config or configured()) as opened, trio.open_nursery() as nursery:
+        ended = trio.Event()
+
+        async def serve_and_tell(*, task_status: trio.TaskStatus[list[Address]]) -> None:
+            await serve(opened, host="127.0.0.1", port=0, task_status=task_status)
+            ended.set()
+
+        with patch.object(broker.server, "_Server", Watched):
+            addresses = await nursery.start(serve_and_tell)
+        yield Served(opened, addresses[0], made[0], ended)
+        nursery.cancel_scope.cancel()
+
+
+async def open_socket(address: Address, *, receive_buffer_bytes: int | None = None) -> trio.SocketStream:
+    """Connect; a small receive buffer must be set before that to bound the window."""
+    raw = trio.socket.socket()
+    try:
+        if receive_buffer_bytes is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        await raw.connect(address)
+    except BaseException:
+        raw.close()
+        raise
+    return trio.SocketStream(raw)
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close with a TCP reset."""
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+def unread_bytes(raw: Any) -> int:
+    """What waits in a socket's receive queue (FIONREAD)."""
+    return struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.FIONREAD, b"\0" * 4))[0]
+
+
+def unsent_bytes(raw: Any) -> int:
+    """What waits in a socket's send queue, unacknowledged (SIOCOUTQ)."""
+    return struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+
+
+def open_descriptors() -> int:
+    """How many files this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+# --- HTTP --------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def result(self) -> Any:
+        return self.json["result"]
+
+    @property
+    def code(self) -> str:
+        return self.json["error"]["code"]
+
+    @property
+    def message(self) -> str:
+        return self.json["error"]["message"]
+
+
+def parse_answer(data: bytes) -> Answer:
+    """Parse the one answer that ``data`` is."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    line, *fields = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
+    return Answer(int(line.split(" ")[1]), headers, body)
+
+
+def bearer(key: str) -> tuple[str, str]:
+    return ("Authorization", f"Bearer {key}")
+
+
+async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
+    return b"".join([bytes(data) async for data in stream])
+
+
+async def send_raw(address: Address, data: bytes) -> Answer:
+    """Send ``data`` as it is, and return the answer, which must end the connection."""
+    with trio.fail_after(20):
+        async with await open_socket(address) as stream:
+            await stream.send_all(data)
+            return parse_answer(await read_to_end(stream))
+
+
+async def ask(
+    address: Address,
+    method: str,
+    target: str,
+    *headers: tuple[str, str],
+    key: str | None = None,
+    body: bytes | None = None,
+) -> Answer:
+    """One HTTP request on a connection of its own."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: broker.example", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if key is not None:
+        lines.append(": ".join(bearer(key)))
+    if body is not None and not any(name.lower() == "transfer-encoding" for name, _ in headers):
+        lines.append(f"Content-Length: {len(body)}")
+    return await send_raw(address, ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b""))
+
+
+async def post_events(address: Address, events: Any, *headers: tuple[str, str], key: str = ALICE) -> Answer:
+    body = events if isinstance(events, bytes) else json.dumps(events).encode()
+    return await ask(address, "POST", "/v1/events", *headers, key=key, body=body)
+
+
+# --- WebSocket ---------------------------------------------------------------
+
+WEBSOCKET_HEADERS = (
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+)
+
+
+def upgrade_head(query: str = "", *headers: tuple[str, str], key: str | None = ALICE) -> bytes:
+    """The request of a WebSocket; a header given replaces the usual one, with an empty value it is left out."""
+    fields = dict((("Host", "broker.example"), *WEBSOCKET_HEADERS))
+    if key is not None:
+        fields["Authorization"] = f"Bearer {key}"
+    fields.update(headers)
+    lines = [f"GET /v1/stream{'?' + query if query else ''} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in fields.items() if value]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def masked(opcode: int, payload: bytes = b"", *, first_byte: int | None = None, mask: bool = True) -> bytes:
+    """A client's frame; the mask is four zero bytes, so that tests can build many at once."""
+    size, bit = len(payload), 0x80 if mask else 0
+    if size < 126:
+        length = struct.pack("!B", bit | size)
+    elif size < 65_536:
+        length = struct.pack("!BH", bit | 126, size)
+    else:
+        length = struct.pack("!BQ", bit | 127, size)
+    return (
+        bytes([0x80 | opcode if first_byte is None else first_byte]) + length + (b"\0" * 4 if mask else b"") + payload
+    )
+
+
+def command(**fields: Any) -> bytes:
+    return masked(TEXT, json.dumps(fields).encode())
+
+
+class Closed(Exception):  # noqa: N818
+    """The server ended: ``code`` of its Close frame, None if there was none."""
+
+    def __init__(self, code: int | None, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class FrameParser:
+    """A server's bytes → its frames, each checked to be final, unmasked and whole."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+    def next(self) -> tuple[int, bytes] | None:
+        buffer = self.buffer
+        if len(buffer) < 2:
+            return None
+        assert buffer[0] & 0xF0 == 0x80, f"not the start of a frame: {bytes(buffer[:40])!r}"
+        assert buffer[0] & 0x0F in (TEXT, CLOSE, PING, PONG), f"not the start of a frame: {bytes(buffer[:40])!r}"
+        size, start = buffer[1], 2
+        if size == 126:
+            size, start = int.from_bytes(buffer[2:4]), 4
+        elif size == 127:
+            size, start = int.from_bytes(buffer[2:10]), 10
+        if len(buffer) < start + size:
+            return None
+        opcode, payload = buffer[0] & 0x0F, bytes(buffer[start : start + size])
+        del buffer[: start + size]
+        return opcode, payload
+
+    def feed(self, data: bytes) -> Iterable[tuple[int, bytes]]:
+        self.buffer += data
+        while (frame := self.next()) is not None:
+            yield frame
+
+
+class WebSocket:
+    """A client's end. Its upgrade has been answered with 101."""
+
+    def __init__(self, stream: trio.SocketStream, parser: FrameParser) -> None:
+        self.stream = stream
+        self._parser = parser
+        self.ready: dict[str, Any] = {}
+
+    @property
+    def socket(self) -> Any:
+        return self.stream.socket
+
+    async def send(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        await self.stream.send_all(data)
+
+    async def say(self, **fields: Any) -> None:
+        """Send one command."""
+        await self.send(command(**fields))
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame, of whatever kind. Raises `Closed` at the end or a Close frame."""
+        while (frame := self._parser.next()) is None:
+            data = await self.stream.receive_some(65_536)
+            if not data:
+                assert not self._parser.buffer, "the connection ended inside a frame"
+                raise Closed(None)
+            self._parser.buffer += data
+        opcode, payload = frame
+        if opcode == CLOSE:
+            raise Closed(int.from_bytes(payload[:2]), payload[2:].decode())
+        return opcode, payload
+
+    async def next(self) -> dict[str, Any]:
+        """The next text frame's JSON; pings and pongs are skipped."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == TEXT:
+                return json.loads(payload)
+
+    async def wait_for(self, opcode: int) -> bytes:
+        """Skip frames up to one of this kind; return its payload."""
+        while True:
+            found, payload = await self.frame()
+            if found == opcode:
+                return payload
+
+    async def answer(self, request_id: str) -> dict[str, Any]:
+        """Skip frames up to the answer to a command."""
+        while True:
+            frame = await self.next()
+            if frame.get("request_id") == request_id:
+                return frame
+
+    async def ping(self, payload: bytes = b"?") -> None:
+        """Send a ping and wait for its pong, which says that everything sent before was read."""
+        await self.send(masked(PING, payload))
+        while await self.wait_for(PONG) != payload:
+            pass
+
+    async def rest(self) -> tuple[list[dict[str, Any]], Closed]:
+        """All text frames that still come, and how it ended."""
+        frames = []
+        try:
+            while True:
+                frames.append(await self.next())
+        except Closed as closed:
+            return frames, closed
+
+    async def until_closed(self) -> int | None:
+        """The code of the server's Close; what comes before it is skipped."""
+        return (await self.rest())[1].code
+
+    async def say_close(self, code: int = 1000) -> None:
+        await self.send(masked(CLOSE, code.to_bytes(2)))
+
+    async def at_end(self) -> bool:
+        """Whether the connection ends in order (no reset); what comes before it is skipped."""
+        try:
+            while await self.stream.receive_some(65_536):
+                pass
+        except trio.BrokenResourceError:
+            return False
+        return True
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    address: Address,
+    query: str = "",
+    *headers: tuple[str, str],
+    key: str = ALICE,
+    early: bytes = b"",
+    receive_buffer_bytes: int | None = None,
+    seconds: float = 30,
+) -> AsyncIterator[WebSocket]:
+    """A client that has read its `connection.ready`. ``early`` is sent in one piece with the upgrade."""
+    with trio.fail_after(seconds):
+        async with await open_socket(address, receive_buffer_bytes=receive_buffer_bytes) as stream:
+            await stream.send_all(upgrade_head(query, *headers, key=key) + early)
+            parser = FrameParser()
+            while b"\r\n\r\n" not in parser.buffer:
+                data = await stream.receive_some(65_536)
+                assert data, f"no answer to the upgrade: {bytes(parser.buffer)!r}"
+                parser.buffer += data
+            head, _, rest = bytes(parser.buffer).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 101 "), head
+            parser.buffer = bytearray(rest)
+            websocket = WebSocket(stream, parser)
+            websocket.ready = await websocket.next()
+            assert websocket.ready["type"] == "connection.ready"
+            yield websocket
+
+
+def event(number: int = 0, *, inbox: str | None = "in_1", size: int = 0, **fields: Any) -> dict[str, Any]:
+    """An event to publish, with ``number`` in its payload and about ``size`` bytes more."""
+    made = {"type": "test.event", "payload": {"number": number, "filler": "x" * size}, **fields}
+    return made if inbox is None else made | {"inbox_id": inbox}
+
+
+def numbers(frames: Iterable[dict[str, Any]]) -> list[int]:
+    """The numbers of those frames that are events made by `event`."""
+    return [frame["payload"]["number"] for frame in frames if "payload" in frame]
+
+
+start_serving = partial(serve, host="127.0.0.1", port=0)

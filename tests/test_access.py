@@ -1,0 +1,190 @@
+"""access.py: who may connect, and what a key reaches."""
+
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.access import Access, Key, credential_of, inbox_ids_of
+from broker.config import AccountConfig, Config, KeyConfig, OperatorConfig
+from broker.errors import RequestError
+from broker.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
+
+WHOLE, NARROW, OPERATOR = "dm_live_whole", "dm_live_narrow", "dm_operator_1"
+
+
+def digest(key: str) -> str:
+    return sha256(key.encode()).hexdigest()
+
+
+ACCESS = Access(
+    Config(
+        accounts=(
+            AccountConfig(
+                id="acct_a",
+                keys=(
+                    KeyConfig(id="key_whole", sha256=digest(WHOLE)),
+                    KeyConfig(id="key_narrow", sha256=digest(NARROW), scopes=("subscribe",), inbox_ids=("a", "b")),
+                ),
+            ),
+            AccountConfig(id="acct_empty"),
+        ),
+        operators=(OperatorConfig(id="op_main", sha256=digest(OPERATOR)),),
+    )
+)
+
+
+def refusal(call, *arguments) -> RequestError:
+    with pytest.raises(RequestError) as refused:
+        call(*arguments)
+    return refused.value
+
+
+def key_of(*scopes: str, inbox_ids: set[str] | None = None) -> Key:
+    return Key("key", "acct_a", frozenset(scopes), None if inbox_ids is None else frozenset(inbox_ids))
+
+
+# --- who it is
+
+
+def test_a_key_is_known_by_its_sha256_with_its_account_scopes_and_reach():
+    assert ACCESS.authenticate(WHOLE) == Key("key_whole", "acct_a", frozenset({"subscribe", "command", "publish"}))
+    assert ACCESS.authenticate(NARROW) == Key("key_narrow", "acct_a", frozenset({"subscribe"}), frozenset({"a", "b"}))
+
+
+def test_an_operators_key_has_no_account_and_may_only_publish():
+    key = ACCESS.authenticate(OPERATOR)
+    assert key.is_operator
+    assert (key.account_id, key.scopes) == (None, {"publish"})
+    assert not ACCESS.authenticate(WHOLE).is_operator
+
+
+@pytest.mark.parametrize(
+    "credential",
+    ["dm_live_other", "dm_operator_other", "whole", "", "dm_live_", WHOLE + " ", WHOLE.upper(), digest(WHOLE)],
+)
+def test_what_is_no_known_key_is_unauthorized_with_a_challenge(credential):
+    error = refusal(ACCESS.authenticate, credential)
+    assert (error.code, error.status) == ("unauthorized", 401)
+    assert error.headers == (("WWW-Authenticate", "Bearer"),)
+
+
+@given(credential=st.text(st.characters(exclude_categories=()), max_size=20) | st.text())
+def test_any_text_is_a_credential_that_is_not_known(credential):
+    for text in (credential, f"dm_live_{credential}\udc80"):
+        assert refusal(ACCESS.authenticate, text).code == "unauthorized"
+
+
+@pytest.mark.parametrize("key", [WHOLE, OPERATOR])
+def test_a_key_of_one_kind_is_not_looked_for_among_the_other(key):
+    config = Config(
+        accounts=(AccountConfig(id="a", keys=(KeyConfig(id="k", sha256=digest(OPERATOR)),)),),
+        operators=(OperatorConfig(id="o", sha256=digest(WHOLE)),),
+    )
+    assert refusal(Access(config).authenticate, key).code == "unauthorized"
+
+
+def test_an_operators_account_must_be_configured():
+    ACCESS.require_account("acct_empty")
+    error = refusal(ACCESS.require_account, "acct_none")
+    assert error.code == "not_found"
+    assert "acct_none" in error.message
+
+
+# --- the one credential of a request
+
+
+@pytest.mark.parametrize(
+    ("authorization", "query"),
+    [
+        ("Bearer K", {}),
+        ("bearer K", {}),
+        ("BEARER   K ", {}),
+        (None, {"key": "K"}),
+        (None, {"token": "K", "since": "x"}),
+    ],
+)
+def test_a_credential_is_taken_from_the_header_else_from_the_query(authorization, query):
+    assert credential_of(authorization, query) == "K"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "query"),
+    [
+        ("Bearer K", {"key": "K"}),
+        ("Bearer K", {"token": "K"}),
+        (None, {"key": "K", "token": "K"}),
+        ("Bearer", {"key": ""}),
+    ],
+)
+def test_two_credentials_are_a_bad_request_even_if_they_are_the_same(authorization, query):
+    assert refusal(credential_of, authorization, query).code == "bad_request"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "query"),
+    [(None, {}), (None, {"key": ""}), ("Bearer", {}), ("Bearer  ", {}), ("Basic K", {}), ("K", {}), ("", {})],
+)
+def test_no_credential_is_unauthorized(authorization, query):
+    error = refusal(credential_of, authorization, query)
+    assert error.code == "unauthorized"
+    assert error.headers == (("WWW-Authenticate", "Bearer"),)
+
+
+# --- what it reaches
+
+
+def test_a_key_may_do_what_its_scopes_say():
+    key = key_of("publish")
+    key.require("publish")
+    error = refusal(key.require, "subscribe")
+    assert error.code == "forbidden"
+    assert "`subscribe`" in error.message
+
+
+def test_an_account_key_reaches_every_inbox_and_the_accounts_own_events():
+    key = key_of("publish")
+    key.require_inbox("anything", "$")
+    key.require_inbox(None, "$")
+
+
+def test_an_inbox_key_reaches_its_inboxes_and_no_account_events():
+    key = key_of("publish", inbox_ids={"a"})
+    key.require_inbox("a", "$")
+    for inbox in ("b", None):
+        error = refusal(key.require_inbox, inbox, "$.inbox_id")
+        assert error.code == "forbidden"
+        assert "`$.inbox_id`" in error.message
+
+
+def test_what_an_account_key_selects_has_the_accounts_own_events_with_it():
+    key = key_of("subscribe")
+    assert key.select(["*"], "p") == key.select("*", "p") == key.select(["a", "*"], "p") == EVERYTHING
+    assert key.select(["a"], "p") == Selection(frozenset({"a", ACCOUNT_EVENTS}))
+
+
+def test_what_an_inbox_key_selects_is_part_of_its_inboxes():
+    key = key_of("subscribe", inbox_ids={"a", "b"})
+    assert key.select(["*"], "p") == Selection(frozenset({"a", "b"}))
+    assert key.select(["b"], "p") == Selection(frozenset({"b"}))
+    assert "`p[1]`" in refusal(key.select, ["a", "c"], "p").message
+
+
+@pytest.mark.parametrize(
+    ("key", "selection"),
+    [
+        (key_of("subscribe"), Selection(frozenset({ACCOUNT_EVENTS}))),
+        (key_of("subscribe", inbox_ids={"a"}), Selection(frozenset({"a"}))),
+        (key_of("publish"), NOTHING),
+        (key_of("publish", inbox_ids={"a"}), NOTHING),
+    ],
+)
+def test_a_connection_that_asks_for_nothing_gets_what_its_key_stands_for(key, selection):
+    assert key.initial_selection() == selection
+
+
+def test_clients_see_inboxes_sorted_and_never_the_accounts_own():
+    assert inbox_ids_of(EVERYTHING) == ["*"]
+    assert inbox_ids_of(Selection(frozenset({"b", "a", ACCOUNT_EVENTS}))) == ["a", "b"]
+    assert inbox_ids_of(NOTHING) == []
