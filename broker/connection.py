@@ -40,6 +40,12 @@ MAX_WAITING_PUBLISHES: Final = 64
 """Publish commands of one connection that wait for the fan-out; the next one is refused."""
 _RETRY_PUBLISH_MS: Final = 1_000
 _BROKEN: Final = (CloseCode.PROTOCOL_ERROR, CloseCode.NOT_UTF8)
+_PEER_ENDED: Final = (
+    wsproto.utilities.LocalProtocolError,
+    trio_websocket.ConnectionClosed,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+)
 
 
 class Publisher(Protocol):
@@ -139,7 +145,7 @@ class Connection:
                     self._nursery = None
                     await self._close(websocket)
                 nursery.cancel_scope.cancel()
-        except* (wsproto.utilities.LocalProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
+        except* _PEER_ENDED:
             # The reader raises these when the peer goes on talking after our Close, or is gone.
             self.end(None, "the peer broke off")
             await self._stream.aclose()

@@ -340,6 +340,17 @@ def test_a_quiet_one_is_told_its_cursor_once_each_time_that_it_moved():
     assert followed.news() is None
 
 
+def test_in_mid_batch_a_quiet_one_is_told_only_what_it_was_served():
+    house = House("a")
+    followed = house.follow(ONLY_A)
+    rest(followed)
+    house.publish("b")
+    house.publish("a", delivered=False)
+    house.subscriptions.advance(house.buffer.batch(max_events=9, max_bytes=9_999)[-1:])
+    assert number(followed.news()) == 2
+    assert followed.news() is None
+
+
 def test_after_a_replay_of_the_past_a_quiet_one_is_told_where_it_is_again():
     house = House("abaa")
     followed = house.follow(A_AND_B)

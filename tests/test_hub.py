@@ -182,7 +182,7 @@ class FanOut(RuleBasedStateMachine):
         batch=events,
         steps=st.integers(0, 3),
         which=which,
-        what=st.sampled_from(["filter", "replay", "pong", "leave"]),
+        what=st.sampled_from(["filter", "replay", "pong", "beat", "leave"]),
         rounds=st.sampled_from([0, 3, 30]),
         room=st.one_of(st.just(math.inf), rooms),
     )
@@ -197,8 +197,9 @@ class FanOut(RuleBasedStateMachine):
         elif what == "leave":
             self.unsubscribe(which, frozenset({"i1"}))
         else:
-            agent.connection.pong()
-            agent.connection.step(len(agent.connection.tasks) - 1)
+            if what == "pong":
+                agent.connection.pong()
+                agent.connection.step(len(agent.connection.tasks) - 1)
             agent.connection.beat()
         agent.connection.stream.room = room
         for number in range(rounds):
