@@ -163,10 +163,10 @@ class Hub:
             account = self._queue.popleft()
             if self._turn(account, until):
                 self._queue.append(account)
-                if perf_counter() >= until:
-                    return
             else:
                 account.queued = False
+            if perf_counter() >= until:
+                return
 
     def _turn(self, account: Account, until: float) -> bool:
         """Write one account's batch, or as much of it as there is time for. Returns whether there is more to do."""
@@ -187,8 +187,9 @@ class Hub:
         batch = buffer.batch(max_events=BATCH_EVENTS, max_bytes=BATCH_BYTES)
         if not batch:
             return iter(())
-        buffer.delivered = batch[-1].position
-        return self._write(subscriptions, subscriptions.advance(batch))
+        deliveries = subscriptions.advance(batch)
+        buffer.delivered = subscriptions.position
+        return self._write(subscriptions, deliveries)
 
     def _write(self, subscriptions: Subscriptions, deliveries: list[Delivery]) -> Iterator[None]:
         """Write to each listener that is still live in its group and was not served; pause now and then."""

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 from streams import ACCOUNT, Asked, Client, FakeConnection, FakeStream, History, wall_at
 
-from broker import follower, hub, replay
+from broker import follower, hub, replay, subscriptions
 from broker.access import Key
 from broker.config import Config, ReplayConfig
 from broker.engines.memory import MemoryEngine
@@ -516,6 +516,7 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(hub, "_WRITES_PER_CLOCK", 1)
     monkeypatch.setattr(hub, "BATCH_EVENTS", 4)
     monkeypatch.setattr(hub, "BATCH_BYTES", 600)
+    monkeypatch.setattr(subscriptions, "MAX_MATCHES", 5)
     monkeypatch.setattr(follower, "READ_EVENTS", 3)
     monkeypatch.setattr(follower, "READ_BYTES", 500)
     monkeypatch.setattr(replay, "_WALK_STEPS", 4)
@@ -631,6 +632,20 @@ async def test_each_account_has_its_turn_when_many_have_long_broadcasts(monkeypa
     for _ in names:
         house.hub.take_turns(ticks.now + 1)
     assert [house.written[i][0].partition(".")[0] for i in range(0, 4 * 32, 32)] == names
+
+
+async def test_a_step_is_as_long_as_its_time_however_many_accounts_have_little_to_send(monkeypatch):
+    ticks = Ticks()
+    monkeypatch.setattr(hub, "perf_counter", ticks)
+    house = House()
+    for number in range(100):
+        house.listen(str(number), f"acct_{number}")
+        house.publish(f"acct_{number}")
+    house.hub.take_turns(ticks.now + 10)
+    assert len(house.written) == 10
+    assert house.hub.statistics().queued_accounts == 90
+    house.run()
+    assert [name for name, _ in house.written] == [str(number) for number in range(100)]
 
 
 async def test_a_listener_that_takes_nothing_falls_behind_and_hurts_nobody():

@@ -186,3 +186,15 @@ def test_who_left_is_in_no_later_batch():
     subscriptions.leave(leaving)
     (delivery,) = subscriptions.advance([entry(1)])
     assert delivery.members == (staying,)
+
+
+def test_a_step_is_bounded_by_events_times_groups_and_the_next_goes_on_where_it_ended(monkeypatch):
+    monkeypatch.setattr("broker.subscriptions.MAX_MATCHES", 6)
+    subscriptions = Subscriptions(0)
+    for number in range(3):
+        live(subscriptions, Selection(frozenset({"a", f"own{number}"})))
+    batch = [entry(position) for position in range(1, 6)]
+    assert [delivery.last for delivery in subscriptions.advance(batch)] == [2, 2, 2]
+    assert subscriptions.position == 2
+    subscriptions.settle()
+    assert [delivery.last for delivery in subscriptions.advance(batch[2:])] == [4, 4, 4]
