@@ -140,6 +140,7 @@ class Broker:
 
         ``account_id`` None: each event says its own; places for all accounts are taken before anything is stored.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._require_open()
         by_account: dict[str, list[int]] = {}
         for index, event in enumerate(events):
@@ -150,12 +151,15 @@ class Broker:
             # In one order for all, so that no two publishers wait for each other.
             for name in sorted(by_account):
                 account = await stack.enter_async_context(self.hold(name))
-                places.append((name, account, stack.enter_context(await account.place())))
+                place = account.place_nowait() or await account.place()
+                places.append((name, account, stack.enter_context(place)))
             self._require_open()
             for name, account, place in places:
                 indexes = by_account[name]
                 stored = await self._engine.append(name, [events[index] for index in indexes])
                 published.update(zip(indexes, self._hand_on(account, place, stored), strict=True))
+        # The one checkpoint where there was room: after the fan-out was woken, so that no turn passes before.
+        await trio.lowlevel.cancel_shielded_checkpoint()
         return [published[index] for index in range(len(events))]
 
     def _hand_on(self, account: Account, place: Place, stored: list[Stored]) -> list[Published]:

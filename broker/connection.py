@@ -119,6 +119,7 @@ class Connection:
         self._config = config
         self._publisher = publisher
         listener = Listener(stream.write_nowait, self.wake)
+        stream.lend(listener)
         self.session = Session(key, config, account.buffer, account.subscriptions, listener, opening, connection_id)
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()

@@ -1,9 +1,9 @@
 """The fan-out: one task that writes what was published to everybody who is live.
 
 It reads each account's log from its own position in it; what wakes it carries no event. Accounts with something to
-send take turns of about a millisecond. What was published meanwhile is joined into one write for each
-listener. A listener that does not take all of a write at once falls behind and is fed from the log by its
-own task: nothing here ever waits for anybody.
+send take turns of about half a millisecond; those that have just begun to have something come first. What was
+published meanwhile is joined into one write for each listener. A listener that does not take all of a write at once
+falls behind and is fed from the log by its own task: nothing here ever waits for anybody.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from .replay import ReplayBuffer
 from .retention import ReplayBuffers
 from .subscriptions import Delivery, Subscriptions
 
-TURN_SECONDS: Final = 0.001
+TURN_SECONDS: Final = 0.0005
 _WRITES_PER_CLOCK: Final = 32
 BATCH_EVENTS: Final = 256
 BATCH_BYTES: Final = 65_536
@@ -129,6 +129,7 @@ class Hub:
     def __init__(self, buffers: ReplayBuffers) -> None:
         self._buffers = buffers
         self._accounts: dict[str, Account] = {}
+        self._new: deque[Account] = deque()
         self._queue: deque[Account] = deque()
         self._wakeup = trio.Event()
         self._delivered = 0
@@ -145,28 +146,36 @@ class Hub:
         """Say that the account's log has grown."""
         if not account.queued:
             account.queued = True
-            self._queue.append(account)
+            self._new.append(account)
             self._wakeup.set()
 
     async def deliver(self) -> None:
         """Fan out, for ever. The only task that does."""
         while True:
-            if not self._queue:
+            if not (self._new or self._queue):
                 await self._wakeup.wait()
                 self._wakeup = trio.Event()
             self.take_turns(perf_counter() + TURN_SECONDS)
             await trio.lowlevel.checkpoint()
 
     def take_turns(self, until: float) -> None:
-        """Let accounts have their turns, until the queue is empty or the performance counter reaches ``until``."""
-        while self._queue:
-            account = self._queue.popleft()
+        """Let accounts have their turns, until none is left or the performance counter reaches ``until``.
+
+        New ones come first, but for no more than half of the time: so they wait for no broadcast, and starve none.
+        """
+        halfway = (perf_counter() + until) / 2
+        while self._new or self._queue:
+            account = (self._new or self._queue).popleft()
             if self._turn(account, until):
                 self._queue.append(account)
             else:
                 account.queued = False
-            if perf_counter() >= until:
+            now = perf_counter()
+            if now >= until:
                 return
+            if now >= halfway:
+                self._queue.extend(self._new)
+                self._new.clear()
 
     def _turn(self, account: Account, until: float) -> bool:
         """Write one account's batch, or as much of it as there is time for. Returns whether there is more to do."""
@@ -202,7 +211,11 @@ class Hub:
                 # After a pause it may have left, or have caught up by itself.
                 if listener.group is not group or listener.served_through == end:
                     continue
-                taken = listener.write_nowait(data)
+                try:
+                    taken = listener.send(data)
+                except OSError as error:
+                    taken = 0
+                    listener.send_failed(error)
                 if taken == size:
                     listener.served_through = end
                     listener.told_through = last
@@ -210,6 +223,7 @@ class Hub:
                     self._fell_behind += 1
                     subscriptions.fall_behind(listener, end if taken else start)
                     if taken:
+                        listener.sent_part(data, taken)
                         listener.told_through = last
                     listener.wake()
                 until_clock -= 1
@@ -233,4 +247,6 @@ class Hub:
     def statistics(self) -> HubStatistics:
         """Return what the fan-out has done and has to do."""
         live = sum(account.subscriptions.live for account in self._accounts.values())
-        return HubStatistics(len(self._accounts), live, len(self._queue), self._delivered, self._fell_behind)
+        return HubStatistics(
+            len(self._accounts), live, len(self._new) + len(self._queue), self._delivered, self._fell_behind
+        )

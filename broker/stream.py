@@ -4,15 +4,15 @@ Three kinds of writers share a client's socket: trio-websocket (handshake, pongs
 fan-out. One lock and one remainder keep their frames whole: whoever writes next writes first what the kernel did
 not take before. The fan-out never waits: `write_nowait` takes nothing while anything is in its way.
 
-The descriptor is asked for at each write and never kept: a closed one is soon the next connection's.
+The fan-out writes by the socket object's own ``send``, which asks for the descriptor at each call: that of a closed
+socket is never used, though it is soon the next connection's.
 """
 
-import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 from msgspec import Struct
@@ -27,8 +27,16 @@ _READER_POLL_SECONDS: Final = 0.02
 _TCP_INFO_LAST_ACK_RECV: Final = 56
 
 
-def _no_descriptor() -> int:
-    return -1
+def _take_nothing(_: bytes) -> int:
+    return 0
+
+
+class Door(Protocol):
+    """Where the fan-out writes: ``send`` may take a part or raise `OSError`, and then one of the others is called."""
+
+    send: Callable[[bytes], int]
+    sent_part: Callable[[bytes, int], None]
+    send_failed: Callable[[OSError], None]
 
 
 class StreamStatistics(Struct, frozen=True):
@@ -43,21 +51,24 @@ class StreamStatistics(Struct, frozen=True):
 
 
 class ClientStream(trio.abc.HalfCloseableStream):
-    """A client's stream over ``transport``; only over a `trio.SocketStream` does `write_nowait` take anything."""
+    """A client's stream over ``transport``; only over a `trio.SocketStream` does `write_nowait` take anything.
+
+    It takes the socket out of such a stream, which is of no use any more from then on.
+    """
 
     __slots__ = (
         "_at_end",
         "_broken",
         "_closed",
         "_closing",
+        "_door",
         "_ended",
-        "_fileno",
-        "_free",
         "_held_back",
         "_lock",
         "_put_back",
         "_released",
         "_remainder",
+        "_send",
         "_socket",
         "_transport",
         "_writers",
@@ -65,13 +76,16 @@ class ClientStream(trio.abc.HalfCloseableStream):
     )
 
     def __init__(self, transport: trio.abc.HalfCloseableStream) -> None:
+        self._socket: socket.socket | None = None
+        if isinstance(transport, trio.SocketStream):
+            self._socket = socket.socket(fileno=transport.socket.detach())
+            transport = trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
         self._transport = transport
-        self._socket = transport.socket if isinstance(transport, trio.SocketStream) else None
-        self._fileno = transport.socket.fileno if isinstance(transport, trio.SocketStream) else _no_descriptor
         self._lock = trio.Lock()
         self._writers = 0
-        self._free = self._socket is not None
-        """Whether `write_nowait` may write: one flag, so that the fan-out touches little of each stream."""
+        self._door: Door | None = None
+        self._send = _take_nothing if self._socket is None else self._socket.send
+        """The socket's own while nothing is in the way: the fan-out calls it without touching this object."""
         self._remainder = memoryview(b"")
         self._put_back = b""
         self._held_back = b""
@@ -116,24 +130,35 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     # --- writing
 
+    def lend(self, door: Door) -> None:
+        """Let the fan-out write through ``door``, by the socket's own ``send`` while nothing is in the way."""
+        self._door = door
+        door.sent_part, door.send_failed = self._keep_rest, self._send_failed
+        self._set_free()
+
     def write_nowait(self, data: bytes) -> int:
         """Write whole frames if nothing is in the way; return how many bytes the kernel took.
 
         Less than all: the rest is the remainder, which the next writer writes first; 0: nothing is kept. Never
         raises: an error marks the stream broken, and its reader or next writer finds out.
         """
-        if not self._free:
-            return 0
         try:
-            taken = os.write(self._fileno(), data)
-        except BlockingIOError:
+            taken = self._send(data)
+        except OSError as error:
+            self._send_failed(error)
             return 0
-        except OSError:
-            self._broken, self._free = True, False
-            return 0
-        if taken < len(data):
-            self._remainder, self._free = memoryview(data)[taken:], False
+        if 0 < taken < len(data):
+            self._keep_rest(data, taken)
         return taken
+
+    def _keep_rest(self, data: bytes, taken: int) -> None:
+        self._remainder = memoryview(data)[taken:]
+        self._set_free()
+
+    def _send_failed(self, error: OSError) -> None:
+        if not isinstance(error, BlockingIOError):
+            self._broken = True
+            self._set_free()
 
     async def send_frames(self, frames: bytes) -> None:
         """Write the remainder, then whole frames. Raises `trio.ClosedResourceError` once a Close was sent."""
@@ -152,7 +177,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
     async def _alone(self) -> AsyncIterator[None]:
         """Write with nobody else; the fan-out is kept out for as long as anybody waits to."""
         self._writers += 1
-        self._free = False
+        self._set_free()
         try:
             async with self._lock:
                 yield
@@ -161,8 +186,11 @@ class ClientStream(trio.abc.HalfCloseableStream):
             self._set_free()
 
     def _set_free(self) -> None:
+        """Open or shut the way for `write_nowait` and the fan-out."""
         in_the_way = self._writers or self._closing or self._broken or len(self._remainder)
-        self._free = self._socket is not None and not in_the_way
+        self._send = _take_nothing if in_the_way or self._socket is None else self._socket.send
+        if self._door is not None:
+            self._door.send = self._send
 
     async def _write_out(self, data: bytes | bytearray | memoryview) -> None:
         """Write the remainder and ``data``. If cancelled, what is left is the remainder."""
@@ -172,13 +200,13 @@ class ClientStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError("an earlier write failed")
         self._remainder = memoryview(bytes(self._remainder) + data) if self._remainder else memoryview(data)
         try:
-            if self._socket is None:
+            if isinstance(self._transport, trio.SocketStream):
+                while self._remainder:
+                    sent = await self._transport.socket.send(self._remainder)
+                    self._remainder = self._remainder[sent:]
+            else:
                 await self._transport.send_all(self._remainder)
                 self._remainder = memoryview(b"")
-            while self._remainder:
-                assert self._socket is not None
-                sent = await self._socket.send(self._remainder)
-                self._remainder = self._remainder[sent:]
         except OSError as error:
             self._broken = True
             raise trio.BrokenResourceError(str(error)) from error
@@ -214,7 +242,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
             pass
         finally:
             self._closed = self._closing = self._ended = True
-            self._free = False
+            self._set_free()
             await trio.aclose_forcefully(self._transport)
 
     async def _read_to_end(self) -> None:

@@ -28,12 +28,28 @@ class Listener:
 
     ``write_nowait(data)`` takes whole frames and returns how many bytes it took, without ever blocking or raising;
     ``wake()`` says, without content, that the listener fell behind or may go on.
+
+    The fan-out calls ``send``, which is ``write_nowait`` unless a stream has put its socket's own there. That may take
+    a part, or raise `OSError`; the stream hears of it by ``sent_part`` and ``send_failed``.
     """
 
-    __slots__ = ("group", "position", "served_through", "told_through", "wake", "write_nowait")
+    __slots__ = (
+        "group",
+        "position",
+        "send",
+        "send_failed",
+        "sent_part",
+        "served_through",
+        "told_through",
+        "wake",
+        "write_nowait",
+    )
 
     def __init__(self, write_nowait: Callable[[bytes], int], wake: Callable[[], None]) -> None:
         self.write_nowait = write_nowait
+        self.send = write_nowait
+        self.sent_part: Callable[[bytes, int], None] = _ignore
+        self.send_failed: Callable[[OSError], None] = _ignore
         self.wake = wake
         self.group: Group | None = None
         """Set while it is live."""
@@ -43,6 +59,10 @@ class Listener:
         """While it is live: the end of the last batch that was written to it, or where it became live."""
         self.told_through = 0
         """The position of the last cursor that was written to it."""
+
+
+def _ignore(*_: object) -> None:
+    """Hear nothing of it: `write_nowait` has seen to it."""
 
 
 class Group:

@@ -15,6 +15,7 @@ from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker.framing import PING, text_frame
 from broker.stream import LINGER_SECONDS, ClientStream
+from broker.subscriptions import Listener
 
 PONG_FRAME = b"\x8a\x00"
 CLOSE_FRAME = b"\x88\x02\x03\xe8"
@@ -26,8 +27,8 @@ class Pair:
     def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
         self.peer = theirs
         self.peer.setblocking(False)
-        self.socket = trio.socket.from_stdlib_socket(ours)
-        self.stream = ClientStream(trio.SocketStream(self.socket))
+        self.stream = ClientStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        self.socket = self.stream._transport.socket
 
     def read(self, most: int = 1 << 20) -> bytes:
         """What the peer can read now."""
@@ -334,12 +335,64 @@ async def test_any_error_but_a_full_buffer_marks_the_stream_broken_and_raises_no
         raise OSError(number, os.strerror(number))
 
     with pair() as link:
-        monkeypatch.setattr(os, "write", refuse)
+        monkeypatch.setattr(link.stream, "_send", refuse)
         assert link.stream.write_nowait(PING) == 0
-        monkeypatch.undo()
         assert link.stream.statistics().broken
         assert link.stream.write_nowait(PING) == 0
         assert link.read_all() == b""
+
+
+def fan_out(listener: Listener, data: bytes) -> int:
+    """Write as the fan-out does."""
+    try:
+        taken = listener.send(data)
+    except OSError as error:
+        listener.send_failed(error)
+        return 0
+    if 0 < taken < len(data):
+        listener.sent_part(data, taken)
+    return taken
+
+
+async def test_the_fan_out_writes_by_the_socket_itself_only_while_nothing_is_in_the_way():
+    with pair() as link:
+        listener = Listener(link.stream.write_nowait, lambda: None)
+        link.stream.lend(listener)
+        assert listener.send == link.stream._socket.send
+        assert fan_out(listener, PING) == len(PING)
+        async with link.stream._alone():
+            assert fan_out(listener, PING) == 0
+        frame = text_frame(b"x" * 4_000_000)
+        taken = fan_out(listener, frame)
+        assert 0 < taken < len(frame)
+        assert fan_out(listener, PING) == 0, "a remainder waits"
+        assert await link.pump(link.stream.send_frames, b"") == PING + frame
+        assert fan_out(listener, PING) == len(PING)
+        await link.pump(link.stream.send_all, CLOSE_FRAME)
+        assert fan_out(listener, PING) == 0, "a Close was sent"
+
+
+async def test_the_fan_out_does_not_write_to_a_socket_that_is_closed_or_gone():
+    with pair() as closed, pair() as gone:
+        for link, spoil in ((closed, closed.socket.close), (gone, gone.peer.close)):
+            listener = Listener(link.stream.write_nowait, lambda: None)
+            link.stream.lend(listener)
+            spoil()
+            assert fan_out(listener, PING) == 0
+            assert link.stream.statistics().broken
+            assert listener.send is not link.stream._socket.send
+            assert fan_out(listener, PING) == 0
+
+
+async def test_a_full_buffer_is_no_failure_to_the_fan_out():
+    with pair() as link:
+        listener = Listener(link.stream.write_nowait, lambda: None)
+        link.stream.lend(listener)
+        while fan_out(listener, PING):
+            pass
+        assert not link.stream.statistics().broken
+        link.read_all()
+        assert fan_out(listener, PING) == len(PING)
 
 
 async def test_a_send_to_a_peer_that_is_gone_raises_broken():
