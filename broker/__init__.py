@@ -1,9 +1,22 @@
 """An event broker for AI agents with e-mail inboxes: the public names, and nothing else."""
 
 from .broker import Broker, BrokerStatistics, open_broker
-from .config import AccountConfig, Config, KeyConfig, LimitsConfig, OperatorConfig, ReplayConfig, ServerConfig
+from .commands import CommandContext
+from .config import (
+    AccountConfig,
+    CommandsConfig,
+    Config,
+    KeyConfig,
+    LimitsConfig,
+    OperatorConfig,
+    RateConfig,
+    RatesConfig,
+    ReplayConfig,
+    ServerConfig,
+    TierRatesConfig,
+)
 from .config import load_config as load_config
-from .errors import BrokerClosedError, BrokerError, CloseCode, ConfigError, RequestError
+from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, ConfigError, RequestError
 from .messages import Event, Gap, NewEvent, Published, Replay
 from .server import serve
 from .subscriber import Subscriber
@@ -15,6 +28,9 @@ __all__ = [
     "BrokerError",
     "BrokerStatistics",
     "CloseCode",
+    "CommandContext",
+    "CommandError",
+    "CommandsConfig",
     "Config",
     "ConfigError",
     "Event",
@@ -24,11 +40,14 @@ __all__ = [
     "NewEvent",
     "OperatorConfig",
     "Published",
+    "RateConfig",
+    "RatesConfig",
     "Replay",
     "ReplayConfig",
     "RequestError",
     "ServerConfig",
     "Subscriber",
+    "TierRatesConfig",
     "load_config",
     "open_broker",
     "serve",

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from .config import Config
+from .config import Config, Tier
 from .errors import RequestError
 from .names import ALL_INBOXES
 from .selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
@@ -27,6 +27,7 @@ class Key(Struct, frozen=True):
     account_id: str | None
     scopes: frozenset[str]
     inbox_ids: frozenset[str] | None = None
+    tier: Tier = "developer"
 
     @property
     def is_operator(self) -> bool:
@@ -87,7 +88,7 @@ class Access:
         for account in config.accounts:
             for key in account.keys:
                 inbox_ids = None if key.inbox_ids is None else frozenset(key.inbox_ids)
-                known = Key(key.id, account.id, frozenset(key.scopes), inbox_ids)
+                known = Key(key.id, account.id, frozenset(key.scopes), inbox_ids, account.tier)
                 self._account_keys[key.sha256[:_PREFIX]] = (key.sha256, known)
         self._operator_keys: _Keys = {
             operator.sha256[:_PREFIX]: (operator.sha256, Key(operator.id, None, frozenset({"publish"})))

@@ -3,27 +3,34 @@
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
 from msgspec import Struct
 
 from .access import Access, Key
+from .callout import open_callout
+from .commands import Commands, CommandsStatistics, HandlerFunction, Lane, WhenClientLeaves
 from .config import Config
 from .decoding import prepare_event, split_events
 from .engines import Engine, Stored
 from .engines.memory import MemoryEngine
 from .errors import BrokerClosedError, RequestError
+from .forward import forwarder
 from .housekeeping import Heartbeats, expire_and_forget
 from .hub import Account, Hub, HubStatistics, Place
-from .messages import NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
+from .messages import Command, NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
 from .names import ALL_INBOXES, check_identifier, check_list
+from .rates import take_from_all
+from .remembered import Outcome
+from .requests import check_command
 from .retention import ReplayBuffers, ReplayStatistics
 from .selection import TypeFilter
+from .session import BUILT_IN_ACTIONS
 from .subscriber import Subscriber
 
 PREPARE_SLICE: Final = 128
@@ -32,12 +39,14 @@ AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
 
 EventLike = NewEvent | Mapping[str, Any]
+HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 
 
 class BrokerStatistics(Struct, frozen=True):
     """What the broker holds and has done."""
 
     hub: HubStatistics
+    commands: CommandsStatistics
     replay: ReplayStatistics
     published: int
     """Events stored since the start."""
@@ -53,6 +62,7 @@ class Broker:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.access = Access(config)
+        self.commands = Commands(config)
         self.heartbeats = Heartbeats()
         self.draining = trio.Event()
         """Set by `start_draining`."""
@@ -88,8 +98,10 @@ class Broker:
                 raise BrokerClosedError(error.message) from None
             raise
 
-    async def publish_raw(self, key: Key, raw: bytes, path: str = "$", *, ndjson: bool = False) -> list[Published]:
-        """Publish JSON that came from a client or over HTTP, for one key. Raises `RequestError`."""
+    async def publish_raw(
+        self, key: Key, raw: bytes, path: str = "$", lane: Lane | None = None, *, ndjson: bool = False
+    ) -> list[Published]:
+        """Publish JSON that came from a client, or over HTTP without a ``lane``, for one key. Raises `RequestError`."""
         self._require_open()
         prepared = []
         now = format_time(datetime.now(UTC))
@@ -97,9 +109,10 @@ class Broker:
             prepared.append(self._prepare(where, item, now, key))
             if number % PREPARE_SLICE == 0:
                 await trio.lowlevel.checkpoint()
+        self._take_rates(key, lane, len(prepared))
         return await self._store(prepared, key.account_id)
 
-    def publish_raw_nowait(self, key: Key, raw: bytes, path: str) -> list[Published] | None:
+    def publish_raw_nowait(self, key: Key, raw: bytes, path: str, lane: Lane | None = None) -> list[Published] | None:
         """Do the same in one synchronous step; None if it is long or must wait. Raises `RequestError`."""
         self._require_open()
         account = self._hub.account(str(key.account_id))
@@ -110,8 +123,16 @@ class Broker:
         with place:
             now = format_time(datetime.now(UTC))
             prepared = [self._prepare(where, item, now, key) for where, item in items]
+            self._take_rates(key, lane, len(prepared))
             stored = self._engine.append_nowait(account.buffer.account_id, prepared)
             return None if stored is None else self._hand_on(account, place, stored)
+
+    def _take_rates(self, key: Key, lane: Lane | None, events: int) -> None:
+        """Raise `RequestError` (`rate_limited`) if a client publishes more than its tier may; operators may."""
+        if not key.is_operator:
+            account_id = str(key.account_id)
+            buckets = lane.buckets("events") if lane else self.commands.account(account_id).rates.events
+            take_from_all(buckets, events, trio.current_time(), "events")
 
     def _prepare(self, path: str, raw: bytes, now: str, key: Key | None) -> PreparedEvent:
         """Check one event, and that the key may publish it."""
@@ -233,23 +254,85 @@ class Broker:
             with trio.move_on_after(AHEAD_SECONDS):
                 await account.passed(position)
 
+    # --- commands
+
+    def command(
+        self, action: str, *, seconds: float | None = None, when_client_leaves: WhenClientLeaves = "finish"
+    ) -> Callable[[HandlerFunctionT], HandlerFunctionT]:
+        """Register the decorated async function as the handler of an action (PROTOCOL section 4).
+
+        It is called with the parameters and a `CommandContext`. If its first parameter is annotated with a msgspec
+        Struct, parameters that do not fit are refused before it runs. It returns the result, or raises
+        `CommandError`. After ``seconds`` (``commands.timeout_seconds`` unless given) it is cancelled; if the client
+        leaves, it is finished or cancelled as ``when_client_leaves`` says. Raises ValueError if
+        the action is built in or has a handler.
+        """
+        check_identifier(action, "action")
+        if action in BUILT_IN_ACTIONS:
+            raise ValueError(f"{action!r} is the broker's own action")
+        deadline_seconds = self.config.commands.timeout_seconds if seconds is None else seconds
+
+        def register(function: HandlerFunctionT) -> HandlerFunctionT:
+            self.commands.register(action, function, seconds=deadline_seconds, leave=when_client_leaves)
+            return function
+
+        return register
+
+    async def do_command(self, key: Key, command: Command, traceparent: str | None = None) -> Any:
+        """Do one command that came over HTTP; return its result. Raises `RequestError`."""
+        if command.action == "ping":
+            return {"server_time": format_time(datetime.now(UTC))}
+        if command.action in BUILT_IN_ACTIONS:
+            raise RequestError("unknown_action", f"{command.action!r} is for the stream; events go to /v1/events")
+        request = check_command(key, command, command.request_id or f"req_{secrets.token_hex(8)}", traceparent)
+        lane = self.commands.lane(str(key.account_id), shared_rates_only=True)
+        done = trio.Event()
+        outcomes: list[Outcome] = []
+
+        def reply(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            done.set()
+
+        try:
+            self.commands.submit(lane, request, reply)
+            await done.wait()
+        finally:
+            self.commands.leave(lane)
+        [outcome] = outcomes
+        if outcome.error is not None:
+            raise outcome.error
+        return msgspec.Raw(outcome.result)
+
     # --- its life
 
     def start_draining(self) -> None:
         """Refuse to publish and to open from now on; a server then closes its connections and ends."""
         self.draining.set()
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the broker's own tasks, for ever. A failure in one of them ends the broker."""
-        async with trio.open_nursery() as nursery:
+        async with AsyncExitStack() as stack:
+            commands = self.config.commands
+            if commands.url is not None and commands.secret is not None:
+                callout = await stack.enter_async_context(
+                    open_callout(commands.url, commands.secret, commands.timeout_seconds)
+                )
+                self.commands.fallback = forwarder(callout, commands.timeout_seconds)
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            await nursery.start(self.commands.run)
             nursery.start_soon(self._hub.deliver)
             nursery.start_soon(self.heartbeats.run)
-            nursery.start_soon(expire_and_forget, self._hub, self._buffers, self.config.replay.seconds)
+            nursery.start_soon(self._keep_house)
+            task_status.started()
+
+    async def _keep_house(self) -> None:
+        await expire_and_forget(self._hub, self._buffers, self.commands, self.config.replay.seconds)
 
     def statistics(self) -> BrokerStatistics:
         """Return what the broker holds and has done."""
         return BrokerStatistics(
             self._hub.statistics(),
+            self.commands.statistics(),
             self._buffers.statistics(),
             self._published,
             self._duplicates,
@@ -270,7 +353,7 @@ async def open_broker(config: Config | None = None) -> AsyncIterator[Broker]:
     """Start a broker; its tasks run in a nursery of its own until the block ends."""
     broker = Broker(config or Config())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(broker.run)
+        await nursery.start(broker.run)
         try:
             yield broker
         finally:

@@ -54,6 +54,7 @@ def serve(config_path: str | None, host: str | None, port: int | None) -> None:
     if not config.accounts:
         click.echo("broker: no accounts are configured: nobody can connect (see `broker keys new`)", err=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes the URL of every callout
     raise_open_files_limit()
     gc.freeze()
     try:
@@ -109,8 +110,8 @@ def tail(url: str, key: str, inbox_ids: tuple[str, ...], since: str | None, even
 async def _print_frames(request: "StreamRequest") -> None:
     from .client import open_stream
 
-    async with open_stream(request) as frames:
-        async for frame in frames:
+    async with open_stream(request) as stream:
+        async for frame in stream:
             click.echo(json.dumps(frame, ensure_ascii=False, separators=(",", ":")))
 
 

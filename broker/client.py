@@ -7,8 +7,8 @@ replay window. The other of the two modules that import trio_websocket.
 import json
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -24,6 +24,7 @@ CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 5.0
 """Between two tries: short enough that nothing falls out of a five-minute window."""
+RESEND_SECONDS: Final = 0.1
 MAX_MESSAGE_BYTES: Final = 16_777_216
 _TRY_AGAIN: Final = frozenset({429, 500, 502, 503, 504})
 _NO_WAY_BACK: Final = frozenset(int(code) for code in CloseCode if not code.come_back)
@@ -75,26 +76,63 @@ class _Progress(Struct):
         return random.uniform(longest / 2, longest)
 
 
+class Stream:
+    """A stream that is kept open. Iterate over it to get frames; answers to commands are among them."""
+
+    def __init__(self, frames: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
+        self._frames = frames
+        self._websocket: trio_websocket.WebSocketConnection | None = None
+        self._connected = trio.Event()
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        return await self._frames.receive()
+
+    async def send(self, command: dict[str, Any]) -> None:
+        """Send a command as soon as there is a connection. With a `request_id` it may be sent again without fear."""
+        while True:
+            await self._connected.wait()
+            assert self._websocket is not None
+            try:
+                return await self._websocket.send_message(json.dumps(command))
+            except trio_websocket.ConnectionClosed:
+                await trio.sleep(RESEND_SECONDS)
+
+    @contextmanager
+    def over(self, websocket: trio_websocket.WebSocketConnection) -> Iterator[None]:
+        """Send over this connection for as long as it lasts."""
+        self._websocket = websocket
+        self._connected.set()
+        try:
+            yield
+        finally:
+            self._connected = trio.Event()
+            self._websocket = None
+
+
 @asynccontextmanager
-async def open_stream(request: StreamRequest) -> AsyncIterator[trio.MemoryReceiveChannel[dict[str, Any]]]:
-    """Receive every frame that the server sends, for ever, over as many connections as it takes.
+async def open_stream(request: StreamRequest) -> AsyncIterator[Stream]:
+    """Keep a stream open for as long as the block lasts, over as many connections as it takes.
 
     Raises `RefusedError`, in an exception group, if the server will not have this client.
     """
     send, receive = trio.open_memory_channel[dict[str, Any]](0)
+    stream = Stream(receive)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_keep_open, request, send)
+        nursery.start_soon(_keep_open, request, stream, send)
         try:
-            yield receive
+            yield stream
         finally:
             nursery.cancel_scope.cancel()
 
 
-async def _keep_open(request: StreamRequest, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
+async def _keep_open(request: StreamRequest, stream: Stream, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
     progress = _Progress()
     while True:
         try:
-            await _receive(request.at(progress.cursor), request.key, progress, frames)
+            await _receive(request.at(progress.cursor), request.key, stream, progress, frames)
         except trio_websocket.ConnectionRejected as rejected:
             if rejected.status_code not in _TRY_AGAIN:
                 raise RefusedError(rejected.status_code, _message_of(rejected.body)) from None
@@ -106,7 +144,9 @@ async def _keep_open(request: StreamRequest, frames: trio.MemorySendChannel[dict
         await trio.sleep(progress.seconds_to_wait())
 
 
-async def _receive(url: str, key: str, progress: _Progress, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
+async def _receive(
+    url: str, key: str, stream: Stream, progress: _Progress, frames: trio.MemorySendChannel[dict[str, Any]]
+) -> None:
     """Hand on the frames of one connection until it is lost, which raises."""
     async with trio_websocket.open_websocket_url(
         url,
@@ -115,10 +155,11 @@ async def _receive(url: str, key: str, progress: _Progress, frames: trio.MemoryS
         connect_timeout=CONNECT_SECONDS,
         disconnect_timeout=CLOSE_SECONDS,
     ) as websocket:
-        while True:
-            frame = json.loads(await websocket.get_message())
-            await frames.send(frame)
-            progress.note(frame)
+        with stream.over(websocket):
+            while True:
+                frame = json.loads(await websocket.get_message())
+                await frames.send(frame)
+                progress.note(frame)
 
 
 def _message_of(body: bytes | None) -> str:

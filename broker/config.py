@@ -19,6 +19,11 @@ from .names import Identifier
 Positive = Annotated[int, Meta(gt=0)]
 PositiveSeconds = Annotated[int, Meta(gt=0, le=86_400)] | Annotated[float, Meta(gt=0, le=86_400)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+WebhookSecret = Annotated[
+    str,
+    Meta(pattern=r"^whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(?:==)?)$(?!\n)"),
+]
+"""`whsec_` and base64, its padding there or not."""
 Scope = Literal["subscribe", "command", "publish"]
 Tier = Literal["free", "developer", "growth", "enterprise"]
 
@@ -56,6 +61,55 @@ class LimitsConfig(_Section, frozen=True):
     heartbeat_seconds: PositiveSeconds = 30
 
 
+class CommandsConfig(_Section, frozen=True):
+    """Who does the commands that the broker does not know itself, and how many at once.
+
+    With ``url``, an action without a handler of the library is POSTed there, signed with ``secret`` (``whsec_…``).
+    """
+
+    url: Annotated[str, Meta(pattern=r"^https?://[^\s]+$(?!\n)")] | None = None
+    secret: WebhookSecret | None = None
+    timeout_seconds: PositiveSeconds = 10
+    max_per_connection: Positive = 16
+    max_per_account: Positive = 256
+
+
+class RateConfig(_Section, frozen=True):
+    """How often something may be done. ``burst`` left out: what comes in within a second, at least one."""
+
+    per_second: Annotated[int, Meta(gt=0, le=1_000_000)] | Annotated[float, Meta(ge=0.000_001, le=1_000_000)]
+    burst: Positive | None = None
+
+
+class TierRatesConfig(_Section, frozen=True):
+    """The rates of a tier; what is left out is not limited."""
+
+    commands_per_connection: RateConfig | None = None
+    commands_per_account: RateConfig | None = None
+    events_per_connection: RateConfig | None = None
+    events_per_account: RateConfig | None = None
+
+    @property
+    def commands_per_second(self) -> float | None:
+        """How many commands a second one connection may give at most; None: not limited."""
+        rates = [rate.per_second for rate in (self.commands_per_connection, self.commands_per_account) if rate]
+        return min(rates, default=None)
+
+
+class RatesConfig(_Section, frozen=True):
+    """The rates of each tier."""
+
+    free: TierRatesConfig = TierRatesConfig()
+    developer: TierRatesConfig = TierRatesConfig()
+    growth: TierRatesConfig = TierRatesConfig()
+    enterprise: TierRatesConfig = TierRatesConfig()
+
+    def of(self, tier: Tier) -> TierRatesConfig:
+        """Return the rates of a tier."""
+        rates: TierRatesConfig = getattr(self, tier)
+        return rates
+
+
 class KeyConfig(_Section, frozen=True):
     """A key of an account. ``inbox_ids`` left out: it reaches the whole account."""
 
@@ -86,6 +140,8 @@ class Config(_Section, frozen=True):
     server: ServerConfig = ServerConfig()
     replay: ReplayConfig = ReplayConfig()
     limits: LimitsConfig = LimitsConfig()
+    commands: CommandsConfig = CommandsConfig()
+    rates: RatesConfig = RatesConfig()
     accounts: tuple[AccountConfig, ...] = ()
     operators: tuple[OperatorConfig, ...] = ()
 
@@ -116,6 +172,8 @@ def parse_config(text: str, environment: Mapping[str, str], *, source: str = "th
                 table[name] = setting
     config = _convert(raw, source)
     _check_unique(config, source)
+    if (config.commands.url is None) != (config.commands.secret is None):
+        raise ConfigError(f"{source}: `url` and `secret` go together - at `$.commands`")
     return config
 
 

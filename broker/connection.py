@@ -13,19 +13,23 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Protocol
 
 import trio
 import trio_websocket
 import wsproto.utilities
-from msgspec import Struct
+from msgspec import Raw, Struct
 from wsproto.frame_protocol import FrameProtocol
 
 from .access import Key
+from .commands import Commands, Lane, refused
 from .config import Config
 from .errors import CloseCode, RequestError
 from .hub import Account
-from .messages import Published
+from .messages import Published, encode
+from .remembered import Outcome, Run
+from .requests import CommandRequest
 from .session import Opening, PublishRequest, Session
 from .stream import ClientStream
 from .subscriptions import Listener
@@ -51,13 +55,17 @@ _PEER_ENDED: Final = (
 class Publisher(Protocol):
     """Takes the events of a client's `publish`; raises `RequestError`."""
 
-    def publish_raw_nowait(self, key: Key, raw: bytes, path: str) -> list[Published] | None:
+    def publish_raw_nowait(self, key: Key, raw: bytes, path: str, lane: Lane) -> list[Published] | None:
         """Publish at once, or return None if that must wait."""
         ...
 
-    async def publish_raw(self, key: Key, raw: bytes, path: str) -> list[Published]:
+    async def publish_raw(self, key: Key, raw: bytes, path: str, lane: Lane) -> list[Published]:
         """Publish, waiting for the fan-out if it is behind."""
         ...
+
+
+def _outcome_of(published: list[Published] | None) -> Outcome | None:
+    return None if published is None else Outcome(encode({"events": published}))
 
 
 class ConnectionStatistics(Struct, frozen=True):
@@ -67,8 +75,8 @@ class ConnectionStatistics(Struct, frozen=True):
     account_id: str
     live: bool
     """Whether the fan-out writes to it by itself; else it is being fed from the replay buffer."""
-    waiting_publishes: int
-    """Publish commands that wait for the fan-out."""
+    waiting_commands: int
+    """Commands that have no answer yet."""
     remainder_bytes: int
     """Bytes of a frame that the kernel did not take yet."""
 
@@ -110,6 +118,7 @@ class Connection:
         config: Config,
         account: Account,
         publisher: Publisher,
+        commands: Commands,
         connection_id: str,
     ) -> None:
         self.id = connection_id
@@ -118,6 +127,8 @@ class Connection:
         self._account = account
         self._config = config
         self._publisher = publisher
+        self._commands = commands
+        self._lane = commands.lane(str(key.account_id))
         listener = Listener(stream.write_nowait, self.wake)
         stream.lend(listener)
         self.session = Session(key, config, account.buffer, account.subscriptions, listener, opening, connection_id)
@@ -125,7 +136,7 @@ class Connection:
         self._scope = trio.CancelScope()
         self._why: tuple[CloseCode | None, str] | None = None
         self._writing = False
-        self._publishes: deque[PublishRequest] = deque()
+        self._publishes: deque[tuple[PublishRequest, Run]] = deque()
         self._changed = trio.Event()
         self._opened = trio.Event()
         """Set when the upgrade is answered, and at the end."""
@@ -155,6 +166,7 @@ class Connection:
         finally:
             self._nursery = None
             self._opened.set()
+            self._give_up_commands()
             self.session.close()
             await trio.aclose_forcefully(self._stream)
             code, why = self._why or (None, "cancelled")
@@ -197,6 +209,8 @@ class Connection:
         action = self.session.receive(message, trio.current_time(), datetime.now(UTC))
         if isinstance(action, PublishRequest):
             self._publish(action)
+        elif isinstance(action, CommandRequest):
+            self._commands.submit(self._lane, action, partial(self._answer, action))
         self._flush()
         if isinstance(action, CloseCode):
             self.end(action, "too many frames that are no commands")
@@ -272,39 +286,68 @@ class Connection:
             follower.pause()
         self.wake()
 
-    # --- publishing
+    # --- commands
 
-    def _publish(self, request: PublishRequest) -> None:
+    def _answer(self, request: CommandRequest, outcome: Outcome) -> None:
+        """Answer a command of this client; called from whatever task came to the outcome."""
+        answer = Raw(outcome.result) if outcome.error is None else outcome.error
+        self.session.answer(request.request_id, request.command.action, answer)
+        self._flush()
+        self._notify()
+
+    def _publish(self, publish: PublishRequest) -> None:
         """Publish at once where that is possible, else after those that wait, in their order."""
+        request = publish.request
+        try:
+            run = self._commands.begin(self._lane, request, partial(self._answer, request))
+        except RequestError as error:
+            self.session.answer(request.request_id, "publish", error)
+            return
+        if run is None:
+            return
         if len(self._publishes) >= MAX_WAITING_PUBLISHES:
             message = f"{MAX_WAITING_PUBLISHES} publish commands are under way"
             refusal = RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS)
-            self.session.answer(request.request_id, "publish", refusal)
+            self._commands.finish(self._lane, run, refused(refusal))
             return
+        outcome = None
         if not self._publishes:
             try:
-                published = self._publisher.publish_raw_nowait(self._key, request.raw, request.path)
+                outcome = _outcome_of(
+                    self._publisher.publish_raw_nowait(self._key, publish.raw, publish.path, self._lane)
+                )
             except RequestError as error:
-                self.session.answer(request.request_id, "publish", error)
-                return
-            if published is not None:
-                self.session.answer(request.request_id, "publish", {"events": published})
-                return
+                outcome = refused(error)
+            except Exception:
+                self._commands.finish(self._lane, run, refused(RequestError("internal", "The publish failed")))
+                raise
+        if outcome is not None:
+            self._commands.finish(self._lane, run, outcome)
+            return
+        if not self._publishes:
             assert self._nursery is not None
             self._nursery.start_soon(self._guard, self._publish_waiting)
-        self._publishes.append(request)
+        self._publishes.append((publish, run))
 
     async def _publish_waiting(self) -> None:
         while self._publishes:
-            request = self._publishes[0]
+            publish, run = self._publishes[0]
             try:
-                published = await self._publisher.publish_raw(self._key, request.raw, request.path)
-                self.session.answer(request.request_id, "publish", {"events": published})
+                published = await self._publisher.publish_raw(self._key, publish.raw, publish.path, self._lane)
+                outcome = _outcome_of(published)
             except RequestError as error:
-                self.session.answer(request.request_id, "publish", error)
+                outcome = refused(error)
             self._publishes.popleft()
-            self._flush()
-            self._notify()
+            assert outcome is not None
+            self._commands.finish(self._lane, run, outcome)
+
+    def _give_up_commands(self) -> None:
+        """Let go of what is under way: publishes that wait are not done, handlers end as they declare."""
+        while self._publishes:
+            _, run = self._publishes.popleft()
+            gone = RequestError("unavailable", "The client left")
+            self._commands.finish(self._lane, run, refused(gone))
+        self._commands.leave(self._lane)
 
     # --- heartbeats and draining
 
@@ -339,8 +382,8 @@ class Connection:
         self.end(CloseCode.RESTART, "restart")
 
     async def _written(self) -> None:
-        """Wait until no publish is under way and the catch-up writer has nothing left."""
-        while self._why is None and (self._writing or self._publishes):
+        """Wait until no command is under way and the catch-up writer has nothing left."""
+        while self._why is None and (self._writing or self._lane.waiting):
             await self._change()
 
     def _notify(self) -> None:
@@ -357,6 +400,6 @@ class Connection:
             self.id,
             self._key.account_id or "",
             self.session.follower.live,
-            len(self._publishes),
+            len(self._lane.waiting),
             self._stream.statistics().remainder_bytes,
         )

@@ -168,12 +168,27 @@ def decode_params(command: Command, params_type: type[T]) -> T:
     values: dict[str, Any] = {}
     decoded_fields = msgspec.structs.fields(params_type)
     for field in decoded_fields:
-        raw = command.params.get(field.name)
+        name = field.encode_name
+        raw = command.params.get(name)
         if raw is not None:
-            values[field.name] = _decode(_decoder_for(field.type), raw, command.paths[field.name])
+            values[field.name] = _decode(_decoder_for(field.type), raw, command.paths[name])
         elif field.required:
-            raise RequestError("invalid_params", f"Object missing required field `{field.name}` - at `$`")
-    return params_type(**values)
+            raise RequestError("invalid_params", f"Object missing required field `{name}` - at `$`")
+    try:
+        return params_type(**values)
+    except (TypeError, ValueError) as error:  # of its own `__post_init__`
+        raise RequestError("invalid_params", located(str(error), "$")) from None
+
+
+def decode_id(raw: Raw, path: str) -> str | None:
+    """Decode one name, or null. Raises `RequestError` with its path."""
+    name: str | None = _decode(_decode_optional_id, raw, path)
+    return name
+
+
+def decode_values(command: Command) -> dict[str, Any]:
+    """Decode a command's parameters as plain values. Raises `RequestError` with the field's path."""
+    return {name: _decode(_decode_any, raw, command.paths[name]) for name, raw in command.params.items()}
 
 
 _decoders: dict[Any, Any] = {}

@@ -6,6 +6,7 @@ arrival there, both in this process and so on one clock.
 
 import hashlib
 import itertools
+import json
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +14,11 @@ from time import perf_counter
 from typing import Any, Final
 
 import trio
+from msgspec import Struct
 
 from .broker import Broker, open_broker
-from .client import StreamRequest, open_stream
+from .client import Stream, StreamRequest, open_stream
+from .commands import CommandContext
 from .config import AccountConfig, Config, KeyConfig, ServerConfig
 from .server import Address, serve
 
@@ -65,13 +68,14 @@ async def run_demo(*, host: str, port: int, seconds: float | None, say: Say, say
     config = demo_config(key, host)
     with trio.move_on_after(float("inf") if seconds is None else seconds):
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
+            register_commands(broker)
             address = await _serve_somewhere(nursery, broker, port, say_aside)
             request = StreamRequest(f"ws://{_host_port(address)}", key)
-            async with open_stream(request) as frames:
-                ready = await frames.receive()
+            async with open_stream(request) as stream:
+                ready = await anext(stream)
                 say_aside(_instructions(address, key))
                 say(f"connected    {ready['connection_id']}, subscribed to {', '.join(ready['inbox_ids'])}")
-                await _talk(broker, frames, say)
+                await _talk(broker, stream, say)
 
 
 def demo_config(key: str, host: str = "127.0.0.1") -> Config:
@@ -90,13 +94,63 @@ async def _serve_somewhere(nursery: trio.Nursery, broker: Broker, port: int, say
     return addresses[0]
 
 
-async def _talk(broker: Broker, frames: trio.MemoryReceiveChannel[dict[str, Any]], say: Say) -> None:
-    """Publish for ever, and print what the subscriber gets."""
+def register_commands(broker: Broker) -> None:
+    """Give the demo's broker the plan's two commands; the mail goes nowhere."""
+    sent = itertools.count()
+
+    @broker.command("send_email")
+    async def send_email(email: Email, context: CommandContext) -> dict[str, Any]:
+        return {"message_id": f"sent_{next(sent):06d}", "from": context.inbox_id, "to": email.to}
+
+    @broker.command("mark_as_read")
+    async def mark_as_read(read: MarkAsRead, context: CommandContext) -> dict[str, Any]:
+        return {"message_id": read.message_id, "labels": ["inbox", "read"]}
+
+
+class Email(Struct, frozen=True):
+    """Parameters of the demo's `send_email`."""
+
+    to: list[str]
+    subject: str
+    body: str
+    in_reply_to: str | None = None
+
+
+class MarkAsRead(Struct, frozen=True):
+    """Parameters of the demo's `mark_as_read`."""
+
+    message_id: str
+
+
+async def _talk(broker: Broker, stream: Stream, say: Say) -> None:
+    """Publish for ever; print what the subscriber gets, and let it answer each message that it receives."""
     sent: dict[str, float] = {}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_publish, broker, sent)
-        async for frame in frames:
+        async for frame in stream:
             say(_line(frame, perf_counter(), sent))
+            for command in _answers_to(frame):
+                sent[command["request_id"]] = perf_counter()
+                await stream.send(command)
+
+
+def _answers_to(frame: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what an agent says to a received message: a reply, and that it has read it."""
+    message = frame["payload"].get("message") if frame["type"] == "message.received" else None
+    if not (isinstance(message, dict) and {"message_id", "from", "subject"} <= message.keys()):
+        return []
+    about = {"inbox_id": frame["inbox_id"]}
+    reply = {
+        "to": [message["from"]],
+        "subject": f"Re: {message['subject']}",
+        "body": "Certainly!",
+        "in_reply_to": message["message_id"],
+    }
+    event_id = frame["event_id"]
+    return [
+        {"action": "send_email", "request_id": f"reply:{event_id}", "params": reply, **about},
+        {"action": "mark_as_read", "request_id": f"read:{event_id}", "message_id": message["message_id"], **about},
+    ]
 
 
 async def _publish(broker: Broker, sent: dict[str, float]) -> None:
@@ -110,15 +164,22 @@ async def _publish(broker: Broker, sent: dict[str, float]) -> None:
 
 
 def _line(frame: dict[str, Any], arrived: float, sent: dict[str, float]) -> str:
-    event_type = frame["type"]
-    if "event_id" not in frame:
-        return f"{'':12} {event_type}"
-    payload = frame["payload"]
-    about = payload.get("message", payload)
-    detail = ", ".join(f"{name}: {about[name]}" for name in ("from", "subject", "recipient", "tier") if name in about)
-    started = sent.pop(frame["event_id"], None)
+    if frame["type"] == "response":
+        started = sent.pop(frame["request_id"], None)
+        what, where, detail = f"  {frame['action']}", "", json.dumps(frame.get("result") or frame.get("error"))
+    elif "event_id" in frame:
+        started = sent.pop(frame["event_id"], None)
+        what, where, detail = frame["type"], frame.get("inbox_id", "(account)"), _about(frame["payload"])
+    else:
+        return f"{'':12} {frame['type']}"
     latency = "from outside" if started is None else f"{(arrived - started) * 1000:9.2f} ms"
-    return f"{latency:12} {event_type:18} {frame.get('inbox_id', '(account)'):14} {detail}"
+    return f"{latency:12} {what:18} {where:14} {detail}"
+
+
+def _about(payload: dict[str, Any]) -> str:
+    message = payload.get("message")
+    about = message if isinstance(message, dict) else payload
+    return ", ".join(f"{name}: {about[name]}" for name in ("from", "subject", "recipient", "tier") if name in about)
 
 
 def _host_port(address: Address) -> str:
@@ -130,7 +191,8 @@ def _instructions(address: Address, key: str) -> str:
     where = _host_port(address)
     event = '{"type":"message.received","inbox_id":"inbox_sales","payload":{"message":{"subject":"Hello from curl"}}}'
     return f"""
-A broker with a throw-away key listens on {where}. Meet it from another terminal.
+A broker with a throw-away key listens on {where}, and an agent that answers each received message.
+Meet them from another terminal.
 
 Publish an event, and see it arrive below:
   curl http://{where}/v1/events -H 'Authorization: Bearer {key}' -d '{event}'

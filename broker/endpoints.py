@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from .access import Key, credential_of
 from .broker import Broker
-from .errors import RequestError
+from .decoding import decode_command
+from .errors import BadCommandError, BadFrameError, RequestError
 from .http11 import Request, Response, json_response
 from .session import Opening, check_opening
 from .upgrade import check_upgrade
@@ -76,6 +77,23 @@ async def publish_events(broker: Broker, request: Request) -> Response | Upgrade
     return json_response({"events": published})
 
 
+async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
+    """`POST /v1/commands`: one command, as over the stream (PROTOCOL section 4)."""
+    _require_open(broker)
+    key = _authenticate(broker, request)
+    if key.is_operator:
+        raise RequestError("forbidden", "An operator key gives no commands")
+    try:
+        command = decode_command((await request.body()).decode())
+    except UnicodeDecodeError:
+        raise RequestError("invalid_json", "The body is not UTF-8") from None
+    except (BadFrameError, BadCommandError) as bad:
+        raise bad.error from None
+    trace = request.header(b"traceparent")
+    traceparent = None if trace is None else trace.decode("latin-1")
+    return json_response(await broker.do_command(key, command, traceparent))
+
+
 async def alive(broker: Broker, request: Request) -> Response | Upgrade:
     """`GET /healthz`: the process lives."""
     return json_response({"status": "ok"})
@@ -90,6 +108,7 @@ async def ready(broker: Broker, request: Request) -> Response | Upgrade:
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/stream": {"GET": open_stream},
     "/v1/events": {"POST": publish_events},
+    "/v1/commands": {"POST": give_command},
     "/healthz": {"GET": alive, "HEAD": alive},
     "/readyz": {"GET": ready, "HEAD": ready},
 }

@@ -3,6 +3,7 @@
     BrokerError
     ├─ ConfigError       the configuration does not load; the message names the setting
     ├─ RequestError      one request or command is refused; the connection lives on
+    ├─ CommandError      a handler refuses a command
     ├─ BadFrameError     a client's frame is no command
     ├─ BadCommandError   a client's frame is a command with a broken envelope
     └─ BrokerClosedError the broker is draining or gone
@@ -105,8 +106,8 @@ class RequestError(BrokerError):
 
     @property
     def status(self) -> int:
-        """The HTTP status that goes with the code."""
-        return HTTP_STATUS[self.code]
+        """The HTTP status that goes with the code; 400 for a code of a handler's own."""
+        return HTTP_STATUS.get(self.code, 400)
 
     def as_json(self) -> dict[str, Any]:
         """The ``error`` object of an answer (PROTOCOL section 4)."""
@@ -117,6 +118,15 @@ class RequestError(BrokerError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+class CommandError(BrokerError):
+    """Raised by a command's handler to refuse it; the client gets ``code`` and ``message`` as they are."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
 
 
 class BadFrameError(BrokerError):

@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from .commands import Commands
 from .hub import Hub
 from .retention import ReplayBuffers
 
@@ -81,7 +82,7 @@ class Heartbeats:
                 await trio.lowlevel.checkpoint()
 
 
-async def expire_and_forget(hub: Hub, buffers: ReplayBuffers, window_seconds: float) -> None:
+async def expire_and_forget(hub: Hub, buffers: ReplayBuffers, commands: Commands, window_seconds: float) -> None:
     """Drop what is too old, and forget accounts of which nothing is left, for ever."""
     interval = min(MAX_EXPIRY_SECONDS, window_seconds / 4)
     forget_at = trio.current_time() + FORGET_SECONDS
@@ -91,6 +92,7 @@ async def expire_and_forget(hub: Hub, buffers: ReplayBuffers, window_seconds: fl
             await trio.lowlevel.checkpoint()
         if trio.current_time() >= forget_at:
             forget_at = trio.current_time() + FORGET_SECONDS
+            commands.forget_idle(trio.current_time())
             for number, account in enumerate(hub.accounts()):
                 hub.forget_idle(account, trio.current_time())
                 if number % _SLICE == 0:

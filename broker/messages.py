@@ -178,7 +178,7 @@ def encode_event(event: PreparedEvent, cursor: str) -> bytes:
     return b"%b%b}" % (head.encode(), event.payload)
 
 
-def encode_response(request_id: str, action: str, outcome: Struct | dict[str, Any] | RequestError) -> bytes:
+def encode_response(request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError) -> bytes:
     """Return the JSON of the answer to a command (PROTOCOL section 4)."""
     answer: dict[str, Any] = {"type": "response", "request_id": request_id, "action": action}
     if isinstance(outcome, RequestError):

@@ -81,7 +81,9 @@ class _Server:
         broker, key = self.broker, upgrade.key
         connection_id = f"conn_{secrets.token_hex(12)}"
         async with broker.hold(str(key.account_id)) as account:
-            connection = Connection(stream, key, upgrade.opening, broker.config, account, broker, connection_id)
+            connection = Connection(
+                stream, key, upgrade.opening, broker.config, account, broker, broker.commands, connection_id
+            )
             heartbeat_seconds = broker.config.limits.heartbeat_seconds
             stop_beating = broker.heartbeats.add(trio.current_time() + heartbeat_seconds, connection.beat)
             self.connections[connection_id] = connection

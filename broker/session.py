@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from .access import Key, inbox_ids_of
 from .config import Config
@@ -36,9 +36,11 @@ from .messages import (
 )
 from .names import ALL_INBOXES, check_list
 from .replay import ReplayBuffer
+from .requests import CommandRequest, check_command
 from .selection import ACCOUNT_EVENTS, Selection, TypeFilter
 from .subscriptions import Listener, Subscriptions
 
+BUILT_IN_ACTIONS: Final = frozenset({"subscribe", "unsubscribe", "publish", "ping"})
 MAX_BAD_FRAMES: Final = 20
 GRACE_SECONDS: Final = 10.0
 """A heartbeat may be so late (PROTOCOL section 5)."""
@@ -85,7 +87,7 @@ def _size(selection: Selection) -> int:
 class PublishRequest(Struct, frozen=True):
     """A client's `publish`: ``raw`` is the JSON of its events, which stood at ``path``."""
 
-    request_id: str
+    request: CommandRequest
     raw: bytes
     path: str
 
@@ -170,7 +172,12 @@ class Session:
             cursor=self.follower.cursor,
             heartbeat_seconds=limits.heartbeat_seconds,
             replay_seconds=self._config.replay.seconds,
-            limits=Limits(limits.max_message_bytes, limits.max_event_bytes, limits.max_inboxes_per_connection),
+            limits=Limits(
+                limits.max_message_bytes,
+                limits.max_event_bytes,
+                limits.max_inboxes_per_connection,
+                self._config.rates.of(self._key.tier).commands_per_second,
+            ),
             replay=replay,
         )
         self._say(encode(ready))
@@ -222,7 +229,9 @@ class Session:
 
     # --- what the client says
 
-    def receive(self, message: str | bytes, now: float, wall: datetime) -> PublishRequest | CloseCode | None:
+    def receive(
+        self, message: str | bytes, now: float, wall: datetime
+    ) -> PublishRequest | CommandRequest | CloseCode | None:
         """Handle one message of the client; its answer waits to be written. Returns what is to be done elsewhere."""
         try:
             if isinstance(message, bytes):
@@ -239,7 +248,7 @@ class Session:
         self._bad_frames = 0
         return self._obey(command, now, wall)
 
-    def answer(self, request_id: str, action: str, outcome: Struct | dict[str, Any] | RequestError) -> None:
+    def answer(self, request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError) -> None:
         """Answer a command."""
         self._say(encode_response(request_id, action, outcome))
 
@@ -247,7 +256,7 @@ class Session:
         self._request_ids += 1
         return f"{self._connection_id}.{self._request_ids}"
 
-    def _obey(self, command: Command, now: float, wall: datetime) -> PublishRequest | None:
+    def _obey(self, command: Command, now: float, wall: datetime) -> PublishRequest | CommandRequest | None:
         request_id = command.request_id or self._new_request_id()
         gap = None
         outcome: Struct | dict[str, Any] | RequestError
@@ -261,9 +270,8 @@ class Session:
                     return self._publish(command, request_id)
                 case "ping":
                     outcome = {"server_time": format_time(wall)}
-                case action:
-                    self._key.require("command")
-                    raise RequestError("unknown_action", f"There is no action {action!r}")
+                case _:
+                    return check_command(self._key, command, request_id)
         except RequestError as error:
             outcome = error
         self.answer(request_id, command.action, outcome)
@@ -274,7 +282,8 @@ class Session:
         self._key.require("publish")
         if "events" not in command.params:
             raise RequestError("invalid_params", "Object missing required field `events` - at `$`")
-        return PublishRequest(request_id, bytes(command.params["events"]), command.paths["events"])
+        request = CommandRequest(command, self._key, request_id)
+        return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
 
     def _subscribe(self, command: Command, now: float, wall: datetime) -> tuple[SubscriptionResult, Gap | None]:
         self._key.require("subscribe")

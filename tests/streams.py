@@ -150,7 +150,7 @@ class FakeConnection:
     def receive(self, message: str | bytes, now: float) -> None:
         action = self.session.receive(message, now, wall_at(now))
         if isinstance(action, PublishRequest):
-            self.session.answer(action.request_id, "publish", self._publish(action))
+            self.session.answer(action.request.request_id, "publish", self._publish(action))
         self._flush()
         if isinstance(action, CloseCode):
             self.end(action)

@@ -215,6 +215,8 @@ def test_the_demo_shows_the_four_types_with_their_latency_and_ends_by_itself():
     assert demo.returncode == 0
     for event_type in ("message.received", "message.bounced", "message.complaint", "account.upgraded"):
         assert re.search(rf"\d+\.\d\d ms {event_type}", output), output
+    for answer in ("send_email", "mark_as_read"):
+        assert re.search(rf"\d+\.\d\d ms   {answer} .*message_id", output), output
     for client in ("curl ", "wscat ", "websocat "):
         assert client in output
 

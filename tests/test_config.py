@@ -1,13 +1,15 @@
 """config.py: TOML, then the environment; whatever does not fit is named."""
 
 import itertools
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from standardwebhooks.webhooks import Webhook
 
-from broker.config import Config, load_config, parse_config
+from broker.config import Config, RateConfig, TierRatesConfig, load_config, parse_config
 from broker.errors import ConfigError
 
 DIGEST = "0123456789abcdef" * 4
@@ -267,6 +269,7 @@ SETTINGS = [
     for section in msgspec.structs.fields(Config)
     if isinstance(section.type, type)
     for setting in msgspec.structs.fields(section.type)
+    if isinstance(setting.default, int | float | str)
 ]
 
 
@@ -278,6 +281,64 @@ def test_every_single_setting_can_be_set_by_its_variable_and_keeps_its_type(sect
     value = getattr(getattr(config, section), setting)
     assert value == type(default)("77")
     assert type(value) is type(default)
+
+
+def test_the_operators_api_can_be_set_by_variables():
+    variables = {"BROKER_COMMANDS__URL": "https://a.example/x", "BROKER_COMMANDS__SECRET": "whsec_AAAA"}
+    commands = parse_config("", variables).commands
+    assert (commands.url, commands.secret) == ("https://a.example/x", "whsec_AAAA")
+
+
+@pytest.mark.parametrize("given", ['url = "https://a.example"', 'secret = "whsec_AAAA"'])
+def test_the_operators_api_needs_both_a_url_and_a_secret(given):
+    assert "`$.commands`" in refusal(f"[commands]\n{given}")
+
+
+@pytest.mark.parametrize("url", ["", "a.example", "ftp://a.example", "http://", "http://a b", "http://a\\n"])
+def test_a_url_that_is_none_of_http_is_refused(url):
+    assert "`$.commands.url`" in refusal(f'[commands]\nurl = "{url}"\nsecret = "whsec_AAAA"')
+
+
+@pytest.mark.parametrize("length", range(1, 13))
+@pytest.mark.parametrize("padding", ["", "=", "=="])
+def test_a_secret_is_taken_if_and_only_if_a_webhook_can_be_signed_with_it(length, padding):
+    secret = "whsec_" + "A" * length + padding
+    text = f'[commands]\nurl = "http://a.example"\nsecret = "{secret}"'
+    if length % 4 == 1 or (padding and (length + len(padding)) % 4):
+        assert "`$.commands.secret`" in refusal(text)
+    else:
+        config = parse_config(text, {})
+        assert Webhook(config.commands.secret).sign("msg", datetime.now(UTC), "body").startswith("v1,")
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "AAAA", "whsec_AA-_", "whsec_AAAA\\n"])
+def test_a_secret_of_another_form_is_refused(secret):
+    assert "`$.commands.secret`" in refusal(f'[commands]\nurl = "http://a.example"\nsecret = "{secret}"')
+
+
+def test_each_tier_has_rates_of_its_own():
+    text = """
+    [rates.free]
+    commands_per_connection = {per_second = 0.5}
+    events_per_account = {per_second = 10, burst = 100}
+    """
+    rates = parse_config(text, {}).rates
+    assert rates.free == TierRatesConfig(
+        commands_per_connection=RateConfig(0.5), events_per_account=RateConfig(10, burst=100)
+    )
+    assert rates.developer == rates.growth == rates.enterprise == TierRatesConfig()
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "inf", "nan", "1e-320", "1e300", "true", '"5"', "1000001"])
+def test_a_rate_that_cannot_be_counted_is_named(rate):
+    message = refusal(f"[rates.free]\ncommands_per_account = {{per_second = {rate}}}")
+    assert "`$.rates.free.commands_per_account.per_second`" in message
+
+
+@pytest.mark.parametrize("burst", ["0", "-1", "1.5"])
+def test_a_burst_of_less_than_one_is_named(burst):
+    message = refusal(f"[rates.free]\ncommands_per_account = {{per_second = 1, burst = {burst}}}")
+    assert "`$.rates.free.commands_per_account.burst`" in message
 
 
 def test_a_variable_overrides_the_file_and_leaves_the_rest():

@@ -279,7 +279,7 @@ async def test_pings_and_closes_are_handled_while_commands_wait(no_errors):
         for number in range(30):
             await client.say(action="publish", request_id=f"{number}", events=event(number))
         await client.ping(b"while they wait")
-        assert served.connection(client).statistics().waiting_publishes == 30
+        assert served.connection(client).statistics().waiting_commands == 30
         await client.say_close()
         assert await client.until_closed() == 1000
         await client.stream.send_eof()

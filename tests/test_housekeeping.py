@@ -9,6 +9,8 @@ from clients import configured, event
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import ReplayConfig, open_broker
+from broker.commands import Commands
+from broker.config import Config
 from broker.housekeeping import FORGET_SECONDS, MAX_EXPIRY_SECONDS, Heartbeats, expire_and_forget
 from broker.hub import Hub
 from broker.retention import ReplayBuffers
@@ -158,7 +160,7 @@ async def test_many_events_that_are_old_together_are_dropped_in_slices(autojump_
 async def test_accounts_of_which_nothing_is_left_are_forgotten(autojump_clock, nursery):
     buffers = ReplayBuffers(ReplayConfig(seconds=10), b"x" * 16)
     hub = Hub(buffers)
-    nursery.start_soon(expire_and_forget, hub, buffers, 10)
+    nursery.start_soon(expire_and_forget, hub, buffers, Commands(Config()), 10)
     for number in range(200):
         hub.account(f"acct_{number}")
     used = hub.account("acct_7")

@@ -118,7 +118,7 @@ async def test_statistics_say_what_is_open():
             (found,) = served.streams().connections
             assert found.connection_id == client.ready["connection_id"]
             assert found.account_id == ACCOUNT
-            assert (found.waiting_publishes, found.remainder_bytes) == (0, 0)
+            assert (found.waiting_commands, found.remainder_bytes) == (0, 0)
             assert served.streams().exchanges == 0
         await served.until_gone()
         assert served.streams().connections == []
