@@ -3,8 +3,8 @@
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -102,7 +102,7 @@ class Broker:
         self, key: Key, raw: bytes, path: str = "$", lane: Lane | None = None, *, ndjson: bool = False
     ) -> list[Published]:
         """Publish JSON that came from a client, or over HTTP without a ``lane``, for one key. Raises `RequestError`."""
-        self._require_open()
+        self.require_open()
         prepared = []
         now = format_time(datetime.now(UTC))
         for number, (where, item) in enumerate(split_events(raw, ndjson=ndjson, path=path), start=1):
@@ -114,7 +114,7 @@ class Broker:
 
     def publish_raw_nowait(self, key: Key, raw: bytes, path: str, lane: Lane | None = None) -> list[Published] | None:
         """Do the same in one synchronous step; None if it is long or must wait. Raises `RequestError`."""
-        self._require_open()
+        self.require_open()
         account = self._hub.account(str(key.account_id))
         items = split_events(raw, ndjson=False, path=path)
         place = account.place_nowait() if len(items) <= PREPARE_SLICE else None
@@ -162,19 +162,19 @@ class Broker:
         ``account_id`` None: each event says its own; places for all accounts are taken before anything is stored.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_open()
+        self.require_open()
         by_account: dict[str, list[int]] = {}
         for index, event in enumerate(events):
             by_account.setdefault(account_id or str(event.account_id), []).append(index)
         published: dict[int, Published] = {}
-        async with AsyncExitStack() as stack:
+        with ExitStack() as stack:
             places: list[tuple[str, Account, Place]] = []
             # In one order for all, so that no two publishers wait for each other.
             for name in sorted(by_account):
-                account = await stack.enter_async_context(self.hold(name))
+                account = stack.enter_context(self.hold(name))
                 place = account.place_nowait() or await account.place()
                 places.append((name, account, stack.enter_context(place)))
-            self._require_open()
+            self.require_open()
             for name, account, place in places:
                 indexes = by_account[name]
                 stored = await self._engine.append(name, [events[index] for index in indexes])
@@ -197,7 +197,8 @@ class Broker:
         self._last_id_ns = max(self._last_id_ns + 1, time.time_ns())
         return time_ordered_id("evt_", self._last_id_ns, random.getrandbits(64))
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Raise `RequestError` (`draining`) if the broker drains."""
         if self.draining.is_set():
             raise RequestError("draining", "The broker is draining")
 
@@ -225,7 +226,7 @@ class Broker:
         if patterns is not None:
             check_list(patterns, "event_types")
         selection = Key("library", account_id, frozenset({"subscribe"})).select(names, "inbox_ids")
-        async with self.hold(account_id) as account:
+        with self.hold(account_id) as account:
             if since is not None:
                 await self.wait_for_cursor(account, since)
             subscriber = Subscriber(account, selection, None if patterns is None else TypeFilter(patterns))
@@ -237,8 +238,8 @@ class Broker:
             finally:
                 subscriber.follower.close()
 
-    @asynccontextmanager
-    async def hold(self, account_id: str) -> AsyncIterator[Account]:
+    @contextmanager
+    def hold(self, account_id: str) -> Iterator[Account]:
         """Keep an account's log and listeners while a connection uses them."""
         account = self._hub.account(account_id)
         account.holders += 1

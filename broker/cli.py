@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .config import Config, load_config
-from .errors import BrokerError, ConfigError
+from .errors import BrokerError, ConfigError, first_of
 
 if TYPE_CHECKING:
     from .client import StreamRequest
@@ -60,7 +60,7 @@ def serve(config_path: str | None, host: str | None, port: int | None) -> None:
     try:
         trio.run(serve_until_signal, config, host, port, _say_listening)
     except* OSError as group:
-        raise click.ClickException(f"cannot listen: {_first(group)}") from None
+        raise click.ClickException(f"cannot listen: {first_of(group)}") from None
 
 
 def _say_listening(addresses: list[tuple[str, int]]) -> None:
@@ -102,7 +102,7 @@ def tail(url: str, key: str, inbox_ids: tuple[str, ...], since: str | None, even
     try:
         trio.run(_print_frames, request)
     except* BrokerError as group:
-        raise click.ClickException(str(_first(group))) from None
+        raise click.ClickException(str(first_of(group))) from None
     except* (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)
 
@@ -201,13 +201,6 @@ def _load(path: str | None) -> Config:
         return load_config(path, os.environ)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _websocket_url(url: str) -> str:

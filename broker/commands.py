@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from .config import Config
 from .decoding import decode_params, decode_values
-from .errors import CommandError, RequestError
+from .errors import CommandError, RequestError, first_of
 from .rates import Rates, TokenBucket, take_from_all
 from .remembered import Outcome, Remembered, RememberedStatistics, Run
 from .requests import CommandRequest
@@ -93,7 +93,7 @@ class Lane:
     def __init__(self, account: AccountCommands, rates: Rates | None) -> None:
         self.account = account
         self.rates = rates
-        self.waiting: dict[int, tuple[Run, Reply]] = {}
+        self.waiting: dict[Reply, Run] = {}
 
     def buckets(self, kind: Literal["commands", "events"]) -> list[TokenBucket]:
         """Return the buckets that a command or event of this connection is taken from."""
@@ -164,7 +164,7 @@ class Commands:
     def leave(self, lane: Lane) -> None:
         """End a lane: nobody there hears an answer any more; what is under way ends as its handler declares."""
         lane.account.lanes -= 1
-        for run, reply in lane.waiting.values():
+        for reply, run in lane.waiting.items():
             if reply in run.replies:
                 run.replies.remove(reply)
             doing = self._doing.get(run)
@@ -189,10 +189,10 @@ class Commands:
             raise _too_many()
 
         def answer(outcome: Outcome) -> None:
-            lane.waiting.pop(id(answer), None)
+            lane.waiting.pop(answer, None)
             reply(outcome)
 
-        lane.waiting[id(answer)] = (run, answer)
+        lane.waiting[answer] = run
         run.replies.append(answer)
         return run if new else None
 
@@ -229,7 +229,7 @@ class Commands:
         handler = self._handlers.get(command.action, self.fallback)
         if handler is None:
             raise RequestError("unknown_action", f"There is no action {command.action!r}")
-        under_way = sum(1 for run, _ in lane.waiting.values() if run in self._doing)
+        under_way = sum(run in self._doing for run in lane.waiting.values())
         if under_way >= limits.max_per_connection or lane.account.under_way >= limits.max_per_account:
             raise _too_many()
         params = decode_values(command) if handler.params_type is None else decode_params(command, handler.params_type)
@@ -245,7 +245,7 @@ class Commands:
         try:
             with scope:
                 with trio.move_on_at(deadline) as in_time:
-                    outcome = await _outcome_of(handler, params, _context(request, deadline))
+                    outcome = await _outcome_of(handler, params, _context(request, run.digest, deadline))
                 if in_time.cancelled_caught:
                     outcome = refused(RequestError("timeout", f"It took longer than {handler.seconds} s"))
         finally:
@@ -278,7 +278,7 @@ def _all_buckets(rates: Rates) -> list[TokenBucket]:
     return [*rates.commands, *rates.events]
 
 
-def _context(request: CommandRequest, deadline: float) -> CommandContext:
+def _context(request: CommandRequest, digest: bytes, deadline: float) -> CommandContext:
     key = request.key
     return CommandContext(
         action=request.command.action,
@@ -289,15 +289,15 @@ def _context(request: CommandRequest, deadline: float) -> CommandContext:
         inbox_ids=key.inbox_ids,
         deadline=deadline,
         traceparent=request.traceparent,
-        message_id=_message_id(request),
+        message_id=_message_id(request, digest),
     )
 
 
-def _message_id(request: CommandRequest) -> str:
+def _message_id(request: CommandRequest, digest: bytes) -> str:
     if request.identity is None:
         return f"msg_{secrets.token_hex(16)}"
     parts = "\0".join((str(request.key.account_id), *request.identity)).encode()
-    return f"msg_{blake2b(parts + request.digest(), digest_size=16).hexdigest()}"
+    return f"msg_{blake2b(parts + digest, digest_size=16).hexdigest()}"
 
 
 async def _outcome_of(handler: Handler, params: Any, context: CommandContext) -> Outcome:
@@ -307,14 +307,15 @@ async def _outcome_of(handler: Handler, params: Any, context: CommandContext) ->
         result = await handler.function(params, context)
         outcome = Outcome(msgspec.json.encode({} if result is None else result))
     except* (CommandError, RequestError) as group:
-        outcome = _refusal_of(_first(group), context.action)
+        outcome = _refusal_of(first_of(group), context.action)
     except* Exception:
         outcome = _failed(context.action)
     return outcome
 
 
-def _refusal_of(refusal: CommandError | RequestError, action: str) -> Outcome:
+def _refusal_of(refusal: BaseException, action: str) -> Outcome:
     """Return the outcome of a command that its handler refused."""
+    assert isinstance(refusal, (CommandError, RequestError))
     retry_after_ms = refusal.retry_after_ms if isinstance(refusal, RequestError) else None
     error = RequestError(refusal.code, refusal.message, retry_after_ms=retry_after_ms)
     try:
@@ -329,13 +330,6 @@ def _failed(action: str) -> Outcome:
     """Log what is being handled, and return the outcome of a command that failed by it."""
     logger.exception("the handler of %s failed", action)
     return refused(RequestError("internal", "The command failed"))
-
-
-def _first(group: BaseExceptionGroup[Any]) -> Any:
-    error: Any = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _params_type(function: HandlerFunction) -> type[Struct] | None:

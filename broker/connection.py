@@ -64,8 +64,8 @@ class Publisher(Protocol):
         ...
 
 
-def _outcome_of(published: list[Published] | None) -> Outcome | None:
-    return None if published is None else Outcome(encode({"events": published}))
+def _outcome_of(published: list[Published]) -> Outcome:
+    return Outcome(encode({"events": published}))
 
 
 class ConnectionStatistics(Struct, frozen=True):
@@ -137,7 +137,8 @@ class Connection:
         self._why: tuple[CloseCode | None, str] | None = None
         self._writing = False
         self._publishes: deque[tuple[PublishRequest, Run]] = deque()
-        self._changed = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
+        """Where those wait who need the writer or a command to get further."""
         self._opened = trio.Event()
         """Set when the upgrade is answered, and at the end."""
 
@@ -199,7 +200,7 @@ class Connection:
                 return
             self._receive(message)
             while self.session.congested:
-                await self._change()
+                await self._changed.park()
 
     def _receive(self, message: str | bytes) -> None:
         # trio-websocket counts characters, the limit is one of bytes.
@@ -220,7 +221,7 @@ class Connection:
         if self._why is None:
             self._why = (code, why)
         self._scope.cancel()
-        self._notify()
+        self._changed.unpark_all()
 
     async def _close(self, websocket: trio_websocket.WebSocketConnection) -> None:
         """Turn the reason why it ended into the last bytes that the client sees."""
@@ -266,25 +267,15 @@ class Connection:
                     await self._stream.send_frames(frames)
                 else:
                     await trio.lowlevel.checkpoint()
-                self._notify()
+                self._changed.unpark_all()
         finally:
             self._writing = False
-            self._notify()
+            self._changed.unpark_all()
 
     def _flush(self) -> None:
         """Write waiting answers: at once if the client is live and takes them, else by the catch-up writer."""
-        if self._writing:
-            return
-        follower = self.session.follower
-        if follower.live:
-            answers = self.session.take_answers()
-            taken = self._stream.write_nowait(answers) if answers else 0
-            if taken == len(answers):
-                return
-            if not taken:
-                self.session.put_back(answers)
-            follower.pause()
-        self.wake()
+        if not self._writing and self.session.flush(self._stream.write_nowait):
+            self.wake()
 
     # --- commands
 
@@ -293,7 +284,7 @@ class Connection:
         answer = Raw(outcome.result) if outcome.error is None else outcome.error
         self.session.answer(request.request_id, request.command.action, answer)
         self._flush()
-        self._notify()
+        self._changed.unpark_all()
 
     def _publish(self, publish: PublishRequest) -> None:
         """Publish at once where that is possible, else after those that wait, in their order."""
@@ -305,22 +296,11 @@ class Connection:
             return
         if run is None:
             return
-        if len(self._publishes) >= MAX_WAITING_PUBLISHES:
-            message = f"{MAX_WAITING_PUBLISHES} publish commands are under way"
-            refusal = RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS)
-            self._commands.finish(self._lane, run, refused(refusal))
-            return
-        outcome = None
-        if not self._publishes:
-            try:
-                outcome = _outcome_of(
-                    self._publisher.publish_raw_nowait(self._key, publish.raw, publish.path, self._lane)
-                )
-            except RequestError as error:
-                outcome = refused(error)
-            except Exception:
-                self._commands.finish(self._lane, run, refused(RequestError("internal", "The publish failed")))
-                raise
+        try:
+            outcome = self._publish_nowait(publish)
+        except Exception:
+            self._commands.finish(self._lane, run, refused(RequestError("internal", "The publish failed")))
+            raise
         if outcome is not None:
             self._commands.finish(self._lane, run, outcome)
             return
@@ -329,16 +309,29 @@ class Connection:
             self._nursery.start_soon(self._guard, self._publish_waiting)
         self._publishes.append((publish, run))
 
+    def _publish_nowait(self, publish: PublishRequest) -> Outcome | None:
+        """Publish, or refuse to; None if it must wait, for the fan-out or for those that wait already."""
+        if len(self._publishes) >= MAX_WAITING_PUBLISHES:
+            message = f"{MAX_WAITING_PUBLISHES} publish commands are under way"
+            return refused(RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS))
+        if self._publishes:
+            return None
+        try:
+            published = self._publisher.publish_raw_nowait(self._key, publish.raw, publish.path, self._lane)
+        except RequestError as error:
+            return refused(error)
+        return None if published is None else _outcome_of(published)
+
     async def _publish_waiting(self) -> None:
         while self._publishes:
             publish, run = self._publishes[0]
             try:
-                published = await self._publisher.publish_raw(self._key, publish.raw, publish.path, self._lane)
-                outcome = _outcome_of(published)
+                outcome = _outcome_of(
+                    await self._publisher.publish_raw(self._key, publish.raw, publish.path, self._lane)
+                )
             except RequestError as error:
                 outcome = refused(error)
             self._publishes.popleft()
-            assert outcome is not None
             self._commands.finish(self._lane, run, outcome)
 
     def _give_up_commands(self) -> None:
@@ -384,15 +377,7 @@ class Connection:
     async def _written(self) -> None:
         """Wait until no command is under way and the catch-up writer has nothing left."""
         while self._why is None and (self._writing or self._lane.waiting):
-            await self._change()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def _change(self) -> None:
-        """Wait until the writer or a publish has got further."""
-        await self._changed.wait()
+            await self._changed.park()
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""

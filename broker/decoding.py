@@ -143,7 +143,7 @@ def decode_command(message: str) -> Command:
     request_id = None
     try:
         if "request_id" in fields:
-            request_id = _decode(_decode_optional_id, fields.pop("request_id"), "$.request_id")
+            request_id = decode_id(fields.pop("request_id"), "$.request_id")
         nested = _decode_nested(fields)
         both = sorted(fields.keys() & nested.keys())
         if both:
@@ -153,6 +153,12 @@ def decode_command(message: str) -> Command:
         raise BadCommandError(action, request_id, error) from None
     paths = {name: f"$.{name}" for name in fields} | {name: f"$.params.{name}" for name in nested}
     return Command(action, request_id, fields | nested, paths)
+
+
+def decode_id(raw: Raw, path: str) -> str | None:
+    """Decode one name, or null. Raises `RequestError` with its path."""
+    name: str | None = _decode(_decode_optional_id, raw, path)
+    return name
 
 
 def _decode_nested(fields: dict[str, Raw]) -> dict[str, Raw]:
@@ -178,12 +184,6 @@ def decode_params(command: Command, params_type: type[T]) -> T:
         return params_type(**values)
     except (TypeError, ValueError) as error:  # of its own `__post_init__`
         raise RequestError("invalid_params", located(str(error), "$")) from None
-
-
-def decode_id(raw: Raw, path: str) -> str | None:
-    """Decode one name, or null. Raises `RequestError` with its path."""
-    name: str | None = _decode(_decode_optional_id, raw, path)
-    return name
 
 
 def decode_values(command: Command) -> dict[str, Any]:

@@ -49,26 +49,21 @@ def _authenticate(broker: Broker, request: Request) -> Key:
     return broker.access.authenticate(credential_of(authorization, request.query()))
 
 
-def _require_open(broker: Broker) -> None:
-    if broker.draining.is_set():
-        raise RequestError("draining", "The broker is draining")
-
-
 async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
     """`GET /v1/stream`: judge everything about the opening before the upgrade (PROTOCOL section 2)."""
     check_upgrade(request)
-    _require_open(broker)
+    broker.require_open()
     key = _authenticate(broker, request)
     opening = check_opening(key, request.query(), broker.config.limits.max_inboxes_per_connection)
     if opening.since is not None:
-        async with broker.hold(str(key.account_id)) as account:
+        with broker.hold(str(key.account_id)) as account:
             await broker.wait_for_cursor(account, opening.since)
     return Upgrade(key, opening)
 
 
 async def publish_events(broker: Broker, request: Request) -> Response | Upgrade:
     """`POST /v1/events`: publish one event, a list, or NDJSON (PROTOCOL section 6)."""
-    _require_open(broker)
+    broker.require_open()
     key = _authenticate(broker, request)
     key.require("publish")
     content_type = (request.header(b"content-type") or b"").decode("latin-1")
@@ -79,7 +74,7 @@ async def publish_events(broker: Broker, request: Request) -> Response | Upgrade
 
 async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
     """`POST /v1/commands`: one command, as over the stream (PROTOCOL section 4)."""
-    _require_open(broker)
+    broker.require_open()
     key = _authenticate(broker, request)
     if key.is_operator:
         raise RequestError("forbidden", "An operator key gives no commands")
@@ -101,7 +96,7 @@ async def alive(broker: Broker, request: Request) -> Response | Upgrade:
 
 async def ready(broker: Broker, request: Request) -> Response | Upgrade:
     """`GET /readyz`: it takes connections."""
-    _require_open(broker)
+    broker.require_open()
     return json_response({"status": "ready"})
 
 

@@ -120,6 +120,13 @@ class RequestError(BrokerError):
         return f"{self.code}: {self.message}"
 
 
+def first_of(error: BaseException) -> BaseException:
+    """Return the first exception in a group, however deep; what is no group, as it is."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class CommandError(BrokerError):
     """Raised by a command's handler to refuse it; the client gets ``code`` and ``message`` as they are."""
 

@@ -41,7 +41,7 @@ class Account:
         """Connections and publish calls that use this account now."""
         self._room, self._freed = trio.open_memory_channel[None](WAITING_PUBLISHES)
         self._ends: deque[int] = deque()
-        self._moved: trio.Event | None = None
+        self._moved = trio.lowlevel.ParkingLot()
 
     async def place(self) -> "Place":
         """Wait until the fan-out is not too far behind, and take a place for a publish."""
@@ -69,16 +69,12 @@ class Account:
         while self._ends and self._ends[0] <= self.subscriptions.position:
             self._ends.popleft()
             self.free_place()
-        if self._moved is not None:
-            self._moved.set()
-            self._moved = None
+        self._moved.unpark_all()
 
     async def passed(self, position: int) -> None:
         """Wait until everything up to a position is written to everybody who is live."""
         while self.subscriptions.turn_start < position:
-            if self._moved is None:
-                self._moved = trio.Event()
-            await self._moved.wait()
+            await self._moved.park()
 
     @property
     def in_use(self) -> bool:

@@ -49,7 +49,7 @@ class _Server:
         self.broker = broker
         self.connections: dict[str, Connection] = {}
         self.exchanges = 0
-        self._changed = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
         limits = broker.config.limits
         self.http_limits = HttpLimits(max_body_bytes=limits.max_body_bytes)
 
@@ -75,12 +75,12 @@ class _Server:
             return await handle(self.broker, request)
         finally:
             self.exchanges -= 1
-            self._notify()
+            self._changed.unpark_all()
 
     async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
         broker, key = self.broker, upgrade.key
         connection_id = f"conn_{secrets.token_hex(12)}"
-        async with broker.hold(str(key.account_id)) as account:
+        with broker.hold(str(key.account_id)) as account:
             connection = Connection(
                 stream, key, upgrade.opening, broker.config, account, broker, broker.commands, connection_id
             )
@@ -92,11 +92,7 @@ class _Server:
             finally:
                 stop_beating()
                 del self.connections[connection_id]
-                self._notify()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+                self._changed.unpark_all()
 
     async def drain(self, seconds: float) -> None:
         """Close all connections, each after it has everything; return when that is done, or when time is up."""
@@ -112,7 +108,7 @@ class _Server:
                             told.add(connection)
                             reconnect_after_ms = random.randint(*RECONNECT_SPREAD_MS)
                             nursery.start_soon(connection.drain, reconnect_after_ms, close_at)
-                    await self._changed.wait()
+                    await self._changed.park()
 
     def statistics(self) -> ServerStatistics:
         """Return what is open."""

@@ -6,7 +6,7 @@ that ends the connection. So every rule that a client can see is a plain call.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -148,6 +148,22 @@ class Session:
         if isinstance(following, Gap):
             return text_frame(encode(following))
         return b"".join([entry.frame for entry in following])
+
+    def flush(self, write_nowait: Callable[[bytes], int]) -> bool:
+        """Write waiting answers at once, if the client is live and takes them.
+
+        Returns whether the catch-up writer must go on: with these answers, or because the client is not live.
+        """
+        if not self.follower.live:
+            return True
+        answers = self.take_answers()
+        taken = write_nowait(answers) if answers else 0
+        if taken == len(answers):
+            return False
+        if not taken:
+            self.put_back(answers)
+        self.follower.pause()
+        return True
 
     def _say(self, json: bytes) -> None:
         self._say_frame(text_frame(json))

@@ -105,7 +105,7 @@ class Served:
     async def until_gone(self) -> None:
         """Wait until the server holds no connection."""
         while self.server.connections:
-            await self.server._changed.wait()
+            await self.server._changed.park()
 
 
 @contextlib.asynccontextmanager

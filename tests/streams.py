@@ -183,18 +183,8 @@ class FakeConnection:
             self._writing = False
 
     def _flush(self) -> None:
-        if self._writing:
-            return
-        follower = self.session.follower
-        if follower.live:
-            answers = self.session.take_answers()
-            taken = self.stream.write_nowait(answers) if answers else 0
-            if taken == len(answers):
-                return
-            if not taken:
-                self.session.put_back(answers)
-            follower.pause()
-        self.wake()
+        if not self._writing and self.session.flush(self.stream.write_nowait):
+            self.wake()
 
     def step(self, number: int) -> None:
         """Let one of the tasks run to its next checkpoint."""

@@ -465,7 +465,7 @@ async def test_while_it_drains_it_publishes_nothing():
             await opened.publish("acct", event(1))
         for act in (
             lambda: opened.publish_raw_nowait(opened.access.authenticate(ALICE), b"[]", "$"),
-            lambda: opened._require_open(),
+            lambda: opened.require_open(),
         ):
             with pytest.raises(RequestError) as raised:
                 act()

@@ -961,7 +961,7 @@ async def test_a_publish_that_was_refused_is_not_remembered(bad, code):
 @asynccontextmanager
 async def fan_out_behind(broker):
     """Hold all the places of publishes, until the block ends."""
-    async with broker.hold(ACCOUNT) as account:
+    with broker.hold(ACCOUNT) as account:
         places = list(iter(account.place_nowait, None))
         yield
         for _ in places:
