@@ -4,7 +4,7 @@ Pure. What does not fit is a `RequestError` that names the field.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -62,11 +62,6 @@ def check_identifier(value: str, name: str) -> None:
         msgspec.convert(value, Identifier)
     except msgspec.ValidationError as error:
         raise RequestError("invalid_params", located(str(error), name)) from None
-
-
-def sorted_inboxes(inboxes: Iterable[str] | None) -> list[str]:
-    """Return a set of inboxes as clients see it: sorted, ``["*"]`` for all (None)."""
-    return [ALL_INBOXES] if inboxes is None else sorted(inboxes)
 
 
 def located(message: str, path: str) -> str:

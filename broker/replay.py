@@ -229,11 +229,6 @@ class ReplayBuffer:
         self._dropped.forget(now)
 
     @property
-    def remembered_positions(self) -> int:
-        """How many positions of dropped events are known."""
-        return self._dropped.count
-
-    @property
     def last_stored_at(self) -> float:
         """When the newest dropped event that is forgotten was stored; for an idle buffer, its last event."""
         return self._dropped.forgotten_stored_at

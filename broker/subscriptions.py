@@ -42,11 +42,9 @@ class Listener:
         "served_through",
         "told_through",
         "wake",
-        "write_nowait",
     )
 
     def __init__(self, write_nowait: Callable[[bytes], int], wake: Callable[[], None]) -> None:
-        self.write_nowait = write_nowait
         self.send = write_nowait
         self.sent_part: Callable[[bytes, int], None] = _ignore
         self.send_failed: Callable[[OSError], None] = _ignore

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from broker.access import Access, Key, credential_of, inbox_ids_of
 from broker.config import AccountConfig, Config, KeyConfig, OperatorConfig
 from broker.errors import RequestError
+from broker.names import ALL_INBOXES
 from broker.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
 
 WHOLE, NARROW, OPERATOR = "dm_live_whole", "dm_live_narrow", "dm_operator_1"
@@ -185,6 +186,7 @@ def test_a_connection_that_asks_for_nothing_gets_what_its_key_stands_for(key, se
 
 
 def test_clients_see_inboxes_sorted_and_never_the_accounts_own():
-    assert inbox_ids_of(EVERYTHING) == ["*"]
+    assert inbox_ids_of(EVERYTHING) == [ALL_INBOXES] == ["*"]
+    assert inbox_ids_of(Selection(frozenset({"b", "a", "c"}))) == ["a", "b", "c"]
     assert inbox_ids_of(Selection(frozenset({"b", "a", ACCOUNT_EVENTS}))) == ["a", "b"]
     assert inbox_ids_of(NOTHING) == []

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from broker.errors import RequestError
 from broker.names import (
-    ALL_INBOXES,
     Duration,
     EventType,
     Identifier,
@@ -19,7 +18,6 @@ from broker.names import (
     check_list,
     located,
     parse_since,
-    sorted_inboxes,
 )
 
 CURSORS = st.from_regex(r"c[A-Za-z0-9._-]{0,63}", fullmatch=True)
@@ -127,12 +125,6 @@ def test_a_star_is_an_inbox_and_no_event_type():
     check_list(["*"], "inbox_ids")
     with pytest.raises(RequestError):
         check_list(["*"], "event_types")
-
-
-def test_inboxes_are_shown_sorted_and_all_of_them_as_a_star():
-    assert sorted_inboxes({"b", "a", "c"}) == ["a", "b", "c"]
-    assert sorted_inboxes(frozenset()) == []
-    assert sorted_inboxes(None) == [ALL_INBOXES] == ["*"]
 
 
 def test_a_message_gets_the_path_of_the_value_itself():
