@@ -3,6 +3,7 @@
 from .broker import Broker, BrokerStatistics, open_broker
 from .commands import CommandContext
 from .config import (
+    AccessConfig,
     AccountConfig,
     CommandsConfig,
     Config,
@@ -14,14 +15,18 @@ from .config import (
     ReplayConfig,
     ServerConfig,
     TierRatesConfig,
+    TokensConfig,
 )
 from .config import load_config as load_config
 from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, ConfigError, RequestError
+from .lookup import AccessAnswer
 from .messages import Event, Gap, NewEvent, Published, Replay
 from .server import serve
 from .subscriber import Subscriber
 
 __all__ = [
+    "AccessAnswer",
+    "AccessConfig",
     "AccountConfig",
     "Broker",
     "BrokerClosedError",
@@ -48,6 +53,7 @@ __all__ = [
     "ServerConfig",
     "Subscriber",
     "TierRatesConfig",
+    "TokensConfig",
     "load_config",
     "open_broker",
     "serve",

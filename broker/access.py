@@ -8,16 +8,27 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
-from .config import Config, Tier
+from .config import Config
 from .errors import RequestError
-from .names import ALL_INBOXES
+from .names import ALL_INBOXES, Scope, Tier
 from .selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
 
 ACCOUNT_KEY_PREFIX: Final = "dm_live_"
 OPERATOR_KEY_PREFIX: Final = "dm_operator_"
+TOKEN_PREFIX: Final = "wst_"
+MAX_CONNECTIONS: Final[dict[Tier, int | None]] = {"free": 1, "developer": 10, "growth": 100, "enterprise": None}
+"""Concurrent connections of an account; None: any number."""
 _CHALLENGE: Final = (("WWW-Authenticate", "Bearer"),)
+
+
+class Narrowing(Struct, frozen=True):
+    """What a token leaves of its key; None: all of it."""
+
+    inbox_ids: frozenset[str] | None = None
+    scopes: frozenset[str] | None = None
 
 
 class Key(Struct, frozen=True):
@@ -28,13 +39,40 @@ class Key(Struct, frozen=True):
     scopes: frozenset[str]
     inbox_ids: frozenset[str] | None = None
     tier: Tier = "developer"
+    sha256: str = ""
+    """Of the key itself, also where a token of it was given; "" in the library."""
+    narrowing: Narrowing | None = None
+    """What the token left of it; None: the key itself was given."""
 
     @property
     def is_operator(self) -> bool:
         """Whether it publishes for any account, and opens no stream."""
         return self.account_id is None
 
-    def require(self, scope: str) -> None:
+    @property
+    def reach(self) -> Selection:
+        """All that a connection of this key may be sent."""
+        if "subscribe" not in self.scopes:
+            return NOTHING
+        return EVERYTHING if self.inbox_ids is None else Selection(self.inbox_ids)
+
+    def narrowed(self, narrowing: Narrowing | None) -> "Key":
+        """Return what a token leaves of this key; None: the key itself."""
+        if narrowing is None:
+            return self
+        scopes, inbox_ids = self.scopes, self.inbox_ids
+        if narrowing.scopes is not None:
+            scopes = scopes & narrowing.scopes
+        if narrowing.inbox_ids is not None:
+            inbox_ids = narrowing.inbox_ids if inbox_ids is None else inbox_ids & narrowing.inbox_ids
+        return msgspec.structs.replace(self, scopes=scopes, inbox_ids=inbox_ids, narrowing=narrowing)
+
+    def require_key(self) -> None:
+        """Raise `RequestError` (`forbidden`) for a token: it opens streams, and nothing else."""
+        if self.narrowing is not None:
+            raise RequestError("forbidden", "A connection token opens a stream and nothing else")
+
+    def require(self, scope: Scope) -> None:
         """Raise `RequestError` (`forbidden`) unless the key carries the scope."""
         if scope not in self.scopes:
             raise RequestError("forbidden", f"The key does not carry the scope `{scope}`")
@@ -75,8 +113,7 @@ def inbox_ids_of(selection: Selection) -> list[str]:
 
 _PREFIX: Final = 16
 """Digits of a digest that a key is looked up by; the whole is then compared in constant time."""
-_Keys = dict[str, tuple[str, Key | None]]
-_NOBODY: Final[tuple[str, Key | None]] = ("", None)
+_Keys = dict[str, Key]
 
 
 class Access:
@@ -88,34 +125,38 @@ class Access:
         for account in config.accounts:
             for key in account.keys:
                 inbox_ids = None if key.inbox_ids is None else frozenset(key.inbox_ids)
-                known = Key(key.id, account.id, frozenset(key.scopes), inbox_ids, account.tier)
-                self._account_keys[key.sha256[:_PREFIX]] = (key.sha256, known)
+                known = Key(key.id, account.id, frozenset(key.scopes), inbox_ids, account.tier, key.sha256)
+                self._account_keys[key.sha256[:_PREFIX]] = known
         self._operator_keys: _Keys = {
-            operator.sha256[:_PREFIX]: (operator.sha256, Key(operator.id, None, frozenset({"publish"})))
+            operator.sha256[:_PREFIX]: Key(operator.id, None, frozenset({"publish"}), sha256=operator.sha256)
             for operator in config.operators
         }
 
-    def authenticate(self, credential: str) -> Key:
-        """Return the key of a credential. Raises `RequestError` (`unauthorized`)."""
-        if credential.startswith(ACCOUNT_KEY_PREFIX):
-            keys = self._account_keys
-        elif credential.startswith(OPERATOR_KEY_PREFIX):
-            keys = self._operator_keys
-        else:
-            raise _unauthorized("The credential is of no known form")
-        digest = sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
-        known, key = keys.get(digest[:_PREFIX], _NOBODY)
-        if key is None or not compare_digest(known, digest):
-            raise _unauthorized("The key is not known")
-        return key
+    def account_key(self, digest: str) -> Key | None:
+        """Return the account's or inbox key of this SHA-256 (lower-case hex), if there is one."""
+        return _find(self._account_keys, digest)
 
-    def require_account(self, account_id: str) -> None:
-        """Raise `RequestError` (`not_found`) unless the configuration holds the account."""
-        if account_id not in self._accounts:
-            raise RequestError("not_found", f"There is no account {account_id!r}")
+    def operator_key(self, digest: str) -> Key | None:
+        """Return the operator's key of this SHA-256, if there is one."""
+        return _find(self._operator_keys, digest)
+
+    def holds_account(self, account_id: str) -> bool:
+        """Whether the configuration has the account."""
+        return account_id in self._accounts
 
 
-def _unauthorized(message: str) -> RequestError:
+def _find(keys: _Keys, digest: str) -> Key | None:
+    key = keys.get(digest[:_PREFIX])
+    return key if key is not None and compare_digest(key.sha256, digest) else None
+
+
+def digest_of(credential: str) -> str:
+    """Return the SHA-256 of a key, as it is stored."""
+    return sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def unauthorized(message: str) -> RequestError:
+    """Return the refusal of a credential, with the challenge that goes with it (RFC 9110 section 11.6.1)."""
     return RequestError("unauthorized", message, headers=_CHALLENGE)
 
 
@@ -128,10 +169,10 @@ def credential_of(authorization: str | None, query: Mapping[str, str]) -> str:
     if authorization is not None:
         scheme, _, credential = authorization.partition(" ")
         if scheme.lower() != "bearer":
-            raise _unauthorized("Authorization must be `Bearer KEY`")
+            raise unauthorized("Authorization must be `Bearer KEY`")
         found.append(credential.strip())
     if len(found) > 1:
         raise RequestError("bad_request", "Two credentials: give one, in `Authorization`, `key` or `token`")
     if not found or not found[0]:
-        raise _unauthorized("A key is needed: `Authorization: Bearer KEY`")
+        raise unauthorized("A key is needed: `Authorization: Bearer KEY`")
     return found[0]

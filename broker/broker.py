@@ -12,29 +12,35 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from .access import Access, Key
+from .access import Key
 from .callout import open_callout
 from .commands import Commands, CommandsStatistics, HandlerFunction, Lane, WhenClientLeaves
-from .config import Config
+from .config import Config, check_config
 from .decoding import prepare_event, split_events
 from .engines import Engine, Stored
 from .engines.memory import MemoryEngine
 from .errors import BrokerClosedError, RequestError
 from .forward import forwarder
-from .housekeeping import Heartbeats, expire_and_forget
+from .housekeeping import expire_and_forget
 from .hub import Account, Hub, HubStatistics, Place
+from .keyring import Keyring, KeyringStatistics
+from .lookup import AskAccess, Lookup, asks_api
 from .messages import Command, NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
 from .names import ALL_INBOXES, check_identifier, check_list
 from .rates import take_from_all
 from .remembered import Outcome
 from .requests import check_command
 from .retention import ReplayBuffers, ReplayStatistics
+from .schedule import Schedule
 from .selection import TypeFilter
 from .session import BUILT_IN_ACTIONS
+from .slots import Slots, SlotsStatistics
 from .subscriber import Subscriber
+from .tokens import Tokens
 
 PREPARE_SLICE: Final = 128
 """Events of one publish that are checked before others have their turn."""
+RELOADED_SECTIONS: Final = ("accounts", "operators", "rates")
 AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
 
@@ -52,6 +58,8 @@ class BrokerStatistics(Struct, frozen=True):
     """Events stored since the start."""
     duplicates: int
     """Events that were there already."""
+    slots: SlotsStatistics
+    keyring: KeyringStatistics
     draining: bool
     """Whether it refuses to publish and to open."""
 
@@ -59,11 +67,13 @@ class BrokerStatistics(Struct, frozen=True):
 class Broker:
     """An event broker. Made by `open_broker`, which runs its tasks."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, lookup: Lookup | None = None) -> None:
         self.config = config
-        self.access = Access(config)
         self.commands = Commands(config)
-        self.heartbeats = Heartbeats()
+        self.schedule = Schedule()
+        self.slots = Slots()
+        tokens = Tokens(config.tokens.secret or secrets.token_urlsafe(32), config.tokens.ttl_seconds)
+        self.keyring = Keyring(config, tokens, lookup, self.schedule)
         self.draining = trio.Event()
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16))
@@ -130,8 +140,7 @@ class Broker:
     def _take_rates(self, key: Key, lane: Lane | None, events: int) -> None:
         """Raise `RequestError` (`rate_limited`) if a client publishes more than its tier may; operators may."""
         if not key.is_operator:
-            account_id = str(key.account_id)
-            buckets = lane.buckets("events") if lane else self.commands.account(account_id).rates.events
+            buckets = lane.buckets("events") if lane else self.commands.account(key).rates.events
             take_from_all(buckets, events, trio.current_time(), "events")
 
     def _prepare(self, path: str, raw: bytes, now: str, key: Key | None) -> PreparedEvent:
@@ -149,7 +158,7 @@ class Broker:
             if event.account_id is None:
                 message = f"An operator's event needs an `account_id` - at `{path}.account_id`"
                 raise RequestError("invalid_params", message)
-            self.access.require_account(event.account_id)
+            self.keyring.require_account(event.account_id)
             return event
         if event.account_id not in (None, key.account_id):
             raise RequestError("forbidden", f"The key is of another account - at `{path}.account_id`")
@@ -286,7 +295,7 @@ class Broker:
         if command.action in BUILT_IN_ACTIONS:
             raise RequestError("unknown_action", f"{command.action!r} is for the stream; events go to /v1/events")
         request = check_command(key, command, command.request_id or f"req_{secrets.token_hex(8)}", traceparent)
-        lane = self.commands.lane(str(key.account_id), shared_rates_only=True)
+        lane = self.commands.lane(key, shared_rates_only=True)
         done = trio.Event()
         outcomes: list[Outcome] = []
 
@@ -306,6 +315,20 @@ class Broker:
 
     # --- its life
 
+    def reload(self, config: Config) -> list[str]:
+        """Take the accounts, keys, operators and rates of another configuration, without dropping a connection.
+
+        But those whose key is gone are closed (4401), and those whose key reaches less keep what it still reaches
+        (PROTOCOL section 8). Returns the sections that differ and need a restart: they stay as they were. Raises
+        `ConfigError`, and then nothing has changed.
+        """
+        config = check_config(config)
+        taken = {name: getattr(config, name) for name in RELOADED_SECTIONS}
+        self.config = msgspec.structs.replace(self.config, **taken)
+        self.commands.reload(self.config)
+        self.keyring.reload(self.config)
+        return [name for name in config.__struct_fields__ if getattr(config, name) != getattr(self.config, name)]
+
     def start_draining(self) -> None:
         """Refuse to publish and to open from now on; a server then closes its connections and ends."""
         self.draining.set()
@@ -322,7 +345,8 @@ class Broker:
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(self.commands.run)
             nursery.start_soon(self._hub.deliver)
-            nursery.start_soon(self.heartbeats.run)
+            nursery.start_soon(self.schedule.run)
+            await nursery.start(self.keyring.run)
             nursery.start_soon(self._keep_house)
             task_status.started()
 
@@ -337,6 +361,8 @@ class Broker:
             self._buffers.statistics(),
             self._published,
             self._duplicates,
+            self.slots.statistics(),
+            self.keyring.statistics(),
             self.draining.is_set(),
         )
 
@@ -350,10 +376,21 @@ def _as_json(event: EventLike, path: str) -> bytes:
 
 
 @asynccontextmanager
-async def open_broker(config: Config | None = None) -> AsyncIterator[Broker]:
-    """Start a broker; its tasks run in a nursery of its own until the block ends."""
-    broker = Broker(config or Config())
-    async with trio.open_nursery() as nursery:
+async def open_broker(config: Config | None = None, *, access: AskAccess | None = None) -> AsyncIterator[Broker]:
+    """Start a broker; its tasks run in a nursery of its own until the block ends.
+
+    ``access`` is asked for keys that the configuration does not hold, instead of ``access.url``. Raises `ConfigError`.
+    """
+    config = check_config(config or Config())
+    async with AsyncExitStack() as stack:
+        section = config.access
+        if access is None and section.url is not None and section.secret is not None:
+            callout = await stack.enter_async_context(
+                open_callout(section.url, section.secret, section.timeout_seconds)
+            )
+            access = asks_api(callout)
+        broker = Broker(config, None if access is None else Lookup(access, section.timeout_seconds))
+        nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(broker.run)
         try:
             yield broker

@@ -1,4 +1,4 @@
-"""The command line: `broker serve`, `demo`, `publish`, `tail`, `keys new`, `check-config` (PROTOCOL section 7).
+"""The command line: `serve`, `demo`, `publish`, `tail`, `keys new`, `token`, `check-config` (PROTOCOL section 7).
 
 Commands read their options, call a floor below, and say what happened. What is slow to import is imported where
 it is used, so that `broker --help` is quick.
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from .client import StreamRequest
 
 DEFAULT_URL: Final = "http://127.0.0.1:8765"
-PUBLISH_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 30.0
 
+_SCOPES: Final = click.Choice(["subscribe", "command", "publish"])
 _config_option = click.option(
     "--config", "config_path", type=click.Path(dir_okay=False), help="TOML file with the settings and the keys."
 )
@@ -45,6 +46,7 @@ def serve(config_path: str | None, host: str | None, port: int | None) -> None:
     """Serve until SIGTERM or SIGINT, then drain: every client gets what is stored, and is told to come back."""
     import gc
     import logging
+    from functools import partial
 
     import trio
 
@@ -58,7 +60,8 @@ def serve(config_path: str | None, host: str | None, port: int | None) -> None:
     raise_open_files_limit()
     gc.freeze()
     try:
-        trio.run(serve_until_signal, config, host, port, _say_listening)
+        load_again = partial(load_config, config_path, os.environ)
+        trio.run(serve_until_signal, config, load_again, host, port, _say_listening)
     except* OSError as group:
         raise click.ClickException(f"cannot listen: {first_of(group)}") from None
 
@@ -134,7 +137,7 @@ def publish(
         event |= {"inbox_id": inbox_id} if inbox_id else {}
         event |= {"account_id": account_id} if account_id else {}
         body, content_type = json.dumps(event).encode(), "application/json"
-    for published in _post_events(url, key, body, content_type):
+    for published in _post(url, "/v1/events", key, body, content_type)["events"]:
         click.echo(json.dumps(published, separators=(",", ":")))
 
 
@@ -145,13 +148,13 @@ def _parse_payload(text: str) -> Any:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--payload") from None
 
 
-def _post_events(url: str, key: str, body: bytes, content_type: str) -> list[dict[str, Any]]:
+def _post(url: str, path: str, key: str, body: bytes, content_type: str = "application/json") -> Any:
+    """Return the result of a request. Raises `click.ClickException`."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": content_type}
-    request = urllib.request.Request(_http_url(url) + "/v1/events", body, headers, method="POST")
+    request = urllib.request.Request(_http_url(url) + path, body, headers, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=PUBLISH_SECONDS) as answer:
-            events: list[dict[str, Any]] = json.load(answer)["result"]["events"]
-            return events
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            return json.load(answer)["result"]
     except urllib.error.HTTPError as error:
         try:
             message = json.load(error)["error"]["message"]
@@ -171,7 +174,7 @@ def keys() -> None:
 @click.option("--account", "account_id", default="acct_demo", show_default=True, help="The account it is for.")
 @click.option("--id", "key_id", default="key_agent", show_default=True, help="The key's own name.")
 @click.option("--inbox", "inbox_ids", multiple=True, help="An inbox that it reaches (repeat it); left out: all.")
-@click.option("--scope", "scopes", multiple=True, type=click.Choice(["subscribe", "command", "publish"]))
+@click.option("--scope", "scopes", multiple=True, type=_SCOPES, help="What it may do (repeat it); left out: all.")
 @click.option("--operator", is_flag=True, help="A key that publishes for any account.")
 def keys_new(account_id: str, key_id: str, inbox_ids: tuple[str, ...], scopes: tuple[str, ...], operator: bool) -> None:
     """Print a new key, once, and the TOML lines to paste; the broker keeps only its SHA-256."""
@@ -185,6 +188,20 @@ def keys_new(account_id: str, key_id: str, inbox_ids: tuple[str, ...], scopes: t
     lines += [f'sha256 = "{digest}"', f"scopes = {json.dumps(scopes or ['subscribe', 'command', 'publish'])}"]
     lines += [f"inbox_ids = {json.dumps(inbox_ids)}"] if inbox_ids else []
     click.echo("\n".join(lines))
+
+
+@main.command()
+@_url_option
+@_key_option
+@click.option("--inbox", "inbox_ids", multiple=True, help="An inbox that it reaches (repeat it); left out: the key's.")
+@click.option("--scope", "scopes", multiple=True, type=_SCOPES, help="What it may do (repeat it); left out: the key's.")
+@click.option("--ttl-seconds", type=click.FloatRange(min=0, min_open=True), help="How long it opens a stream.")
+def token(url: str, key: str, inbox_ids: tuple[str, ...], scopes: tuple[str, ...], ttl_seconds: float | None) -> None:
+    """Print a connection token: for a browser, or whoever must not have the key. It opens streams for a minute."""
+    asked = {"inbox_ids": inbox_ids or None, "scopes": scopes or None, "ttl_seconds": ttl_seconds}
+    made = _post(url, "/v1/websocket/token", key, json.dumps(asked).encode())
+    click.echo(f"expires at {made['expires_at']}", err=True)
+    click.echo(made["token"])
 
 
 @main.command("check-config")

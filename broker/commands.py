@@ -16,7 +16,8 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from .config import Config
+from .access import Key
+from .config import Config, TierRatesConfig
 from .decoding import decode_params, decode_values
 from .errors import CommandError, RequestError, first_of
 from .rates import Rates, TokenBucket, take_from_all
@@ -75,9 +76,11 @@ class _Doing(Struct):
 class AccountCommands:
     """What one account has under way and remembered."""
 
-    def __init__(self, remembered: Remembered, rates: Rates) -> None:
+    def __init__(self, remembered: Remembered) -> None:
         self.remembered = remembered
-        self.rates = rates
+        self.rates = Rates()
+        self.configured: TierRatesConfig | None = None
+        """What the rates were made of."""
         self.under_way = 0
         self.lanes = 0
 
@@ -117,7 +120,6 @@ class Commands:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._handlers: dict[str, Handler] = {}
-        self._tiers = {account.id: account.tier for account in config.accounts}
         self._accounts: dict[str, AccountCommands] = {}
         self._doing: dict[Run, _Doing] = {}
         self._nursery: trio.Nursery | None = None
@@ -139,27 +141,35 @@ class Commands:
 
     # --- lanes
 
-    def account(self, account_id: str) -> AccountCommands:
-        """Return what an account has under way; make it if there is nothing."""
-        account = self._accounts.get(account_id)
+    def account(self, key: Key) -> AccountCommands:
+        """Return what a key's account has under way; make it if there is nothing. Its rates are those of the key."""
+        account = self._accounts.get(str(key.account_id))
         if account is None:
-            rates = self._config.rates.of(self._tiers.get(account_id, "enterprise"))
-            now = trio.current_time()
-            account = AccountCommands(
-                Remembered(self._config.replay.seconds),
-                Rates(rates.commands_per_account, rates.events_per_account, now),
-            )
-            self._accounts[account_id] = account
+            account = self._accounts[str(key.account_id)] = AccountCommands(Remembered(self._config.replay.seconds))
+        rates = self._config.rates.of(key.tier)
+        if rates is not account.configured:
+            account.configured = rates
+            account.rates.change(rates.commands_per_account, rates.events_per_account, trio.current_time())
         return account
 
-    def lane(self, account_id: str, *, shared_rates_only: bool = False) -> Lane:
+    def lane(self, key: Key, *, shared_rates_only: bool = False) -> Lane:
         """Return a connection's own lane; `leave` it in the end. A single request has no rates of its own."""
-        rates = self._config.rates.of(self._tiers.get(account_id, "enterprise"))
-        account = self.account(account_id)
+        account = self.account(key)
         account.lanes += 1
-        if shared_rates_only:
-            return Lane(account, None)
-        return Lane(account, Rates(rates.commands_per_connection, rates.events_per_connection, trio.current_time()))
+        lane = Lane(account, None if shared_rates_only else Rates())
+        self.change_key(lane, key)
+        return lane
+
+    def change_key(self, lane: Lane, key: Key) -> None:
+        """Let the rates of a lane and of its account be those of a key."""
+        self.account(key)
+        if lane.rates is not None:
+            rates = self._config.rates.of(key.tier)
+            lane.rates.change(rates.commands_per_connection, rates.events_per_connection, trio.current_time())
+
+    def reload(self, config: Config) -> None:
+        """Take the rates of another configuration, for whoever comes or changes from now on."""
+        self._config = config
 
     def leave(self, lane: Lane) -> None:
         """End a lane: nobody there hears an answer any more; what is under way ends as its handler declares."""

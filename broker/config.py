@@ -8,24 +8,23 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from .errors import ConfigError
-from .names import Identifier
+from .names import Identifier, Scope, Tier
 
 Positive = Annotated[int, Meta(gt=0)]
 PositiveSeconds = Annotated[int, Meta(gt=0, le=86_400)] | Annotated[float, Meta(gt=0, le=86_400)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s]+$(?!\n)")]
 WebhookSecret = Annotated[
     str,
     Meta(pattern=r"^whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(?:==)?)$(?!\n)"),
 ]
 """`whsec_` and base64, its padding there or not."""
-Scope = Literal["subscribe", "command", "publish"]
-Tier = Literal["free", "developer", "growth", "enterprise"]
 
 _ENVIRONMENT_PREFIX = "BROKER_"
 
@@ -61,13 +60,31 @@ class LimitsConfig(_Section, frozen=True):
     heartbeat_seconds: PositiveSeconds = 30
 
 
+class AccessConfig(_Section, frozen=True):
+    """Who knows the keys that the configuration does not hold.
+
+    With ``url``, their SHA-256 is POSTed there, signed with ``secret`` (``whsec_…``).
+    """
+
+    url: Url | None = None
+    secret: WebhookSecret | None = None
+    timeout_seconds: PositiveSeconds = 10
+
+
+class TokensConfig(_Section, frozen=True):
+    """What connection tokens are signed with, and how long they live at most. Left out: a secret of the process."""
+
+    secret: Annotated[str, Meta(min_length=32)] | None = None
+    ttl_seconds: PositiveSeconds = 60
+
+
 class CommandsConfig(_Section, frozen=True):
     """Who does the commands that the broker does not know itself, and how many at once.
 
     With ``url``, an action without a handler of the library is POSTed there, signed with ``secret`` (``whsec_…``).
     """
 
-    url: Annotated[str, Meta(pattern=r"^https?://[^\s]+$(?!\n)")] | None = None
+    url: Url | None = None
     secret: WebhookSecret | None = None
     timeout_seconds: PositiveSeconds = 10
     max_per_connection: Positive = 16
@@ -140,6 +157,8 @@ class Config(_Section, frozen=True):
     server: ServerConfig = ServerConfig()
     replay: ReplayConfig = ReplayConfig()
     limits: LimitsConfig = LimitsConfig()
+    access: AccessConfig = AccessConfig()
+    tokens: TokensConfig = TokensConfig()
     commands: CommandsConfig = CommandsConfig()
     rates: RatesConfig = RatesConfig()
     accounts: tuple[AccountConfig, ...] = ()
@@ -170,11 +189,12 @@ def parse_config(text: str, environment: Mapping[str, str], *, source: str = "th
             table = raw.setdefault(section, {})
             if isinstance(table, dict):
                 table[name] = setting
-    config = _convert(raw, source)
-    _check_unique(config, source)
-    if (config.commands.url is None) != (config.commands.secret is None):
-        raise ConfigError(f"{source}: `url` and `secret` go together - at `$.commands`")
-    return config
+    return _checked(raw, source)
+
+
+def check_config(config: Config) -> Config:
+    """Return a `Config` that was made by hand, checked as one from a file is. Raises `ConfigError`."""
+    return _checked(msgspec.to_builtins(config), "the configuration")
 
 
 def _override(section: str, name: str, variable: str, value: str) -> Any:
@@ -192,11 +212,16 @@ def _override(section: str, name: str, variable: str, value: str) -> Any:
         raise ConfigError(f"{variable}: {error}") from None
 
 
-def _convert(raw: dict[str, Any], source: str) -> Config:
+def _checked(raw: Any, source: str) -> Config:
     try:
-        return msgspec.convert(raw, Config)
+        config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}") from None
+    _check_unique(config, source)
+    for name, section in (("commands", config.commands), ("access", config.access)):
+        if (section.url is None) != (section.secret is None):
+            raise ConfigError(f"{source}: `url` and `secret` go together - at `$.{name}`")
+    return config
 
 
 def _check_unique(config: Config, source: str) -> None:

@@ -9,12 +9,12 @@ Nothing that fails in here leaves: this is one of two modules that import trio_w
 """
 
 import logging
-from collections import deque
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 import trio_websocket
@@ -23,14 +23,15 @@ from msgspec import Raw, Struct
 from wsproto.frame_protocol import FrameProtocol
 
 from .access import Key
-from .commands import Commands, Lane, refused
+from .commands import Commands
 from .config import Config
-from .errors import CloseCode, RequestError
+from .errors import CloseCode
 from .hub import Account
-from .messages import Published, encode
-from .remembered import Outcome, Run
+from .publishing import Publisher, Publishing
+from .remembered import Outcome
 from .requests import CommandRequest
 from .session import Opening, PublishRequest, Session
+from .slots import Slot
 from .stream import ClientStream
 from .subscriptions import Listener
 
@@ -40,9 +41,8 @@ HANDSHAKE_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 """How long the peer may take to answer our Close."""
 RECEIVE_BYTES: Final = 65_536
-MAX_WAITING_PUBLISHES: Final = 64
-"""Publish commands of one connection that wait for the fan-out; the next one is refused."""
-_RETRY_PUBLISH_MS: Final = 1_000
+_PROBE_SECONDS: Final = (0.02, 0.25)
+"""How often a sign of life is looked for: at first, and at last."""
 _BROKEN: Final = (CloseCode.PROTOCOL_ERROR, CloseCode.NOT_UTF8)
 _PEER_ENDED: Final = (
     wsproto.utilities.LocalProtocolError,
@@ -50,22 +50,6 @@ _PEER_ENDED: Final = (
     trio.BrokenResourceError,
     trio.ClosedResourceError,
 )
-
-
-class Publisher(Protocol):
-    """Takes the events of a client's `publish`; raises `RequestError`."""
-
-    def publish_raw_nowait(self, key: Key, raw: bytes, path: str, lane: Lane) -> list[Published] | None:
-        """Publish at once, or return None if that must wait."""
-        ...
-
-    async def publish_raw(self, key: Key, raw: bytes, path: str, lane: Lane) -> list[Published]:
-        """Publish, waiting for the fan-out if it is behind."""
-        ...
-
-
-def _outcome_of(published: list[Published]) -> Outcome:
-    return Outcome(encode({"events": published}))
 
 
 class ConnectionStatistics(Struct, frozen=True):
@@ -120,15 +104,18 @@ class Connection:
         publisher: Publisher,
         commands: Commands,
         connection_id: str,
+        slot: Slot,
     ) -> None:
         self.id = connection_id
+        self._slot = slot
+        slot.holder = self
         self._stream = stream
-        self._key = key
+        self._account_id = str(key.account_id)
         self._account = account
         self._config = config
-        self._publisher = publisher
         self._commands = commands
-        self._lane = commands.lane(str(key.account_id))
+        self._lane = commands.lane(key)
+        self._publishing = Publishing(publisher, commands, self._lane)
         listener = Listener(stream.write_nowait, self.wake)
         stream.lend(listener)
         self.session = Session(key, config, account.buffer, account.subscriptions, listener, opening, connection_id)
@@ -136,7 +123,6 @@ class Connection:
         self._scope = trio.CancelScope()
         self._why: tuple[CloseCode | None, str] | None = None
         self._writing = False
-        self._publishes: deque[tuple[PublishRequest, Run]] = deque()
         self._changed = trio.lowlevel.ParkingLot()
         """Where those wait who need the writer or a command to get further."""
         self._opened = trio.Event()
@@ -167,11 +153,13 @@ class Connection:
         finally:
             self._nursery = None
             self._opened.set()
-            self._give_up_commands()
+            self._slot.release()
+            self._publishing.give_up()
+            self._commands.leave(self._lane)
             self.session.close()
             await trio.aclose_forcefully(self._stream)
             code, why = self._why or (None, "cancelled")
-            logger.info("connection %s of %s ended: %s %s", self.id, self._key.account_id, code or "", why)
+            logger.info("connection %s of %s ended: %s %s", self.id, self._account_id, code or "", why)
 
     async def _handshake(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
         request = await trio_websocket.wrap_server_stream(
@@ -217,9 +205,14 @@ class Connection:
             self.end(action, "too many frames that are no commands")
 
     def end(self, code: CloseCode | None, why: str) -> None:
-        """End the connection with a close code; None: without a Close frame. The first call counts."""
+        """End the connection with a close code; None: without a Close frame. The first call counts.
+
+        From this step on its slot is free, and no event is written to it.
+        """
         if self._why is None:
             self._why = (code, why)
+        self._slot.release()
+        self.session.follower.pause()
         self._scope.cancel()
         self._changed.unpark_all()
 
@@ -251,7 +244,7 @@ class Connection:
 
     def wake(self) -> None:
         """Let the catch-up writer run, if it does not yet."""
-        if not self._writing and self._nursery is not None:
+        if not self._writing and self._nursery is not None and self._why is None:
             self._writing = True
             self._nursery.start_soon(self._guard, self._catch_up)
 
@@ -259,7 +252,7 @@ class Connection:
         """Write all that lies between the client's position and the fan-out, then let the fan-out do it."""
         try:
             await self._stream.send_frames(b"")
-            while True:
+            while self._why is None:
                 frames = self.session.take()
                 if frames is None:
                     break
@@ -287,62 +280,50 @@ class Connection:
         self._changed.unpark_all()
 
     def _publish(self, publish: PublishRequest) -> None:
-        """Publish at once where that is possible, else after those that wait, in their order."""
-        request = publish.request
-        try:
-            run = self._commands.begin(self._lane, request, partial(self._answer, request))
-        except RequestError as error:
-            self.session.answer(request.request_id, "publish", error)
-            return
-        if run is None:
-            return
-        try:
-            outcome = self._publish_nowait(publish)
-        except Exception:
-            self._commands.finish(self._lane, run, refused(RequestError("internal", "The publish failed")))
-            raise
-        if outcome is not None:
-            self._commands.finish(self._lane, run, outcome)
-            return
-        if not self._publishes:
+        if self._publishing.submit(publish, partial(self._answer, publish.request)):
             assert self._nursery is not None
-            self._nursery.start_soon(self._guard, self._publish_waiting)
-        self._publishes.append((publish, run))
+            self._nursery.start_soon(self._guard, self._publishing.do_waiting)
 
-    def _publish_nowait(self, publish: PublishRequest) -> Outcome | None:
-        """Publish, or refuse to; None if it must wait, for the fan-out or for those that wait already."""
-        if len(self._publishes) >= MAX_WAITING_PUBLISHES:
-            message = f"{MAX_WAITING_PUBLISHES} publish commands are under way"
-            return refused(RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS))
-        if self._publishes:
-            return None
+    # --- its key
+
+    def change_key(self, key: Key | None) -> None:
+        """Go on with what its key reaches now; end the connection if the key is gone (PROTOCOL section 8)."""
+        if key is None or key.account_id != self._account_id:
+            self.end(CloseCode.REVOKED, "the key was revoked")
+            return
         try:
-            published = self._publisher.publish_raw_nowait(self._key, publish.raw, publish.path, self._lane)
-        except RequestError as error:
-            return refused(error)
-        return None if published is None else _outcome_of(published)
-
-    async def _publish_waiting(self) -> None:
-        while self._publishes:
-            publish, run = self._publishes[0]
-            try:
-                outcome = _outcome_of(
-                    await self._publisher.publish_raw(self._key, publish.raw, publish.path, self._lane)
-                )
-            except RequestError as error:
-                outcome = refused(error)
-            self._publishes.popleft()
-            self._commands.finish(self._lane, run, outcome)
-
-    def _give_up_commands(self) -> None:
-        """Let go of what is under way: publishes that wait are not done, handlers end as they declare."""
-        while self._publishes:
-            _, run = self._publishes.popleft()
-            gone = RequestError("unavailable", "The client left")
-            self._commands.finish(self._lane, run, refused(gone))
-        self._commands.leave(self._lane)
+            self._commands.change_key(self._lane, key)
+            self.session.change_key(key)
+            self._flush()
+        except Exception:
+            logger.exception("connection %s failed", self.id)
+            self.end(CloseCode.INTERNAL_ERROR, "internal error")
 
     # --- heartbeats and draining
+
+    def last_sign_of_life(self) -> float:
+        """Return when a byte was read from the client, or its TCP last acknowledged anything."""
+        unacknowledged = self._stream.unacknowledged_seconds()
+        acknowledged = -math.inf if unacknowledged is None else trio.current_time() - unacknowledged
+        return max(self._stream.last_read, acknowledged)
+
+    async def shows_life(self, seconds: float) -> bool:
+        """Ping the client; return whether a sign of life comes within so many seconds.
+
+        One that is not open yet has its own deadline, and passes.
+        """
+        if self._nursery is None:
+            return True
+        asked_at = trio.current_time()
+        self.session.ping()
+        self._flush()
+        pause, longest = _PROBE_SECONDS
+        while self.last_sign_of_life() <= asked_at:
+            if trio.current_time() >= asked_at + seconds:
+                return False
+            await trio.sleep(min(pause, asked_at + seconds - trio.current_time()))
+            pause = min(2 * pause, longest)
+        return True
 
     def beat(self, now: float) -> float | None:
         """Ping the client, or end the connection if it is dead. Returns when to be called again; None: never."""
@@ -383,7 +364,7 @@ class Connection:
         """Return what this connection is and holds."""
         return ConnectionStatistics(
             self.id,
-            self._key.account_id or "",
+            self._account_id,
             self.session.follower.live,
             len(self._lane.waiting),
             self._stream.statistics().remainder_bytes,

@@ -169,6 +169,12 @@ def _decode_nested(fields: dict[str, Raw]) -> dict[str, Raw]:
     return nested
 
 
+def decode_struct(body: bytes, kind: type[T]) -> T:
+    """Decode a request's body. Raises `RequestError` with the field's path."""
+    decoded: T = _decode(_decoder_for(kind), body, "$")
+    return decoded
+
+
 def decode_params(command: Command, params_type: type[T]) -> T:
     """Decode a command's parameters as the struct ``params_type``. Raises `RequestError` with the field's path."""
     values: dict[str, Any] = {}

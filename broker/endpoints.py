@@ -10,11 +10,14 @@ from typing import Final
 from msgspec import Struct
 
 from .access import Key, credential_of
+from .admission import admit
 from .broker import Broker
-from .decoding import decode_command
+from .decoding import decode_command, decode_struct
 from .errors import BadCommandError, BadFrameError, RequestError
 from .http11 import Request, Response, json_response
+from .messages import TokenRequest
 from .session import Opening, check_opening
+from .slots import Slot
 from .upgrade import check_upgrade
 
 _NDJSON: Final = "application/x-ndjson"
@@ -25,6 +28,7 @@ class Upgrade(Struct, frozen=True):
 
     key: Key
     opening: Opening
+    slot: Slot
 
 
 Handler = Callable[[Broker, Request], Awaitable[Response | Upgrade]]
@@ -43,28 +47,50 @@ async def handle(broker: Broker, request: Request) -> Response | Upgrade:
     return await handler(broker, request)
 
 
-def _authenticate(broker: Broker, request: Request) -> Key:
+async def _authenticate(broker: Broker, request: Request, *, tokens: bool = False) -> Key:
+    """Return the key of a request's credential; of a token only where ``tokens`` open the door."""
     header = request.header(b"authorization")
     authorization = None if header is None else header.decode("latin-1")
-    return broker.access.authenticate(credential_of(authorization, request.query()))
+    credential = credential_of(authorization, request.query())
+    key = await broker.keyring.authenticate(credential, request.remote)
+    if not tokens:
+        key.require_key()
+    return key
 
 
 async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
     """`GET /v1/stream`: judge everything about the opening before the upgrade (PROTOCOL section 2)."""
     check_upgrade(request)
     broker.require_open()
-    key = _authenticate(broker, request)
-    opening = check_opening(key, request.query(), broker.config.limits.max_inboxes_per_connection)
+    key = await _authenticate(broker, request, tokens=True)
+    most = broker.config.limits.max_inboxes_per_connection
+    opening = check_opening(key, request.query(), most)
     if opening.since is not None:
         with broker.hold(str(key.account_id)) as account:
             await broker.wait_for_cursor(account, opening.since)
-    return Upgrade(key, opening)
+    slot = await admit(broker.slots, key, opening.client_id)
+    # From here to the connection's own first step lies no checkpoint: nothing can come between, the slot is not lost.
+    try:
+        key = broker.keyring.confirm(key)
+        opening = check_opening(key, request.query(), most)
+    except RequestError:
+        slot.release()
+        raise
+    return Upgrade(key, opening, slot)
+
+
+async def make_token(broker: Broker, request: Request) -> Response | Upgrade:
+    """`POST /v1/websocket/token`: a short-lived token of the key (PROTOCOL section 1)."""
+    broker.require_open()
+    key = await _authenticate(broker, request)
+    body = await request.body()
+    return json_response(broker.keyring.issue(key, decode_struct(body or b"{}", TokenRequest)))
 
 
 async def publish_events(broker: Broker, request: Request) -> Response | Upgrade:
     """`POST /v1/events`: publish one event, a list, or NDJSON (PROTOCOL section 6)."""
     broker.require_open()
-    key = _authenticate(broker, request)
+    key = await _authenticate(broker, request)
     key.require("publish")
     content_type = (request.header(b"content-type") or b"").decode("latin-1")
     ndjson = content_type.partition(";")[0].strip().lower() == _NDJSON
@@ -75,7 +101,7 @@ async def publish_events(broker: Broker, request: Request) -> Response | Upgrade
 async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
     """`POST /v1/commands`: one command, as over the stream (PROTOCOL section 4)."""
     broker.require_open()
-    key = _authenticate(broker, request)
+    key = await _authenticate(broker, request)
     if key.is_operator:
         raise RequestError("forbidden", "An operator key gives no commands")
     try:
@@ -104,6 +130,7 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/stream": {"GET": open_stream},
     "/v1/events": {"POST": publish_events},
     "/v1/commands": {"POST": give_command},
+    "/v1/websocket/token": {"POST": make_token},
     "/healthz": {"GET": alive, "HEAD": alive},
     "/readyz": {"GET": ready, "HEAD": ready},
 }

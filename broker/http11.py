@@ -86,6 +86,8 @@ class Request:
     http_version: bytes = b"1.1"
     raw: bytes = field(default=b"", repr=False)
     head_bytes: int = 0
+    remote: str | None = None
+    """The client's address, if it is known."""
     read_body: Callable[[], Awaitable[bytes]] = field(default=_no_body, repr=False)
     _query: dict[str, str] | None = field(default=None, repr=False)
 
@@ -123,7 +125,9 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response | T]]
 """Answers a request, or takes its connection over by returning anything that is no `Response`."""
 
 
-async def serve_http(stream: trio.abc.Stream, handle: Handler[T], limits: HttpLimits) -> tuple[Request, T] | None:
+async def serve_http(
+    stream: trio.abc.Stream, handle: Handler[T], limits: HttpLimits, remote: str | None = None
+) -> tuple[Request, T] | None:
     """Serve exchanges on ``stream`` until it ends, or until ``handle`` takes it over.
 
     Returns None after the end: the client left, a deadline passed, or an answer closed the connection. Returns
@@ -132,7 +136,7 @@ async def serve_http(stream: trio.abc.Stream, handle: Handler[T], limits: HttpLi
 
     A `RequestError` from ``handle`` is answered; any other exception is logged, answered with 500 and closes.
     """
-    connection = _Connection(stream, limits)
+    connection = _Connection(stream, limits, remote)
     try:
         return await _exchanges(connection, handle)
     except PeerGoneError:
@@ -203,9 +207,10 @@ async def _ask(handle: Handler[T], request: Request) -> Response | T:
 class _Connection:
     """The stream, h11's state of it, and the head and the body of the request under way."""
 
-    def __init__(self, stream: trio.abc.Stream, limits: HttpLimits) -> None:
+    def __init__(self, stream: trio.abc.Stream, limits: HttpLimits, remote: str | None) -> None:
         self._stream = stream
         self._limits = limits
+        self._remote = remote
         self._h11 = h11.Connection(h11.SERVER, limits.max_head_bytes)
         self._head_starts_by = self._head_ends_by = trio.current_time() + limits.head_seconds
         self._raw = bytearray()
@@ -242,6 +247,7 @@ class _Connection:
             http_version=head.http_version,
             raw=bytes(self._raw),
             head_bytes=head_bytes,
+            remote=self._remote,
         )
         length = request.header(b"content-length")
         if head.method == b"CONNECT" or (length and request.header(b"transfer-encoding")):

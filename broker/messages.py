@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from .errors import RequestError
-from .names import EventType, Identifier, InboxName, TypeFilter
+from .names import EventType, Identifier, InboxName, Scope, TypeFilter
 
 
 class NewEvent(Struct, frozen=True, gc=False):
@@ -127,6 +127,12 @@ class Draining(Struct, frozen=True, tag_field="type", tag="server.draining"):
     reconnect_after_ms: int
 
 
+class Updated(Struct, frozen=True, tag_field="type", tag="connection.updated"):
+    """The key reaches less than before; this is what the connection still holds (PROTOCOL section 8)."""
+
+    inbox_ids: list[str]
+
+
 class SubscriptionResult(Struct, frozen=True):
     """The result of `subscribe` and `unsubscribe`: the whole set now held, and where it takes effect."""
 
@@ -143,6 +149,21 @@ class Command(Struct, frozen=True):
     params: dict[str, Raw]
     paths: dict[str, str]
     """Where each parameter stood, for messages: ``$.inbox_ids`` or ``$.params.inbox_ids``."""
+
+
+class TokenRequest(Struct, frozen=True):
+    """What a token is to leave of its key (PROTOCOL section 1); what is left out stays as it is."""
+
+    inbox_ids: Annotated[list[InboxName], Meta(min_length=1)] | Literal["*"] | None = None
+    scopes: list[Scope] | None = None
+    ttl_seconds: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)] | None = None
+
+
+class Token(Struct, frozen=True):
+    """A connection token."""
+
+    token: str
+    expires_at: str
 
 
 class SubscribeParams(Struct, frozen=True):

@@ -22,6 +22,10 @@ EventType = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$(
 TypeFilter = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?$(?!\n)", max_length=130)]
 """An event type, or a prefix of types with `.*`."""
 
+Scope = Literal["subscribe", "command", "publish"]
+"""What a key may do."""
+Tier = Literal["free", "developer", "growth", "enterprise"]
+
 ALL_INBOXES: Final = "*"
 
 
@@ -56,12 +60,12 @@ def check_list(values: Sequence[str], kind: Literal["inbox_ids", "event_types"])
         raise RequestError("bad_request", located(str(error), kind)) from None
 
 
-def check_identifier(value: str, name: str) -> None:
-    """Check one name. Raises `RequestError` (`invalid_params`) that names it."""
+def check_identifier(value: str, name: str, *, code: str = "invalid_params") -> None:
+    """Check one name. Raises `RequestError` with this code, which names it."""
     try:
         msgspec.convert(value, Identifier)
     except msgspec.ValidationError as error:
-        raise RequestError("invalid_params", located(str(error), name)) from None
+        raise RequestError(code, located(str(error), name)) from None
 
 
 def located(message: str, path: str) -> str:

@@ -38,6 +38,12 @@ class TokenBucket(Struct):
         missing = min(amount, self.burst) - self.tokens
         return missing / self.per_second if missing > _ROUNDING else 0.0
 
+    def change(self, per_second: float, burst: float, now: float) -> None:
+        """Go on with another rate: what came in until now stays, as far as there is room."""
+        self.wait_seconds(0, now)
+        self.per_second, self.burst = per_second, burst
+        self.tokens = min(self.tokens, burst)
+
     def take(self, amount: float) -> None:
         """Take an amount for which `wait_seconds` returned 0."""
         self.tokens -= amount
@@ -57,12 +63,22 @@ class Rates:
 
     __slots__ = ("commands", "events")
 
-    def __init__(self, commands: RateConfig | None, events: RateConfig | None, now: float) -> None:
-        self.commands = _buckets(commands, now)
-        self.events = _buckets(events, now)
+    def __init__(self) -> None:
+        self.commands: list[TokenBucket] = []
+        self.events: list[TokenBucket] = []
+
+    def change(self, commands: RateConfig | None, events: RateConfig | None, now: float) -> None:
+        """Set the rates; a bucket that is there keeps what is in it."""
+        _change(self.commands, commands, now)
+        _change(self.events, events, now)
 
 
-def _buckets(rate: RateConfig | None, now: float) -> list[TokenBucket]:
+def _change(buckets: list[TokenBucket], rate: RateConfig | None, now: float) -> None:
     if rate is None:
-        return []
-    return [TokenBucket.full(rate.per_second, rate.burst or max(1, rate.per_second), now)]
+        buckets.clear()
+        return
+    burst = rate.burst or max(1, rate.per_second)
+    if buckets:
+        buckets[0].change(rate.per_second, burst, now)
+    else:
+        buckets.append(TokenBucket.full(rate.per_second, burst, now))

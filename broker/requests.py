@@ -43,7 +43,9 @@ class CommandRequest(Struct, frozen=True):
         return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=16).digest()
 
 
-def check_command(key: Key, command: Command, request_id: str, traceparent: str | None = None) -> CommandRequest:
+def check_command(
+    key: Key, command: Command, request_id: str, traceparent: str | None = None, client_id: str = ""
+) -> CommandRequest:
     """Return the request for a handler. Raises `RequestError` if the key has not the scope or not the inbox."""
     key.require("command")
     params = dict(command.params)
@@ -59,4 +61,4 @@ def check_command(key: Key, command: Command, request_id: str, traceparent: str 
     if not (isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent)):
         traceparent = None
     bare = msgspec.structs.replace(command, params=params)
-    return CommandRequest(bare, key, request_id, inbox_id, traceparent)
+    return CommandRequest(bare, key, request_id, inbox_id, traceparent, client_id)

@@ -12,6 +12,7 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -22,6 +23,7 @@ from .broker import Broker, open_broker
 from .config import Config
 from .connection import CLOSE_SECONDS, Connection, ConnectionStatistics
 from .endpoints import Upgrade, handle
+from .errors import ConfigError
 from .http11 import HttpLimits, Request, Response, serve_http
 from .stream import SEND_BUFFER_BYTES, ClientStream
 
@@ -57,7 +59,7 @@ class _Server:
         """Serve one client from its first byte to its last. Raises nothing but Cancelled."""
         stream = ClientStream(transport)
         try:
-            accepted = await serve_http(stream, self._answer, self.http_limits)
+            accepted = await serve_http(stream, self._answer, self.http_limits, stream.remote)
             if accepted is None:
                 await stream.aclose()
             else:
@@ -78,21 +80,24 @@ class _Server:
             self._changed.unpark_all()
 
     async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
-        broker, key = self.broker, upgrade.key
+        broker, key, slot = self.broker, upgrade.key, upgrade.slot
         connection_id = f"conn_{secrets.token_hex(12)}"
-        with broker.hold(str(key.account_id)) as account:
+        with ExitStack() as stack:
+            stack.callback(slot.release)
+            account = stack.enter_context(broker.hold(str(key.account_id)))
             connection = Connection(
-                stream, key, upgrade.opening, broker.config, account, broker, broker.commands, connection_id
+                stream, key, upgrade.opening, broker.config, account, broker, broker.commands, connection_id, slot
             )
-            heartbeat_seconds = broker.config.limits.heartbeat_seconds
-            stop_beating = broker.heartbeats.add(trio.current_time() + heartbeat_seconds, connection.beat)
+            stack.enter_context(broker.keyring.watch(key, stream.remote, connection.change_key))
+            due = trio.current_time() + broker.config.limits.heartbeat_seconds
+            stack.callback(broker.schedule.add(due, connection.beat))
+            stack.callback(self._forget, connection_id)
             self.connections[connection_id] = connection
-            try:
-                await connection.run()
-            finally:
-                stop_beating()
-                del self.connections[connection_id]
-                self._changed.unpark_all()
+            await connection.run()
+
+    def _forget(self, connection_id: str) -> None:
+        del self.connections[connection_id]
+        self._changed.unpark_all()
 
     async def drain(self, seconds: float) -> None:
         """Close all connections, each after it has everything; return when that is done, or when time is up."""
@@ -158,21 +163,44 @@ def raise_open_files_limit() -> None:
 
 
 async def serve_until_signal(
-    config: Config, host: str | None, port: int | None, say_listening: Callable[[list[Address]], None]
+    config: Config,
+    load_again: Callable[[], Config],
+    host: str | None,
+    port: int | None,
+    say_listening: Callable[[list[Address]], None],
 ) -> None:
-    """Serve a configuration until SIGTERM or SIGINT, then drain and return. More signals change nothing."""
+    """Serve a configuration until SIGTERM or SIGINT, then drain and return. More signals change nothing.
+
+    At SIGHUP what ``load_again`` returns (it may raise `ConfigError`) is taken instead.
+    """
     ends = (signal.SIGTERM, signal.SIGINT)
     # What is ignored before is ignored afterwards: a late signal must not end a process that has drained.
-    for number in ends:
+    for number in (*ends, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with trio.open_signal_receiver(*ends) as signals:
+    with trio.open_signal_receiver(*ends) as signals, trio.open_signal_receiver(signal.SIGHUP) as reloads:
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
             nursery.start_soon(_drain_at_signal, broker, signals)
+            nursery.start_soon(_reload_at_signal, broker, load_again, reloads)
             async with trio.open_nursery() as serving:
                 say_listening(await serving.start(partial(serve, broker, host=host, port=port)))
+                if broker.config.tokens.secret is None:
+                    logger.warning("[tokens] has no `secret`: connection tokens are of no use after a restart")
             nursery.cancel_scope.cancel()
 
 
 async def _drain_at_signal(broker: Broker, signals: AsyncIterator[int]) -> None:
     async for _ in signals:
         broker.start_draining()
+
+
+async def _reload_at_signal(broker: Broker, load_again: Callable[[], Config], signals: AsyncIterator[int]) -> None:
+    async for _ in signals:
+        try:
+            config = await trio.to_thread.run_sync(load_again)
+            needs_restart = broker.reload(config)
+        except ConfigError as error:
+            logger.error("the configuration was not reloaded, nothing has changed: %s", error)
+            continue
+        logger.info("the configuration was reloaded: %d accounts", len(config.accounts))
+        if needs_restart:
+            logger.warning("these sections have changed and need a restart: %s", ", ".join(needs_restart))

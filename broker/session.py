@@ -29,15 +29,16 @@ from .messages import (
     SubscribeParams,
     SubscriptionResult,
     UnsubscribeParams,
+    Updated,
     encode,
     encode_error,
     encode_response,
     format_time,
 )
-from .names import ALL_INBOXES, check_list
+from .names import ALL_INBOXES, check_identifier, check_list
 from .replay import ReplayBuffer
 from .requests import CommandRequest, check_command
-from .selection import ACCOUNT_EVENTS, Selection, TypeFilter
+from .selection import ACCOUNT_EVENTS, NOTHING, Selection, TypeFilter
 from .subscriptions import Listener, Subscriptions
 
 BUILT_IN_ACTIONS: Final = frozenset({"subscribe", "unsubscribe", "publish", "ping"})
@@ -56,6 +57,7 @@ class Opening(Struct, frozen=True):
     selection: Selection
     since: str | None
     event_filter: TypeFilter | None
+    client_id: str | None = None
 
 
 def check_opening(key: Key, query: Mapping[str, str], max_inboxes: int) -> Opening:
@@ -77,7 +79,10 @@ def check_opening(key: Key, query: Mapping[str, str], max_inboxes: int) -> Openi
         patterns = query["event_types"].split(",")
         check_list(patterns, "event_types")
         event_filter = TypeFilter(patterns)
-    return Opening(selection, query.get("since"), event_filter)
+    client_id = query.get("client_id")
+    if client_id is not None:
+        check_identifier(client_id, "client_id", code="bad_request")
+    return Opening(selection, query.get("since"), event_filter, client_id)
 
 
 def _size(selection: Selection) -> int:
@@ -105,14 +110,16 @@ class Session:
         opening: Opening,
         connection_id: str,
     ) -> None:
-        self._key = key
+        self.key = key
         self._config = config
         self._connection_id = connection_id
         self._opening = opening
+        self._client_id = opening.client_id or ""
         self._answers: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._bad_frames = 0
         self._request_ids = 0
+        self._opened = False
         self.follower = Follower(buffer, subscriptions, listener, opening.selection, opening.event_filter)
 
     # --- what is to be written
@@ -183,7 +190,7 @@ class Session:
             replay, gap = self.follower.start(self.follower.resolve(since, now, wall))
         ready = Ready(
             connection_id=self._connection_id,
-            account_id=self._key.account_id or "",
+            account_id=self.key.account_id or "",
             inbox_ids=inbox_ids_of(self.follower.selection),
             cursor=self.follower.cursor,
             heartbeat_seconds=limits.heartbeat_seconds,
@@ -192,12 +199,26 @@ class Session:
                 limits.max_message_bytes,
                 limits.max_event_bytes,
                 limits.max_inboxes_per_connection,
-                self._config.rates.of(self._key.tier).commands_per_second,
+                self._config.rates.of(self.key.tier).commands_per_second,
             ),
             replay=replay,
         )
         self._say(encode(ready))
+        self._opened = True
         self._say_gap(gap)
+
+    def change_key(self, key: Key) -> None:
+        """Go on with what the key reaches now. If that is less, keep what it still reaches, and say so."""
+        less = self.key.reach.minus(key.reach) != NOTHING
+        self.key = key
+        if less:
+            held = self.follower.selection
+            lost = held.minus(key.reach)
+            kept = held.minus(lost)
+            self.follower.drop_from_replays(lost)
+            self.follower.change(kept, self.follower.event_filter)
+            if self._opened:
+                self._say(encode(Updated(inbox_ids_of(kept))))
 
     def drain(self, reconnect_after_ms: int) -> None:
         """Say that the server is about to close."""
@@ -243,6 +264,11 @@ class Session:
         news = self.follower.news()
         self._say_frame(PING if news is None else PING + text_frame(encode(CursorUpdate(news))))
 
+    def ping(self) -> None:
+        """Say a ping out of turn, if the client is live: what is being fed shows by that whether anybody is there."""
+        if self.follower.live:
+            self._say_frame(PING)
+
     # --- what the client says
 
     def receive(
@@ -287,7 +313,7 @@ class Session:
                 case "ping":
                     outcome = {"server_time": format_time(wall)}
                 case _:
-                    return check_command(self._key, command, request_id)
+                    return check_command(self.key, command, request_id, client_id=self._client_id)
         except RequestError as error:
             outcome = error
         self.answer(request_id, command.action, outcome)
@@ -295,18 +321,18 @@ class Session:
         return None
 
     def _publish(self, command: Command, request_id: str) -> PublishRequest:
-        self._key.require("publish")
+        self.key.require("publish")
         if "events" not in command.params:
             raise RequestError("invalid_params", "Object missing required field `events` - at `$`")
-        request = CommandRequest(command, self._key, request_id)
+        request = CommandRequest(command, self.key, request_id, client_id=self._client_id)
         return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
 
     def _subscribe(self, command: Command, now: float, wall: datetime) -> tuple[SubscriptionResult, Gap | None]:
-        self._key.require("subscribe")
+        self.key.require("subscribe")
         params = decode_params(command, SubscribeParams)
         follower = self.follower
         held = follower.selection
-        asked = self._key.select(params.inbox_ids, command.paths.get("inbox_ids", "$.inbox_ids"))
+        asked = self.key.select(params.inbox_ids, command.paths.get("inbox_ids", "$.inbox_ids"))
         wanted = held.union(asked)
         most = self._config.limits.max_inboxes_per_connection
         if wanted != held and _size(wanted) > most:
@@ -323,12 +349,12 @@ class Session:
         return SubscriptionResult(inbox_ids_of(wanted), follower.cursor, replay), gap
 
     def _unsubscribe(self, command: Command) -> SubscriptionResult:
-        self._key.require("subscribe")
+        self.key.require("subscribe")
         params = decode_params(command, UnsubscribeParams)
         follower = self.follower
         held = follower.selection
         if ALL_INBOXES in params.inbox_ids:
-            kept = self._key.select([], "inbox_ids")
+            kept = self.key.select([], "inbox_ids")
         elif held.inboxes is None:
             raise RequestError(
                 "invalid_params",

@@ -255,6 +255,16 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     # --- what the kernel knows
 
+    @property
+    def remote(self) -> str | None:
+        """The peer's IP address; None where there is none."""
+        if self._socket is None or self._socket.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        try:
+            return str(self._socket.getpeername()[0])
+        except OSError:
+            return None
+
     def unacknowledged_seconds(self) -> float | None:
         """Return how long ago the peer's TCP acknowledged anything; None where that is not known."""
         if self._socket is None or not hasattr(socket, "TCP_INFO"):

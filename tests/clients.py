@@ -33,6 +33,7 @@ from broker import (
     open_broker,
     serve,
 )
+from broker.access import Access, Key, digest_of
 
 ACCOUNT = "acct_alice"
 ALICE = "dm_live_alice"
@@ -82,6 +83,14 @@ def configured(
         ),
         operators=(OperatorConfig(id="op_main", sha256=sha256(OPERATOR.encode()).hexdigest()),),
     )
+
+
+def key_of(broker: Broker, secret: str) -> Key:
+    """The key that a broker's configuration has for a secret."""
+    access, digest = Access(broker.config), digest_of(secret)
+    key = access.account_key(digest) or access.operator_key(digest)
+    assert key is not None
+    return key
 
 
 class Served:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import trio
 import trio_websocket
+from clients import key_of
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import AccountConfig, Broker, Config, KeyConfig, OperatorConfig, serve
@@ -73,9 +74,9 @@ class Caller:
 
     def __init__(self, broker: Broker, secret: str = ALICE) -> None:
         self._broker = broker
-        self._key = broker.access.authenticate(secret)
+        self._key = key_of(broker, secret)
         self._made = 0
-        self.lane = broker.commands.lane(str(self._key.account_id))
+        self.lane = broker.commands.lane(self._key)
 
     def send(self, action: str, request_id: str | None = None, **params: Any) -> Sent:
         """Send a command, and wait for nothing."""

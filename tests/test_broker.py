@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import trio
-from clients import ACCOUNT, ALICE, BOB, OPERATOR, configured, event
+from clients import ACCOUNT, ALICE, BOB, OPERATOR, configured, event, key_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked as blocked
@@ -224,7 +224,7 @@ async def test_an_operators_publish_waits_for_all_accounts_before_it_stores_anyt
     broker = behind()
     await fill(broker, "acct_bob")
     body = b'[{"type":"a","payload":{},"account_id":"acct_alice"},{"type":"a","payload":{},"account_id":"acct_bob"}]'
-    key = broker.access.authenticate(OPERATOR)
+    key = key_of(broker, OPERATOR)
     with trio.move_on_after(0.01):
         await broker.publish_raw(key, body)
     assert broker.statistics().replay.events == WAITING_PUBLISHES
@@ -234,7 +234,7 @@ async def test_an_operators_publish_waits_for_all_accounts_before_it_stores_anyt
 
 async def test_publishes_that_fail_take_no_place():
     broker = behind()
-    alice, bob = broker.access.authenticate(ALICE), broker.access.authenticate(BOB)
+    alice, bob = key_of(broker, ALICE), key_of(broker, BOB)
     for _ in range(2 * WAITING_PUBLISHES):
         with pytest.raises(RequestError):
             await broker.publish(ACCOUNT, {"type": "A"})
@@ -464,7 +464,7 @@ async def test_while_it_drains_it_publishes_nothing():
         with pytest.raises(BrokerClosedError):
             await opened.publish("acct", event(1))
         for act in (
-            lambda: opened.publish_raw_nowait(opened.access.authenticate(ALICE), b"[]", "$"),
+            lambda: opened.publish_raw_nowait(key_of(opened, ALICE), b"[]", "$"),
             lambda: opened.require_open(),
         ):
             with pytest.raises(RequestError) as raised:

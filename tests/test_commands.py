@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import trio
 import trio_websocket
+from clients import key_of
 from commanding import (
     ACCOUNT,
     ALICE,
@@ -719,7 +720,7 @@ async def test_nothing_is_kept_of_an_account_whose_commands_came_over_http(autoj
         async def work(params, context):
             return "done"
 
-        key = opened.access.authenticate(ALICE)
+        key = key_of(opened, ALICE)
         for request_id in ("r1", "r1", None):
             command = decode_command(json.dumps({"action": "work", "request_id": request_id}))
             assert bytes(await opened.do_command(key, command)) == b'"done"'

@@ -39,9 +39,9 @@ import broker.connection
 import broker.endpoints
 import broker.stream
 from broker import CloseCode, LimitsConfig, ReplayConfig
-from broker.connection import MAX_WAITING_PUBLISHES
 from broker.follower import READ_BYTES
 from broker.hub import WAITING_PUBLISHES
+from broker.publishing import MAX_WAITING_PUBLISHES
 from broker.session import GRACE_SECONDS, MAX_WAITING_ANSWER_BYTES, SILENT_SECONDS, Session
 from broker.stream import SEND_BUFFER_BYTES, ClientStream
 

@@ -32,7 +32,7 @@ from clients import (
 )
 
 from broker import Config, LimitsConfig, RequestError
-from broker.access import Access
+from broker.keyring import Keyring
 
 CLOSE = ("Connection", "Upgrade, close")
 NDJSON = ("Content-Type", "application/x-ndjson")
@@ -520,10 +520,10 @@ async def test_account_events_reach_everybody_but_inbox_keys():
 
 
 async def test_a_refusal_with_a_time_says_it_in_whole_seconds_too(monkeypatch):
-    def refuse(*_: object) -> None:
+    async def refuse(*_: object) -> None:
         raise RequestError("rate_limited", "Too many", retry_after_ms=1_200)
 
-    monkeypatch.setattr(Access, "authenticate", refuse)
+    monkeypatch.setattr(Keyring, "authenticate", refuse)
     async with serving() as served:
         answer = await post_events(served.address, event(1))
         check_refusal(answer, 429, "rate_limited")

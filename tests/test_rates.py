@@ -114,7 +114,9 @@ def test_what_is_more_than_the_burst_is_taken_from_a_full_bucket_which_then_owes
     [(RateConfig(5), 5), (RateConfig(0.5), 1), (RateConfig(5, burst=2), 2), (RateConfig(0.1, burst=7), 7)],
 )
 def test_the_burst_is_what_comes_in_within_a_second_and_at_least_one_unless_it_is_set(rate, at_once):
-    (bucket,) = Rates(rate, None, 0.0).commands
+    rates = Rates()
+    rates.change(rate, None, 0.0)
+    (bucket,) = rates.commands
     for _ in range(at_once):
         take_from_all([bucket], 1, 0.0, "commands")
     with pytest.raises(RequestError):
@@ -122,9 +124,34 @@ def test_the_burst_is_what_comes_in_within_a_second_and_at_least_one_unless_it_i
 
 
 def test_a_rate_that_is_not_set_has_no_bucket():
-    assert Rates(None, None, 0.0).commands == Rates(None, None, 0.0).events == []
+    rates = Rates()
+    rates.change(None, None, 0.0)
+    assert rates.commands == rates.events == []
     for tier in ("free", "developer", "growth", "enterprise"):
         assert RatesConfig().of(tier) == TierRatesConfig()
+
+
+def test_what_is_in_a_bucket_stays_there_when_the_rate_changes_as_far_as_there_is_room():
+    rates = Rates()
+    rates.change(RateConfig(10, burst=10), None, 0.0)
+    take_from_all(rates.commands, 8, 0.0, "commands")
+    rates.change(RateConfig(1, burst=20), None, 0.1)
+    assert rates.commands[0].wait_seconds(3, 0.1) == 0
+    assert rates.commands[0].wait_seconds(4, 0.1) == nearly(1)
+    rates.change(RateConfig(1, burst=1), None, 0.1)
+    assert rates.commands[0].wait_seconds(1, 0.1) == 0
+    rates.commands[0].take(1)
+    assert rates.commands[0].wait_seconds(1, 0.1) == nearly(1)
+    rates.change(None, None, 0.1)
+    assert rates.commands == []
+
+
+def test_a_debt_stays_when_the_rate_changes():
+    rates = Rates()
+    rates.change(None, RateConfig(10, burst=5), 0.0)
+    take_from_all(rates.events, 25, 0.0, "events")
+    rates.change(None, RateConfig(1, burst=5), 0.0)
+    assert rates.events[0].wait_seconds(1, 0.0) == nearly(21)
 
 
 @pytest.mark.parametrize(

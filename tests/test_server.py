@@ -448,7 +448,7 @@ async def test_a_thousand_short_connections_leave_nothing():
                     pass
         await served.until_gone()
         await blocked()
-        assert not [item for item in served.broker.heartbeats._items if item.beat is not None]
+        assert not [item for item in served.broker.schedule._items if item.call is not None]
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         assert open_descriptors() == files
         assert served.broker.statistics().hub.live == 0

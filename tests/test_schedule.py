@@ -1,0 +1,127 @@
+"""schedule.py: everybody is called in time, in slices, and what is removed is forgotten."""
+
+import gc
+import weakref
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked as blocked
+
+from broker.schedule import Schedule
+
+
+@pytest.fixture
+async def schedule(nursery):
+    made = Schedule()
+    nursery.start_soon(made.run)
+    await blocked()
+    return made
+
+
+async def test_everybody_is_called_when_it_is_due_and_again_when_it_wants(schedule, autojump_clock):
+    called = []
+
+    def every_three(now: float) -> float:
+        called.append(("three", now))
+        return now + 3
+
+    def once(now: float) -> None:
+        called.append(("once", now))
+
+    schedule.add(1, every_three)
+    schedule.add(2, once)
+    await trio.sleep(8)
+    assert called == [("three", 1), ("once", 2), ("three", 4), ("three", 7)]
+
+
+async def test_one_that_is_due_before_all_others_is_called_in_time(schedule, autojump_clock):
+    called = []
+    schedule.add(100, lambda now: called.append(now))
+    await trio.sleep(1)
+    schedule.add(5, lambda now: called.append(now))
+    await trio.sleep(10)
+    assert called == [5]
+    await trio.sleep(100)
+    assert called == [5, 100]
+
+
+async def test_one_that_is_due_already_is_called_at_once(schedule, autojump_clock):
+    await trio.sleep(10)
+    called = []
+    schedule.add(3, lambda now: called.append(now))
+    await blocked()
+    assert called == [10]
+
+
+async def test_those_that_are_due_together_are_called_in_the_order_of_their_coming(schedule, autojump_clock):
+    called = []
+    for number in range(10):
+        schedule.add(1, lambda _, number=number: called.append(number))
+    await trio.sleep(2)
+    assert called == list(range(10))
+
+
+async def test_one_that_was_removed_is_not_called(schedule, autojump_clock):
+    called = []
+    remove = schedule.add(1, lambda now: called.append(now))
+    kept = schedule.add(1, lambda now: called.append(-now))
+    remove()
+    remove()
+    await trio.sleep(5)
+    assert called == [-1]
+    kept()
+
+
+async def test_one_may_remove_itself_while_it_is_called(schedule, autojump_clock):
+    called = []
+
+    def call(now: float) -> float:
+        called.append(now)
+        remove()
+        return now + 1
+
+    remove = schedule.add(1, call)
+    await trio.sleep(5)
+    assert called == [1]
+
+
+async def test_nothing_is_kept_of_one_that_was_removed(schedule, autojump_clock):
+    class Somebody:
+        def call(self, now: float) -> float:
+            return now + 30
+
+    somebody = Somebody()
+    reference = weakref.ref(somebody)
+    schedule.add(1_000, somebody.call)()
+    del somebody
+    gc.collect()
+    assert reference() is None
+
+
+async def test_thousands_that_are_due_together_let_others_have_their_turn(schedule, autojump_clock):
+    called = 0
+
+    def call(_: float) -> None:
+        nonlocal called
+        called += 1
+
+    for _ in range(1_000):
+        schedule.add(5, call)
+    await trio.sleep(4.9)
+    seen = set()
+    with trio.fail_after(10):
+        await trio.sleep_until(5)
+        while called < 1_000:
+            await trio.lowlevel.checkpoint()
+            seen.add(called)
+    assert len(seen) > 3
+
+
+async def test_with_nobody_to_call_it_sleeps(autojump_clock, nursery):
+    schedule = Schedule()
+    nursery.start_soon(schedule.run)
+    await trio.sleep(1_000)
+    called = []
+    schedule.add(1_001, lambda now: called.append(now))
+    await trio.sleep(10)
+    assert called == [1_001]
