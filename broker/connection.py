@@ -41,6 +41,8 @@ HANDSHAKE_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 """How long the peer may take to answer our Close."""
 RECEIVE_BYTES: Final = 65_536
+MAX_HELD_ANSWER_BYTES: Final = 4_096
+"""Answers to what came in one read are held back, to be written together, up to this: some twenty."""
 _PROBE_SECONDS: Final = (0.02, 0.25)
 """How often a sign of life is looked for: at first, and at last."""
 _BROKEN: Final = (CloseCode.PROTOCOL_ERROR, CloseCode.NOT_UTF8)
@@ -68,14 +70,19 @@ class ConnectionStatistics(Struct, frozen=True):
 class _Lent(trio.abc.Stream):
     """The client's stream as trio-websocket has it: when that closes it, only its own reading ends.
 
-    So the last words, and the wait until the peer has seen them, are `Connection`'s.
+    So the last words, and the wait until the peer has seen them, are `Connection`'s. ``flush`` is called before its
+    reader waits for the client or writes: answers to what came in one read go out in one write.
     """
 
-    def __init__(self, stream: ClientStream) -> None:
+    def __init__(self, stream: ClientStream, flush: Callable[[], None]) -> None:
         self._stream = stream
+        self._flush = flush
         self._closed = False
+        self.handing_out = False
+        """Whether messages of the last read may still be on their way, and ``flush`` is to come."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._flush()
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -84,7 +91,11 @@ class _Lent(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._closed:
             raise trio.ClosedResourceError
-        return await self._stream.receive_some(max_bytes)
+        self.handing_out = False
+        self._flush()
+        received = await self._stream.receive_some(max_bytes)
+        self.handing_out = bool(received)
+        return received
 
     async def aclose(self) -> None:
         self._closed = True
@@ -110,6 +121,7 @@ class Connection:
         self._slot = slot
         slot.holder = self
         self._stream = stream
+        self._lent = _Lent(stream, self._flush)
         self._account_id = str(key.account_id)
         self._account = account
         self._config = config
@@ -164,7 +176,7 @@ class Connection:
     async def _handshake(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
         request = await trio_websocket.wrap_server_stream(
             nursery,
-            _Lent(self._stream),
+            self._lent,
             max_message_size=self._config.limits.max_message_bytes,
             receive_buffer_size=RECEIVE_BYTES,
         )
@@ -200,9 +212,10 @@ class Connection:
             self._publish(action)
         elif isinstance(action, CommandRequest):
             self._commands.submit(self._lane, action, partial(self._answer, action))
-        self._flush()
-        if isinstance(action, CloseCode):
-            self.end(action, "too many frames that are no commands")
+        else:
+            self._flush()
+            if action is not None:
+                self.end(action, "too many frames that are no commands")
 
     def end(self, code: CloseCode | None, why: str) -> None:
         """End the connection with a close code; None: without a Close frame. The first call counts.
@@ -267,7 +280,7 @@ class Connection:
 
     def _flush(self) -> None:
         """Write waiting answers: at once if the client is live and takes them, else by the catch-up writer."""
-        if not self._writing and self.session.flush(self._stream.write_nowait):
+        if not self._writing and self.session.waiting_bytes and self.session.flush(self._stream.write_nowait):
             self.wake()
 
     # --- commands
@@ -276,7 +289,8 @@ class Connection:
         """Answer a command of this client; called from whatever task came to the outcome."""
         answer = Raw(outcome.result) if outcome.error is None else outcome.error
         self.session.answer(request.request_id, request.command.action, answer)
-        self._flush()
+        if not self._lent.handing_out or self.session.waiting_bytes > MAX_HELD_ANSWER_BYTES:
+            self._flush()
         self._changed.unpark_all()
 
     def _publish(self, publish: PublishRequest) -> None:

@@ -116,7 +116,8 @@ class Session:
         self._opening = opening
         self._client_id = opening.client_id or ""
         self._answers: deque[bytes] = deque()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
+        """Of answers that are to be written."""
         self._bad_frames = 0
         self._request_ids = 0
         self._opened = False
@@ -127,20 +128,20 @@ class Session:
     @property
     def congested(self) -> bool:
         """Whether so many answers wait that no further message should be read."""
-        return self._waiting_bytes > MAX_WAITING_ANSWER_BYTES
+        return self.waiting_bytes > MAX_WAITING_ANSWER_BYTES
 
     def take_answers(self) -> bytes:
         """Return the frames of all waiting answers, joined; they count as written."""
         data = b"".join(self._answers)
         self._answers.clear()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         return data
 
     def put_back(self, answers: bytes) -> None:
         """Return what `take_answers` gave and could not be written at all."""
         if answers:
             self._answers.appendleft(answers)
-            self._waiting_bytes += len(answers)
+            self.waiting_bytes += len(answers)
 
     def take(self) -> bytes | None:
         """Return the next frames to write: answers, then events; b"": call again.
@@ -177,7 +178,7 @@ class Session:
 
     def _say_frame(self, frame: bytes) -> None:
         self._answers.append(frame)
-        self._waiting_bytes += len(frame)
+        self.waiting_bytes += len(frame)
 
     # --- opening and ending
 

@@ -205,6 +205,32 @@ async def test_thousands_of_publishes_in_one_read_are_all_stored_in_their_order(
         assert numbers(events) == sorted(set(range(1_000)) - set(refused))
 
 
+async def test_answers_to_what_came_in_one_read_go_out_together(monkeypatch):
+    writes = []
+    write_nowait = ClientStream.write_nowait
+
+    def noted(stream, data):
+        writes.append(data)
+        return write_nowait(stream, data)
+
+    monkeypatch.setattr(ClientStream, "write_nowait", noted)
+    publishes = b"".join(command(action="publish", request_id=f"r{n}", events=event(n)) for n in range(12))
+    async with serving() as served, connected(served.address, key=PUBLISHER) as client:
+        writes.clear()
+        await client.send(publishes)
+        assert [(await client.next())["request_id"] for _ in range(12)] == [f"r{n}" for n in range(12)]
+        assert len(writes) <= 2, "the last may be taken when the reader waits already"
+
+
+async def test_what_was_published_just_before_the_client_half_closes_is_still_answered():
+    publishes = b"".join(command(action="publish", request_id=f"r{n}", events=event(n)) for n in range(5))
+    async with serving() as served, connected(served.address, key=PUBLISHER) as client:
+        await client.send(publishes)
+        await client.stream.send_eof()
+        frames, _ = await client.rest()
+        assert [frame["request_id"] for frame in frames] == [f"r{n}" for n in range(5)]
+
+
 # --- trio-websocket's traps --------------------------------------------------
 
 
@@ -475,7 +501,7 @@ async def test_a_client_that_never_reads_costs_a_bounded_amount_of_memory(record
         raw = connection._stream._socket
         for first in range(0, 20_000, 1_000):
             await served.broker.publish(ACCOUNT, [event(first + n, size=800) for n in range(1_000)])
-            user = connection.statistics().remainder_bytes + connection.session._waiting_bytes
+            user = connection.statistics().remainder_bytes + connection.session.waiting_bytes
             kernel = unsent_bytes(raw), unread_bytes(client.socket)
             assert user <= READ_BYTES + 1_500
             assert sum(kernel) < 400_000
@@ -486,7 +512,7 @@ async def test_a_client_that_never_reads_costs_a_bounded_amount_of_memory(record
             await trio.sleep(0.05)
             before, kernel = kernel, (unsent_bytes(raw), unread_bytes(client.socket))
             still = still + 1 if kernel == before else 0
-        user = connection.statistics().remainder_bytes + connection.session._waiting_bytes
+        user = connection.statistics().remainder_bytes + connection.session.waiting_bytes
         record_property("bytes: user, our kernel's, the client's kernel's", (user, *kernel))
         assert user <= READ_BYTES + 1_500
         assert sum(kernel) < 400_000
@@ -517,7 +543,7 @@ async def test_a_client_that_floods_commands_and_reads_no_answers_is_stopped_and
             stopped_at = sent
             await neighbour.ping()
             assert sent == stopped_at < count
-            assert connection.session._waiting_bytes <= MAX_WAITING_ANSWER_BYTES + 1_000
+            assert connection.session.waiting_bytes <= MAX_WAITING_ANSWER_BYTES + 1_000
             assert connection.statistics().remainder_bytes <= MAX_WAITING_ANSWER_BYTES + 1_000
             answers = [(await client.next())["request_id"] for _ in range(count)]
         assert answers == [f"{n:0120}" for n in range(100)] * (count // 100)
