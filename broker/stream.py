@@ -257,11 +257,11 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     @property
     def remote(self) -> str | None:
-        """The peer's IP address; None where there is none."""
+        """The peer's IP address, an IPv4 one without its IPv6 wrapping; None where there is none."""
         if self._socket is None or self._socket.family not in (socket.AF_INET, socket.AF_INET6):
             return None
         try:
-            return str(self._socket.getpeername()[0])
+            return str(self._socket.getpeername()[0]).removeprefix("::ffff:")
         except OSError:
             return None
 

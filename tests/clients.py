@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import trio
+import trio.testing
 
 import broker.server
 from broker import (
@@ -34,6 +35,8 @@ from broker import (
     serve,
 )
 from broker.access import Access, Key, digest_of
+from broker.lookup import AskAccess
+from broker.names import Tier
 
 ACCOUNT = "acct_alice"
 ALICE = "dm_live_alice"
@@ -53,8 +56,9 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 Address = tuple[str, int]
 
 
-def _key(secret: str, **fields: Any) -> KeyConfig:
-    return KeyConfig(id=secret.replace("dm_live_", "key_"), sha256=sha256(secret.encode()).hexdigest(), **fields)
+def configured_key(secret: str, **fields: Any) -> KeyConfig:
+    """A key of a configuration, named after its secret."""
+    return KeyConfig(id=secret.replace("dm_live_", "key_"), sha256=digest_of(secret), **fields)
 
 
 def configured(
@@ -62,27 +66,39 @@ def configured(
     server: ServerConfig | None = None,
     replay: ReplayConfig | None = None,
     limits: LimitsConfig | None = None,
+    **sections: Any,
 ) -> Config:
     """The accounts and keys above, with other settings where they are given."""
     return Config(
         server=server or ServerConfig(),
         replay=replay or ReplayConfig(),
         limits=limits or LimitsConfig(),
+        **sections,
         accounts=(
             AccountConfig(
                 id=ACCOUNT,
                 tier="enterprise",
                 keys=(
-                    _key(ALICE),
-                    _key(INBOXES, inbox_ids=("in_1", "in_2")),
-                    _key(LISTENER, scopes=("subscribe",)),
-                    _key(PUBLISHER, scopes=("publish",)),
+                    configured_key(ALICE),
+                    configured_key(INBOXES, inbox_ids=("in_1", "in_2")),
+                    configured_key(LISTENER, scopes=("subscribe",)),
+                    configured_key(PUBLISHER, scopes=("publish",)),
                 ),
             ),
-            AccountConfig(id="acct_bob", tier="enterprise", keys=(_key(BOB),)),
+            AccountConfig(id="acct_bob", tier="enterprise", keys=(configured_key(BOB),)),
         ),
         operators=(OperatorConfig(id="op_main", sha256=sha256(OPERATOR.encode()).hexdigest()),),
     )
+
+
+def config_of(*accounts: AccountConfig, **sections: Any) -> Config:
+    """These accounts and the operator, with other settings where they are given."""
+    return Config(accounts=accounts, operators=(OperatorConfig(id="op_main", sha256=digest_of(OPERATOR)),), **sections)
+
+
+def alices(*keys: KeyConfig, tier: Tier = "developer") -> AccountConfig:
+    """`ACCOUNT` with these keys; left out: `ALICE`."""
+    return AccountConfig(id=ACCOUNT, tier=tier, keys=keys or (configured_key(ALICE),))
 
 
 def key_of(broker: Broker, secret: str) -> Key:
@@ -91,6 +107,13 @@ def key_of(broker: Broker, secret: str) -> Key:
     key = access.account_key(digest) or access.operator_key(digest)
     assert key is not None
     return key
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the others run until something holds."""
+    with trio.fail_after(20):
+        while not condition():
+            await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 class Served:
@@ -118,7 +141,7 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(config: Config | None = None) -> AsyncIterator[Served]:
+async def serving(config: Config | None = None, *, access: AskAccess | None = None) -> AsyncIterator[Served]:
     """Serve a new broker on a free port of loopback, and end both with the block."""
     made = []
 
@@ -127,7 +150,7 @@ async def serving(config: Config | None = None) -> AsyncIterator[Served]:
             super().__init__(*args)
             made.append(self)
 
-    async with open_broker(config or configured()) as opened, trio.open_nursery() as nursery:
+    async with open_broker(config or configured(), access=access) as opened, trio.open_nursery() as nursery:
         ended = trio.Event()
 
         async def serve_and_tell(*, task_status: trio.TaskStatus[list[Address]]) -> None:
@@ -268,6 +291,18 @@ def upgrade_head(query: str = "", *headers: tuple[str, str], key: str | None = A
     lines = [f"GET /v1/stream{'?' + query if query else ''} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in fields.items() if value]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+async def opening(address: Address, query: str = "", *headers: tuple[str, str], key: str | None = ALICE) -> Answer:
+    """The answer to the opening of a stream that must not be accepted."""
+    return await send_raw(address, upgrade_head(query, ("Connection", "Upgrade, close"), *headers, key=key))
+
+
+async def token_of(address: Address, key: str = ALICE, **narrowing: Any) -> str:
+    """A connection token of a key."""
+    answer = await ask(address, "POST", "/v1/websocket/token", key=key, body=json.dumps(narrowing).encode())
+    token: str = answer.result["token"]
+    return token
 
 
 def masked(opcode: int, payload: bytes = b"", *, first_byte: int | None = None, mask: bool = True) -> bytes:
