@@ -22,6 +22,7 @@ import trio
 
 import broker.server
 from broker import (
+    AccessAnswer,
     AccountConfig,
     Broker,
     Config,
@@ -98,6 +99,48 @@ def config_of(*accounts: AccountConfig, **sections: Any) -> Config:
 def alices(*keys: KeyConfig, tier: Tier = "developer") -> AccountConfig:
     """`ACCOUNT` with these keys; left out: `ALICE`."""
     return AccountConfig(id=ACCOUNT, tier=tier, keys=keys or (configured_key(ALICE),))
+
+
+def said(**fields: Any) -> AccessAnswer:
+    """What somebody outside says of a key: it reaches the whole of `ACCOUNT`, unless ``fields`` say otherwise."""
+    usual = {"account_id": ACCOUNT, "tier": "enterprise", "key_id": "key_out", "inbox_ids": None, "ttl_seconds": 60}
+    return AccessAnswer(**(usual | {"scopes": ["subscribe", "command", "publish"]} | fields))
+
+
+class Outside:
+    """Somebody who knows keys: says what it was told, raises it if it is an exception; None of all others."""
+
+    def __init__(self, **answers: Any) -> None:
+        self._answers = {digest_of(f"dm_live_{name}"): answer for name, answer in answers.items()}
+        self._open = trio.Event()
+        self._open.set()
+        self._at_once = 0
+        self.most_at_once = 0
+        self.asked: list[tuple[str, str | None]] = []
+
+    def knows(self, digest: str, answer: Any) -> None:
+        """Say this of a key from now on."""
+        self._answers[digest] = answer
+
+    def hold(self) -> None:
+        """Say nothing until `let_go`."""
+        self._open = trio.Event()
+
+    def let_go(self) -> None:
+        self._open.set()
+
+    async def __call__(self, digest: str, remote: str | None) -> Any:
+        self.asked.append((digest, remote))
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            await self._open.wait()
+        finally:
+            self._at_once -= 1
+        answer = self._answers.get(digest)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def key_of(broker: Broker, secret: str) -> Key:
