@@ -102,17 +102,21 @@ async def test_none_is_401_and_whatever_is_raised_is_503(clock):
 
 
 async def test_the_tier_that_is_said_bounds_the_connections(clock):
-    async with served_and_asking(one=said(tier="free", account_id="acct_out")) as (served, _):
-        async with connected(served.address, key=ONE):
-            assert (await opening(served.address, key=ONE)).status == 429
+    async with (
+        served_and_asking(one=said(tier="free", account_id="acct_out")) as (served, _),
+        connected(served.address, key=ONE),
+    ):
+        assert (await opening(served.address, key=ONE)).status == 429
 
 
 async def test_an_operator_publishes_for_accounts_that_only_others_know(clock):
     stray = [event(1, account_id="acct_elsewhere")]
-    async with served_and_asking(one=said(account_id="acct_elsewhere")) as (served, _):
-        async with connected(served.address, "inbox_ids=*", key=ONE) as client:
-            assert (await post_events(served.address, stray, key=OPERATOR)).status == 200
-            assert numbers([await client.next()]) == [1]
+    async with (
+        served_and_asking(one=said(account_id="acct_elsewhere")) as (served, _),
+        connected(served.address, "inbox_ids=*", key=ONE) as client,
+    ):
+        assert (await post_events(served.address, stray, key=OPERATOR)).status == 200
+        assert numbers([await client.next()]) == [1]
     async with serving(config_of(alices())) as served:
         answer = await post_events(served.address, stray, key=OPERATOR)
         assert (answer.status, answer.code) == (404, "not_found")
@@ -153,74 +157,87 @@ async def test_a_client_that_leaves_while_its_key_is_asked_for_leaves_nothing(cl
 
 
 async def test_a_key_with_connections_is_asked_for_again_at_its_time_and_401_closes_them(clock):
-    async with served_and_asking(one=said(ttl_seconds=20), two=said(ttl_seconds=20)) as (served, outside):
-        async with listening(served.address) as first, listening(served.address) as second:
-            async with listening(served.address, key=TWO) as other:
-                await trio.sleep(50)
-                assert [digest for digest, _ in outside.asked].count(DIGEST) == 3
-                assert {remote for _, remote in outside.asked} == {"127.0.0.1"}
-                await first.ping()
-                outside.knows(DIGEST, None)
-                assert await first.until_closed() == CloseCode.REVOKED
-                assert await second.until_closed() == CloseCode.REVOKED
-                assert served.broker.statistics().slots.connections == 1
-                await other.ping()
+    async with (
+        served_and_asking(one=said(ttl_seconds=20), two=said(ttl_seconds=20)) as (served, outside),
+        listening(served.address) as first,
+        listening(served.address) as second,
+        listening(served.address, key=TWO) as other,
+    ):
+        await trio.sleep(50)
+        assert [digest for digest, _ in outside.asked].count(DIGEST) == 3
+        assert {remote for _, remote in outside.asked} == {"127.0.0.1"}
+        await first.ping()
+        outside.knows(DIGEST, None)
+        assert await first.until_closed() == CloseCode.REVOKED
+        assert await second.until_closed() == CloseCode.REVOKED
+        assert served.broker.statistics().slots.connections == 1
+        await other.ping()
 
 
 async def test_when_the_answer_is_less_the_connection_keeps_the_rest_and_is_told(clock):
-    async with served_and_asking(one=said(ttl_seconds=20)) as (served, outside):
-        async with listening(served.address, "inbox_ids=in_3,in_2,in_1") as client:
-            outside.knows(DIGEST, said(ttl_seconds=20, inbox_ids=["in_9", "in_3", "in_1"]))
-            assert await client.next() == {"type": "connection.updated", "inbox_ids": ["in_1", "in_3"]}
-            events = [event(1, inbox="in_2"), event(2, inbox=None), event(3, inbox="in_9"), event(4, inbox="in_3")]
-            await served.broker.publish(ACCOUNT, events)
-            assert numbers([await client.next()]) == [4]
-            await client.say(action="subscribe", request_id="s", inbox_ids=["in_2"])
-            assert (await client.answer("s"))["error"]["code"] == "forbidden"
+    async with (
+        served_and_asking(one=said(ttl_seconds=20)) as (served, outside),
+        listening(served.address, "inbox_ids=in_3,in_2,in_1") as client,
+    ):
+        outside.knows(DIGEST, said(ttl_seconds=20, inbox_ids=["in_9", "in_3", "in_1"]))
+        assert await client.next() == {"type": "connection.updated", "inbox_ids": ["in_1", "in_3"]}
+        events = [event(1, inbox="in_2"), event(2, inbox=None), event(3, inbox="in_9"), event(4, inbox="in_3")]
+        await served.broker.publish(ACCOUNT, events)
+        assert numbers([await client.next()]) == [4]
+        await client.say(action="subscribe", request_id="s", inbox_ids=["in_2"])
+        assert (await client.answer("s"))["error"]["code"] == "forbidden"
 
 
 async def test_when_the_answer_is_the_same_or_more_nothing_is_said(clock):
-    async with served_and_asking(one=said(ttl_seconds=20, inbox_ids=["in_1"])) as (served, outside):
-        async with listening(served.address) as client:
-            await trio.sleep(30)
-            outside.knows(DIGEST, said(ttl_seconds=20))
-            await trio.sleep(30)
-            assert len(outside.asked) == 4
-            await client.say(action="subscribe", request_id="s", inbox_ids=["in_2"])
-            answer = await client.next()
-            assert (answer["request_id"], answer["result"]["inbox_ids"]) == ("s", ["in_1", "in_2"])
+    async with (
+        served_and_asking(one=said(ttl_seconds=20, inbox_ids=["in_1"])) as (served, outside),
+        listening(served.address) as client,
+    ):
+        await trio.sleep(30)
+        outside.knows(DIGEST, said(ttl_seconds=20))
+        await trio.sleep(35)
+        assert len(outside.asked) == 4
+        await client.say(action="subscribe", request_id="s", inbox_ids=["in_2"])
+        answer = await client.next()
+        assert (answer["request_id"], answer["result"]["inbox_ids"]) == ("s", ["in_1", "in_2"])
 
 
 async def test_a_key_that_is_now_of_another_account_is_gone(clock):
-    async with served_and_asking(one=said(ttl_seconds=20)) as (served, outside):
-        async with listening(served.address) as client:
-            outside.knows(DIGEST, said(ttl_seconds=20, account_id="acct_other"))
-            assert await client.until_closed() == CloseCode.REVOKED
+    async with (
+        served_and_asking(one=said(ttl_seconds=20)) as (served, outside),
+        listening(served.address) as client,
+    ):
+        outside.knows(DIGEST, said(ttl_seconds=20, account_id="acct_other"))
+        assert await client.until_closed() == CloseCode.REVOKED
 
 
 async def test_while_nobody_answers_connections_stay_and_the_key_is_asked_for_again_later(clock):
-    async with served_and_asking(one=said(ttl_seconds=20)) as (served, outside):
-        async with listening(served.address, "inbox_ids=*") as client:
-            outside.knows(DIGEST, RequestError("unavailable", "later"))
-            await trio.sleep(20 + 3.5 * RETRY_SECONDS)
-            assert len(outside.asked) == 5
-            await served.broker.publish(ACCOUNT, event(1))
-            assert numbers([await client.next()]) == [1]
-            async with connected(served.address, key=ONE) as newcomer:
-                await newcomer.ping()
-            outside.knows(DIGEST, None)
-            assert await client.until_closed() == CloseCode.REVOKED
+    async with (
+        served_and_asking(one=said(ttl_seconds=20)) as (served, outside),
+        listening(served.address, "inbox_ids=*") as client,
+    ):
+        outside.knows(DIGEST, RequestError("unavailable", "later"))
+        await trio.sleep(20 + 3.5 * RETRY_SECONDS)
+        assert len(outside.asked) == 5
+        await served.broker.publish(ACCOUNT, event(1))
+        assert numbers([await client.next()]) == [1]
+        async with connected(served.address, key=ONE) as newcomer:
+            await newcomer.ping()
+        outside.knows(DIGEST, None)
+        assert await client.until_closed() == CloseCode.REVOKED
 
 
 async def test_what_an_opening_learns_holds_for_the_connections_that_are_there(clock):
-    async with served_and_asking(one=said(ttl_seconds=20)) as (served, outside):
-        async with listening(served.address, "inbox_ids=in_1,in_2") as client:
-            outside.knows(DIGEST, RequestError("unavailable", "later"))
-            await trio.sleep(21)
-            outside.knows(DIGEST, said(ttl_seconds=1000, inbox_ids=["in_1"]))
-            async with connected(served.address, key=ONE):
-                assert (await client.next())["inbox_ids"] == ["in_1"]
-                assert trio.current_time() < 20 + RETRY_SECONDS
+    async with (
+        served_and_asking(one=said(ttl_seconds=20)) as (served, outside),
+        listening(served.address, "inbox_ids=in_1,in_2") as client,
+    ):
+        outside.knows(DIGEST, RequestError("unavailable", "later"))
+        await trio.sleep(21)
+        outside.knows(DIGEST, said(ttl_seconds=1000, inbox_ids=["in_1"]))
+        async with connected(served.address, key=ONE):
+            assert (await client.next())["inbox_ids"] == ["in_1"]
+            assert trio.current_time() < 20 + RETRY_SECONDS
 
 
 async def test_many_connections_of_one_key_ask_one_question(clock):
@@ -282,14 +299,16 @@ async def test_configured_keys_are_watched_only_while_they_have_connections(cloc
 
 
 async def test_a_key_that_leaves_the_configuration_stays_if_somebody_outside_knows_it(clock):
-    async with served_and_asking(alice=said(ttl_seconds=20, inbox_ids=["in_1"])) as (served, outside):
-        async with listening(served.address, "inbox_ids=in_1,in_2", key=ALICE) as client:
-            served.broker.reload(config_of())
-            assert await client.next() == {"type": "connection.updated", "inbox_ids": ["in_1"]}
-            await trio.sleep(21)
-            assert [digest for digest, _ in outside.asked] == [digest_of(ALICE)] * 2
-            outside.knows(digest_of(ALICE), None)
-            assert await client.until_closed() == CloseCode.REVOKED
+    async with (
+        served_and_asking(alice=said(ttl_seconds=20, inbox_ids=["in_1"])) as (served, outside),
+        listening(served.address, "inbox_ids=in_1,in_2", key=ALICE) as client,
+    ):
+        served.broker.reload(config_of())
+        assert await client.next() == {"type": "connection.updated", "inbox_ids": ["in_1"]}
+        await trio.sleep(21)
+        assert [digest for digest, _ in outside.asked] == [digest_of(ALICE)] * 2
+        outside.knows(digest_of(ALICE), None)
+        assert await client.until_closed() == CloseCode.REVOKED
 
 
 @pytest.mark.parametrize("answer", [None, RequestError("unavailable", "later")])
@@ -300,14 +319,16 @@ async def test_a_key_that_leaves_the_configuration_is_gone_if_nobody_outside_say
 
 
 async def test_a_key_that_enters_the_configuration_is_what_that_says_and_asked_for_no_more(clock):
-    async with served_and_asking(one=said(ttl_seconds=20)) as (served, outside):
-        async with listening(served.address, "inbox_ids=in_1,in_2") as client:
-            served.broker.reload(config_of(alices(configured_key(ONE, inbox_ids=("in_2",)))))
-            assert await client.next() == {"type": "connection.updated", "inbox_ids": ["in_2"]}
-            outside.knows(DIGEST, None)
-            await trio.sleep(100)
-            await client.ping()
-            assert len(outside.asked) == 1
+    async with (
+        served_and_asking(one=said(ttl_seconds=20)) as (served, outside),
+        listening(served.address, "inbox_ids=in_1,in_2") as client,
+    ):
+        served.broker.reload(config_of(alices(configured_key(ONE, inbox_ids=("in_2",)))))
+        assert await client.next() == {"type": "connection.updated", "inbox_ids": ["in_2"]}
+        outside.knows(DIGEST, None)
+        await trio.sleep(100)
+        await client.ping()
+        assert len(outside.asked) == 1
 
 
 async def test_in_the_library_any_async_function_may_be_asked(clock):
