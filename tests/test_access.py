@@ -3,8 +3,10 @@
 from hashlib import sha256
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from broker.access import Access, Key, credential_of, inbox_ids_of
+from broker.access import Access, Key, Narrowing, credential_of, inbox_ids_of
 from broker.config import AccountConfig, Config, KeyConfig, OperatorConfig
 from broker.errors import RequestError
 from broker.names import ALL_INBOXES
@@ -184,3 +186,69 @@ def test_clients_see_inboxes_sorted_and_never_the_accounts_own():
     assert inbox_ids_of(Selection(frozenset({"b", "a", "c"}))) == ["a", "b", "c"]
     assert inbox_ids_of(Selection(frozenset({"b", "a", ACCOUNT_EVENTS}))) == ["a", "b"]
     assert inbox_ids_of(NOTHING) == []
+
+
+# --- what a token leaves of it
+
+SCOPES = ("subscribe", "command", "publish")
+reaches = st.none() | st.frozensets(st.sampled_from("abc"))
+scope_sets = st.frozensets(st.sampled_from(SCOPES))
+keys = st.builds(Key, st.just("key"), st.just("acct_a"), scope_sets, reaches)
+narrowings = st.builds(Narrowing, reaches, st.none() | scope_sets)
+
+
+def test_a_key_itself_may_do_everything_that_a_key_may_and_a_token_of_it_may_not():
+    key = key_of("subscribe")
+    assert key.narrowed(None) is key
+    key.require_key()
+    assert refusal(key.narrowed(Narrowing()).require_key).code == "forbidden"
+
+
+@given(keys, narrowings)
+def test_what_is_left_is_what_key_and_narrowing_have_in_common(key, narrowing):
+    left = key.narrowed(narrowing)
+    assert left.scopes == (key.scopes if narrowing.scopes is None else key.scopes & narrowing.scopes)
+    for inbox in ("a", "b", "c", "d"):
+        both = [inbox_ids is None or inbox in inbox_ids for inbox_ids in (key.inbox_ids, narrowing.inbox_ids)]
+        assert (left.inbox_ids is None or inbox in left.inbox_ids) == all(both)
+    assert (left.inbox_ids is None) == (key.inbox_ids is None and narrowing.inbox_ids is None)
+    assert (left.id, left.account_id, left.tier) == (key.id, key.account_id, key.tier)
+
+
+@given(keys, narrowings)
+def test_narrowing_again_by_the_same_changes_nothing(key, narrowing):
+    left = key.narrowed(narrowing)
+    assert left.narrowed(narrowing) == left
+    assert left.narrowed(left.narrowing) == left
+
+
+# --- all that a connection of it may be sent
+
+
+@pytest.mark.parametrize(
+    ("key", "reach"),
+    [
+        (key_of("subscribe"), EVERYTHING),
+        (key_of("subscribe", inbox_ids={"a", "b"}), Selection(frozenset({"a", "b"}))),
+        (key_of("subscribe", inbox_ids=set()), NOTHING),
+        (key_of("publish", "command"), NOTHING),
+        (key_of("publish", inbox_ids={"a"}), NOTHING),
+        (key_of("subscribe").narrowed(Narrowing(frozenset({"a"}))), Selection(frozenset({"a"}))),
+        (key_of("subscribe").narrowed(Narrowing(None, frozenset())), NOTHING),
+    ],
+)
+def test_a_key_reaches_its_inboxes_if_it_may_subscribe(key, reach):
+    assert key.reach == reach
+
+
+@given(keys)
+def test_a_connection_can_select_nothing_that_its_key_does_not_reach(key):
+    assert key.initial_selection().minus(key.reach) == NOTHING
+    if "subscribe" in key.scopes:
+        assert key.select([ALL_INBOXES], "p") == key.reach
+        assert (ACCOUNT_EVENTS in key.reach) == (key.inbox_ids is None)
+
+
+@given(keys, narrowings)
+def test_a_token_reaches_nothing_that_its_key_does_not_reach(key, narrowing):
+    assert key.narrowed(narrowing).reach.minus(key.reach) == NOTHING
