@@ -496,6 +496,8 @@ async def test_one_that_is_still_in_its_handshake_is_no_ghost(clock, dead, held_
     async with serving(config()) as served, await open_socket(served.address) as young:
         await young.send_all(upgrade_head())
         await until(lambda: served.server.connections)
+        [connection] = served.server.connections.values()
+        dead[connection._stream] = trio.current_time()
         await check_full(served)
         held_handshake.set()
         assert (await young.receive_some(1_000)).startswith(b"HTTP/1.1 101 ")
