@@ -331,6 +331,19 @@ async def test_a_key_that_enters_the_configuration_is_what_that_says_and_asked_f
         assert len(outside.asked) == 1
 
 
+async def test_what_is_said_outside_of_a_key_that_the_configuration_has_by_then_changes_nothing(clock):
+    """The question was under way when it was loaded."""
+    async with served_and_asking(one=said(ttl_seconds=5)) as (served, outside), listening(served.address) as client:
+        outside.hold()
+        await until(lambda: len(outside.asked) == 2)
+        served.broker.reload(config_of(alices(configured_key(ONE))))
+        outside.knows(DIGEST, None)
+        outside.let_go()
+        await trio.sleep(20)
+        await client.ping()
+        assert len(outside.asked) == 2
+
+
 async def test_in_the_library_any_async_function_may_be_asked(clock):
     asked = []
 
