@@ -56,6 +56,11 @@ class Key(Struct, frozen=True):
             return NOTHING
         return EVERYTHING if self.inbox_ids is None else Selection(self.inbox_ids)
 
+    @property
+    def account_events(self) -> Selection:
+        """What every connection of this key is sent, whatever it asks for."""
+        return Selection(frozenset({ACCOUNT_EVENTS})) if ACCOUNT_EVENTS in self.reach else NOTHING
+
     def narrowed(self, narrowing: Narrowing | None) -> "Key":
         """Return what a token leaves of this key; None: the key itself."""
         if narrowing is None:

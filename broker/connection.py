@@ -43,8 +43,6 @@ CLOSE_SECONDS: Final = 2.0
 RECEIVE_BYTES: Final = 65_536
 MAX_HELD_ANSWER_BYTES: Final = 4_096
 """Answers to what came in one read are held back, to be written together, up to this: some twenty."""
-_PROBE_SECONDS: Final = (0.02, 0.25)
-"""How often a sign of life is looked for: at first, and at last."""
 _BROKEN: Final = (CloseCode.PROTOCOL_ERROR, CloseCode.NOT_UTF8)
 _PEER_ENDED: Final = (
     wsproto.utilities.LocalProtocolError,
@@ -225,6 +223,7 @@ class Connection:
         if self._why is None:
             self._why = (code, why)
         self._slot.release()
+        self._publishing.stop()
         self.session.follower.pause()
         self._scope.cancel()
         self._changed.unpark_all()
@@ -317,27 +316,23 @@ class Connection:
 
     def last_sign_of_life(self) -> float:
         """Return when a byte was read from the client, or its TCP last acknowledged anything."""
-        unacknowledged = self._stream.unacknowledged_seconds()
-        acknowledged = -math.inf if unacknowledged is None else trio.current_time() - unacknowledged
-        return max(self._stream.last_read, acknowledged)
+        acknowledged = self._stream.acknowledged_seconds()
+        return max(self._stream.last_read, -math.inf if acknowledged is None else trio.current_time() - acknowledged)
 
-    async def shows_life(self, seconds: float) -> bool:
-        """Ping the client; return whether a sign of life comes within so many seconds.
+    def ask_for_life(self) -> None:
+        """Ping the client out of turn."""
+        self.session.ping()
+        self._flush()
+
+    def lived_since(self, moment: float) -> bool:
+        """Whether a byte was read since then, or its TCP owes no acknowledgement of before.
 
         One that is not open yet has its own deadline, and passes.
         """
-        if self._nursery is None:
+        if self._nursery is None or self._stream.last_read > moment:
             return True
-        asked_at = trio.current_time()
-        self.session.ping()
-        self._flush()
-        pause, longest = _PROBE_SECONDS
-        while self.last_sign_of_life() <= asked_at:
-            if trio.current_time() >= asked_at + seconds:
-                return False
-            await trio.sleep(min(pause, asked_at + seconds - trio.current_time()))
-            pause = min(2 * pause, longest)
-        return True
+        unacknowledged = self._stream.unacknowledged_seconds()
+        return unacknowledged is not None and unacknowledged < trio.current_time() - moment
 
     def beat(self, now: float) -> float | None:
         """Ping the client, or end the connection if it is dead. Returns when to be called again; None: never."""

@@ -171,7 +171,8 @@ def _decode_nested(fields: dict[str, Raw]) -> dict[str, Raw]:
 
 def decode_struct(body: bytes, kind: type[T]) -> T:
     """Decode a request's body. Raises `RequestError` with the field's path."""
-    decoded: T = _decode(_decoder_for(kind), body, "$")
+    decode = _decoder_for(kind)
+    decoded: T = _decode(lambda data: decode(data.decode()), body, "$")
     return decoded
 
 

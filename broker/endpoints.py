@@ -68,15 +68,13 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
     if opening.since is not None:
         with broker.hold(str(key.account_id)) as account:
             await broker.wait_for_cursor(account, opening.since)
-    slot = await admit(broker.slots, key, opening.client_id)
-    # From here to the connection's own first step lies no checkpoint: nothing can come between, the slot is not lost.
-    try:
-        key = broker.keyring.confirm(key)
-        opening = check_opening(key, request.query(), most)
-    except RequestError:
-        slot.release()
-        raise
-    return Upgrade(key, opening, slot)
+
+    def judge() -> tuple[Key, Opening]:
+        worth = broker.keyring.confirm(key)
+        return worth, check_opening(worth, request.query(), most)
+
+    # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
+    return Upgrade(*await admit(broker.slots, judge))
 
 
 async def make_token(broker: Broker, request: Request) -> Response | Upgrade:

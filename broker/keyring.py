@@ -24,7 +24,7 @@ from .access import (
 )
 from .config import Config
 from .errors import RequestError
-from .lookup import RETRY_SECONDS, Lookup, LookupStatistics
+from .lookup import RETRY_SECONDS, Kept, Lookup, LookupStatistics
 from .messages import Token, TokenRequest
 from .schedule import Schedule
 from .tokens import Tokens
@@ -32,21 +32,31 @@ from .tokens import Tokens
 MAX_ASKING_AGAIN: Final = 16
 """Questions for keys of live connections under way at once: those who want to come in are not kept waiting by them."""
 
+SHORTEST_SECONDS: Final = 1.0
+"""How soon a key of a live connection is asked for again at the earliest."""
+
 Changed = Callable[[Key | None], None]
 """Called with what a key reaches now; None: it is gone."""
+
+
+_UNJUDGED: Final = Key("", None, frozenset())
 
 
 class _Watched:
     """A key that is watched, or about to be asked for again. ``judged`` is what it reached at the last look."""
 
-    __slots__ = ("asking", "judged", "remote", "watches")
+    __slots__ = ("asking", "judged", "remote", "unschedule", "was_configured", "watches")
 
     def __init__(self, remote: str | None) -> None:
         self.remote = remote
         self.watches: dict[Changed, Narrowing | None] = {}
-        self.judged: Key | None = None
+        self.judged: Key | None = _UNJUDGED
         self.asking = False
-        """Whether a question is under way, or will be when the last answer has had its time."""
+        """Whether a question is under way."""
+        self.unschedule: Callable[[], None] | None = None
+        """Set while one is to be asked when the last answer has had its time."""
+        self.was_configured = False
+        """Whether it has left the configuration, and nobody outside has said anything of it since."""
 
 
 class KeyringStatistics(Struct, frozen=True):
@@ -106,11 +116,13 @@ class Keyring:
         return _known(kept.key)
 
     def confirm(self, key: Key) -> Key:
-        """Return what a key reaches by now, without a question. Raises `RequestError` (`unauthorized`)."""
+        """Return what a key reaches by now, without a question. Raises `RequestError` as `authenticate` does."""
         fresh = self._access.account_key(key.sha256)
         if fresh is None and self._lookup is not None:
             kept = self._lookup.kept(key.sha256)
-            fresh = key if kept is None else kept.key
+            if kept is None:
+                raise RequestError("unavailable", "The key must be checked again")
+            fresh = kept.key
         return _known(fresh).narrowed(key.narrowing)
 
     def require_account(self, account_id: str) -> None:
@@ -130,9 +142,8 @@ class Keyring:
         digest = key.sha256
         watched = self._watched.setdefault(digest, _Watched(remote))
         watched.watches[changed] = key.narrowing
-        if self._lookup is not None and not watched.asking and self._access.account_key(digest) is None:
-            kept = self._lookup.kept(digest)
-            self._ask_at(trio.current_time() if kept is None else kept.until, digest, watched)
+        if self._lookup is not None and self._access.account_key(digest) is None:
+            self._ask_when_due(digest, watched, self._lookup.kept(digest))
         try:
             yield
         finally:
@@ -140,19 +151,23 @@ class Keyring:
             self._forget_idle(digest, watched)
 
     def _forget_idle(self, digest: str, watched: _Watched) -> None:
-        if not watched.watches and not watched.asking:
+        if not (watched.watches or watched.asking or watched.unschedule):
             del self._watched[digest]
 
     def reload(self, config: Config) -> None:
         """Go on with the keys of another configuration, and judge all that are watched."""
-        self._access = Access(config)
+        before, self._access = self._access, Access(config)
         for digest, watched in list(self._watched.items()):
             key = self._access.account_key(digest)
+            kept = None if self._lookup is None else self._lookup.kept(digest)
             if key is not None or self._lookup is None:
                 self._judge(digest, key)
-            elif not watched.asking:
-                watched.asking = True
-                self._start_asking(digest, watched, was_configured=True)
+            elif kept is not None:
+                self._judge(digest, kept.key)
+                self._ask_when_due(digest, watched, kept)
+            else:
+                watched.was_configured = watched.was_configured or before.account_key(digest) is not None
+                self._start_asking(digest, watched)
 
     def _judge(self, digest: str, key: Key | None) -> None:
         """Tell everybody who watches a key what it reaches now."""
@@ -164,39 +179,47 @@ class Keyring:
 
     # --- asking again
 
-    def _ask_at(self, due: float, digest: str, watched: _Watched) -> None:
-        """Ask for a key when what was said of it has had its time, if anybody watches it then."""
+    def _ask_when_due(self, digest: str, watched: _Watched, kept: Kept | None) -> None:
+        """Ask for a key when what was said of it has had its time (None: now), if that is not to be done already."""
+        if not (watched.asking or watched.unschedule):
+            now = trio.current_time()
+            self._ask_at(now if kept is None else max(kept.until, now + SHORTEST_SECONDS), digest, watched)
 
+    def _ask_at(self, due: float, digest: str, watched: _Watched) -> None:
         def ask(_: float) -> None:
+            watched.unschedule = None
             if watched.watches and self._access.account_key(digest) is None:
-                self._start_asking(digest, watched, was_configured=False)
+                self._start_asking(digest, watched)
             else:
-                watched.asking = False
                 self._forget_idle(digest, watched)
 
-        watched.asking = True
-        self._schedule.add(due, ask)
+        watched.unschedule = self._schedule.add(due, ask)
 
-    def _start_asking(self, digest: str, watched: _Watched, *, was_configured: bool) -> None:
-        assert self._nursery is not None
-        self._nursery.start_soon(self._ask_again, digest, watched, was_configured)
+    def _start_asking(self, digest: str, watched: _Watched) -> None:
+        if watched.unschedule is not None:
+            watched.unschedule()
+            watched.unschedule = None
+        if not watched.asking:
+            watched.asking = True
+            assert self._nursery is not None
+            self._nursery.start_soon(self._ask_again, digest, watched)
 
-    async def _ask_again(self, digest: str, watched: _Watched, was_configured: bool) -> None:
+    async def _ask_again(self, digest: str, watched: _Watched) -> None:
         """Ask for a key of live connections. No answer leaves them, unless nobody outside ever knew the key."""
         assert self._lookup is not None
         async with self._limit:
             kept = await self._lookup.ask(digest, watched.remote)
         watched.asking = False
         if self._access.account_key(digest) is None:
-            if kept is None and not (was_configured and self._lookup.kept(digest) is None):
-                self._ask_at(trio.current_time() + RETRY_SECONDS, digest, watched)
-            else:
-                key = None if kept is None else kept.key
-                self._judge(digest, key)
-                if kept is not None and key is not None:
-                    self._ask_at(kept.until, digest, watched)
-        if not watched.asking:
-            self._forget_idle(digest, watched)
+            if kept is not None:
+                self._judge(digest, kept.key)
+            elif watched.was_configured:
+                self._judge(digest, None)
+            if watched.judged is not None:
+                due = RETRY_SECONDS if kept is None else max(kept.until - trio.current_time(), SHORTEST_SECONDS)
+                self._ask_at(trio.current_time() + due, digest, watched)
+        watched.was_configured = False
+        self._forget_idle(digest, watched)
 
     def statistics(self) -> KeyringStatistics:
         """Return what is being watched."""

@@ -5,6 +5,7 @@ asked for is refused (PROTOCOL section 8, `[access]`). One question is under way
 """
 
 import logging
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,11 @@ RETRY_SECONDS: Final = 10.0
 """How long nobody is asked again for a key, after no answer came."""
 
 
+COMPLAIN_SECONDS: Final = 60.0
+"""How often answers that are not understood are logged at most."""
+_YEAR: Final = 31_536_000
+
+
 class AccessAnswer(Struct, frozen=True):
     """Whose a key is, and what it reaches: ``inbox_ids`` None is the whole account."""
 
@@ -40,7 +46,7 @@ class AccessAnswer(Struct, frozen=True):
     key_id: Identifier
     scopes: list[Scope]
     inbox_ids: list[Identifier] | None
-    ttl_seconds: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)]
+    ttl_seconds: Annotated[int, Meta(gt=0, le=_YEAR)] | Annotated[float, Meta(gt=0, le=_YEAR)]
     """For how long this may be believed."""
 
 
@@ -90,6 +96,7 @@ class Lookup:
         self._unknown: OrderedDict[str, Kept] = OrderedDict()
         self._questions: dict[str, _Question] = {}
         self._away = False
+        self._complain_at = -math.inf
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -159,9 +166,14 @@ class Lookup:
         return Kept(_key_of(answer, digest), now + answer.ttl_seconds), None
 
     def _log(self, failure: BaseException | None) -> None:
-        """Log when answers cease to come, and when they come again."""
+        """Log when answers cease to come and when they come again, and now and then one that is not understood."""
+        if isinstance(failure, msgspec.ValidationError):
+            if trio.current_time() >= self._complain_at:
+                logger.warning("the answer to whose a key is was not understood: %s", failure)
+                self._complain_at = trio.current_time() + COMPLAIN_SECONDS
+            return
         if failure is not None and not self._away:
-            expected = isinstance(failure, (RequestError, msgspec.ValidationError, TimeoutError))
+            expected = isinstance(failure, (RequestError, TimeoutError))
             message = "nobody says whose keys are (%s): unknown ones are refused, known ones hold"
             logger.warning(message, failure, exc_info=None if expected else failure)
         elif failure is None and self._away:

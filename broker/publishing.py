@@ -3,6 +3,8 @@
 from collections import deque
 from typing import Final, Protocol
 
+import trio
+
 from .access import Key
 from .commands import Commands, Lane, Reply, refused
 from .errors import RequestError
@@ -35,6 +37,8 @@ class Publishing:
         self._commands = commands
         self._lane = lane
         self._waiting: deque[tuple[PublishRequest, Run]] = deque()
+        self._scope = trio.CancelScope()
+        self._stopped = False
 
     def submit(self, publish: PublishRequest, reply: Reply) -> bool:
         """Publish, or let it wait; ``reply`` gets the outcome. Returns whether it is the first that waits."""
@@ -70,21 +74,27 @@ class Publishing:
         return None if published is None else _outcome_of(published)
 
     async def do_waiting(self) -> None:
-        """Publish what waits, one after the other."""
-        while self._waiting:
-            publish, run = self._waiting[0]
-            try:
-                published = await self._publisher.publish_raw(
-                    publish.request.key, publish.raw, publish.path, self._lane
-                )
-                outcome = _outcome_of(published)
-            except RequestError as error:
-                outcome = refused(error)
-            self._waiting.popleft()
-            self._commands.finish(self._lane, run, outcome)
+        """Publish what waits, one after the other, until there is nothing left or it is stopped."""
+        with trio.CancelScope() as self._scope:
+            while self._waiting and not self._stopped:
+                publish, run = self._waiting[0]
+                try:
+                    published = await self._publisher.publish_raw(
+                        publish.request.key, publish.raw, publish.path, self._lane
+                    )
+                    outcome = _outcome_of(published)
+                except RequestError as error:
+                    outcome = refused(error)
+                self._waiting.popleft()
+                self._commands.finish(self._lane, run, outcome)
+
+    def stop(self) -> None:
+        """Publish nothing more of what waits."""
+        self._stopped = True
+        self._scope.cancel()
 
     def give_up(self) -> None:
-        """Publish nothing of what waits: the client left."""
+        """Refuse what waits: the client left."""
         while self._waiting:
             _, run = self._waiting.popleft()
             self._commands.finish(self._lane, run, refused(RequestError("unavailable", "The client left")))

@@ -209,17 +209,18 @@ class Session:
         self._say_gap(gap)
 
     def change_key(self, key: Key) -> None:
-        """Go on with what the key reaches now. If that is less, keep what it still reaches, and say so."""
+        """Go on with what the key reaches now. If that is less, keep the rest, and say so."""
         less = self.key.reach.minus(key.reach) != NOTHING
         self.key = key
-        if less:
-            held = self.follower.selection
-            lost = held.minus(key.reach)
-            kept = held.minus(lost)
+        held = self.follower.selection
+        lost = held.minus(key.reach)
+        kept = held.minus(lost).union(key.account_events)
+        if kept != held:
             self.follower.drop_from_replays(lost)
             self.follower.change(kept, self.follower.event_filter)
-            if self._opened:
-                self._say(encode(Updated(inbox_ids_of(kept))))
+            self.follower.join_replay(kept.minus(held))
+        if less and self._opened:
+            self._say(encode(Updated(inbox_ids_of(kept))))
 
     def drain(self, reconnect_after_ms: int) -> None:
         """Say that the server is about to close."""
@@ -266,8 +267,8 @@ class Session:
         self._say_frame(PING if news is None else PING + text_frame(encode(CursorUpdate(news))))
 
     def ping(self) -> None:
-        """Say a ping out of turn, if the client is live: what is being fed shows by that whether anybody is there."""
-        if self.follower.live:
+        """Say a ping out of turn, unless something waits to be written anyway."""
+        if not self._answers:
             self._say_frame(PING)
 
     # --- what the client says

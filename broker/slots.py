@@ -21,8 +21,12 @@ class Holder(Protocol):
         """Return when something last came from the client, by trio's clock (seconds)."""
         ...
 
-    async def shows_life(self, seconds: float) -> bool:
-        """Ping the client; return whether a sign of life comes within so many seconds."""
+    def ask_for_life(self) -> None:
+        """Ping the client."""
+        ...
+
+    def lived_since(self, moment: float) -> bool:
+        """Whether the client has shown life since it was asked to, at this moment."""
         ...
 
     def end(self, code: CloseCode, why: str) -> None:

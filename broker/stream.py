@@ -9,10 +9,10 @@ socket is never used, though it is soon the next connection's.
 """
 
 import socket
-import sys
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 from msgspec import Struct
@@ -24,7 +24,18 @@ LINGER_SECONDS: Final = 2.0
 SEND_BUFFER_BYTES: Final = 131_072
 """SO_SNDBUF of a client's socket: what a client that stops reading costs in the kernel (which doubles it)."""
 _READER_POLL_SECONDS: Final = 0.02
-_TCP_INFO_LAST_ACK_RECV: Final = 56
+_TCP_INFO: Final = struct.Struct("=3xB20xI28xI")
+"""Of Linux's `struct tcp_info`, what `_TcpInfo` names."""
+
+
+class _TcpInfo(NamedTuple):
+    """What the kernel knows of a TCP connection."""
+
+    probes: int
+    """Probes of a full window, or of an idle connection, that were not answered."""
+    unacked: int
+    """Packets under way that were not acknowledged."""
+    last_ack_recv_ms: int
 
 
 def _take_nothing(_: bytes) -> int:
@@ -234,6 +245,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         if self._closed:
             await trio.lowlevel.checkpoint()
             return
+        self.release()
         try:
             with trio.move_on_after(LINGER_SECONDS):
                 await self.send_eof()
@@ -265,15 +277,29 @@ class ClientStream(trio.abc.HalfCloseableStream):
         except OSError:
             return None
 
-    def unacknowledged_seconds(self) -> float | None:
+    def acknowledged_seconds(self) -> float | None:
         """Return how long ago the peer's TCP acknowledged anything; None where that is not known."""
+        info = self._tcp_info()
+        return None if info is None else info.last_ack_recv_ms / 1000
+
+    def unacknowledged_seconds(self) -> float | None:
+        """Return how long the peer's TCP has left unanswered what it was sent; 0.0: nothing is; None: not known.
+
+        A peer whose window is full owes nothing but answers to probes, which come minutes apart.
+        """
+        info = self._tcp_info()
+        if info is None:
+            return None
+        return info.last_ack_recv_ms / 1000 if info.unacked or info.probes > 1 else 0.0
+
+    def _tcp_info(self) -> "_TcpInfo | None":
         if self._socket is None or not hasattr(socket, "TCP_INFO"):
             return None
         try:
-            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LAST_ACK_RECV + 4)
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         except OSError:
             return None
-        return int.from_bytes(info[_TCP_INFO_LAST_ACK_RECV:], sys.byteorder) / 1000
+        return _TcpInfo._make(_TCP_INFO.unpack(info)) if len(info) == _TCP_INFO.size else None
 
     def statistics(self) -> StreamStatistics:
         """Return what this stream holds."""

@@ -35,6 +35,7 @@ from broker import (
     serve,
 )
 from broker.access import Access, Key, digest_of
+from broker.hub import WAITING_PUBLISHES
 from broker.lookup import AskAccess
 from broker.names import Tier
 
@@ -205,6 +206,15 @@ async def serving(config: Config | None = None, *, access: AskAccess | None = No
             addresses = await nursery.start(serve_and_tell)
         yield Served(opened, addresses[0], made[0], ended)
         nursery.cancel_scope.cancel()
+
+
+def take_all_places(served: Served) -> list[Any]:
+    """Make publishes wait as if the fan-out were behind; leaving the returned places lets them go on."""
+    account = served.broker._hub.account(ACCOUNT)
+    places = [account.place_nowait() for _ in range(WAITING_PUBLISHES)]
+    assert None not in places
+    assert account.place_nowait() is None
+    return places
 
 
 async def open_socket(address: Address, *, receive_buffer_bytes: int | None = None) -> trio.SocketStream:

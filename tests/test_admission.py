@@ -331,7 +331,7 @@ async def test_one_in_the_middle_of_its_handshake_is_replaced_too(held_handshake
 @pytest.fixture
 def clock():
     """Whoever waits for a sign of life does not wait long."""
-    return MockClock(rate=1, autojump_threshold=0.001)
+    return MockClock(rate=1, autojump_threshold=0.01)
 
 
 @pytest.fixture
@@ -343,6 +343,7 @@ def dead(monkeypatch):
         return trio.current_time() - since[stream] if stream in since else 0.0
 
     monkeypatch.setattr(ClientStream, "unacknowledged_seconds", unacknowledged_seconds)
+    monkeypatch.setattr(ClientStream, "acknowledged_seconds", unacknowledged_seconds)
     return since
 
 
@@ -409,6 +410,7 @@ async def test_a_client_that_only_pauses_keeps_its_slot_for_its_tcp_acknowledges
 
 async def test_without_anything_known_of_acknowledgements_a_ping_must_be_answered(clock, monkeypatch):
     monkeypatch.setattr(ClientStream, "unacknowledged_seconds", lambda _: None)
+    monkeypatch.setattr(ClientStream, "acknowledged_seconds", lambda _: None)
     async with serving(config()) as served, connected(served.address) as client:
         async with answering(client):
             await check_full(served)
@@ -492,6 +494,28 @@ async def test_a_slot_that_becomes_free_meanwhile_is_used(clock, dead, monkeypat
                 assert taken(served) == 2
 
 
+async def test_a_slot_that_becomes_free_is_not_waited_for_any_longer(clock, dead, monkeypatch):
+    monkeypatch.setitem(MAX_CONNECTIONS, "developer", 2)
+    async with (
+        serving(config("developer")) as served,
+        connected(served.address) as ghost,
+        connected(served.address) as leaving,
+    ):
+        cut_power(served, ghost, dead)
+        await trio.sleep(1)
+        asked_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def leave_while_the_ghost_is_asked():
+                await ghost.wait_for(PING)
+                await leaving.say_close()
+
+            nursery.start_soon(leave_while_the_ghost_is_asked)
+            async with connected(served.address):
+                assert trio.current_time() - asked_at < GHOST_SECONDS / 2
+                assert taken(served) == 2
+
+
 async def test_one_that_is_still_in_its_handshake_is_no_ghost(clock, dead, held_handshake):
     async with serving(config()) as served, await open_socket(served.address) as young:
         await young.send_all(upgrade_head())
@@ -524,3 +548,14 @@ async def test_a_name_takes_its_slot_over_without_asking_anybody(clock, dead):
         async with connected(served.address, "client_id=agent"):
             assert trio.current_time() - asked_at < GHOST_SECONDS
             assert await ghost.until_closed() == CloseCode.REPLACED
+
+
+async def test_a_client_that_is_asked_while_it_is_about_to_become_live_is_no_ghost(clock, dead):
+    """All that it was sent was acknowledged before: only an answer to a ping can show that it lives."""
+    async with serving(config()) as served, connected(served.address) as client, answering(client):
+        connection = served.connection(client)
+        await until(lambda: connection.session.follower.live)
+        cut_power(served, client, dead)
+        connection.session.follower.pause()
+        connection.wake()
+        await check_full(served)

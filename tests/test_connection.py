@@ -29,6 +29,7 @@ from clients import (
     reset,
     send_raw,
     serving,
+    take_all_places,
     unread_bytes,
     unsent_bytes,
     upgrade_head,
@@ -40,7 +41,6 @@ import broker.endpoints
 import broker.stream
 from broker import CloseCode, LimitsConfig, ReplayConfig
 from broker.follower import READ_BYTES
-from broker.hub import WAITING_PUBLISHES
 from broker.publishing import MAX_WAITING_PUBLISHES
 from broker.session import GRACE_SECONDS, MAX_WAITING_ANSWER_BYTES, SILENT_SECONDS, Session
 from broker.stream import SEND_BUFFER_BYTES, ClientStream
@@ -83,15 +83,6 @@ async def until(condition) -> None:
     with trio.fail_after(20):
         while not condition():
             await blocked()
-
-
-def take_all_places(served):
-    """Make publishes wait as if the fan-out were behind; leaving the returned places lets them go on."""
-    account = served.broker._hub.account(ACCOUNT)
-    places = [account.place_nowait() for _ in range(WAITING_PUBLISHES)]
-    assert None not in places
-    assert account.place_nowait() is None
-    return places
 
 
 # --- an ordinary life --------------------------------------------------------

@@ -16,16 +16,18 @@ from clients import (
     connected,
     event,
     numbers,
+    open_socket,
     opening,
     post_events,
     said,
     serving,
     token_of,
     until,
+    upgrade_head,
 )
 from trio.testing import MockClock
 
-from broker import CloseCode, RequestError, open_broker
+from broker import Broker, CloseCode, RateConfig, RatesConfig, RequestError, TierRatesConfig, open_broker
 from broker.access import digest_of
 from broker.keyring import MAX_ASKING_AGAIN
 from broker.lookup import MAX_ASKING, RETRY_SECONDS
@@ -354,3 +356,63 @@ async def test_in_the_library_any_async_function_may_be_asked(clock):
     async with open_broker(access=access) as opened:
         key = await opened.keyring.authenticate(ONE, None)
         assert (key.account_id, asked) == ("acct_library", [(DIGEST, None)])
+
+
+async def test_that_a_key_is_gone_is_learned_by_an_opening_too(clock):
+    async with (
+        served_and_asking(one=said(ttl_seconds=20)) as (served, outside),
+        listening(served.address, "inbox_ids=*") as client,
+    ):
+        outside.knows(DIGEST, RequestError("unavailable", "later"))
+        await trio.sleep(21)
+        outside.knows(DIGEST, None)
+        assert (await opening(served.address, key=ONE)).status == 401
+        assert await client.until_closed() == CloseCode.REVOKED
+        assert trio.current_time() < 20 + RETRY_SECONDS
+
+
+async def test_a_key_that_was_configured_for_a_while_is_again_what_was_said_outside(clock):
+    async with (
+        served_and_asking(one=said(ttl_seconds=3600, inbox_ids=["in_1"])) as (served, _),
+        listening(served.address) as client,
+    ):
+        served.broker.reload(config_of(alices(configured_key(ONE))))
+        await client.say(action="subscribe", request_id="s", inbox_ids=["in_2"])
+        assert (await client.answer("s"))["result"]["inbox_ids"] == ["in_1", "in_2"]
+        served.broker.reload(config_of())
+        with trio.fail_after(60):
+            assert await client.next() == {"type": "connection.updated", "inbox_ids": ["in_1"]}
+
+
+@pytest.fixture
+def held_cursor(monkeypatch):
+    """Hold openings with a cursor until the event is set."""
+    gate = trio.Event()
+
+    async def wait(*_):
+        await gate.wait()
+
+    monkeypatch.setattr(Broker, "wait_for_cursor", wait)
+    return gate
+
+
+async def test_a_key_that_left_the_configuration_while_its_opening_waited_is_not_let_in_unasked(clock, held_cursor):
+    """Nobody outside ever knew it, and nobody answers now."""
+    async with (
+        served_and_asking(alice=RequestError("unavailable", "later")) as (served, _),
+        await open_socket(served.address) as stream,
+    ):
+        await stream.send_all(upgrade_head("since=5m", key=ALICE))
+        await until(lambda: served.server.exchanges)
+        served.broker.reload(config_of())
+        held_cursor.set()
+        assert (await stream.receive_some(1_000))[9:12] in (b"401", b"503")
+
+
+async def test_new_rates_hold_for_open_connections_of_keys_known_outside_too(clock):
+    slow = TierRatesConfig(events_per_connection=RateConfig(per_second=0.001, burst=1))
+    async with served_and_asking(one=said(ttl_seconds=3600)) as (served, _), listening(served.address) as client:
+        served.broker.reload(config_of(alices(), rates=RatesConfig(enterprise=slow)))
+        for number, code in ((1, None), (2, "rate_limited")):
+            await client.say(action="publish", request_id=f"r{number}", events=event(number))
+            assert (await client.answer(f"r{number}")).get("error", {}).get("code") == code

@@ -427,3 +427,14 @@ async def test_the_configured_api_is_asked_when_a_stream_is_opened():
             async with connected(served.address, key="dm_live_one"):
                 pass
             assert len(api.asked) == 3
+
+
+@pytest.mark.parametrize("digits", [30, 310, 4_000])
+async def test_a_time_longer_than_any_clock_has_ends_nobody_but_itself(digits):
+    """Python's integers have no end, its floats have."""
+    body = json.dumps({**ANSWER, "ttl_seconds": 60}).replace("60", "9" * digits).encode()
+    async with asking_api() as (api, lookup):
+        api.answer = Response(200, body)
+        await code_of(lookup)
+        api.answer = json_answer(ANSWER)
+        assert await code_of(lookup, OTHER) == ""

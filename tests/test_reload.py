@@ -24,6 +24,7 @@ from clients import (
     opening,
     post_events,
     serving,
+    take_all_places,
     token_of,
     until,
     upgrade_head,
@@ -474,7 +475,7 @@ async def test_an_opening_that_asks_for_what_its_key_has_lost_meanwhile_is_refus
         assert served.broker.statistics().slots == SlotsStatistics(0, 0)
 
 
-async def test_a_key_that_goes_while_its_opening_waits_for_a_ghost_is_refused_and_no_slot_is_lost(clock, monkeypatch):
+async def test_a_key_that_goes_while_its_opening_waits_for_a_ghost_is_refused_and_ends_nobody(clock, monkeypatch):
     monkeypatch.setattr(ClientStream, "unacknowledged_seconds", lambda _: None)
     keys = configured_key(ALICE), configured_key("dm_live_other")
     async with (
@@ -490,10 +491,45 @@ async def test_a_key_that_goes_while_its_opening_waits_for_a_ghost_is_refused_an
         nursery.start_soon(come)
         await until(lambda: served.server.exchanges)
         served.broker.reload(config_of(alices(keys[1], tier="free")))
-        assert await ghost.until_closed() == CloseCode.HEARTBEAT_MISSED
         await until(lambda: answers)
         assert answers[0].status == 401
-        assert served.broker.statistics().slots == SlotsStatistics(0, 0)
+        assert served.broker.statistics().slots == SlotsStatistics(1, 1)
+        await ghost.ping()
+
+
+# --- a key that reaches more
+
+
+async def test_a_connection_whose_key_comes_to_reach_the_whole_account_gets_the_accounts_own_events():
+    async with serving(narrow("in_1")) as served, connected(served.address) as client:
+        await served.broker.publish(ACCOUNT, event(1, inbox=None))
+        await client.ping()
+        served.broker.reload(whole())
+        await served.broker.publish(ACCOUNT, [event(2, inbox=None), event(3), event(4, inbox="in_2")])
+        assert numbers([await client.next(), await client.next()]) == [2, 3]
+        await client.ping()
+
+
+async def test_one_that_may_subscribe_again_gets_the_accounts_own_events_again():
+    async with serving(whole()) as served, connected(served.address, "inbox_ids=in_1") as client:
+        served.broker.reload(config_of(alices(configured_key(ALICE, scopes=("publish",)))))
+        assert await client.next() == {"type": UPDATED, "inbox_ids": []}
+        served.broker.reload(whole())
+        await served.broker.publish(ACCOUNT, [event(1), event(2, inbox=None)])
+        assert numbers([await client.next()]) == [2]
+
+
+async def test_what_waits_to_be_published_when_its_key_goes_is_not_published():
+    async with serving(whole()) as served:
+        places = take_all_places(served)
+        async with connected(served.address) as client:
+            await client.say(action="publish", request_id="p", events=event(1))
+            await client.ping()
+            served.broker.reload(config_of())
+            for place in places:
+                place.__exit__()
+            assert await client.until_closed() == CloseCode.REVOKED
+            assert served.broker.statistics().published == 0
 
 
 # --- a configuration that does not load, or not all of it
@@ -600,3 +636,31 @@ def test_sighup_with_a_file_that_does_not_load_changes_nothing_and_says_why_in_o
         with process("publish", "--url", url, "--type", "a.b", "--payload", "{}", BROKER_KEY=ALICE) as publishing:
             assert publishing.wait(GUARD_SECONDS) == 0
         assert json.loads(tailing.stdout.readline())["type"] == "a.b"
+
+
+async def test_a_key_that_moves_to_another_account_while_its_opening_waits_takes_no_slot_of_the_old_one(held_cursor):
+    moved = config_of(AccountConfig(id=ACCOUNT), bobs(configured_key(ALICE)))
+    async with serving(whole("free")) as served, await open_socket(served.address) as stream:
+        await stream.send_all(upgrade_head("since=5m"))
+        await until(lambda: served.server.exchanges)
+        served.broker.reload(moved)
+        held_cursor.set()
+        answer = bytes(await stream.receive_some(65_536))
+        if answer.startswith(b"HTTP/1.1 101 "):
+            assert served.broker.slots.holders("acct_bob")
+        assert not served.broker.slots.holders(ACCOUNT)
+
+
+async def test_a_tier_that_was_lowered_while_an_opening_waited_bounds_it(held_cursor):
+    async with serving(whole("developer")) as served, connected(served.address) as client:
+        answer = await opened_while(served, held_cursor, whole("free"))
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        await client.ping()
+
+
+async def test_an_opening_that_is_refused_in_the_end_has_replaced_nobody(held_cursor):
+    async with serving(whole()) as served, connected(served.address, "client_id=agent") as old:
+        answer = await opened_while(served, held_cursor, narrow("in_1"), "&client_id=agent&inbox_ids=in_2")
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert (await old.next())["type"] == UPDATED
+        await old.ping()

@@ -214,7 +214,7 @@ class Client:
 
 def impatient_clock() -> MockClock:
     """Nobody here is a ghost, and a newcomer need not wait to learn that."""
-    return MockClock(rate=1, autojump_threshold=0.001)
+    return MockClock(rate=1, autojump_threshold=0.01)
 
 
 @pytest.fixture
@@ -272,8 +272,13 @@ async def play(steps) -> None:
                             together.start_soon(client.close)
             await until(lambda: not any(client.state in ("opening", "closing") for client in clients))
             await until(lambda: not served.server.exchanges)
-            await until(lambda: len(served.server.connections) == sum(c.state == "open" for c in clients))
-            assert served.broker.statistics().slots.connections == len(served.server.connections)
+            await until(
+                lambda: (
+                    served.broker.statistics().slots.connections
+                    == len(served.server.connections)
+                    == sum(client.state == "open" for client in clients)
+                )
+            )
             for key, limit in LIMITS.items():
                 assert len(living(key)) <= limit
                 if any(client.key == key and client.state == "429" for client in clients[before:]) and not ends:
@@ -324,3 +329,14 @@ async def test_a_slot_is_given_back_whatever_ends_the_opening_after_it(clock, mo
                 await stream.send_all(upgrade_head("", key=FREE))
                 assert await stream.receive_some(100) == b""
         assert served.broker.statistics().slots == NOTHING
+
+
+async def test_one_that_breaks_off_before_it_has_read_the_101_is_gone_at_once(caplog):
+    """Nothing can be said to it: nothing is to be waited for."""
+    caplog.set_level("INFO", "broker.connection")
+    async with serving(CONFIG) as served:
+        stream = await open_socket(served.address)
+        await stream.send_all(upgrade_head("", key=FREE))
+        reset(stream)
+        with trio.fail_after(1):
+            await until(lambda: "ended" in caplog.text)

@@ -562,10 +562,24 @@ async def test_after_traffic_the_last_acknowledgement_is_young():
         assert 0 <= link.stream.unacknowledged_seconds() < 5
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell")
+async def test_a_peer_that_pauses_with_a_full_window_owes_nothing_however_long_ago_it_acknowledged():
+    with tcp_pair() as link:
+        while link.stream.write_nowait(b"x" * 65_536):
+            pass
+        with trio.fail_after(20):
+            while link.stream.unacknowledged_seconds():
+                await blocked()
+        assert link.stream.acknowledged_seconds() is not None
+
+
 async def test_where_the_kernel_does_not_know_of_acknowledgements_there_are_none():
-    assert memory_pair()[0].unacknowledged_seconds() is None
+    def told(stream: ClientStream) -> list[float | None]:
+        return [stream.acknowledged_seconds(), stream.unacknowledged_seconds()]
+
+    assert told(memory_pair()[0]) == [None, None]
     with pair() as link:
-        assert link.stream.unacknowledged_seconds() is None
+        assert told(link.stream) == [None, None]
     with tcp_pair() as link:
         link.socket.close()
-        assert link.stream.unacknowledged_seconds() is None
+        assert told(link.stream) == [None, None]
