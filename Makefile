@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-check bench-peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -14,8 +14,17 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.fanout --connections 1000
+# A short run of all scenarios: tables here, results and report in benchmarks/out.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks all --pin
+
+# The ratios that must hold: exits with 1 where one does not.
+bench-check: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks check --pin
+
+# What the bench compares the broker with, into ~/.cache/broker-bench (BROKER_BENCH_PEERS); says what is not possible.
+bench-peers: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.peers.install
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
@@ -28,6 +37,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/bin/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
 clean:

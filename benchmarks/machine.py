@@ -1,13 +1,37 @@
-"""How much of the machine others used meanwhile: where that is much, the figures are those of a crowd."""
+"""The machine: what it is, and how much of it others used meanwhile; where that is much, figures are a crowd's."""
 
 import os
+import platform
 import resource
 import time
 from pathlib import Path
 from typing import Self
 
+from .generator.receiving import compiled
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _IDLE, _WAITING_FOR_DISK = 3, 4
+
+
+def description() -> dict[str, str]:
+    """Return what names this machine, for a reader who compares figures."""
+    return {
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"Python {platform.python_version()}",
+        "generator": f"generator's loop in {'C' if compiled() else 'Python'}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 class Others:

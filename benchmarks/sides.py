@@ -1,121 +1,206 @@
-"""The two sides that are compared, the floor and the broker: each a server, and subscribers of the same program.
+"""A side of a comparison: a server, its subscribers and a publisher, each in processes of their own.
 
-Where they run: without pinning the kernel places them, as it would in production. With it each server has the
-first core, each subscriber process the others. The rule is the same for both sides, and only one side works at a time.
+Where they run: without pinning the kernel places them, as in production. With it the server has the first core,
+the generator the others: the rule is the same for every peer.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from .accounts import key_of, path_of
-from .children import Child, python
-from .floor import floor_arguments, floor_command
+from .cost import processor_ns
+from .generator.deliveries import Expected, Received, together
+from .generator.effort import Effort, why_refused
+from .generator.publisher import Publisher, Sent, Template
+from .generator.schedule import Schedule
+from .generator.subscribers import Subscribers
+from .generator.worker import Worker
+from .payload import message_of
+from .peers.adapter import Peer, Running
 
-OPENING_SECONDS = 120.0
-ROUND_SECONDS = 30.0
+LONGEST_WAIT_SECONDS = 15.0
+"""For the last delivery, after the last event was sent: what has not come then is lost."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The cores of servers and of subscribers; None: the kernel decides."""
+    """The cores of servers and of the generator; None: the kernel decides."""
 
     servers: set[int] | None = None
-    subscribers: set[int] | None = None
-    subscribers_in_background: bool = False
-    """Whether subscribers give way at once to every process that is not in the background."""
+    generator: set[int] | None = None
 
-
-@dataclass(frozen=True)
-class Delivery:
-    """One event to all subscribers."""
-
-    nanoseconds: int
-    """From just before the call until the last one has it."""
-    processor_ns: int
-    """The server's processor time: what it costs where others take the processor away, and take time by that."""
-    frame_bytes: int
-
-
-class Side:
-    """A server with its subscribers.
-
-    Args:
-        server: what obeys ``go`` and ``when``.
-        subscribers: what says ``round``.
-        name: the account that events go to; the floor has none.
-    """
-
-    def __init__(self, server: Child, subscribers: Child, name: str = "") -> None:
-        self.server = server
-        self.subscribers = subscribers
-        self._name = name
-
-    def send(self, frame_bytes: int = 0) -> None:
-        """Have one event sent; only the floor needs to be told how long it is."""
-        self.server.say(f"go {self._name or frame_bytes}")
-
-    def arrived(self) -> tuple[int, int]:
-        """Wait until the last subscriber has the next event; return when, and the length of its frame."""
-        _, when, size = self.subscribers.expect("round", ROUND_SECONDS)
-        return int(when), int(size)
-
-    def deliver(self, frame_bytes: int = 0) -> Delivery:
-        """Send one event and wait for it. The start is asked for afterwards, when nothing is being measured."""
-        used = self.server.processor_ns()
-        self.send(frame_bytes)
-        when, size = self.arrived()
-        return Delivery(when - self.started(), self.server.processor_ns() - used, size)
-
-    def started(self) -> int:
-        """Return when the last event's call began."""
-        self.server.say(f"when {self._name}".rstrip())
-        return int(self.server.expect("when", ROUND_SECONDS)[0])
+    @property
+    def generator_cores(self) -> int:
+        """How many cores the generator may use."""
+        return len(self.generator or os.sched_getaffinity(0))
 
 
 def placement(pin: bool) -> Placement:
-    """Return where servers and subscribers run."""
+    """Return where servers and generator run."""
     cores = sorted(os.sched_getaffinity(0))
     if not pin or len(cores) < 2:
         return Placement()
     return Placement({cores[0]}, set(cores[1:]))
 
 
-@contextmanager
-def open_floor(connections: int, where: Placement) -> Iterator[tuple[str, Side]]:
-    """Yield what the floor is made of, and the floor."""
-    with (
-        floor_command() as (language, command),
-        Child("the floor", floor_arguments(command, connections), where.servers) as server,
-    ):
-        port = int(server.expect("port", OPENING_SECONDS)[0])
-        with subscribers(connections, port, "/", "none", where) as clients:
-            server.expect("open", OPENING_SECONDS)
-            yield language, Side(server, clients)
+@dataclass(frozen=True)
+class Crowd:
+    """Subscribers: the channel of each, the processes that hold them, and whether these give way to all others."""
+
+    channels: Sequence[int]
+    processes: int = 1
+    background: bool = False
+
+    def parts(self) -> list[list[int]]:
+        """Return the channels of each process; one that would have none is left out."""
+        parts = [list(self.channels[start :: self.processes]) for start in range(self.processes)]
+        return [part for part in parts if part]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of a side."""
+
+    sent: Sent
+    received: Received
+    efforts: Sequence[Effort]
+    server_ns: int
+    """Processor time of the server, the warm-up's too."""
+    seconds: float
+    """The wall time that ``server_ns`` is of."""
+    refused: str
+    """Why the figures are the generator's own and not the server's, but for its lateness; "": they are the server's."""
+
+    @property
+    def to_last(self) -> list[int]:
+        """The nanoseconds from when each measured event was due until the last subscriber had it."""
+        return [came - due for due, came in self.received.last.items()]
+
+    @property
+    def void(self) -> str:
+        """Why the figures mean nothing: what was lost or doubled; "" if every event came exactly once."""
+        received, sent = self.received, self.sent
+        parts = [(received.lost, "deliveries lost"), (received.doubled, "doubled"), (sent.unanswered, "not answered")]
+        return ", ".join(f"{count} {what}" for count, what in parts if count)
+
+
+class Side:
+    """A server that runs, with its subscribers and its publisher.
+
+    Args:
+        running: the server.
+        subscribers: the processes.
+        channels: what each process's connections subscribe to.
+        publisher: the process.
+        cores: how many the generator has.
+    """
+
+    def __init__(
+        self,
+        running: Running,
+        subscribers: Sequence[Worker],
+        parts: Sequence[Sequence[int]],
+        publisher: Worker,
+        cores: int,
+    ) -> None:
+        self.running = running
+        self._subscribers = subscribers
+        self._parts = parts
+        self._publisher = self._at_work = publisher
+        self._cores = cores
+        self._used, self._begun = 0, 0.0
+
+    def measure(self, schedule: Schedule) -> Measurement:
+        """Publish on schedule, and wait until every subscriber has everything."""
+        self.start(schedule)
+        return self.finish()
+
+    def start(self, schedule: Schedule, publisher: Worker | None = None) -> None:
+        """Begin to publish, perhaps by another publisher; `finish` waits for the end."""
+        self._at_work = publisher or self._publisher
+        for worker in self._subscribers:
+            worker.ask("reset")
+        self._used, self._begun = processor_ns(self.running.process_ids), time.monotonic()
+        self._at_work.tell("pace", schedule)
+
+    def finish(self) -> Measurement:
+        """Wait until every subscriber has everything that `start` began."""
+        sent: Sent = self._at_work.hear()
+        received, efforts = self.collect(sent.expected)
+        efforts = [sent.effort, *efforts]
+        return Measurement(
+            sent=sent,
+            received=received,
+            efforts=efforts,
+            server_ns=processor_ns(self.running.process_ids) - self._used,
+            seconds=time.monotonic() - self._begun,
+            refused=why_refused(efforts, self._cores),
+        )
+
+    def collect(self, expected: Expected) -> tuple[Received, list[Effort]]:
+        """Wait until the subscribers have what is expected; return what they had, and their efforts."""
+        for worker, channels in zip(self._subscribers, self._parts, strict=True):
+            deliveries = sum(expected.of_channel.get(channel, (0, 0))[0] for channel in channels)
+            worker.tell("collect", expected, deliveries, LONGEST_WAIT_SECONDS)
+        collected: list[tuple[Received, Effort]] = [worker.hear() for worker in self._subscribers]
+        return together([part for part, _ in collected]), [effort for _, effort in collected]
 
 
 @contextmanager
-def open_broker_child(payload_bytes: int, where: Placement) -> Iterator[tuple[Child, int]]:
-    """Yield the broker's process and its port."""
-    command = python("broker_child", "--payload-bytes", str(payload_bytes))
-    with Child("the broker", command, where.servers) as server:
-        yield server, int(server.expect("port", OPENING_SECONDS)[0])
+def open_side(
+    peer: Peer, running: Running, crowd: Crowd, payload_bytes: int, where: Placement, connections: int = 1
+) -> Iterator[Side]:
+    """Yield a running server with all its subscribers ready, and a publisher of so many connections."""
+    parts = crowd.parts()
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                Worker(
+                    f"subscribers of {peer.name}",
+                    Subscribers,
+                    peer,
+                    running,
+                    channels,
+                    cores=where.generator,
+                    background=crowd.background,
+                )
+            )
+            for channels in parts
+        ]
+        template = PeerTemplate(peer, running, payload_bytes)
+        publisher = stack.enter_context(open_publisher(peer.name, running, template, where, connections))
+        for worker in workers:
+            worker.hear()
+        yield Side(running, workers, parts, publisher, where.generator_cores)
 
 
 @contextmanager
-def open_account(server: Child, port: int, name: str, connections: int, where: Placement) -> Iterator[Side]:
-    """Yield one account of the broker, with its subscribers."""
-    with subscribers(connections, port, path_of(name), key_of(name), where) as clients:
-        yield Side(server, clients, name)
+def open_publisher(
+    name: str, running: Running, template: Template, where: Placement, connections: int
+) -> Iterator[Worker]:
+    """Yield a process that publishes over so many connections."""
+    cores = where.generator
+    with Worker(
+        f"publisher to {name}", make_publisher, running, template, connections, cores is not None, cores=cores
+    ) as worker:
+        worker.hear()
+        yield worker
 
 
-@contextmanager
-def subscribers(connections: int, port: int, path: str, key: str, where: Placement) -> Iterator[Child]:
-    """Yield a process of that many subscribers, all of them ready."""
-    command = python(
-        "subscribers", "--connections", str(connections), "--port", str(port), "--path", path, "--key", key
-    )
-    with Child("the subscribers", command, where.subscribers, background=where.subscribers_in_background) as clients:
-        clients.expect("ready", OPENING_SECONDS)
-        yield clients
+@dataclass(frozen=True)
+class PeerTemplate:
+    """What publishes to a channel of a peer; it can be sent to another process."""
+
+    peer: Peer
+    running: Running
+    payload_bytes: int
+
+    def __call__(self, channel: int) -> bytes:
+        return self.peer.publish(self.running, channel, message_of(self.payload_bytes))
+
+
+def make_publisher(running: Running, template: Template, connections: int, first: bool, *, control: int) -> Publisher:
+    """Return a publisher, in its process; it listens to nothing between calls."""
+    return Publisher(running, template, connections, first=first)

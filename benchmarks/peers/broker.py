@@ -1,0 +1,152 @@
+"""Our own broker: the whole product, started by its own command line; or one that runs already, by its URL.
+
+Events go in over a WebSocket, as an agent's do, or by HTTP. All is as by default: five minutes of history.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from sys import executable
+from tempfile import TemporaryDirectory
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+from ..generator.frames import TEXT, masked_frame
+from .adapter import Publication, Running, Subscription
+from .process import HOST, free_ports, started
+from .wire import upgrade
+
+Way = Literal["socket", "http"]
+ACCOUNTS = ("bench", "neighbour")
+"""Each has one key."""
+ENVELOPE_BYTES = 190
+"""What the broker writes around a message, so that the floor's frames can be made as long."""
+READY = b'"type":"connection.ready"'
+_PUBLISHED = {"socket": b'"action":"publish","result"', "http": b'{"result":{"events"'}
+_PONG = b'"action":"ping","result"'
+
+
+def key_of(account: str) -> str:
+    """Return the key that reaches an account of the benchmark."""
+    return f"dm_live_{account}_0123456789abcdef"
+
+
+def configuration(port: int) -> str:
+    """Return the TOML of a broker with the accounts of the benchmark, all else by default."""
+    sections = [f"[server]\nport = {port}\n"]
+    for account in ACCOUNTS:
+        digest = hashlib.sha256(key_of(account).encode()).hexdigest()
+        sections.append(f'[[accounts]]\nid = "acct_{account}"\ntier = "enterprise"\n')
+        sections.append(f'[[accounts.keys]]\nid = "key_{account}"\nsha256 = "{digest}"\n')
+    return "\n".join(sections)
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Our broker, as one account sees it.
+
+    Args:
+        key: of the account.
+        by: how events go in.
+        batch: how many events one request publishes.
+    """
+
+    name: str = "broker"
+    does: str = "history, replay, per-account isolation, acknowledged publishes"
+    key: str = key_of("bench")
+    by: Way = "socket"
+    batch: int = 1
+
+    def version(self) -> str:
+        """Return the version of the installed package."""
+        return version("daimon-broker")
+
+    @contextmanager
+    def open(self, cores: set[int] | None, channels: int) -> Iterator[Running]:
+        """Start `broker serve` on a free port; any number of inboxes is there."""
+        with TemporaryDirectory(prefix="broker-bench-") as directory:
+            [port] = free_ports(1)
+            settings = Path(directory) / "broker.toml"
+            settings.write_text(configuration(port), encoding="utf-8")
+            with started([executable, "-m", "broker", "serve", "--config", settings], [port], cores) as process_id:
+                yield self._running(HOST, port, [process_id], tls=False)
+
+    def _running(self, host: str, port: int, process_ids: Sequence[int], *, tls: bool) -> Running:
+        running = Running(host, port, process_ids, Publication(port), {"history": "300 s, 100,000 events"}, tls)
+        return self.seen(running)
+
+    def seen(self, running: Running) -> Running:
+        """Return a broker that runs as this account publishes to it."""
+        publication = Publication(running.port, acknowledged=_PUBLISHED[self.by])
+        if self.by == "socket":
+            opening = upgrade(running.host, running.port, "/v1/stream", self._headers())
+            publication = replace(publication, opening=opening, opened=READY)
+        return replace(running, publication=publication)
+
+    def _headers(self) -> list[str]:
+        return [f"Authorization: Bearer {self.key}"]
+
+    def subscribe(self, running: Running, channel: int) -> Subscription:
+        """Subscribe to the inbox of the channel, in the upgrade itself."""
+        return self.resume(running, channel, "")
+
+    def resume(self, running: Running, channel: int, cursor: str) -> Subscription:
+        """Subscribe, and have what came after a cursor replayed; "": no replay."""
+        since = f"&since={quote(cursor)}" if cursor else ""
+        path = f"/v1/stream?inbox_ids=inbox_{channel}{since}"
+        return Subscription(upgrade(running.host, running.port, path, self._headers()), ready=READY)
+
+    def publish(self, running: Running, channel: int, payload: bytes) -> bytes:
+        """Publish to the inbox of the channel; a batch is a list of the same event."""
+        event = b'{"type":"message.received","inbox_id":"inbox_%d","payload":%s}' % (channel, payload)
+        events = event if self.batch == 1 else b"[" + b",".join([event] * self.batch) + b"]"
+        if self.by == "socket":
+            return masked_frame(TEXT, b'{"action":"publish","events":' + events + b"}")
+        head = [
+            "POST /v1/events HTTP/1.1",
+            f"Host: {running.host}:{running.port}",
+            *self._headers(),
+            "Content-Type: application/json",
+            f"Content-Length: {len(events)}",
+        ]
+        return "\r\n".join([*head, "", ""]).encode() + events
+
+    def pinging(self, running: Running) -> tuple[Running, bytes]:
+        """Return what commands are sent to, and a command: the `ping` that the broker answers by itself."""
+        publication = replace(running.publication, acknowledged=_PONG)
+        return replace(running, publication=publication), masked_frame(TEXT, json.dumps({"action": "ping"}).encode())
+
+    def ping(self, message: bytes) -> bytes | None:
+        """The broker pings by WebSocket frames."""
+        return None
+
+
+@dataclass(frozen=True)
+class Deployment(Broker):
+    """A broker that runs already.
+
+    Args:
+        url: http, https, ws or wss, with host and port.
+        key: may subscribe and publish, for a whole account.
+    """
+
+    name: str = "deployment"
+    url: str = "http://127.0.0.1:8765"
+
+    def version(self) -> str:
+        """Return where it is: what it is it does not tell."""
+        return self.url
+
+    @contextmanager
+    def open(self, cores: set[int] | None, channels: int) -> Iterator[Running]:
+        """Yield where it listens; its processes are not ours to see."""
+        parts = urlsplit(self.url)
+        tls = parts.scheme in ("https", "wss")
+        yield self._running(parts.hostname or HOST, parts.port or (443 if tls else 80), [], tls=tls)
+
+
+PEER = Broker()

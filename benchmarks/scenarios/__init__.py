@@ -1,0 +1,9 @@
+"""The scenarios, by name, in the order of the report."""
+
+from . import churn, commands, fanout, idle, inboxes, ingest, neighbour, overhead, reconnect, slow
+from .scenario import Scenario
+
+SCENARIOS: dict[str, Scenario] = {
+    module.SCENARIO.name: module.SCENARIO
+    for module in (fanout, overhead, inboxes, ingest, reconnect, slow, neighbour, idle, churn, commands)
+}
