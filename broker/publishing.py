@@ -1,6 +1,5 @@
 """The `publish` commands of one connection: each done at once where that is possible, else in their order."""
 
-from collections import deque
 from typing import Final, Protocol
 
 import trio
@@ -36,8 +35,8 @@ class Publishing:
         self._publisher = publisher
         self._commands = commands
         self._lane = lane
-        self._waiting: deque[tuple[PublishRequest, Run]] = deque()
-        self._scope = trio.CancelScope()
+        self._waiting: list[tuple[PublishRequest, Run]] = []
+        self._scope: trio.CancelScope | None = None
         self._stopped = False
 
     def submit(self, publish: PublishRequest, reply: Reply) -> bool:
@@ -85,18 +84,19 @@ class Publishing:
                     outcome = _outcome_of(published)
                 except RequestError as error:
                     outcome = refused(error)
-                self._waiting.popleft()
+                self._waiting.pop(0)
                 self._commands.finish(self._lane, run, outcome)
 
     def stop(self) -> None:
         """Publish nothing more of what waits."""
         self._stopped = True
-        self._scope.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
 
     def give_up(self) -> None:
         """Refuse what waits: the client left."""
         while self._waiting:
-            _, run = self._waiting.popleft()
+            _, run = self._waiting.pop(0)
             self._commands.finish(self._lane, run, refused(RequestError("unavailable", "The client left")))
 
 

@@ -12,7 +12,6 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -65,6 +64,7 @@ class _Server:
             else:
                 request, upgrade = accepted
                 stream.put_back(request.raw[: request.head_bytes], request.raw[request.head_bytes :])
+                del accepted, request  # for as long as the connection lives
                 await self._connect(stream, upgrade)
         except Exception:
             logger.exception("a client's connection failed")
@@ -82,22 +82,26 @@ class _Server:
     async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
         broker, key, slot = self.broker, upgrade.key, upgrade.slot
         connection_id = f"conn_{secrets.token_hex(12)}"
-        with ExitStack() as stack:
-            stack.callback(slot.release)
-            account = stack.enter_context(broker.hold(str(key.account_id)))
-            connection = Connection(
-                stream, key, upgrade.opening, broker.config, account, broker, broker.commands, connection_id, slot
-            )
-            stack.enter_context(broker.keyring.watch(key, stream.remote, connection.change_key))
-            due = trio.current_time() + broker.config.limits.heartbeat_seconds
-            stack.callback(broker.schedule.add(due, connection.beat))
-            stack.callback(self._forget, connection_id)
-            self.connections[connection_id] = connection
-            await connection.run()
+        try:
+            with broker.hold(str(key.account_id)) as account:
+                connection = Connection(
+                    stream, key, upgrade.opening, broker.config, account, broker, broker.commands, connection_id, slot
+                )
+                with broker.keyring.watch(key, stream.remote, connection.change_key):
+                    await self._run(connection)
+        finally:
+            slot.release()
 
-    def _forget(self, connection_id: str) -> None:
-        del self.connections[connection_id]
-        self._changed.unpark_all()
+    async def _run(self, connection: Connection) -> None:
+        due = trio.current_time() + self.broker.config.limits.heartbeat_seconds
+        stop_beating = self.broker.schedule.add(due, connection.beat)
+        self.connections[connection.id] = connection
+        try:
+            await connection.run()
+        finally:
+            stop_beating()
+            del self.connections[connection.id]
+            self._changed.unpark_all()
 
     async def drain(self, seconds: float) -> None:
         """Close all connections, each after it has everything; return when that is done, or when time is up."""

@@ -5,7 +5,6 @@ taken by whoever owns the socket. What must be done elsewhere is returned: a `Pu
 that ends the connection. So every rule that a client can see is a plain call.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -115,7 +114,7 @@ class Session:
         self._connection_id = connection_id
         self._opening = opening
         self._client_id = opening.client_id or ""
-        self._answers: deque[bytes] = deque()
+        self._answers: list[bytes] = []
         self.waiting_bytes = 0
         """Of answers that are to be written."""
         self._bad_frames = 0
@@ -140,7 +139,7 @@ class Session:
     def put_back(self, answers: bytes) -> None:
         """Return what `take_answers` gave and could not be written at all."""
         if answers:
-            self._answers.appendleft(answers)
+            self._answers.insert(0, answers)
             self.waiting_bytes += len(answers)
 
     def take(self) -> bytes | None:
