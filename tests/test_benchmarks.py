@@ -358,7 +358,6 @@ def test_a_file_of_another_schema_is_refused(text, tmp_path):
 
 
 def test_the_report_is_made_from_results_alone(results, tmp_path):
-    pytest.importorskip("matplotlib")
     from benchmarks import report
 
     text = report.write(results, tmp_path).read_text()
