@@ -13,9 +13,9 @@ import trio
 from msgspec import Struct
 
 from .access import Key
-from .callout import open_callout
+from .callout import Callout, open_callout
 from .commands import Commands, CommandsStatistics, HandlerFunction, Lane, WhenClientLeaves
-from .config import Config, check_config
+from .config import CalloutConfig, Config, check_config
 from .decoding import prepare_event, split_events
 from .engines import Engine, Stored
 from .engines.memory import MemoryEngine
@@ -336,12 +336,9 @@ class Broker:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the broker's own tasks, for ever. A failure in one of them ends the broker."""
         async with AsyncExitStack() as stack:
-            commands = self.config.commands
-            if commands.url is not None and commands.secret is not None:
-                callout = await stack.enter_async_context(
-                    open_callout(commands.url, commands.secret, commands.timeout_seconds)
-                )
-                self.commands.fallback = forwarder(callout, commands.timeout_seconds)
+            callout = await _open_callout(stack, self.config.commands)
+            if callout is not None:
+                self.commands.fallback = forwarder(callout, self.config.commands.timeout_seconds)
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(self.commands.run)
             nursery.start_soon(self._hub.deliver)
@@ -375,6 +372,13 @@ def _as_json(event: EventLike, path: str) -> bytes:
         raise RequestError("invalid_params", f"{error} - at `{path}`") from None
 
 
+async def _open_callout(stack: AsyncExitStack, section: CalloutConfig) -> Callout | None:
+    """Open what a section asks for, until the stack ends; None if it asks for nothing."""
+    if section.url is None or section.secret is None:
+        return None
+    return await stack.enter_async_context(open_callout(section.url, section.secret, section.timeout_seconds))
+
+
 @asynccontextmanager
 async def open_broker(config: Config | None = None, *, access: AskAccess | None = None) -> AsyncIterator[Broker]:
     """Start a broker; its tasks run in a nursery of its own until the block ends.
@@ -383,13 +387,10 @@ async def open_broker(config: Config | None = None, *, access: AskAccess | None 
     """
     config = check_config(config or Config())
     async with AsyncExitStack() as stack:
-        section = config.access
-        if access is None and section.url is not None and section.secret is not None:
-            callout = await stack.enter_async_context(
-                open_callout(section.url, section.secret, section.timeout_seconds)
-            )
-            access = asks_api(callout)
-        broker = Broker(config, None if access is None else Lookup(access, section.timeout_seconds))
+        if access is None:
+            callout = await _open_callout(stack, config.access)
+            access = None if callout is None else asks_api(callout)
+        broker = Broker(config, None if access is None else Lookup(access, config.access.timeout_seconds))
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(broker.run)
         try:

@@ -60,15 +60,16 @@ class LimitsConfig(_Section, frozen=True):
     heartbeat_seconds: PositiveSeconds = 30
 
 
-class AccessConfig(_Section, frozen=True):
-    """Who knows the keys that the configuration does not hold.
-
-    With ``url``, their SHA-256 is POSTed there, signed with ``secret`` (``whsec_…``).
-    """
+class CalloutConfig(_Section, frozen=True):
+    """Where the operator's own API is asked, if anywhere, signed with ``secret`` (``whsec_…``)."""
 
     url: Url | None = None
     secret: WebhookSecret | None = None
     timeout_seconds: PositiveSeconds = 10
+
+
+class AccessConfig(CalloutConfig, frozen=True):
+    """Who knows the keys that the configuration does not hold: with ``url``, their SHA-256 is POSTed there."""
 
 
 class TokensConfig(_Section, frozen=True):
@@ -78,15 +79,12 @@ class TokensConfig(_Section, frozen=True):
     ttl_seconds: PositiveSeconds = 60
 
 
-class CommandsConfig(_Section, frozen=True):
+class CommandsConfig(CalloutConfig, frozen=True):
     """Who does the commands that the broker does not know itself, and how many at once.
 
-    With ``url``, an action without a handler of the library is POSTed there, signed with ``secret`` (``whsec_…``).
+    With ``url``, an action without a handler of the library is POSTed there.
     """
 
-    url: Url | None = None
-    secret: WebhookSecret | None = None
-    timeout_seconds: PositiveSeconds = 10
     max_per_connection: Positive = 16
     max_per_account: Positive = 256
 

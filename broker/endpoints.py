@@ -64,15 +64,15 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
     broker.require_open()
     key = await _authenticate(broker, request, tokens=True)
     most = broker.config.limits.max_inboxes_per_connection
-    opening = check_opening(key, request.query(), most)
-    if opening.since is not None:
-        with broker.hold(str(key.account_id)) as account:
-            await broker.wait_for_cursor(account, opening.since)
 
     def judge() -> tuple[Key, Opening]:
         worth = broker.keyring.confirm(key)
         return worth, check_opening(worth, request.query(), most)
 
+    if "since" in request.query():
+        judge()  # who is refused is not kept waiting
+        with broker.hold(str(key.account_id)) as account:
+            await broker.wait_for_cursor(account, request.query()["since"])
     # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
     return Upgrade(*await admit(broker.slots, judge))
 

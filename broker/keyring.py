@@ -117,6 +117,8 @@ class Keyring:
 
     def confirm(self, key: Key) -> Key:
         """Return what a key reaches by now, without a question. Raises `RequestError` as `authenticate` does."""
+        if key.is_operator:
+            return _known(self._access.operator_key(key.sha256))
         fresh = self._access.account_key(key.sha256)
         if fresh is None and self._lookup is not None:
             kept = self._lookup.kept(key.sha256)
@@ -215,9 +217,10 @@ class Keyring:
                 self._judge(digest, kept.key)
             elif watched.was_configured:
                 self._judge(digest, None)
-            if watched.judged is not None:
-                due = RETRY_SECONDS if kept is None else max(kept.until - trio.current_time(), SHORTEST_SECONDS)
-                self._ask_at(trio.current_time() + due, digest, watched)
+            if watched.judged is not None and kept is None:
+                self._ask_at(trio.current_time() + RETRY_SECONDS, digest, watched)
+            elif watched.judged is not None:
+                self._ask_when_due(digest, watched, kept)
         watched.was_configured = False
         self._forget_idle(digest, watched)
 

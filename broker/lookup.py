@@ -31,8 +31,6 @@ UNKNOWN_SECONDS: Final = 10.0
 """How long a key that is not known is refused without a question."""
 RETRY_SECONDS: Final = 10.0
 """How long nobody is asked again for a key, after no answer came."""
-
-
 COMPLAIN_SECONDS: Final = 60.0
 """How often answers that are not understood are logged at most."""
 _YEAR: Final = 31_536_000
