@@ -50,9 +50,6 @@ class Others:
         busy = _machine_seconds() - _own_seconds() - self._busy
         self.cores = max(0.0, busy / (time.monotonic() - self._begun))
 
-    def __str__(self) -> str:
-        return f"Meanwhile other processes kept {self.cores:.2f} of {os.cpu_count()} cores busy."
-
 
 def _machine_seconds() -> float:
     """Return the processor time that was spent since the machine started, on all cores."""

@@ -5,15 +5,12 @@ twice as much a delivery. Both give back what is not whole frames with a due mar
 """
 
 import ctypes
-import hashlib
 import os
 import resource
 import select
-import shutil
 import socket
 import ssl
 import struct
-import subprocess
 import time
 from array import array
 from functools import cache
@@ -21,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..payload import DIGITS, MARK
-from ..peers.cache import place
+from ..peers import compiling
+from ..peers.adapter import PeerMissingError
 from .frames import is_one_frame
 
 CHUNK_BYTES = 262_144
@@ -98,19 +96,10 @@ def open_loop(control: int, each_event: int, *, tls: bool) -> Loop:
 @cache
 def compiled() -> Path | None:
     """Return the loop in C as a shared library, None where there is no compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    try:
+        return compiling.compiled(_SOURCE, "generator", suffix=".so", options=["-shared", "-fPIC"])
+    except PeerMissingError:
         return None
-    library = place("generator") / f"receiving-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when it is whole: another process may be compiling it too.
-        unfinished = library.with_suffix(f".{os.getpid()}")
-        command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(unfinished), str(_SOURCE)]
-        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            return None
-        unfinished.rename(library)
-    return library
 
 
 class PythonLoop:

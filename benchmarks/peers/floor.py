@@ -3,16 +3,13 @@
 Its program, floor.c, is compiled when it is first asked for.
 """
 
-import hashlib
 import platform
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .adapter import PeerMissingError, Publication, Running, Subscription
-from .cache import place
+from .adapter import Publication, Running, Subscription
+from .compiling import compiled
 from .process import HOST, free_ports, started
 from .wire import line, upgrade
 
@@ -65,21 +62,5 @@ PEER = Floor()
 
 
 def _program() -> Path:
-    """Return the compiled program of this very source. Raises `PeerMissingError`."""
-    program = place("floor") / f"floor-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]}"
-    if not program.exists():
-        _compile(program)
-    return program
-
-
-def _compile(program: Path) -> None:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise PeerMissingError("There is no C compiler: install cc (on Debian: apt-get install gcc libc6-dev).")
-    program.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when it is whole: somebody else may be compiling it too.
-    unfinished = program.with_suffix(".part")
-    made = subprocess.run([compiler, "-O2", "-o", unfinished, _SOURCE], capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise PeerMissingError(f"{compiler} does not compile floor.c: {made.stderr.strip()}")
-    unfinished.rename(program)
+    """Return the compiled program. Raises `PeerMissingError`."""
+    return compiled(_SOURCE, "floor")

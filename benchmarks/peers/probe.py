@@ -1,6 +1,5 @@
 """A subscriber and a publisher on blocking sockets, to see whether a peer works. Nothing here measures."""
 
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -8,12 +7,12 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+from ..generator.frames import BINARY, PING, PONG, TEXT, masked_frame
 from .adapter import DUE, Peer, Running, Subscription
 
 TIMEOUT_SECONDS = 10.0
 PAYLOAD = b'{"type":"message.received","due":"' + DUE + b'"}'
 
-_TEXT, _BINARY, _PING, _PONG = 1, 2, 9, 10
 _MARKER = re.compile(rb"[0-9]{19}")
 
 
@@ -78,7 +77,7 @@ class Subscriber(_Connection):
         super().__init__(running.host, running.port)
         self._peer = peer
         subscription = peer.subscribe(running, channel)
-        self._opcode = _TEXT if subscription.text else _BINARY
+        self._opcode = TEXT if subscription.text else BINARY
         with self._closed_on_error():
             self._subscribe(subscription)
 
@@ -104,9 +103,9 @@ class Subscriber(_Connection):
         """Return the payload of the next frame of data; answer the pings, the peer's own too."""
         while True:
             opcode, payload = self._frame()
-            if opcode == _PING:
-                self._say(_PONG, payload)
-            elif opcode not in (_TEXT, _BINARY):
+            if opcode == PING:
+                self._say(PONG, payload)
+            elif opcode not in (TEXT, BINARY):
                 raise ProbeError(f"a frame of opcode {opcode} came: {payload!r}")
             else:
                 if (answer := self._peer.ping(payload)) is not None:
@@ -122,11 +121,7 @@ class Subscriber(_Connection):
         return first & 0x0F, self.take(length)
 
     def _say(self, opcode: int, payload: bytes) -> None:
-        if len(payload) > 125:
-            raise ProbeError(f"{len(payload)} bytes do not go into a short frame")
-        mask = os.urandom(4)
-        masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-        self.send(bytes((0x80 | opcode, 0x80 | len(payload))) + mask + masked)
+        self.send(masked_frame(opcode, payload))
 
 
 class Publisher(_Connection):

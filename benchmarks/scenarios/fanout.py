@@ -5,12 +5,9 @@ from ..options import Options
 from ..profiles import profiled
 from ..results import Column, Row
 from ..sides import Crowd, open_side
-from .scenario import COST_COLUMNS, LAST_COLUMNS, LATENCY_COLUMNS, Case, Scenario, row_of, with_last
+from .scenario import COST_COLUMNS, LAST_COLUMNS, LATENCY_COLUMNS, Case, Scenario, calm_rate, row_of, with_last
 
 SIZES, BRIEF_SIZES = (1, 10, 100, 1000, 5000, 10_000), (1, 100, 1000, 5000)
-DELIVERIES_PER_SECOND = 15_000
-"""Unless a rate is chosen: well below what any peer delivers, so that latency is no queue's."""
-GREATEST_RATE = 50.0
 
 
 def cases(options: Options) -> list[Case]:
@@ -21,7 +18,7 @@ def cases(options: Options) -> list[Case]:
 
 def schedule_for(options: Options, subscribers: int) -> Schedule:
     """Return when events are due, for so many subscribers."""
-    rate = options.rate or min(GREATEST_RATE, DELIVERIES_PER_SECOND / subscribers)
+    rate = calm_rate(options, subscribers)
     return Schedule(rate, options.lasting(10, 4), warm_up=max(0.5, 2 / rate))
 
 

@@ -8,12 +8,11 @@ from ..peers import PEERS
 from ..peers.broker import ENVELOPE_BYTES
 from ..results import Column, Row
 from ..sides import Crowd, Measurement, open_side
-from .scenario import COST_COLUMNS, LAST_COLUMNS, Case, Scenario, row_of, with_last
+from .scenario import COST_COLUMNS, LAST_COLUMNS, Case, Scenario, calm_rate, row_of, with_last
 
 FLOOR = "floor"
 SIZES, BRIEF_SIZES = (100, 1000), (1000,)
 TURN_SECONDS = 1.0
-DELIVERIES_PER_SECOND = 15_000
 
 
 def cases(options: Options) -> list[Case]:
@@ -25,7 +24,7 @@ def cases(options: Options) -> list[Case]:
 def measure(options: Options, case: Case) -> list[Row]:
     """Measure both sides in turns; the broker's row has the ratio."""
     where, crowd = options.where, Crowd([0] * case.size, options.processes)
-    rate = options.rate or min(50.0, DELIVERIES_PER_SECOND / case.size)
+    rate = calm_rate(options, case.size)
     turns = max(1, round(options.lasting(20, 6) / 2 / TURN_SECONDS))
     measured: dict[str, list[Measurement]] = {FLOOR: [], OURS: []}
     with ExitStack() as stack:

@@ -60,6 +60,16 @@ LAST_COLUMNS = (Column("last_p50_ms", "last p50 ms", 2, "lower"), Column("last_p
 COST_COLUMNS = (Column("server_us", "server µs each", 1, "lower"),)
 
 
+DELIVERIES_PER_SECOND = 15_000
+"""Unless a rate is chosen: well below what any peer delivers, so that latency is no queue's."""
+GREATEST_RATE = 50.0
+
+
+def calm_rate(options: Options, subscribers: int) -> float:
+    """Return how many events a second go to each of so many subscribers."""
+    return options.rate or min(GREATEST_RATE, DELIVERIES_PER_SECOND / subscribers)
+
+
 def row_of(case: Case, running: Running, *turns: Measurement) -> Row:
     """Return the row of a measurement, or of several turns together: latency, and what a delivery cost the server."""
     latency = merged(turn.received.latency for turn in turns)
