@@ -1,9 +1,15 @@
-"""What all tests share: hypothesis profiles, and bare exceptions from async tests."""
+"""What all tests share: hypothesis profiles, bare exceptions from async tests, and a few fixtures."""
 
+import logging
 import os
 
 import pytest
+import trio
 from hypothesis import HealthCheck, settings
+
+import broker.connection
+import broker.stream
+from broker import Broker
 
 # No deadline for one example: the machines that run this are shared, and a slow example is no bug.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,3 +37,30 @@ def pytest_pyfunc_call():
         error = _bare(group)
     # Raised outside the handler: the group does not become the context of its own member.
     raise error
+
+
+@pytest.fixture
+def quick_close(monkeypatch):
+    """Let clients that do not answer a Close be gone soon."""
+    monkeypatch.setattr(broker.connection, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(broker.stream, "LINGER_SECONDS", 0.2)
+
+
+@pytest.fixture
+def no_errors(caplog):
+    """Fail if anything was logged as an error."""
+    yield
+    # By now the phase is another: `caplog.records` is empty.
+    assert not [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING]
+
+
+@pytest.fixture
+def held_cursor(monkeypatch):
+    """Hold openings with `since` until the event is set."""
+    gate = trio.Event()
+
+    async def wait(*_):
+        await gate.wait()
+
+    monkeypatch.setattr(Broker, "wait_for_cursor", wait)
+    return gate

@@ -29,8 +29,6 @@ from clients import (
 )
 from trio.testing import MockClock
 
-import broker.connection
-import broker.stream
 from broker import AccountConfig, CloseCode
 from broker.access import MAX_CONNECTIONS
 from broker.admission import GHOST_SECONDS
@@ -47,13 +45,6 @@ def config(tier="free"):
         alices(configured_key(ALICE), configured_key(ALSO), tier=tier),
         AccountConfig(id="acct_bob", tier=tier, keys=(configured_key(BOB),)),
     )
-
-
-@pytest.fixture
-def quick_close(monkeypatch):
-    """Let clients that do not answer a Close be gone soon."""
-    monkeypatch.setattr(broker.connection, "CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr(broker.stream, "LINGER_SECONDS", 0.2)
 
 
 def taken(served) -> int:

@@ -49,21 +49,6 @@ SMALL = 4_096
 """A receive buffer so small that a client which does not read soon stops the server's writes."""
 
 
-@pytest.fixture
-def quick_close(monkeypatch):
-    """Let clients that do not answer a Close be gone soon."""
-    monkeypatch.setattr(broker.connection, "CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr(broker.stream, "LINGER_SECONDS", 0.2)
-
-
-@pytest.fixture
-def no_errors(caplog):
-    """Fail if anything was logged as an error."""
-    yield
-    # By now the phase is another: `caplog.records` is empty.
-    assert not [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING]
-
-
 async def publish(served, first: int, last: int, size: int = 0, inbox: str | None = "in_1") -> None:
     """Publish events ``first`` … ``last`` one by one."""
     for number in range(first, last + 1):

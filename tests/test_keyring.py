@@ -27,7 +27,7 @@ from clients import (
 )
 from trio.testing import MockClock
 
-from broker import Broker, CloseCode, RateConfig, RatesConfig, RequestError, TierRatesConfig, open_broker
+from broker import CloseCode, RateConfig, RatesConfig, RequestError, TierRatesConfig, open_broker
 from broker.access import digest_of
 from broker.keyring import MAX_ASKING_AGAIN
 from broker.lookup import MAX_ASKING, RETRY_SECONDS
@@ -382,18 +382,6 @@ async def test_a_key_that_was_configured_for_a_while_is_again_what_was_said_outs
         served.broker.reload(config_of())
         with trio.fail_after(60):
             assert await client.next() == {"type": "connection.updated", "inbox_ids": ["in_1"]}
-
-
-@pytest.fixture
-def held_cursor(monkeypatch):
-    """Hold openings with a cursor until the event is set."""
-    gate = trio.Event()
-
-    async def wait(*_):
-        await gate.wait()
-
-    monkeypatch.setattr(Broker, "wait_for_cursor", wait)
-    return gate
 
 
 async def test_a_key_that_left_the_configuration_while_its_opening_waited_is_not_let_in_unasked(clock, held_cursor):

@@ -32,11 +32,8 @@ from clients import (
 from test_cli import GUARD_SECONDS, process
 from trio.testing import MockClock
 
-import broker.connection
-import broker.stream
 from broker import (
     AccountConfig,
-    Broker,
     CloseCode,
     Config,
     ConfigError,
@@ -67,13 +64,6 @@ def narrow(*inbox_ids, tier="enterprise", **fields):
 
 def bobs(*keys):
     return AccountConfig(id="acct_bob", tier="enterprise", keys=keys or (configured_key(BOB),))
-
-
-@pytest.fixture
-def quick_close(monkeypatch):
-    """Let clients that do not answer a Close be gone soon."""
-    monkeypatch.setattr(broker.connection, "CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr(broker.stream, "LINGER_SECONDS", 0.2)
 
 
 GONE = {
@@ -433,18 +423,6 @@ async def test_who_opens_after_the_reload_is_told_the_new_rates():
 
 
 # --- between the credential and the slot
-
-
-@pytest.fixture
-def held_cursor(monkeypatch):
-    """Hold openings with `since` until the event is set."""
-    gate = trio.Event()
-
-    async def wait(*_):
-        await gate.wait()
-
-    monkeypatch.setattr(Broker, "wait_for_cursor", wait)
-    return gate
 
 
 async def opened_while(served, gate, config, query="") -> bytes:

@@ -38,14 +38,6 @@ from broker.stream import SEND_BUFFER_BYTES
 
 
 @pytest.fixture
-def no_errors(caplog):
-    """Fail if anything was logged as an error."""
-    yield
-    # By now the phase is another: `caplog.records` is empty.
-    assert not [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING]
-
-
-@pytest.fixture
 def quick_close(monkeypatch):
     """Let clients that do not answer a Close be gone soon."""
     monkeypatch.setattr(broker.connection, "CLOSE_SECONDS", 0.2)
