@@ -1,7 +1,8 @@
 """An event broker for AI agents with e-mail inboxes: the public names, and nothing else."""
 
+from .access.lookup import AccessAnswer
 from .broker import Broker, BrokerStatistics, open_broker
-from .commands import CommandContext
+from .commands.dispatch import CommandContext
 from .config import (
     AccessConfig,
     AccountConfig,
@@ -19,10 +20,9 @@ from .config import (
 )
 from .config import load_config as load_config
 from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, ConfigError, RequestError
-from .lookup import AccessAnswer
-from .messages import Event, Gap, NewEvent, Published, Replay
-from .server import serve
-from .subscriber import Subscriber
+from .fanout.subscriber import Subscriber
+from .protocol.messages import Event, Gap, NewEvent, Published, Replay
+from .transport.server import serve
 
 __all__ = [
     "AccessAnswer",

@@ -1,5 +1,5 @@
 """`python -m broker` is the command `broker`."""
 
-from .cli import main
+from .cli.cli import main
 
 main()

@@ -12,37 +12,40 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from .access import Key
+from .access.keyring import Keyring, KeyringStatistics
+from .access.keys import Key
+from .access.lookup import AskAccess, Lookup, asks_api
+from .access.rates import take_from_all
+from .access.slots import Slots, SlotsStatistics
+from .access.tokens import Tokens
 from .callout import Callout, open_callout
-from .commands import Commands, CommandsStatistics, HandlerFunction, Lane, WhenClientLeaves
+from .commands.dispatch import BUILT_IN_ACTIONS, Commands, CommandsStatistics, HandlerFunction, Lane, WhenClientLeaves
+from .commands.forward import forwarder
+from .commands.remembered import Outcome
+from .commands.requests import check_command
 from .config import CalloutConfig, Config, check_config
-from .decoding import prepare_event, split_events
-from .engines import Engine, Stored
-from .engines.memory import MemoryEngine
 from .errors import BrokerClosedError, RequestError
-from .forward import forwarder
-from .housekeeping import expire_and_forget
-from .hub import Account, Hub, HubStatistics, Place
-from .keyring import Keyring, KeyringStatistics
-from .lookup import AskAccess, Lookup, asks_api
-from .messages import Command, NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
-from .names import ALL_INBOXES, check_identifier, check_list
-from .rates import take_from_all
-from .remembered import Outcome
-from .requests import check_command
-from .retention import ReplayBuffers, ReplayStatistics
+from .fanout.hub import Account, Hub, HubStatistics, Place
+from .fanout.subscriber import Subscriber
+from .log.engines import Engine, Stored
+from .log.engines.memory import MemoryEngine
+from .log.retention import ReplayBuffers, ReplayStatistics
+from .protocol.decoding import prepare_event, split_events
+from .protocol.messages import Command, NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
+from .protocol.names import ALL_INBOXES, check_identifier, check_list
+from .protocol.selection import TypeFilter
 from .schedule import Schedule
-from .selection import TypeFilter
-from .session import BUILT_IN_ACTIONS
-from .slots import Slots, SlotsStatistics
-from .subscriber import Subscriber
-from .tokens import Tokens
 
 PREPARE_SLICE: Final = 128
 """Events of one publish that are checked before others have their turn."""
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates")
 AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
+
+MAX_EXPIRY_SECONDS: Final = 1.0
+FORGET_SECONDS: Final = 30.0
+_SLICE: Final = 64
+_EXPIRE_SLICE: Final = 512
 
 EventLike = NewEvent | Mapping[str, Any]
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
@@ -362,6 +365,23 @@ class Broker:
             self.keyring.statistics(),
             self.draining.is_set(),
         )
+
+
+async def expire_and_forget(hub: Hub, buffers: ReplayBuffers, commands: Commands, window_seconds: float) -> None:
+    """Drop what is too old, and forget accounts of which nothing is left, for ever."""
+    interval = min(MAX_EXPIRY_SECONDS, window_seconds / 4)
+    forget_at = trio.current_time() + FORGET_SECONDS
+    while True:
+        await trio.sleep(interval)
+        while buffers.expire(trio.current_time(), most=_EXPIRE_SLICE):
+            await trio.lowlevel.checkpoint()
+        if trio.current_time() >= forget_at:
+            forget_at = trio.current_time() + FORGET_SECONDS
+            commands.forget_idle(trio.current_time())
+            for number, account in enumerate(hub.accounts()):
+                hub.forget_idle(account, trio.current_time())
+                if number % _SLICE == 0:
+                    await trio.lowlevel.checkpoint()
 
 
 def _as_json(event: EventLike, path: str) -> bytes:

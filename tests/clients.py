@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import trio
 
-import broker.server
+import broker.transport.server
 from broker import (
     AccessAnswer,
     AccountConfig,
@@ -34,10 +34,10 @@ from broker import (
     open_broker,
     serve,
 )
-from broker.access import Access, Key, digest_of
-from broker.hub import WAITING_PUBLISHES
-from broker.lookup import AskAccess
-from broker.names import Tier
+from broker.access.keys import Access, Key, digest_of
+from broker.access.lookup import AskAccess
+from broker.fanout.hub import WAITING_PUBLISHES
+from broker.protocol.names import Tier
 
 ACCOUNT = "acct_alice"
 ALICE = "dm_live_alice"
@@ -190,7 +190,7 @@ async def serving(config: Config | None = None, *, access: AskAccess | None = No
     """Serve a new broker on a free port of loopback, and end both with the block."""
     made = []
 
-    class Watched(broker.server._Server):
+    class Watched(broker.transport.server._Server):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             made.append(self)
@@ -202,7 +202,7 @@ async def serving(config: Config | None = None, *, access: AskAccess | None = No
             await serve(opened, host="127.0.0.1", port=0, task_status=task_status)
             ended.set()
 
-        with patch.object(broker.server, "_Server", Watched):
+        with patch.object(broker.transport.server, "_Server", Watched):
             addresses = await nursery.start(serve_and_tell)
         yield Served(opened, addresses[0], made[0], ended)
         nursery.cancel_scope.cancel()

@@ -14,10 +14,10 @@ from clients import key_of
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import AccountConfig, Broker, Config, KeyConfig, OperatorConfig, serve
-from broker.decoding import decode_command
+from broker.commands.remembered import Outcome
+from broker.commands.requests import check_command
 from broker.errors import RequestError
-from broker.remembered import Outcome
-from broker.requests import check_command
+from broker.protocol.decoding import decode_command
 
 ACCOUNT = "acct_alice"
 ALICE = "dm_live_alice"

@@ -7,8 +7,8 @@ import pytest
 import trio
 from hypothesis import HealthCheck, settings
 
-import broker.connection
-import broker.stream
+import broker.transport.connection
+import broker.transport.stream
 from broker import Broker
 
 # No deadline for one example: the machines that run this are shared, and a slow example is no bug.
@@ -42,8 +42,8 @@ def pytest_pyfunc_call():
 @pytest.fixture
 def quick_close(monkeypatch):
     """Let clients that do not answer a Close be gone soon."""
-    monkeypatch.setattr(broker.connection, "CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr(broker.stream, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(broker.transport.connection, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(broker.transport.stream, "LINGER_SECONDS", 0.2)
 
 
 @pytest.fixture

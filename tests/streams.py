@@ -14,15 +14,17 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from broker.access import Key
+from broker.access.keys import Key
+from broker.access.opening import Opening
+from broker.commands.requests import PublishRequest
 from broker.config import Config
 from broker.errors import CloseCode
-from broker.framing import is_close
-from broker.hub import Account
-from broker.messages import Entry
-from broker.selection import TypeFilter
-from broker.session import Opening, PublishRequest, Session
-from broker.subscriptions import Listener
+from broker.fanout.hub import Account
+from broker.fanout.subscriptions import Listener
+from broker.protocol.framing import is_close
+from broker.protocol.messages import Entry
+from broker.protocol.selection import TypeFilter
+from broker.transport.session import Session
 
 Task = Generator[None, None, None]
 

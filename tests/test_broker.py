@@ -23,7 +23,7 @@ from broker import (
     Subscriber,
     open_broker,
 )
-from broker.hub import WAITING_PUBLISHES
+from broker.fanout.hub import WAITING_PUBLISHES
 
 
 async def take(subscriber: Subscriber, count: int) -> list[Event | Gap]:

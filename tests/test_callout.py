@@ -4,12 +4,13 @@ import gzip
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
+from apis import SECRET, Api, headers_of, json_answer, running_api
 from commanding import (
     ACCOUNT,
     ALICE,
@@ -28,60 +29,7 @@ from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CommandContext, CommandsConfig, RequestError, open_broker
 from broker.callout import MAX_ANSWER_BYTES, open_callout
-from broker.http11 import HttpLimits, Request, Response, serve_http
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-def json_answer(value: Any, status: int = 200) -> Response:
-    return Response(status, json.dumps(value).encode())
-
-
-def headers_of(request: Request) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in request.headers}
-
-
-class Api:
-    """The operator's API: does to each request what it is told, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.answer: Any = json_answer({"result": {"done": True}})
-        """A `Response`; raw bytes, after which the connection is cut; or None, for no answer at all."""
-        self.asked: list[tuple[dict[str, str], bytes]] = []
-        self.paths: list[str] = []
-        self.was_asked = trio.Event()
-        self.url = ""
-
-    @property
-    def question(self) -> dict[str, Any]:
-        question: dict[str, Any] = json.loads(self.asked[-1][1])
-        return question
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        async with stream:
-            taken = await serve_http(stream, self._handle, HttpLimits(linger_seconds=0.1))
-            if taken is not None:
-                with suppress(trio.BrokenResourceError):
-                    await stream.send_all(taken[1])
-
-    async def _handle(self, request: Request) -> Response | bytes:
-        self.asked.append((headers_of(request), await request.body()))
-        self.paths.append(f"{request.method} {request.path}")
-        self.was_asked.set()
-        if self.answer is None:
-            await trio.sleep_forever()
-        answer: Response | bytes = self.answer
-        return answer
-
-
-@asynccontextmanager
-async def running_api() -> AsyncIterator[Api]:
-    api = Api()
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, api.serve, 0, host="127.0.0.1"))
-        api.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/commands"
-        yield api
-        nursery.cancel_scope.cancel()
+from broker.transport.http11 import HttpLimits, Response, serve_http
 
 
 @asynccontextmanager

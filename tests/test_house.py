@@ -15,58 +15,47 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "broker"
 
-FLOORS = {
-    "errors": 0,
-    "framing": 0,
-    "selection": 0,
-    "schedule": 0,
-    "names": 1,
-    "dropped": 1,
-    "remembered": 1,
-    "slots": 1,
-    "messages": 2,
-    "config": 2,
-    "decoding": 3,
-    "replay": 3,
-    "subscriptions": 3,
-    "access": 3,
-    "stream": 3,
-    "http11": 3,
-    "rates": 3,
-    "callout": 3,
-    "tokens": 4,
-    "lookup": 4,
-    "engines": 4,
-    "retention": 4,
-    "upgrade": 4,
-    "follower": 4,
-    "requests": 4,
-    "keyring": 5,
-    "session": 5,
-    "hub": 5,
-    "commands": 5,
-    "engines.memory": 5,
-    "admission": 6,
-    "publishing": 6,
-    "subscriber": 6,
-    "housekeeping": 6,
-    "client": 6,
-    "forward": 6,
-    "connection": 7,
-    "broker": 8,
-    "endpoints": 9,
-    "server": 10,
-    "demo": 11,
-    "cli": 12,
-}
+HOUSE_PLAN = [
+    # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
+    ("", 0, ["errors", "schedule"]),
+    ("protocol", 1, [("framing", "selection"), "names", "messages", "decoding"]),
+    ("", 2, [("config", "callout")]),
+    ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("keyring", "admission")]),
+    ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
+    ("fanout", 4, ["subscriptions", "follower", "hub", "subscriber"]),
+    ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
+    ("intake", 5, ["publishing"]),
+    ("", 6, ["broker"]),
+    ("transport", 7, [("stream", "http11"), ("upgrade", "session"), ("connection", "endpoints"), "server"]),
+    ("cli", 8, ["client", "demo", "cli"]),
+]
+"""The one table of who may import from whom; wings on one floor do not know each other."""
+
+Storey = tuple[int, str, int]
+"""Floor of the wing, the wing, and the room's place in it."""
+
+
+def storeys() -> dict[str, Storey]:
+    found = {}
+    for wing, floor, rooms in HOUSE_PLAN:
+        for place, side_by_side in enumerate(rooms):
+            for room in (side_by_side,) if isinstance(side_by_side, str) else side_by_side:
+                found[f"{wing}.{room}".removeprefix(".")] = (floor, wing, place)
+    return found
+
+
+STOREYS = storeys()
+WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
-    "errors", "framing", "selection", "names", "dropped", "messages", "config", "decoding", "replay", "retention",
-    "subscriptions", "follower", "access", "tokens", "slots", "session", "remembered", "rates", "requests",
+    "errors", "config", "protocol.framing", "protocol.selection", "protocol.names", "protocol.messages",
+    "protocol.decoding", "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
+    "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
+    "commands.remembered", "commands.requests", "transport.session",
 }  # fmt: skip
 IMPURE = {
     "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",
 }  # fmt: skip
-SPEAKS_WEBSOCKET = {"connection", "client"}
+SPEAKS_WEBSOCKET = {"transport.connection", "cli.client"}
 NAMES_THAT_COULD_HOLD_ANYTHING = {"manager", "service", "utils", "helpers", "base", "core", "plugin"}
 MOST_LINES_OF_A_MODULE = 500
 MOST_CODE_LINES_OF_A_FUNCTION = 60
@@ -76,7 +65,7 @@ FILES = {
     ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
     for path in sorted(HOUSE.rglob("*.py"))
 }
-MODULES = sorted(FILES.keys() - {FACE, "__main__"})
+MODULES = sorted(FILES.keys() - {FACE, "__main__", *WINGS})
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Documented = Function | ast.ClassDef
@@ -152,15 +141,32 @@ def prose(module: str) -> Iterator[tuple[int, str]]:
 
 
 @each_module
-def test_every_module_has_a_floor(module):
-    assert module in FLOORS
+def test_every_module_has_its_place_in_the_plan(module):
+    assert module in STOREYS
+
+
+def test_the_plan_has_no_room_that_is_not_there():
+    assert STOREYS.keys() <= FILES.keys()
+
+
+def stands_on(upper: Storey, lower: Storey) -> bool:
+    """Whether a room may import from another: of a lower wing, or further left in its own."""
+    if upper[1] == lower[1] and upper[0] == lower[0]:
+        return upper[2] > lower[2]
+    return upper[0] > lower[0]
 
 
 @each_module
-def test_a_module_imports_only_from_lower_floors(module):
-    roof = max(FLOORS.values()) + 1
-    upward = {name for name in inner_imports(module) if FLOORS.get(name, roof) >= FLOORS.get(module, roof)}
-    assert not upward, f"{module} (floor {FLOORS.get(module)}) imports {sorted(upward)}"
+def test_a_module_imports_only_downward(module):
+    upward = {
+        name for name in inner_imports(module) if name not in STOREYS or not stands_on(STOREYS[module], STOREYS[name])
+    }
+    assert not upward, f"{module} {STOREYS[module]} imports {sorted(upward)}"
+
+
+@pytest.mark.parametrize("wing", sorted(WINGS))
+def test_a_wing_says_in_a_sentence_what_stands_in_it_and_nothing_else(wing):
+    assert len(tree(wing).body) == 1
 
 
 @each_pure_module

@@ -5,11 +5,11 @@ import trio
 from clients import configured, event
 
 from broker import ReplayConfig, open_broker
-from broker.commands import Commands
+from broker.broker import FORGET_SECONDS, MAX_EXPIRY_SECONDS, expire_and_forget
+from broker.commands.dispatch import Commands
 from broker.config import Config
-from broker.housekeeping import FORGET_SECONDS, MAX_EXPIRY_SECONDS, expire_and_forget
-from broker.hub import Hub
-from broker.retention import ReplayBuffers
+from broker.fanout.hub import Hub
+from broker.log.retention import ReplayBuffers
 
 
 @pytest.mark.parametrize(("seconds", "late"), [(300, MAX_EXPIRY_SECONDS), (2, 0.5)])

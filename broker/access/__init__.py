@@ -1,0 +1,1 @@
+"""Who may: keys, tokens, slots and rates."""

@@ -1,0 +1,217 @@
+"""Keys that the configuration does not hold: the operator's API, or a function of the library, knows them.
+
+What it said is kept for as long as it said; while it gives no answer, what it said last holds, and who was never
+asked for is refused (PROTOCOL section 8, `[access]`). One question is under way for each key, and 32 in all.
+"""
+
+import logging
+import math
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final
+
+import msgspec
+import trio
+from msgspec import Meta, Struct
+
+from ..callout import Callout
+from ..errors import RequestError, first_of
+from ..protocol.names import Identifier, Scope, Tier
+from .keys import Key
+
+logger = logging.getLogger(__name__)
+
+MAX_ASKING: Final = 32
+MAX_WAITING: Final = 1_000
+"""Questions that may be under way or wait to be; the next one is refused."""
+MAX_KEPT: Final = 10_000
+"""Answers of each kind, known and not known, that are kept; the ones not used for longest go first."""
+UNKNOWN_SECONDS: Final = 10.0
+"""How long a key that is not known is refused without a question."""
+RETRY_SECONDS: Final = 10.0
+"""How long nobody is asked again for a key, after no answer came."""
+COMPLAIN_SECONDS: Final = 60.0
+"""How often answers that are not understood are logged at most."""
+_YEAR: Final = 31_536_000
+
+
+class AccessAnswer(Struct, frozen=True):
+    """Whose a key is, and what it reaches: ``inbox_ids`` None is the whole account."""
+
+    account_id: Identifier
+    tier: Tier
+    key_id: Identifier
+    scopes: list[Scope]
+    inbox_ids: list[Identifier] | None
+    ttl_seconds: Annotated[int, Meta(gt=0, le=_YEAR)] | Annotated[float, Meta(gt=0, le=_YEAR)]
+    """For how long this may be believed."""
+
+
+AskAccess = Callable[[str, str | None], Awaitable[AccessAnswer | None]]
+"""Asked with a key's SHA-256 (lower-case hex) and the client's address; returns None for a key that is not known.
+
+Whatever it raises is no answer.
+"""
+
+
+class Kept(Struct):
+    """What was said of a key; ``key`` None: that it is not known."""
+
+    key: Key | None
+    until: float
+    """By trio's clock: when it is to be asked for again."""
+
+
+class _Question:
+    """One question under way; everybody who waits for it gets its answer."""
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.answer: Kept | None = None
+        """None: there is no answer."""
+
+
+class LookupStatistics(Struct, frozen=True):
+    """What is known from outside."""
+
+    known: int
+    """Keys that are kept."""
+    unknown: int
+    """Keys that are kept as not known."""
+    asking: int
+    """Questions under way, or waiting to be."""
+
+
+class Lookup:
+    """Asks ``ask``, within ``timeout_seconds`` for each key."""
+
+    def __init__(self, ask: AskAccess, timeout_seconds: float) -> None:
+        self._ask = ask
+        self._timeout_seconds = timeout_seconds
+        self._limit = trio.CapacityLimiter(MAX_ASKING)
+        self._known: OrderedDict[str, Kept] = OrderedDict()
+        self._unknown: OrderedDict[str, Kept] = OrderedDict()
+        self._questions: dict[str, _Question] = {}
+        self._away = False
+        self._complain_at = -math.inf
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ask what is to be asked, for ever."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def kept(self, digest: str) -> Kept | None:
+        """Return what was last said of a key, however old; None: nothing is kept."""
+        return self._known.get(digest) or self._unknown.get(digest)
+
+    async def find(self, digest: str, remote: str | None) -> Kept:
+        """Return what is said of a key. Raises `RequestError` (`unavailable`) if nobody says anything."""
+        kept = self.kept(digest)
+        if kept is not None and trio.current_time() < kept.until:
+            self._use(digest, kept)
+            return kept
+        answer = await self.ask(digest, remote)
+        if answer is None:
+            kept = self._known.get(digest)
+            if kept is None:
+                raise RequestError("unavailable", "The key cannot be checked now")
+            kept.until = trio.current_time() + RETRY_SECONDS
+            return kept
+        return answer
+
+    async def ask(self, digest: str, remote: str | None) -> Kept | None:
+        """Ask for a key, or wait for the answer to a question under way; None: there is no answer."""
+        question = self._questions.get(digest)
+        if question is None:
+            if len(self._questions) >= MAX_WAITING:
+                return None
+            question = self._questions[digest] = _Question()
+            assert self._nursery is not None
+            self._nursery.start_soon(self._answer, digest, remote, question)
+        await question.answered.wait()
+        return question.answer
+
+    async def _answer(self, digest: str, remote: str | None, question: _Question) -> None:
+        """Ask, and give everybody who waits the answer, or none."""
+        failure: BaseException | None = TimeoutError(f"no answer within {self._timeout_seconds} s")
+        try:
+            with trio.move_on_after(self._timeout_seconds):
+                async with self._limit:
+                    question.answer, failure = await self._said_of(digest, remote)
+            if question.answer is not None:
+                self._use(digest, question.answer)
+            self._log(failure)
+        finally:
+            del self._questions[digest]
+            question.answered.set()
+
+    async def _said_of(self, digest: str, remote: str | None) -> tuple[Kept | None, BaseException | None]:
+        """Ask; return what was said, or why nothing was."""
+        failure = None
+        try:
+            answer = checked(await self._ask(digest, remote))
+        except* Exception as group:
+            failure = first_of(group)
+        if failure is not None:
+            return None, failure
+        now = trio.current_time()
+        if answer is None:
+            return Kept(None, now + UNKNOWN_SECONDS), None
+        return Kept(_key_of(answer, digest), now + answer.ttl_seconds), None
+
+    def _log(self, failure: BaseException | None) -> None:
+        """Log when answers cease to come and when they come again, and now and then one that is not understood."""
+        if isinstance(failure, msgspec.ValidationError):
+            if trio.current_time() >= self._complain_at:
+                logger.warning("the answer to whose a key is was not understood: %s", failure)
+                self._complain_at = trio.current_time() + COMPLAIN_SECONDS
+            return
+        if failure is not None and not self._away:
+            expected = isinstance(failure, (RequestError, TimeoutError))
+            message = "nobody says whose keys are (%s): unknown ones are refused, known ones hold"
+            logger.warning(message, failure, exc_info=None if expected else failure)
+        elif failure is None and self._away:
+            logger.info("whose keys are is said again")
+        self._away = failure is not None
+
+    def _use(self, digest: str, kept: Kept) -> None:
+        """Keep an answer as the one used last."""
+        answers, others = (self._unknown, self._known) if kept.key is None else (self._known, self._unknown)
+        others.pop(digest, None)
+        answers[digest] = kept
+        answers.move_to_end(digest)
+        if len(answers) > MAX_KEPT:
+            answers.popitem(last=False)
+
+    def statistics(self) -> LookupStatistics:
+        """Return what is known from outside."""
+        return LookupStatistics(len(self._known), len(self._unknown), len(self._questions))
+
+
+def checked(answer: Any) -> AccessAnswer | None:
+    """Return an answer if it is one. Raises `msgspec.ValidationError` that names the field."""
+    return None if answer is None else msgspec.convert(msgspec.to_builtins(answer), AccessAnswer)
+
+
+def _key_of(answer: AccessAnswer, digest: str) -> Key:
+    inbox_ids = None if answer.inbox_ids is None else frozenset(answer.inbox_ids)
+    return Key(answer.key_id, answer.account_id, frozenset(answer.scopes), inbox_ids, answer.tier, digest)
+
+
+def asks_api(callout: Callout) -> AskAccess:
+    """Return the function that asks the operator's API."""
+
+    async def ask(digest: str, remote: str | None) -> AccessAnswer | None:
+        question = {"key_sha256": digest, "remote": remote}
+        status, body = await callout.ask(question, f"msg_{secrets.token_hex(16)}")
+        if status == 401:
+            return None
+        if status != 200:
+            raise RequestError("unavailable", f"The operator's API answered {status}")
+        return msgspec.convert(body, AccessAnswer)
+
+    return ask

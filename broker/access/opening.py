@@ -1,0 +1,52 @@
+"""What a client asks for when it opens a stream, checked against its key (PROTOCOL section 2).
+
+Pure.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from ..errors import RequestError
+from ..protocol.names import check_identifier, check_list
+from ..protocol.selection import ACCOUNT_EVENTS, Selection, TypeFilter
+from .keys import Key
+
+
+class Opening(Struct, frozen=True):
+    """What a client asks for when it opens a stream (PROTOCOL section 2), checked."""
+
+    selection: Selection
+    since: str | None
+    event_filter: TypeFilter | None
+    client_id: str | None = None
+
+
+def check_opening(key: Key, query: Mapping[str, str], max_inboxes: int) -> Opening:
+    """Return what a query asks for. Raises `RequestError` (`bad_request`, `forbidden`)."""
+    if key.is_operator:
+        raise RequestError("forbidden", "An operator key opens no stream")
+    for name in ("inbox_ids", "since"):
+        if name in query:
+            key.require("subscribe")
+    selection = key.initial_selection()
+    if "inbox_ids" in query:
+        names = query["inbox_ids"].split(",")
+        check_list(names, "inbox_ids")
+        selection = key.select(names, "inbox_ids")
+        if size_of(selection) > max_inboxes:
+            raise RequestError("bad_request", f"More than {max_inboxes} inboxes - at `inbox_ids`")
+    event_filter = None
+    if "event_types" in query:
+        patterns = query["event_types"].split(",")
+        check_list(patterns, "event_types")
+        event_filter = TypeFilter(patterns)
+    client_id = query.get("client_id")
+    if client_id is not None:
+        check_identifier(client_id, "client_id", code="bad_request")
+    return Opening(selection, query.get("since"), event_filter, client_id)
+
+
+def size_of(selection: Selection) -> int:
+    """Return how many inboxes a selection names; 0 for all."""
+    return 0 if selection.inboxes is None else len(selection.inboxes - {ACCOUNT_EVENTS})

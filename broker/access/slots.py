@@ -1,0 +1,102 @@
+"""Slots: how many connections an account has, and who has the slot of a `client_id` (PROTOCOL sections 1 and 2).
+
+Pure. A slot has one holder. `Slots.take` counts and takes in one step; a takeover gives the name to a new slot in the
+same step, and from then on the release of the old one does nothing.
+"""
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from ..errors import CloseCode
+
+SlotName = tuple[str, str]
+"""The SHA-256 of the key and the `client_id`."""
+
+
+class Holder(Protocol):
+    """What has a slot: a connection."""
+
+    def last_sign_of_life(self) -> float:
+        """Return when something last came from the client, by trio's clock (seconds)."""
+        ...
+
+    def ask_for_life(self) -> None:
+        """Ping the client."""
+        ...
+
+    def lived_since(self, moment: float) -> bool:
+        """Whether the client has shown life since it was asked to, at this moment."""
+        ...
+
+    def end(self, code: CloseCode, why: str) -> None:
+        """End it, and release its slot."""
+        ...
+
+
+class Slot:
+    """One connection's place in its account. `release` it in the end, as often as you like."""
+
+    __slots__ = ("_of_account", "holder", "key")
+
+    def __init__(self, of_account: "_AccountSlots", name: SlotName | None) -> None:
+        self._of_account = of_account
+        self.key: object = name or self
+        self.holder: Holder | None = None
+        """Set as soon as there is a connection, with no checkpoint since the slot was taken."""
+
+    def release(self) -> None:
+        """Give the place back, unless it was given back or taken over."""
+        self._of_account.release(self)
+
+
+class _AccountSlots(dict[object, Slot]):
+    """The slots of one account by their keys: a name, or the slot itself."""
+
+    def __init__(self, account_id: str, accounts: "dict[str, _AccountSlots]") -> None:
+        self._account_id = account_id
+        self._accounts = accounts
+
+    def release(self, slot: Slot) -> None:
+        if self.get(slot.key) is slot:
+            del self[slot.key]
+            if not self:
+                del self._accounts[self._account_id]
+
+
+class SlotsStatistics(Struct, frozen=True):
+    """How many slots are taken."""
+
+    accounts: int
+    """Accounts that have at least one."""
+    connections: int
+    """All slots that are taken."""
+
+
+class Slots:
+    """The slots of all accounts. Nothing is kept of an account that has none."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, _AccountSlots] = {}
+
+    def take(self, account_id: str, limit: int | None, name: SlotName | None = None) -> tuple[Slot | None, Slot | None]:
+        """Take a slot of an account that may have ``limit`` (None: any number); a name's own slot is always free to it.
+
+        Returns the slot, or None if none is free; and the slot that has lost this name, whose holder is to be ended.
+        """
+        of_account = self._accounts.get(account_id) or _AccountSlots(account_id, self._accounts)
+        replaced = None if name is None else of_account.get(name)
+        if replaced is None and limit is not None and len(of_account) >= limit:
+            return None, None
+        slot = Slot(of_account, name)
+        of_account[slot.key] = slot
+        self._accounts[account_id] = of_account
+        return slot, replaced
+
+    def holders(self, account_id: str) -> list[Holder]:
+        """Return who has the slots of an account."""
+        return [slot.holder for slot in self._accounts.get(account_id, {}).values() if slot.holder is not None]
+
+    def statistics(self) -> SlotsStatistics:
+        """Return how many are taken."""
+        return SlotsStatistics(len(self._accounts), sum(map(len, self._accounts.values())))

@@ -1,0 +1,169 @@
+"""A small client of the stream protocol, for the command line and the demo: it comes back by itself.
+
+After a lost connection it opens the stream again with the last cursor it saw, so nothing is missed within the
+replay window. The other of the two modules that import trio_websocket.
+"""
+
+import json
+import logging
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import trio
+import trio_websocket
+from msgspec import Struct
+
+from ..errors import BrokerError, CloseCode
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 5.0
+"""Between two tries: short enough that nothing falls out of a five-minute window."""
+RESEND_SECONDS: Final = 0.1
+MAX_MESSAGE_BYTES: Final = 16_777_216
+_TRY_AGAIN: Final = frozenset({429, 500, 502, 503, 504})
+_NO_WAY_BACK: Final = frozenset(int(code) for code in CloseCode if not code.come_back)
+
+
+class RefusedError(BrokerError):
+    """The server refused the stream for good: ``status`` and its message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+
+
+class StreamRequest(Struct, frozen=True):
+    """What to open: the server (``ws://host:port``), the key, and the query of PROTOCOL section 2."""
+
+    url: str
+    key: str
+    inbox_ids: tuple[str, ...] = ("*",)
+    since: str | None = None
+    event_types: tuple[str, ...] = ()
+
+    def at(self, cursor: str | None) -> str:
+        """Return the URL that opens this stream, after ``cursor`` if there is one."""
+        query = {"inbox_ids": ",".join(self.inbox_ids), "event_types": ",".join(self.event_types)}
+        query["since"] = cursor or self.since or ""
+        present = {name: value for name, value in query.items() if value}
+        return f"{self.url.rstrip('/')}/v1/stream?{urlencode(present, quote_via=quote, safe=':,*@')}"
+
+
+class _Progress(Struct):
+    """What a client must know to come back: the last cursor, how often it failed, and how long it was told to wait."""
+
+    cursor: str | None = None
+    failures: int = 0
+    pause_ms: int = 0
+
+    def note(self, frame: dict[str, Any]) -> None:
+        self.failures = 0
+        after = frame.get("to") if frame.get("type") == "replay.gap" else frame.get("cursor")
+        self.cursor = after or self.cursor
+        self.pause_ms = frame.get("reconnect_after_ms", 0)
+
+    def seconds_to_wait(self) -> float:
+        if self.pause_ms:
+            return self.pause_ms / 1000
+        self.failures += 1
+        longest = min(LONGEST_PAUSE_SECONDS, 0.1 * 2.0**self.failures)
+        return random.uniform(longest / 2, longest)
+
+
+class Stream:
+    """A stream that is kept open. Iterate over it to get frames; answers to commands are among them."""
+
+    def __init__(self, frames: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
+        self._frames = frames
+        self._websocket: trio_websocket.WebSocketConnection | None = None
+        self._connected = trio.Event()
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        return await self._frames.receive()
+
+    async def send(self, command: dict[str, Any]) -> None:
+        """Send a command as soon as there is a connection. With a `request_id` it may be sent again without fear."""
+        while True:
+            await self._connected.wait()
+            assert self._websocket is not None
+            try:
+                return await self._websocket.send_message(json.dumps(command))
+            except trio_websocket.ConnectionClosed:
+                await trio.sleep(RESEND_SECONDS)
+
+    @contextmanager
+    def over(self, websocket: trio_websocket.WebSocketConnection) -> Iterator[None]:
+        """Send over this connection for as long as it lasts."""
+        self._websocket = websocket
+        self._connected.set()
+        try:
+            yield
+        finally:
+            self._connected = trio.Event()
+            self._websocket = None
+
+
+@asynccontextmanager
+async def open_stream(request: StreamRequest) -> AsyncIterator[Stream]:
+    """Keep a stream open for as long as the block lasts, over as many connections as it takes.
+
+    Raises `RefusedError`, in an exception group, if the server will not have this client.
+    """
+    send, receive = trio.open_memory_channel[dict[str, Any]](0)
+    stream = Stream(receive)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_keep_open, request, stream, send)
+        try:
+            yield stream
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def _keep_open(request: StreamRequest, stream: Stream, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
+    progress = _Progress()
+    while True:
+        try:
+            await _receive(request.at(progress.cursor), request.key, stream, progress, frames)
+        except trio_websocket.ConnectionRejected as rejected:
+            if rejected.status_code not in _TRY_AGAIN:
+                raise RefusedError(rejected.status_code, _message_of(rejected.body)) from None
+        except trio_websocket.ConnectionClosed as closed:
+            if closed.reason is not None and closed.reason.code in _NO_WAY_BACK:
+                raise RefusedError(closed.reason.code, closed.reason.reason or "closed") from None
+        except (trio_websocket.HandshakeError, trio.BrokenResourceError, OSError):
+            logger.debug("the stream is not to be had now", exc_info=True)
+        await trio.sleep(progress.seconds_to_wait())
+
+
+async def _receive(
+    url: str, key: str, stream: Stream, progress: _Progress, frames: trio.MemorySendChannel[dict[str, Any]]
+) -> None:
+    """Hand on the frames of one connection until it is lost, which raises."""
+    async with trio_websocket.open_websocket_url(
+        url,
+        extra_headers=[(b"Authorization", f"Bearer {key}".encode())],
+        max_message_size=MAX_MESSAGE_BYTES,
+        connect_timeout=CONNECT_SECONDS,
+        disconnect_timeout=CLOSE_SECONDS,
+    ) as websocket:
+        with stream.over(websocket):
+            while True:
+                frame = json.loads(await websocket.get_message())
+                await frames.send(frame)
+                progress.note(frame)
+
+
+def _message_of(body: bytes | None) -> str:
+    try:
+        return str(json.loads(body or b"")["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return "refused"

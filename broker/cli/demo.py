@@ -1,0 +1,206 @@
+"""`broker demo`: a broker, a subscriber and a publisher in one process, so that a newcomer sees events arrive.
+
+The subscriber is a client like any other, over a real socket; latency counts from the publish call to the frame's
+arrival there, both in this process and so on one clock.
+"""
+
+import hashlib
+import itertools
+import json
+import secrets
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from typing import Any, Final
+
+import trio
+from msgspec import Struct
+
+from ..broker import Broker, open_broker
+from ..commands.dispatch import CommandContext
+from ..config import AccountConfig, Config, KeyConfig, ServerConfig
+from ..transport.server import Address, serve
+from .client import Stream, StreamRequest, open_stream
+
+ACCOUNT_ID: Final = "acct_demo"
+INBOX_IDS: Final = ("inbox_sales", "inbox_support", "inbox_billing")
+EVENT_SECONDS: Final = 1.0
+_MAX_SENT: Final = 1_000
+
+Say = Callable[[str], None]
+
+
+def demo_event(number: int) -> dict[str, Any]:
+    """Return the demo's event of a number: the four types in turn, over three inboxes (PROTOCOL section 3)."""
+    inbox_id = INBOX_IDS[number % len(INBOX_IDS)]
+    message_id = f"msg_{number:06d}"
+    bounced = {"message_id": message_id, "recipient": "nobody@example.com", "reason": "mailbox does not exist"}
+    complaint = {"message_id": message_id, "recipient": "grumpy@example.com", "feedback_type": "abuse"}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("message.received", {"message": _message(message_id, inbox_id, number)}),
+        ("message.bounced", bounced),
+        ("message.complaint", complaint),
+        ("account.upgraded", {"tier": "growth", "previous_tier": "developer"}),
+    ]
+    event_type, payload = events[number % len(events)]
+    event: dict[str, Any] = {"type": event_type, "payload": payload}
+    return event if event_type == "account.upgraded" else event | {"inbox_id": inbox_id}
+
+
+def _message(message_id: str, inbox_id: str, number: int) -> dict[str, Any]:
+    return {
+        "message_id": message_id,
+        "inbox_id": inbox_id,
+        "from": "ada@example.com",
+        "to": [f"{inbox_id.removeprefix('inbox_')}@agents.example.com"],
+        "subject": f"Question number {number}",
+        "body": "Can your agent help me with this?",
+        "labels": ["inbox", "unread"],
+    }
+
+
+async def run_demo(*, host: str, port: int, seconds: float | None, say: Say, say_aside: Say) -> None:
+    """Run the demo for ``seconds`` (None: until cancelled). A port that is taken is replaced by a free one.
+
+    ``say`` gets the lines to show, ``say_aside`` those that explain.
+    """
+    key = f"dm_live_{secrets.token_urlsafe(24)}"
+    config = demo_config(key, host)
+    with trio.move_on_after(float("inf") if seconds is None else seconds):
+        async with open_broker(config) as broker, trio.open_nursery() as nursery:
+            register_commands(broker)
+            address = await _serve_somewhere(nursery, broker, port, say_aside)
+            request = StreamRequest(f"ws://{_host_port(address)}", key)
+            async with open_stream(request) as stream:
+                ready = await anext(stream)
+                say_aside(_instructions(address, key))
+                say(f"connected    {ready['connection_id']}, subscribed to {', '.join(ready['inbox_ids'])}")
+                await _talk(broker, stream, say)
+
+
+def demo_config(key: str, host: str = "127.0.0.1") -> Config:
+    """Return a configuration with one account and one key."""
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    account = AccountConfig(id=ACCOUNT_ID, keys=(KeyConfig(id="key_demo", sha256=digest),))
+    return Config(server=ServerConfig(host=host), accounts=(account,))
+
+
+async def _serve_somewhere(nursery: trio.Nursery, broker: Broker, port: int, say_aside: Say) -> Address:
+    try:
+        addresses: list[Address] = await nursery.start(partial(serve, broker, port=port))
+    except OSError as error:
+        say_aside(f"Port {port}: {error.strerror or error}; taking a free one.")
+        addresses = await nursery.start(partial(serve, broker, port=0))
+    return addresses[0]
+
+
+def register_commands(broker: Broker) -> None:
+    """Give the demo's broker the plan's two commands; the mail goes nowhere."""
+    sent = itertools.count()
+
+    @broker.command("send_email")
+    async def send_email(email: Email, context: CommandContext) -> dict[str, Any]:
+        return {"message_id": f"sent_{next(sent):06d}", "from": context.inbox_id, "to": email.to}
+
+    @broker.command("mark_as_read")
+    async def mark_as_read(read: MarkAsRead, context: CommandContext) -> dict[str, Any]:
+        return {"message_id": read.message_id, "labels": ["inbox", "read"]}
+
+
+class Email(Struct, frozen=True):
+    """Parameters of the demo's `send_email`."""
+
+    to: list[str]
+    subject: str
+    body: str
+    in_reply_to: str | None = None
+
+
+class MarkAsRead(Struct, frozen=True):
+    """Parameters of the demo's `mark_as_read`."""
+
+    message_id: str
+
+
+async def _talk(broker: Broker, stream: Stream, say: Say) -> None:
+    """Publish for ever; print what the subscriber gets, and let it answer each message that it receives."""
+    sent: dict[str, float] = {}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_publish, broker, sent)
+        async for frame in stream:
+            say(_line(frame, perf_counter(), sent))
+            for command in _answers_to(frame):
+                sent[command["request_id"]] = perf_counter()
+                await stream.send(command)
+
+
+def _answers_to(frame: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what an agent says to a received message: a reply, and that it has read it."""
+    message = frame["payload"].get("message") if frame["type"] == "message.received" else None
+    if not (isinstance(message, dict) and {"message_id", "from", "subject"} <= message.keys()):
+        return []
+    about = {"inbox_id": frame["inbox_id"]}
+    reply = {
+        "to": [message["from"]],
+        "subject": f"Re: {message['subject']}",
+        "body": "Certainly!",
+        "in_reply_to": message["message_id"],
+    }
+    event_id = frame["event_id"]
+    return [
+        {"action": "send_email", "request_id": f"reply:{event_id}", "params": reply, **about},
+        {"action": "mark_as_read", "request_id": f"read:{event_id}", "message_id": message["message_id"], **about},
+    ]
+
+
+async def _publish(broker: Broker, sent: dict[str, float]) -> None:
+    for number in itertools.count():
+        event = demo_event(number) | {"event_id": f"evt_demo_{secrets.token_hex(8)}"}
+        if len(sent) >= _MAX_SENT:
+            sent.clear()
+        sent[event["event_id"]] = perf_counter()
+        await broker.publish(ACCOUNT_ID, event)
+        await trio.sleep(EVENT_SECONDS)
+
+
+def _line(frame: dict[str, Any], arrived: float, sent: dict[str, float]) -> str:
+    if frame["type"] == "response":
+        started = sent.pop(frame["request_id"], None)
+        what, where, detail = f"  {frame['action']}", "", json.dumps(frame.get("result") or frame.get("error"))
+    elif "event_id" in frame:
+        started = sent.pop(frame["event_id"], None)
+        what, where, detail = frame["type"], frame.get("inbox_id", "(account)"), _about(frame["payload"])
+    else:
+        return f"{'':12} {frame['type']}"
+    latency = "from outside" if started is None else f"{(arrived - started) * 1000:9.2f} ms"
+    return f"{latency:12} {what:18} {where:14} {detail}"
+
+
+def _about(payload: dict[str, Any]) -> str:
+    message = payload.get("message")
+    about = message if isinstance(message, dict) else payload
+    return ", ".join(f"{name}: {about[name]}" for name in ("from", "subject", "recipient", "tier") if name in about)
+
+
+def _host_port(address: Address) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _instructions(address: Address, key: str) -> str:
+    where = _host_port(address)
+    event = '{"type":"message.received","inbox_id":"inbox_sales","payload":{"message":{"subject":"Hello from curl"}}}'
+    return f"""
+A broker with a throw-away key listens on {where}, and an agent that answers each received message.
+Meet them from another terminal.
+
+Publish an event, and see it arrive below:
+  curl http://{where}/v1/events -H 'Authorization: Bearer {key}' -d '{event}'
+
+Subscribe beside the demo, with either of:
+  broker tail --url ws://{where} --key {key}
+  wscat -c 'ws://{where}/v1/stream?inbox_ids=*&since=1m' -H 'Authorization: Bearer {key}'
+  websocat -H 'Authorization: Bearer {key}' 'ws://{where}/v1/stream?inbox_ids=*&since=1m'
+
+Ctrl-C ends it. Latency is from the publish call to the subscriber, over a socket:
+"""

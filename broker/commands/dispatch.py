@@ -1,0 +1,350 @@
+"""Commands: who does them, how many at once, and that what is sent twice is done once (PROTOCOL section 4).
+
+Handlers run in the broker's own nursery, each in a cancel scope with a deadline, and answer by a plain call: so
+none delays an event, a ping or another command. What belongs to an account (what is remembered, what is under
+way, its rates) stands in an `AccountCommands`; what belongs to one connection in a `Lane`.
+"""
+
+import inspect
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from ..access.keys import Key
+from ..access.rates import Rates, TokenBucket, take_from_all
+from ..config import Config, TierRatesConfig
+from ..errors import CommandError, RequestError, first_of
+from ..protocol.decoding import decode_params, decode_values
+from .remembered import Outcome, Remembered, RememberedStatistics, Run
+from .requests import CommandRequest
+
+logger = logging.getLogger(__name__)
+
+BUILT_IN_ACTIONS: Final = frozenset({"subscribe", "unsubscribe", "publish", "ping"})
+"""The broker's own; every other action has a handler."""
+BUSY_RETRY_MS: Final = 1_000
+MAX_WAITING_REPEATS: Final = 64
+"""Commands of one connection that may wait for an answer beside those it may have under way: all are repeats."""
+ASK_AGAIN: Final = frozenset({"forbidden", "rate_limited", "unavailable", "timeout", "internal"})
+"""Error codes that, beside all `invalid_…`, are not remembered: the same `request_id` asks the handler again."""
+
+
+class CommandContext(Struct, frozen=True):
+    """What a handler knows beside the parameters."""
+
+    action: str
+    request_id: str
+    account_id: str
+    key_id: str
+    inbox_id: str | None
+    """The command's `inbox_id`; the key reaches it."""
+    inbox_ids: frozenset[str] | None
+    """The key's reach, None for the whole account: ids in the parameters are to be checked against it."""
+    deadline: float
+    """By trio's clock: when the handler is cancelled."""
+    traceparent: str | None
+    """The client's trace, if it sent one (W3C Trace Context)."""
+    message_id: str
+    """The same for the same command sent again, whoever does it."""
+
+
+WhenClientLeaves = Literal["finish", "cancel"]
+HandlerFunction = Callable[[Any, CommandContext], Awaitable[Any]]
+Reply = Callable[[Outcome], None]
+
+
+class Handler(Struct, frozen=True):
+    """Who does an action. ``params_type`` None: the parameters come as a mapping."""
+
+    function: HandlerFunction
+    params_type: type[Struct] | None
+    seconds: float
+    when_client_leaves: WhenClientLeaves
+
+
+class _Doing(Struct):
+    """A handler at work."""
+
+    scope: trio.CancelScope
+    when_client_leaves: WhenClientLeaves
+
+
+class AccountCommands:
+    """What one account has under way and remembered."""
+
+    def __init__(self, remembered: Remembered) -> None:
+        self.remembered = remembered
+        self.rates = Rates()
+        self.configured: TierRatesConfig | None = None
+        """What the rates were made of."""
+        self.under_way = 0
+        self.lanes = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing here must be kept."""
+        return not self.under_way and not self.lanes and self.remembered.idle
+
+
+class Lane:
+    """One connection's commands. ``leave`` when it ends."""
+
+    def __init__(self, account: AccountCommands, rates: Rates | None) -> None:
+        self.account = account
+        self.rates = rates
+        self.waiting: dict[Reply, Run] = {}
+
+    def buckets(self, kind: Literal["commands", "events"]) -> list[TokenBucket]:
+        """Return the buckets that a command or event of this connection is taken from."""
+        own: list[TokenBucket] = getattr(self.rates, kind) if self.rates else []
+        shared: list[TokenBucket] = getattr(self.account.rates, kind)
+        return [*own, *shared]
+
+
+class CommandsStatistics(Struct, frozen=True):
+    """What the broker has of commands."""
+
+    under_way: int
+    """Handlers at work."""
+    remembered: list[RememberedStatistics]
+    """What is remembered, an item for each account."""
+
+
+class Commands:
+    """All handlers, and all that is under way."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._handlers: dict[str, Handler] = {}
+        self._accounts: dict[str, AccountCommands] = {}
+        self._doing: dict[Run, _Doing] = {}
+        self._nursery: trio.Nursery | None = None
+        self.fallback: Handler | None = None
+        """Who does the actions that have no handler of their own."""
+
+    def register(self, action: str, function: HandlerFunction, *, seconds: float, leave: WhenClientLeaves) -> None:
+        """Let ``function`` do an action. Its first parameter's annotation, a Struct, is what parameters must be."""
+        if action in self._handlers:
+            raise ValueError(f"{action!r} has a handler already")
+        self._handlers[action] = Handler(function, _params_type(function), seconds, leave)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the handlers, for ever."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    # --- lanes
+
+    def account(self, key: Key) -> AccountCommands:
+        """Return what a key's account has under way; make it if there is nothing. Its rates are those of the key."""
+        account = self._accounts.get(str(key.account_id))
+        if account is None:
+            account = self._accounts[str(key.account_id)] = AccountCommands(Remembered(self._config.replay.seconds))
+        rates = self._config.rates.of(key.tier)
+        if rates is not account.configured:
+            account.configured = rates
+            account.rates.change(rates.commands_per_account, rates.events_per_account, trio.current_time())
+        return account
+
+    def lane(self, key: Key, *, shared_rates_only: bool = False) -> Lane:
+        """Return a connection's own lane; `leave` it in the end. A single request has no rates of its own."""
+        account = self.account(key)
+        account.lanes += 1
+        lane = Lane(account, None if shared_rates_only else Rates())
+        self.change_key(lane, key)
+        return lane
+
+    def change_key(self, lane: Lane, key: Key) -> None:
+        """Let the rates of a lane and of its account be those of a key."""
+        self.account(key)
+        if lane.rates is not None:
+            rates = self._config.rates.of(key.tier)
+            lane.rates.change(rates.commands_per_connection, rates.events_per_connection, trio.current_time())
+
+    def reload(self, config: Config) -> None:
+        """Take the rates of another configuration, for whoever comes or changes from now on."""
+        self._config = config
+
+    def leave(self, lane: Lane) -> None:
+        """End a lane: nobody there hears an answer any more; what is under way ends as its handler declares."""
+        lane.account.lanes -= 1
+        for reply, run in lane.waiting.items():
+            if reply in run.replies:
+                run.replies.remove(reply)
+            doing = self._doing.get(run)
+            if doing is not None and not run.replies and doing.when_client_leaves == "cancel":
+                doing.scope.cancel()
+        lane.waiting.clear()
+
+    # --- doing
+
+    def begin(self, lane: Lane, request: CommandRequest, reply: Reply) -> Run | None:
+        """Begin a command: a new `Run` to be done and finished, or None if it was sent before.
+
+        Then ``reply`` is called with the first one's outcome, now or when it has one. Raises `RequestError`.
+        """
+        identity = request.identity
+        digest = b"" if identity is None else request.digest()
+        run, new = lane.account.remembered.begin(identity, digest, trio.current_time())
+        if run.outcome is not None:
+            reply(run.outcome)
+            return None
+        if not new and len(lane.waiting) >= self._config.commands.max_per_connection + MAX_WAITING_REPEATS:
+            raise _too_many()
+
+        def answer(outcome: Outcome) -> None:
+            lane.waiting.pop(answer, None)
+            reply(outcome)
+
+        lane.waiting[answer] = run
+        run.replies.append(answer)
+        return run if new else None
+
+    def finish(self, lane: Lane, run: Run, outcome: Outcome) -> None:
+        """Give a run of `begin` its outcome."""
+        lane.account.remembered.finish(run, outcome, trio.current_time())
+
+    def submit(self, lane: Lane, request: CommandRequest, reply: Reply) -> None:
+        """Do a command, or give the answer of the first one if it was sent before; ``reply`` gets the outcome."""
+        try:
+            run = self.begin(lane, request, reply)
+        except RequestError as error:
+            reply(refused(error))
+            return
+        if run is None:
+            return
+        try:
+            handler, params = self._admit(lane, request)
+        except RequestError as error:
+            self.finish(lane, run, refused(error))
+            return
+        except Exception:
+            self.finish(lane, run, _failed(request.command.action))
+            return
+        scope = trio.CancelScope()
+        self._doing[run] = _Doing(scope, handler.when_client_leaves)
+        lane.account.under_way += 1
+        assert self._nursery is not None
+        self._nursery.start_soon(self._do, lane, run, handler, params, request, scope)
+
+    def _admit(self, lane: Lane, request: CommandRequest) -> tuple[Handler, Any]:
+        """Return who does a command, and its decoded parameters. Raises `RequestError`."""
+        command, limits = request.command, self._config.commands
+        handler = self._handlers.get(command.action, self.fallback)
+        if handler is None:
+            raise RequestError("unknown_action", f"There is no action {command.action!r}")
+        under_way = sum(run in self._doing for run in lane.waiting.values())
+        if under_way >= limits.max_per_connection or lane.account.under_way >= limits.max_per_account:
+            raise _too_many()
+        params = decode_values(command) if handler.params_type is None else decode_params(command, handler.params_type)
+        take_from_all(lane.buckets("commands"), 1, trio.current_time(), "commands")
+        return handler, params
+
+    async def _do(
+        self, lane: Lane, run: Run, handler: Handler, params: Any, request: CommandRequest, scope: trio.CancelScope
+    ) -> None:
+        """Run one handler to its outcome."""
+        outcome = refused(RequestError("unavailable", "The client left"))
+        deadline = trio.current_time() + handler.seconds
+        try:
+            with scope:
+                with trio.move_on_at(deadline) as in_time:
+                    outcome = await _outcome_of(handler, params, _context(request, run.digest, deadline))
+                if in_time.cancelled_caught:
+                    outcome = refused(RequestError("timeout", f"It took longer than {handler.seconds} s"))
+        finally:
+            del self._doing[run]
+            lane.account.under_way -= 1
+            self.finish(lane, run, outcome)
+
+    def forget_idle(self, now: float) -> None:
+        """Forget outcomes that are too old, and accounts of which nothing is left."""
+        for account_id, account in list(self._accounts.items()):
+            account.remembered.forget(now)
+            if account.idle and all(b.wait_seconds(b.burst, now) == 0 for b in _all_buckets(account.rates)):
+                del self._accounts[account_id]
+
+    def statistics(self) -> CommandsStatistics:
+        """Return what is under way and remembered."""
+        return CommandsStatistics(len(self._doing), [a.remembered.statistics() for a in self._accounts.values()])
+
+
+def _too_many() -> RequestError:
+    return RequestError("rate_limited", "Too many commands are under way", retry_after_ms=BUSY_RETRY_MS)
+
+
+def refused(error: RequestError) -> Outcome:
+    """Return the outcome of a command that the broker itself refused."""
+    return Outcome(b"", error, lasting=False)
+
+
+def _all_buckets(rates: Rates) -> list[TokenBucket]:
+    return [*rates.commands, *rates.events]
+
+
+def _context(request: CommandRequest, digest: bytes, deadline: float) -> CommandContext:
+    key = request.key
+    return CommandContext(
+        action=request.command.action,
+        request_id=request.request_id,
+        account_id=str(key.account_id),
+        key_id=key.id,
+        inbox_id=request.inbox_id,
+        inbox_ids=key.inbox_ids,
+        deadline=deadline,
+        traceparent=request.traceparent,
+        message_id=_message_id(request, digest),
+    )
+
+
+def _message_id(request: CommandRequest, digest: bytes) -> str:
+    if request.identity is None:
+        return f"msg_{secrets.token_hex(16)}"
+    parts = "\0".join((str(request.key.account_id), *request.identity)).encode()
+    return f"msg_{blake2b(parts + digest, digest_size=16).hexdigest()}"
+
+
+async def _outcome_of(handler: Handler, params: Any, context: CommandContext) -> Outcome:
+    """Call a handler; whatever it raises but a refusal is logged once and is ``internal``."""
+    outcome = None
+    try:
+        result = await handler.function(params, context)
+        outcome = Outcome(msgspec.json.encode({} if result is None else result))
+    except* (CommandError, RequestError) as group:
+        outcome = _refusal_of(first_of(group), context.action)
+    except* Exception:
+        outcome = _failed(context.action)
+    return outcome
+
+
+def _refusal_of(refusal: BaseException, action: str) -> Outcome:
+    """Return the outcome of a command that its handler refused."""
+    assert isinstance(refusal, (CommandError, RequestError))
+    retry_after_ms = refusal.retry_after_ms if isinstance(refusal, RequestError) else None
+    error = RequestError(refusal.code, refusal.message, retry_after_ms=retry_after_ms)
+    try:
+        msgspec.json.decode(msgspec.json.encode([error.code, error.message]), type=list[str])
+    except Exception:
+        return _failed(action)
+    lasting = error.code not in ASK_AGAIN and not error.code.startswith("invalid_")
+    return Outcome(b"", error, lasting)
+
+
+def _failed(action: str) -> Outcome:
+    """Log what is being handled, and return the outcome of a command that failed by it."""
+    logger.exception("the handler of %s failed", action)
+    return refused(RequestError("internal", "The command failed"))
+
+
+def _params_type(function: HandlerFunction) -> type[Struct] | None:
+    first = next(iter(inspect.signature(function, eval_str=True).parameters.values()), None)
+    kind = None if first is None else first.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None

@@ -1,0 +1,123 @@
+"""Sent twice, done once: what became of commands that carried a client's `request_id` (PROTOCOL section 4).
+
+Pure: time comes in as an argument. A `Run` is one doing of a command. While it is under way, whoever sends the same
+again waits for its outcome; afterwards the outcome is given again, for as long as the replay window, within a
+number and a size for each account. What the handler did not itself decide is not remembered.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from ..errors import RequestError
+
+MAX_ANSWERS: Final = 10_000
+MAX_BYTES: Final = 16_777_216
+RUN_OVERHEAD_BYTES: Final = 700
+"""What a remembered run costs beside its identity and its outcome."""
+
+Identity = tuple[str, str, str]
+"""The key's id, the `client_id` or "", the `request_id`."""
+
+
+class Outcome(Struct, frozen=True):
+    """What a command came to: the JSON of its result, or an error. ``lasting``: the handler itself decided it."""
+
+    result: bytes
+    error: RequestError | None = None
+    lasting: bool = True
+
+    @property
+    def size(self) -> int:
+        """Bytes of what it says."""
+        if self.error is None:
+            return len(self.result)
+        return len(self.result) + len(self.error.code.encode()) + len(self.error.message.encode())
+
+
+class Run:
+    """One doing of a command. ``replies`` are called with its outcome, once."""
+
+    __slots__ = ("cost", "digest", "ended_at", "identity", "outcome", "replies")
+
+    def __init__(self, identity: Identity | None, digest: bytes) -> None:
+        self.identity = identity
+        self.digest = digest
+        self.replies: list[Callable[[Outcome], None]] = []
+        self.outcome: Outcome | None = None
+        self.ended_at = 0.0
+        self.cost = 0
+
+
+class RememberedStatistics(Struct, frozen=True):
+    """What is remembered for one account."""
+
+    under_way: int
+    """Runs without an outcome yet."""
+    answers: int
+    """Outcomes that can be given again."""
+    bytes: int
+    """What these cost in memory."""
+
+
+class Remembered:
+    """The runs of one account. ``seconds`` is how long an outcome is remembered."""
+
+    def __init__(self, seconds: float, *, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:
+        self._seconds = seconds
+        self._max_answers = max_answers
+        self._max_bytes = max_bytes
+        self._under_way: dict[Identity, Run] = {}
+        self._ended: OrderedDict[Identity, Run] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is remembered."""
+        return not self._under_way and not self._ended
+
+    def begin(self, identity: Identity | None, digest: bytes, now: float) -> tuple[Run, bool]:
+        """Return the run of a command, and whether it is a new one, which the caller must do and `finish`.
+
+        ``identity`` None: it carries no `request_id` of a client, and is always new. ``digest`` stands for its
+        content. Raises `RequestError` (`request_id_reused`) if the same identity came with other content.
+        """
+        self.forget(now)
+        if identity is None:
+            return Run(None, digest), True
+        known = self._under_way.get(identity) or self._ended.get(identity)
+        if known is None:
+            run = self._under_way[identity] = Run(identity, digest)
+            return run, True
+        if known.digest != digest:
+            raise RequestError("request_id_reused", "The same request_id came before with other content")
+        return known, False
+
+    def finish(self, run: Run, outcome: Outcome, now: float) -> None:
+        """Give a run its outcome, tell everybody who waits for it, and remember it if it lasts."""
+        run.outcome = outcome
+        if run.identity is not None and self._under_way.pop(run.identity, None) is run and outcome.lasting:
+            run.ended_at = now
+            run.cost = RUN_OVERHEAD_BYTES + outcome.size + sum(map(len, run.identity))
+            self._ended[run.identity] = run
+            self._bytes += run.cost
+            while len(self._ended) > self._max_answers or self._bytes > self._max_bytes:
+                self._forget_oldest()
+        replies, run.replies = run.replies, []
+        for reply in replies:
+            reply(outcome)
+
+    def forget(self, now: float) -> None:
+        """Forget outcomes that are too old."""
+        while self._ended and next(iter(self._ended.values())).ended_at < now - self._seconds:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, run = self._ended.popitem(last=False)
+        self._bytes -= run.cost
+
+    def statistics(self) -> RememberedStatistics:
+        """Return what is remembered."""
+        return RememberedStatistics(len(self._under_way), len(self._ended), self._bytes)

@@ -1,0 +1,72 @@
+"""A client's command, checked against its key: what every doer of commands is given.
+
+Pure. `inbox_id` and the trace are lifted out of the parameters here, whether the command came over a socket or HTTP.
+"""
+
+import re
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from ..access.keys import Key
+from ..protocol.decoding import decode_id, decode_values
+from ..protocol.messages import Command
+
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class CommandRequest(Struct, frozen=True):
+    """A command that the key may give. ``command.params`` are without what was lifted out."""
+
+    command: Command
+    key: Key
+    request_id: str
+    inbox_id: str | None = None
+    traceparent: str | None = None
+    client_id: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str, str] | None:
+        """What it is known by when it is sent again; None if the client gave it no `request_id`."""
+        if self.command.request_id is None:
+            return None
+        return (self.key.id, self.client_id, self.request_id)
+
+    def digest(self) -> bytes:
+        """Return what stands for its content: action and merged parameters, the order of names ignored.
+
+        Raises `RequestError` if a parameter is no JSON.
+        """
+        content = [self.command.action, self.inbox_id, decode_values(self.command)]
+        return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=16).digest()
+
+
+class PublishRequest(Struct, frozen=True):
+    """A client's `publish`: ``raw`` is the JSON of its events, which stood at ``path``."""
+
+    request: CommandRequest
+    raw: bytes
+    path: str
+
+
+def check_command(
+    key: Key, command: Command, request_id: str, traceparent: str | None = None, client_id: str = ""
+) -> CommandRequest:
+    """Return the request for a handler. Raises `RequestError` if the key has not the scope or not the inbox."""
+    key.require("command")
+    params = dict(command.params)
+    inbox_id = None
+    if "inbox_id" in params:
+        path = command.paths["inbox_id"]
+        inbox_id = decode_id(params.pop("inbox_id"), path)
+        if inbox_id is not None:
+            key.require_inbox(inbox_id, path)
+    if command.paths.get("traceparent") == "$.traceparent":
+        sent = decode_values(msgspec.structs.replace(command, params={"traceparent": params.pop("traceparent")}))
+        traceparent = sent["traceparent"]
+    if not (isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent)):
+        traceparent = None
+    bare = msgspec.structs.replace(command, params=params)
+    return CommandRequest(bare, key, request_id, inbox_id, traceparent, client_id)

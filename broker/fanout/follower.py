@@ -1,0 +1,243 @@
+"""How one subscriber follows its account's log: live, behind, or in a replay. The heart of the one idea.
+
+Pure. *Send what lies between the position and the fan-out* is `next`; when nothing does, the follower becomes
+live in the same step. Sockets and in-process subscribers follow alike; what differs is how they write.
+"""
+
+from datetime import datetime
+from itertools import pairwise
+from typing import Final
+
+from msgspec import Struct
+
+from ..log.replay import ReplayBuffer
+from ..protocol.messages import Entry, Gap, Replay
+from ..protocol.names import Duration, parse_since
+from ..protocol.selection import NOTHING, Selection, TypeFilter
+from .subscriptions import Listener, Subscriptions
+
+READ_EVENTS: Final = 256
+READ_BYTES: Final = 65_536
+
+
+class _PendingReplay(Struct):
+    """Events of a selection after ``position`` and up to ``through`` that are to be sent before anything newer.
+
+    Those that wait lie end to end and reach to the follower's position, so that all is sent in the log's order:
+    whatever was sent last, resuming from its cursor misses nothing.
+    """
+
+    selection: Selection
+    position: int
+    through: int
+
+
+class Follower:
+    """One subscriber's place in one account. Ended by `close`."""
+
+    __slots__ = ("_buffer", "_group", "_listener", "_replays", "_subscriptions")
+
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        subscriptions: Subscriptions,
+        listener: Listener,
+        selection: Selection,
+        event_filter: TypeFilter | None,
+    ) -> None:
+        self._buffer = buffer
+        self._subscriptions = subscriptions
+        self._listener = listener
+        self._group = subscriptions.hold(selection, event_filter)
+        self._replays: list[_PendingReplay] = []
+        listener.position = listener.told_through = subscriptions.position
+
+    @property
+    def selection(self) -> Selection:
+        """What is followed now."""
+        return self._group.selection
+
+    @property
+    def event_filter(self) -> TypeFilter | None:
+        """The types that are followed now; None: all."""
+        return self._group.event_filter
+
+    @property
+    def live(self) -> bool:
+        """Whether the fan-out writes to this subscriber by itself."""
+        return self._listener.group is not None
+
+    @property
+    def position(self) -> int:
+        """How far this subscriber was fed."""
+        if self.live:
+            return self._subscriptions.position_of(self._listener)
+        return self._listener.position
+
+    @property
+    def cursor(self) -> str:
+        """The cursor to resume from: of `position`, or of how far a replay under way has come."""
+        return self._buffer.cursor_at(self._replays[0].position if self._replays else self.position)
+
+    # --- where to start
+
+    def resolve(self, since: str, now: float, wall: datetime) -> int | None:
+        """Return the position that a ``since`` means (PROTOCOL section 2); None if it is unknown.
+
+        ``now`` is the clock that events are stored by, ``wall`` the time of day at the same moment.
+        """
+        meaning = parse_since(since)
+        if isinstance(meaning, Duration):
+            return self._buffer.position_before(now - meaning.seconds)
+        if isinstance(meaning, datetime):
+            return self._buffer.position_before(now - (wall - meaning).total_seconds())
+        return self._buffer.position_of(meaning)
+
+    def start(self, since: int | None) -> tuple[Replay, Gap | None]:
+        """Start at a position (None: an unknown one) instead of the fan-out's; what came after it follows.
+
+        To be called before the first `next`. Returns what the replay will bring, and the gap that goes before it.
+        """
+        through = self._listener.position
+        gap, position = self._look_back(self.selection, since, self._buffer.dropped_through)
+        self._listener.position = self._listener.told_through = position
+        count = self._buffer.count(self.selection, position, max(through, position))
+        return Replay(gap is None, count), gap
+
+    def replay(self, added: Selection, since: int | None) -> tuple[Replay, Gap | None]:
+        """Replay only ``added``, which is part of the selection, up to where this subscriber is.
+
+        Returns what that will bring, and the gap that goes before it.
+        """
+        self._subscriptions.leave(self._listener)
+        through = self._listener.position
+        gap, position = self._look_back(added, since, min(self._buffer.dropped_through, through))
+        position = min(position, through)
+        if position < through and added != NOTHING:
+            self._weave(added, position, through)
+        self._listener.told_through = min(self._listener.told_through, position)
+        return Replay(gap is None, self._buffer.count(added, position, through)), gap
+
+    def join_replay(self, added: Selection) -> None:
+        """Let a replay under way bring ``added`` too, from where it is: so that takes effect at `cursor`."""
+        if self._replays:
+            self._weave(added, self._replays[0].position, self._listener.position)
+
+    def _weave(self, added: Selection, position: int, through: int) -> None:
+        """Add a replay to those that wait, without a change to their order."""
+        starts = [pending.position for pending in self._replays]
+        bounds = sorted({position, *starts, through})
+        woven = []
+        for start, end in pairwise(bounds):
+            parts = [pending.selection for pending in self._replays if pending.position <= start < pending.through]
+            if start >= position:
+                parts.append(added)
+            selection = parts[0] if len(parts) == 1 else parts[0].union(parts[1])
+            woven.append(_PendingReplay(selection, start, end))
+        self._replays = woven
+
+    def _look_back(self, selection: Selection, since: int | None, dropped_through: int) -> tuple[Gap | None, int]:
+        """Return the gap after a position, if there is one, and the position from which the window is whole."""
+        if since is not None and dropped_through <= since:
+            return None, since
+        to = self._buffer.cursor_at(dropped_through)
+        if since is None:
+            return Gap(None, to, None), dropped_through
+        missed = self._buffer.missed(selection, since, dropped_through)
+        gap = None if missed == 0 else Gap(self._buffer.cursor_at(since), to, missed)
+        return gap, since if gap is None else dropped_through
+
+    # --- changing what is followed
+
+    def change(self, selection: Selection, event_filter: TypeFilter | None) -> None:
+        """Follow another selection or other types from `position` on. Live stays live where that is possible."""
+        was_live = self.live
+        self._subscriptions.leave(self._listener)
+        held = self._group
+        self._group = self._subscriptions.hold(selection, event_filter)
+        self._subscriptions.release(held)
+        if was_live:
+            self._subscriptions.join(self._listener, self._group)
+
+    def drop_from_replays(self, removed: Selection) -> None:
+        """Let no pending replay bring events of ``removed`` any more."""
+        for pending in self._replays:
+            pending.selection = pending.selection.minus(removed)
+
+    def pause(self) -> None:
+        """Be fed by `next` from `position` on, until that returns None again."""
+        self._subscriptions.leave(self._listener)
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        self._subscriptions.leave(self._listener)
+        self._subscriptions.release(self._group)
+
+    # --- following
+
+    def next(self) -> list[Entry] | Gap | None:
+        """Return what comes next: events (none: just call again), a gap, or None, and then nothing is left to send.
+
+        With None the follower is live from this very step on, or is ahead of the fan-out and will be woken.
+        """
+        if self._replays:
+            return self._next_of_replay()
+        listener, through = self._listener, self._subscriptions.position
+        if listener.position >= through:
+            self._subscriptions.join(listener, self._group)
+            return None
+        gap, listener.position = self._look_back(self.selection, listener.position, self._buffer.dropped_through)
+        if gap is not None:
+            listener.told_through = listener.position
+            return gap
+        entries, listener.position = self._buffer.read(
+            self.selection, listener.position, through, max_events=READ_EVENTS, max_bytes=READ_BYTES
+        )
+        return self._filtered(entries)
+
+    def gap_of_replay(self) -> Gap | None:
+        """Return the next gap in a replay under way, if events that it was to bring were dropped; it counts as sent."""
+        while self._replays:
+            pending = self._replays[0]
+            dropped_through = min(self._buffer.dropped_through, pending.through)
+            if dropped_through <= pending.position:
+                break
+            gap, _ = self._look_back(pending.selection, pending.position, dropped_through)
+            self._advance_replay(dropped_through)
+            if gap is not None:
+                return gap
+        return None
+
+    def _advance_replay(self, position: int) -> None:
+        """Move the replay under way to a position; at its end the next one follows."""
+        self._replays[0].position = position
+        if position >= self._replays[0].through:
+            self._replays.pop(0)
+
+    def _next_of_replay(self) -> list[Entry] | Gap:
+        gap = self.gap_of_replay()
+        if gap is not None:
+            return gap
+        if not self._replays:
+            return []
+        pending = self._replays[0]
+        entries, position = self._buffer.read(
+            pending.selection, pending.position, pending.through, max_events=READ_EVENTS, max_bytes=READ_BYTES
+        )
+        self._advance_replay(position)
+        return self._filtered(entries)
+
+    def _filtered(self, entries: list[Entry]) -> list[Entry]:
+        event_filter = self.event_filter
+        if event_filter is not None:
+            entries = [entry for entry in entries if event_filter.accepts(entry.type)]
+        if entries:
+            self._listener.told_through = entries[-1].position
+        return entries
+
+    def news(self) -> str | None:
+        """Return the cursor to tell a live subscriber for whom no event was lately; None if it knows it."""
+        if not self.live or self._listener.told_through >= self.position:
+            return None
+        self._listener.told_through = self.position
+        return self._buffer.cursor_at(self.position)

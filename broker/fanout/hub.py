@@ -1,0 +1,251 @@
+"""The fan-out: one task that writes what was published to everybody who is live.
+
+It reads each account's log from its own position in it; what wakes it carries no event. Accounts with something to
+send take turns of about half a millisecond; those that have just begun to have something come first. What was
+published meanwhile is joined into one write for each listener. A listener that does not take all of a write at once
+falls behind and is fed from the log by its own task: nothing here ever waits for anybody.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from time import perf_counter
+from typing import Final
+
+import trio
+from msgspec import Struct
+
+from ..log.replay import ReplayBuffer
+from ..log.retention import ReplayBuffers
+from .subscriptions import Delivery, Subscriptions
+
+TURN_SECONDS: Final = 0.0005
+_WRITES_PER_CLOCK: Final = 32
+BATCH_EVENTS: Final = 256
+BATCH_BYTES: Final = 65_536
+"""One write for a listener is at most this, or one event: a healthy client's socket takes it whole."""
+WAITING_PUBLISHES: Final = 16
+"""Publish calls of one account that the fan-out may be behind; the next one waits."""
+
+
+class Account:
+    """What the broker holds of one account: its log, its listeners, and what the fan-out has still to do."""
+
+    __slots__ = ("_ends", "_freed", "_moved", "_room", "buffer", "deliveries", "holders", "queued", "subscriptions")
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.buffer = buffer
+        self.subscriptions = Subscriptions(buffer.head)
+        self.deliveries: Iterator[None] | None = None
+        self.queued = False
+        self.holders = 0
+        """Connections and publish calls that use this account now."""
+        self._room, self._freed = trio.open_memory_channel[None](WAITING_PUBLISHES)
+        self._ends: deque[int] = deque()
+        self._moved = trio.lowlevel.ParkingLot()
+
+    async def place(self) -> "Place":
+        """Wait until the fan-out is not too far behind, and take a place for a publish."""
+        await self._room.send(None)
+        return Place(self)
+
+    def place_nowait(self) -> "Place | None":
+        """Take a place if there is one and nobody waits for it."""
+        try:
+            self._room.send_nowait(None)
+        except trio.WouldBlock:
+            return None
+        return Place(self)
+
+    def free_place(self) -> None:
+        """Take a place back."""
+        self._freed.receive_nowait()
+
+    def free_when_delivered(self) -> None:
+        """Take a place back when everything that is stored now is delivered."""
+        self._ends.append(self.buffer.head)
+
+    def delivered(self) -> None:
+        """Free the places of all that the fan-out has passed."""
+        while self._ends and self._ends[0] <= self.subscriptions.position:
+            self._ends.popleft()
+            self.free_place()
+        self._moved.unpark_all()
+
+    async def passed(self, position: int) -> None:
+        """Wait until everything up to a position is written to everybody who is live."""
+        while self.subscriptions.turn_start < position:
+            await self._moved.park()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether this must be kept though the log is empty."""
+        return bool(self.holders or self.queued or self.subscriptions.in_use)
+
+
+class Place:
+    """A publish call's place before the fan-out. Leaving the block gives it back, unless it was handed on."""
+
+    __slots__ = ("_account", "_held")
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._held = True
+
+    def hand_on(self) -> None:
+        """Leave the place to the fan-out, until what was stored is delivered."""
+        self._held = False
+        self._account.free_when_delivered()
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held:
+            self._account.free_place()
+
+
+class HubStatistics(Struct, frozen=True):
+    """What the fan-out has done and has to do."""
+
+    accounts: int
+    """Accounts known."""
+    live: int
+    """Listeners that are where the fan-out is."""
+    queued_accounts: int
+    """Accounts that wait for a turn."""
+    delivered: int
+    """Writes made to listeners since the start."""
+    fell_behind: int
+    """Times that a listener did not take all of a write."""
+
+
+class Hub:
+    """The accounts and the fan-out over them."""
+
+    def __init__(self, buffers: ReplayBuffers) -> None:
+        self._buffers = buffers
+        self._accounts: dict[str, Account] = {}
+        self._new: deque[Account] = deque()
+        self._queue: deque[Account] = deque()
+        self._wakeup = trio.Event()
+        self._delivered = 0
+        self._fell_behind = 0
+
+    def account(self, account_id: str) -> Account:
+        """Return what is held of an account; make it if there is nothing."""
+        account = self._accounts.get(account_id)
+        if account is None:
+            account = self._accounts[account_id] = Account(self._buffers.open(account_id))
+        return account
+
+    def wake(self, account: Account) -> None:
+        """Say that the account's log has grown."""
+        if not account.queued:
+            account.queued = True
+            self._new.append(account)
+            self._wakeup.set()
+
+    async def deliver(self) -> None:
+        """Fan out, for ever. The only task that does."""
+        while True:
+            if not (self._new or self._queue):
+                await self._wakeup.wait()
+                self._wakeup = trio.Event()
+            self.take_turns(perf_counter() + TURN_SECONDS)
+            await trio.lowlevel.checkpoint()
+            if self._queue:
+                # Two steps lie between a client's bytes and its publish: they are not to wait for a turn each.
+                await trio.lowlevel.checkpoint()
+
+    def take_turns(self, until: float) -> None:
+        """Let accounts have their turns, until none is left or the performance counter reaches ``until``.
+
+        New ones come first, but for no more than half of the time: so they wait for no broadcast, and starve none.
+        """
+        halfway = (perf_counter() + until) / 2
+        while self._new or self._queue:
+            account = (self._new or self._queue).popleft()
+            if self._turn(account, until):
+                self._queue.append(account)
+            else:
+                account.queued = False
+            now = perf_counter()
+            if now >= until:
+                return
+            if now >= halfway:
+                self._queue.extend(self._new)
+                self._new.clear()
+
+    def _turn(self, account: Account, until: float) -> bool:
+        """Write one account's batch, or as much of it as there is time for. Returns whether there is more to do."""
+        if account.deliveries is None:
+            account.deliveries = self._begin(account)
+        for _ in account.deliveries:
+            if perf_counter() >= until:
+                return True
+        account.deliveries = None
+        account.subscriptions.settle()
+        account.delivered()
+        self._buffers.trim(account.buffer, trio.current_time())
+        return account.buffer.head > account.subscriptions.position
+
+    def _begin(self, account: Account) -> Iterator[None]:
+        """Take the next batch of an account's log; return the writing of it, as steps."""
+        buffer, subscriptions = account.buffer, account.subscriptions
+        batch = buffer.batch(max_events=BATCH_EVENTS, max_bytes=BATCH_BYTES)
+        if not batch:
+            return iter(())
+        deliveries = subscriptions.advance(batch)
+        buffer.delivered = subscriptions.position
+        return self._write(subscriptions, deliveries)
+
+    def _write(self, subscriptions: Subscriptions, deliveries: list[Delivery]) -> Iterator[None]:
+        """Write to each listener that is still live in its group and was not served; pause now and then."""
+        end, start = subscriptions.position, subscriptions.turn_start
+        until_clock = _WRITES_PER_CLOCK
+        for delivery in deliveries:
+            group, data, last = delivery.group, delivery.data, delivery.last
+            size = len(data)
+            for listener in delivery.members:
+                # After a pause it may have left, or have caught up by itself.
+                if listener.group is not group or listener.served_through == end:
+                    continue
+                try:
+                    taken = listener.send(data)
+                except OSError as error:
+                    taken = 0
+                    listener.send_failed(error)
+                if taken == size:
+                    listener.served_through = end
+                    listener.told_through = last
+                else:
+                    self._fell_behind += 1
+                    subscriptions.fall_behind(listener, end if taken else start)
+                    if taken:
+                        listener.sent_part(data, taken)
+                        listener.told_through = last
+                    listener.wake()
+                until_clock -= 1
+                if not until_clock:
+                    until_clock = _WRITES_PER_CLOCK
+                    self._delivered += _WRITES_PER_CLOCK
+                    yield
+        self._delivered += _WRITES_PER_CLOCK - until_clock
+
+    def forget_idle(self, account: Account, now: float) -> None:
+        """Forget what is past its time of an account, and the account itself if nothing is left of it."""
+        in_use = account.in_use
+        self._buffers.forget(account.buffer, now, in_use=in_use)
+        if not in_use and account.buffer.idle:
+            self._accounts.pop(account.buffer.account_id, None)
+
+    def accounts(self) -> list[Account]:
+        """Return the accounts known now."""
+        return list(self._accounts.values())
+
+    def statistics(self) -> HubStatistics:
+        """Return what the fan-out has done and has to do."""
+        live = sum(account.subscriptions.live for account in self._accounts.values())
+        return HubStatistics(
+            len(self._accounts), live, len(self._new) + len(self._queue), self._delivered, self._fell_behind
+        )

@@ -1,0 +1,1 @@
+"""How events come in: one way for socket, HTTP and library."""

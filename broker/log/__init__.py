@@ -1,0 +1,1 @@
+"""What is stored: each account's window of events, and the engines that fill it."""

@@ -1,0 +1,130 @@
+"""All accounts' replay buffers under one set of limits: age, events, bytes, and bytes in all.
+
+Pure. The oldest events go first, over all accounts; what the fan-out has not delivered yet stays. A buffer that
+holds nothing any more shrinks to a mark: its last position, so that a cursor of a quiet account stays good.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from ..config import ReplayConfig
+from ..protocol.messages import Entry, PreparedEvent
+from .replay import ReplayBuffer
+
+MAX_MARKS: Final = 100_000
+"""Accounts whose last position is known though nothing else of them is."""
+
+
+class ReplayStatistics(Struct, frozen=True):
+    """What the replay window holds, over all accounts."""
+
+    accounts: int
+    """Accounts with a buffer."""
+    events: int
+    """Events in all windows."""
+    bytes: int
+    """What they cost in memory, as it counts against the limits."""
+    dropped: int
+    """Events that left a window since the start, for whatever reason."""
+
+
+class ReplayBuffers:
+    """The replay buffers of all accounts. ``epoch`` (16 bytes or more) is this run of the broker."""
+
+    def __init__(self, limits: ReplayConfig, epoch: bytes) -> None:
+        self._limits = limits
+        self._epoch = epoch
+        self._buffers: dict[str, ReplayBuffer] = {}
+        self._marks: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._unmarked = (0, float("-inf"))
+        # One item for each buffer with events: (when its oldest one was stored, a number, the buffer). The
+        # time may be that of an event dropped since; it is put right when the item comes up.
+        self._oldest: list[tuple[float, int, ReplayBuffer]] = []
+        self._listed: set[ReplayBuffer] = set()
+        self._numbers = 0
+        self._bytes = 0
+        self._events = 0
+        self._dropped = 0
+
+    def open(self, account_id: str) -> ReplayBuffer:
+        """Return the account's buffer; make it if there is none."""
+        buffer = self._buffers.get(account_id)
+        if buffer is None:
+            position, stored_at = self._marks.pop(account_id, self._unmarked)
+            buffer = ReplayBuffer(account_id, self._epoch, position, stored_at)
+            self._buffers[account_id] = buffer
+        return buffer
+
+    def append(self, buffer: ReplayBuffer, event: PreparedEvent, position: int, now: float) -> Entry:
+        """Store an event in one of these buffers. `trim` is to be called once it is delivered."""
+        entry = buffer.append(event, position, now)
+        self._bytes += entry.cost
+        self._events += 1
+        if buffer not in self._listed:
+            self._push(buffer)
+        return entry
+
+    def trim(self, buffer: ReplayBuffer, now: float) -> None:
+        """Drop what is too much: this account's oldest events, then the oldest of all accounts."""
+        limits = self._limits
+        while len(buffer) > limits.max_events_per_account or buffer.bytes > limits.max_bytes_per_account:
+            if not self._drop_first(buffer, now):
+                break
+        if self._bytes > limits.max_bytes_total:
+            self._drop_oldest(lambda _: self._bytes > limits.max_bytes_total, now, most=None)
+
+    def expire(self, now: float, *, most: int) -> bool:
+        """Drop events that are too old, at most so many. Returns whether there is more to do."""
+        limit = now - self._limits.seconds
+        return self._drop_oldest(lambda stored_at: stored_at < limit, now, most=most)
+
+    def forget(self, buffer: ReplayBuffer, now: float, *, in_use: bool) -> None:
+        """Forget dropped positions after their hour, and the buffer itself if it is idle and not in use."""
+        buffer.forget(now)
+        if buffer.idle and not in_use and self._buffers.get(buffer.account_id) is buffer:
+            del self._buffers[buffer.account_id]
+            self._marks[buffer.account_id] = (buffer.head, buffer.last_stored_at)
+            if len(self._marks) > MAX_MARKS:
+                _, (position, stored_at) = self._marks.popitem(last=False)
+                self._unmarked = (max(self._unmarked[0], position), max(self._unmarked[1], stored_at))
+
+    def statistics(self) -> ReplayStatistics:
+        """Return what is held now."""
+        return ReplayStatistics(len(self._buffers), self._events, self._bytes, self._dropped)
+
+    def _push(self, buffer: ReplayBuffer) -> None:
+        self._numbers += 1
+        self._listed.add(buffer)
+        heapq.heappush(self._oldest, (buffer.first().stored_at, self._numbers, buffer))
+
+    def _drop_oldest(self, too_much: Callable[[float], bool], now: float, *, most: int | None) -> bool:
+        """Drop the oldest events of all accounts while ``too_much(stored_at)``; True if ``most`` stopped it."""
+        dropped = 0
+        while self._oldest and too_much(self._oldest[0][0]):
+            if most is not None and dropped >= most:
+                return True
+            stored_at, _, buffer = heapq.heappop(self._oldest)
+            self._listed.discard(buffer)
+            pinned = False
+            if len(buffer) and buffer.first().stored_at == stored_at:
+                pinned = not self._drop_first(buffer, now)
+                dropped += 1
+            if len(buffer):
+                self._push(buffer)
+            if pinned:
+                return False
+        return False
+
+    def _drop_first(self, buffer: ReplayBuffer, now: float) -> bool:
+        """Drop a buffer's oldest event, unless the fan-out still needs it."""
+        if not len(buffer) or buffer.first().position > buffer.delivered:
+            return False
+        entry = buffer.drop_first(now)
+        self._bytes -= entry.cost
+        self._events -= 1
+        self._dropped += 1
+        return True

@@ -1,0 +1,228 @@
+"""All that travels, as msgspec structs, and how it is written out.
+
+Pure. Payloads stay the bytes that the publisher sent and are spliced raw into the frame; `decoding`
+proves beforehand that they may be.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from ..errors import RequestError
+from .names import EventType, Identifier, InboxName, Scope, TypeFilter
+
+
+class NewEvent(Struct, frozen=True, gc=False):
+    """An event to publish (PROTOCOL section 6). In the library ``payload`` may be any mapping."""
+
+    type: EventType
+    payload: Any
+    inbox_id: Identifier | None = None
+    event_id: Identifier | None = None
+    created_at: Annotated[datetime, Meta(tz=True)] | None = None
+    account_id: Identifier | None = None
+
+
+class PreparedEvent(Struct, frozen=True, gc=False):
+    """An event that passed every check: ``payload`` is compact JSON of an object, times are normalised."""
+
+    type: str
+    inbox_id: str | None
+    event_id: str
+    created_at: str
+    payload: bytes
+    account_id: str | None
+
+
+ENTRY_OVERHEAD_BYTES: Final = 420
+"""What an event costs beside its frame and its id: entry, numbers, two index slots, the id's slot."""
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """One stored event: its place, its time and its frame, encoded once for all."""
+
+    position: int
+    stored_at: float
+    type: str
+    inbox: str
+    event_id: str
+    frame: bytes
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that the event takes, indexes included."""
+        return len(self.frame) + len(self.event_id) + ENTRY_OVERHEAD_BYTES
+
+
+class Event(Struct, frozen=True):
+    """An event as a subscriber gets it (PROTOCOL section 3)."""
+
+    type: str
+    event_id: str
+    created_at: datetime
+    cursor: str
+    payload: dict[str, Any]
+    inbox_id: str | None = None
+
+
+class Gap(Struct, frozen=True, tag_field="type", tag="replay.gap", rename={"from_": "from"}):
+    """Events after ``from_`` and up to ``to`` were dropped before this subscriber had them.
+
+    ``count`` is how many of them were for it, None when the broker cannot know (PROTOCOL section 3).
+    """
+
+    from_: str | None
+    to: str
+    count: int | None
+
+
+class Published(Struct, frozen=True, omit_defaults=True):
+    """What became of one published event. ``duplicate``: it was there already, the first one stays."""
+
+    event_id: str
+    cursor: str
+    duplicate: bool = False
+
+
+class Replay(Struct, frozen=True):
+    """What a replay will bring: ``count`` events, before ``event_types``, and whether nothing is missing."""
+
+    recovered: bool
+    count: int
+
+
+class Limits(Struct, frozen=True):
+    """The limits a client is told in `Ready`."""
+
+    max_message_bytes: int
+    max_event_bytes: int
+    max_inboxes: int
+    commands_per_second: float | None = None
+
+
+class Ready(Struct, frozen=True, tag_field="type", tag="connection.ready"):
+    """The first frame of every connection (PROTOCOL section 2)."""
+
+    connection_id: str
+    account_id: str
+    inbox_ids: list[str]
+    cursor: str
+    heartbeat_seconds: int | float
+    replay_seconds: int | float
+    limits: Limits
+    replay: Replay | UnsetType = UNSET
+
+
+class CursorUpdate(Struct, frozen=True, tag_field="type", tag="connection.cursor"):
+    """A quiet client's new cursor (PROTOCOL section 3)."""
+
+    cursor: str
+
+
+class Draining(Struct, frozen=True, tag_field="type", tag="server.draining"):
+    """The server is about to close; come back after so many milliseconds (PROTOCOL section 5)."""
+
+    reconnect_after_ms: int
+
+
+class Updated(Struct, frozen=True, tag_field="type", tag="connection.updated"):
+    """The key reaches less than before; this is what the connection still holds (PROTOCOL section 8)."""
+
+    inbox_ids: list[str]
+
+
+class SubscriptionResult(Struct, frozen=True):
+    """The result of `subscribe` and `unsubscribe`: the whole set now held, and where it takes effect."""
+
+    inbox_ids: list[str]
+    cursor: str
+    replay: Replay | UnsetType = UNSET
+
+
+class Command(Struct, frozen=True):
+    """A client's command (PROTOCOL section 4), its parameters merged and not yet decoded."""
+
+    action: str
+    request_id: str | None
+    params: dict[str, Raw]
+    paths: dict[str, str]
+    """Where each parameter stood, for messages: ``$.inbox_ids`` or ``$.params.inbox_ids``."""
+
+
+class TokenRequest(Struct, frozen=True):
+    """What a token is to leave of its key (PROTOCOL section 1); what is left out stays as it is."""
+
+    inbox_ids: Annotated[list[InboxName], Meta(min_length=1)] | Literal["*"] | None = None
+    scopes: list[Scope] | None = None
+    ttl_seconds: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)] | None = None
+
+
+class Token(Struct, frozen=True):
+    """A connection token."""
+
+    token: str
+    expires_at: str
+
+
+class SubscribeParams(Struct, frozen=True):
+    """Parameters of `subscribe`."""
+
+    inbox_ids: list[InboxName] | Literal["*"] = []
+    since: str | None = None
+    event_types: Annotated[list[TypeFilter], Meta(min_length=1)] | None = None
+
+
+class UnsubscribeParams(Struct, frozen=True):
+    """Parameters of `unsubscribe`."""
+
+    inbox_ids: list[InboxName] | Literal["*"]
+
+
+# --- writing -----------------------------------------------------------------
+
+encode = msgspec.json.Encoder().encode
+"""Any struct of this module → its JSON bytes, in one line."""
+
+
+def encode_event(event: PreparedEvent, cursor: str) -> bytes:
+    """Return the JSON of an event as every subscriber gets it.
+
+    All parts are of alphabets that need no escaping; the payload is checked JSON in one line.
+    """
+    inbox = "" if event.inbox_id is None else f'"inbox_id":"{event.inbox_id}",'
+    head = (
+        f'{{"type":"{event.type}","event_id":"{event.event_id}",{inbox}'
+        f'"created_at":"{event.created_at}","cursor":"{cursor}","payload":'
+    )
+    return b"%b%b}" % (head.encode(), event.payload)
+
+
+def encode_response(request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError) -> bytes:
+    """Return the JSON of the answer to a command (PROTOCOL section 4)."""
+    answer: dict[str, Any] = {"type": "response", "request_id": request_id, "action": action}
+    if isinstance(outcome, RequestError):
+        answer["error"] = outcome.as_json()
+    else:
+        answer["result"] = outcome
+    return encode(answer)
+
+
+def encode_error(error: RequestError) -> bytes:
+    """Return the JSON of the answer to a frame that is no command (PROTOCOL section 4)."""
+    return encode({"type": "error", "error": error.as_json()})
+
+
+def format_time(moment: datetime) -> str:
+    """Return RFC 3339 in UTC with milliseconds. Raises OverflowError where UTC leaves the years 1 to 9999."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def time_ordered_id(prefix: str, time_ns: int, random_bits: int) -> str:
+    """Return ``prefix`` and 32 hex digits: nanoseconds since 1970, then 64 random bits."""
+    return f"{prefix}{time_ns:016x}{random_bits:016x}"
+
+
+decode_event = msgspec.json.Decoder(Event).decode
+"""The JSON that `encode_event` made → `Event`."""

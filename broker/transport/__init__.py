@@ -1,0 +1,1 @@
+"""Bytes and sockets: one port for HTTP and WebSocket."""

@@ -1,0 +1,381 @@
+"""The I/O shell of one client: its nursery, its tasks, its deadlines, and why it ended.
+
+What a client may say and hear is `session`'s; here are only bytes and time. A connection has two tasks at rest:
+trio-websocket's reader, and the one that always takes messages from it. A third, the catch-up writer, lives
+only while the client is not live; a fourth only while publishes wait for the fan-out.
+
+To end a connection, from anywhere: `Connection.end(code)`. One place (`_close`) turns that into a Close frame.
+Nothing that fails in here leaves: this is one of two modules that import trio_websocket.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+import trio
+import trio_websocket
+import wsproto.utilities
+from msgspec import Raw, Struct
+from wsproto.frame_protocol import FrameProtocol
+
+from ..access.keys import Key
+from ..access.opening import Opening
+from ..access.slots import Slot
+from ..commands.dispatch import Commands
+from ..commands.remembered import Outcome
+from ..commands.requests import CommandRequest, PublishRequest
+from ..config import Config
+from ..errors import CloseCode
+from ..fanout.hub import Account
+from ..fanout.subscriptions import Listener
+from ..intake.publishing import Publisher, Publishing
+from .session import Session
+from .stream import ClientStream
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 2.0
+"""How long the peer may take to answer our Close."""
+RECEIVE_BYTES: Final = 65_536
+MAX_HELD_ANSWER_BYTES: Final = 4_096
+"""Answers to what came in one read are held back, to be written together, up to this: some twenty."""
+_BROKEN: Final = (CloseCode.PROTOCOL_ERROR, CloseCode.NOT_UTF8)
+_PEER_ENDED: Final = (
+    wsproto.utilities.LocalProtocolError,
+    trio_websocket.ConnectionClosed,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+)
+
+
+class ConnectionStatistics(Struct, frozen=True):
+    """What one connection is and holds."""
+
+    connection_id: str
+    account_id: str
+    live: bool
+    """Whether the fan-out writes to it by itself; else it is being fed from the replay buffer."""
+    waiting_commands: int
+    """Commands that have no answer yet."""
+    remainder_bytes: int
+    """Bytes of a frame that the kernel did not take yet."""
+
+
+class _Lent(trio.abc.Stream):
+    """The client's stream as trio-websocket has it: when that closes it, only its own reading ends.
+
+    So the last words, and the wait until the peer has seen them, are `Connection`'s. ``flush`` is called before its
+    reader waits for the client or writes: answers to what came in one read go out in one write.
+    """
+
+    def __init__(self, stream: ClientStream, flush: Callable[[], None]) -> None:
+        self._stream = stream
+        self._flush = flush
+        self._closed = False
+        self.handing_out = False
+        """Whether messages of the last read may still be on their way, and ``flush`` is to come."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._flush()
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._closed:
+            raise trio.ClosedResourceError
+        self.handing_out = False
+        self._flush()
+        received = await self._stream.receive_some(max_bytes)
+        self.handing_out = bool(received)
+        return received
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await trio.lowlevel.checkpoint()
+
+
+class Connection:
+    """One client on one stream, whose upgrade request (put back into the stream) has been judged already."""
+
+    def __init__(
+        self,
+        stream: ClientStream,
+        key: Key,
+        opening: Opening,
+        config: Config,
+        account: Account,
+        publisher: Publisher,
+        commands: Commands,
+        connection_id: str,
+        slot: Slot,
+    ) -> None:
+        self.id = connection_id
+        self._slot = slot
+        slot.holder = self
+        self._stream = stream
+        self._lent = _Lent(stream, self._flush)
+        self._account_id = str(key.account_id)
+        self._account = account
+        self._config = config
+        self._commands = commands
+        self._lane = commands.lane(key)
+        self._publishing = Publishing(publisher, commands, self._lane)
+        listener = Listener(stream.write_nowait, self.wake)
+        stream.lend(listener)
+        self.session = Session(key, config, account.buffer, account.subscriptions, listener, opening, connection_id)
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._why: tuple[CloseCode | None, str] | None = None
+        self._writing = False
+        self._changed = trio.lowlevel.ParkingLot()
+        """Where those wait who need the writer or a command to get further."""
+        self._opened = trio.Event()
+        """Set when the upgrade is answered, and at the end."""
+
+    # --- its life
+
+    async def run(self) -> None:
+        """Serve the client until it ends. Raises nothing but Cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                with trio.move_on_after(HANDSHAKE_SECONDS):
+                    websocket = await self._handshake(nursery)
+                    self._nursery = nursery
+                    self._opened.set()
+                if self._nursery is not None:
+                    with self._scope:
+                        await self._guard(self._serve, websocket)
+                    self._nursery = None
+                    await self._close(websocket)
+                nursery.cancel_scope.cancel()
+        except* _PEER_ENDED:
+            # The reader raises these when the peer goes on talking after our Close, or is gone.
+            self.end(None, "the peer broke off")
+            await self._stream.aclose()
+        except* Exception:
+            logger.exception("connection %s failed", self.id)
+        finally:
+            self._nursery = None
+            self._opened.set()
+            self._slot.release()
+            self._publishing.give_up()
+            self._commands.leave(self._lane)
+            self.session.close()
+            await trio.aclose_forcefully(self._stream)
+            code, why = self._why or (None, "cancelled")
+            logger.info("connection %s of %s ended: %s %s", self.id, self._account_id, code or "", why)
+
+    async def _handshake(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
+        request = await trio_websocket.wrap_server_stream(
+            nursery,
+            self._lent,
+            max_message_size=self._config.limits.max_message_bytes,
+            receive_buffer_size=RECEIVE_BYTES,
+        )
+        websocket = await request.accept()
+        self._stream.release()
+        return websocket
+
+    async def _serve(self, websocket: trio_websocket.WebSocketConnection) -> None:
+        """Take every message that the client sends, until it or somebody else ends the connection."""
+        self.session.open(trio.current_time(), datetime.now(UTC))
+        self.wake()
+        while True:
+            try:
+                message = await websocket.get_message()
+            except trio_websocket.ConnectionClosed as closed:
+                code = closed.reason.code if closed.reason else None
+                if code in _BROKEN and not self._stream.statistics().closing:
+                    self.end(CloseCode(code), "broken framing, or not UTF-8")
+                else:
+                    self.end(None, f"the client closed ({code or 'no code'})")
+                return
+            self._receive(message)
+            while self.session.congested:
+                await self._changed.park()
+
+    def _receive(self, message: str | bytes) -> None:
+        # trio-websocket counts characters, the limit is one of bytes.
+        if isinstance(message, str) and len(message.encode()) > self._config.limits.max_message_bytes:
+            self.end(CloseCode.TOO_BIG, "message too big")
+            return
+        action = self.session.receive(message, trio.current_time(), datetime.now(UTC))
+        if isinstance(action, PublishRequest):
+            self._publish(action)
+        elif isinstance(action, CommandRequest):
+            self._commands.submit(self._lane, action, partial(self._answer, action))
+        else:
+            self._flush()
+            if action is not None:
+                self.end(action, "too many frames that are no commands")
+
+    def end(self, code: CloseCode | None, why: str) -> None:
+        """End the connection with a close code; None: without a Close frame. The first call counts.
+
+        From this step on its slot is free, and no event is written to it.
+        """
+        if self._why is None:
+            self._why = (code, why)
+        self._slot.release()
+        self._publishing.stop()
+        self.session.follower.pause()
+        self._scope.cancel()
+        self._changed.unpark_all()
+
+    async def _close(self, websocket: trio_websocket.WebSocketConnection) -> None:
+        """Turn the reason why it ended into the last bytes that the client sees."""
+        code, why = self._why or (None, "")
+        with trio.move_on_after(CLOSE_SECONDS):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                if code is not None:
+                    await self._stream.send_frames(self.session.take_answers())
+                    if websocket.closed is None:
+                        await websocket.aclose(code, why)
+                    else:
+                        # Broken framing: trio-websocket has stopped without a word.
+                        await self._stream.send_all(FrameProtocol(client=False, extensions=[]).close(code, why))
+            await self._stream.aclose()
+
+    async def _guard(self, task: Callable[..., object], *args: object) -> None:
+        """Run one of the connection's tasks; whatever fails in it ends this connection only."""
+        try:
+            await task(*args)  # type: ignore[misc]  # an async function of any arguments
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.end(None, "the client is gone")
+        except Exception:
+            logger.exception("connection %s failed", self.id)
+            self.end(CloseCode.INTERNAL_ERROR, "internal error")
+
+    # --- writing
+
+    def wake(self) -> None:
+        """Let the catch-up writer run, if it does not yet."""
+        if not self._writing and self._nursery is not None and self._why is None:
+            self._writing = True
+            self._nursery.start_soon(self._guard, self._catch_up)
+
+    async def _catch_up(self) -> None:
+        """Write all that lies between the client's position and the fan-out, then let the fan-out do it."""
+        try:
+            await self._stream.send_frames(b"")
+            while self._why is None:
+                frames = self.session.take()
+                if frames is None:
+                    break
+                if frames:
+                    await self._stream.send_frames(frames)
+                else:
+                    await trio.lowlevel.checkpoint()
+                self._changed.unpark_all()
+        finally:
+            self._writing = False
+            self._changed.unpark_all()
+
+    def _flush(self) -> None:
+        """Write waiting answers: at once if the client is live and takes them, else by the catch-up writer."""
+        if not self._writing and self.session.waiting_bytes and self.session.flush(self._stream.write_nowait):
+            self.wake()
+
+    # --- commands
+
+    def _answer(self, request: CommandRequest, outcome: Outcome) -> None:
+        """Answer a command of this client; called from whatever task came to the outcome."""
+        answer = Raw(outcome.result) if outcome.error is None else outcome.error
+        self.session.answer(request.request_id, request.command.action, answer)
+        if not self._lent.handing_out or self.session.waiting_bytes > MAX_HELD_ANSWER_BYTES:
+            self._flush()
+        self._changed.unpark_all()
+
+    def _publish(self, publish: PublishRequest) -> None:
+        if self._publishing.submit(publish, partial(self._answer, publish.request)):
+            assert self._nursery is not None
+            self._nursery.start_soon(self._guard, self._publishing.do_waiting)
+
+    # --- its key
+
+    def change_key(self, key: Key | None) -> None:
+        """Go on with what its key reaches now; end the connection if the key is gone (PROTOCOL section 8)."""
+        if key is None or key.account_id != self._account_id:
+            self.end(CloseCode.REVOKED, "the key was revoked")
+            return
+        try:
+            self._commands.change_key(self._lane, key)
+            self.session.change_key(key)
+            self._flush()
+        except Exception:
+            logger.exception("connection %s failed", self.id)
+            self.end(CloseCode.INTERNAL_ERROR, "internal error")
+
+    # --- heartbeats and draining
+
+    def last_sign_of_life(self) -> float:
+        """Return when a byte was read from the client, or its TCP last acknowledged anything."""
+        acknowledged = self._stream.acknowledged_seconds()
+        return max(self._stream.last_read, -math.inf if acknowledged is None else trio.current_time() - acknowledged)
+
+    def ask_for_life(self) -> None:
+        """Ping the client out of turn."""
+        self.session.ping()
+        self._flush()
+
+    def lived_since(self, moment: float) -> bool:
+        """Whether a byte was read since then, or its TCP owes no acknowledgement of before.
+
+        One that is not open yet has its own deadline, and passes.
+        """
+        if self._nursery is None or self._stream.last_read > moment:
+            return True
+        unacknowledged = self._stream.unacknowledged_seconds()
+        return unacknowledged is not None and unacknowledged < trio.current_time() - moment
+
+    def beat(self, now: float) -> float | None:
+        """Ping the client, or end the connection if it is dead. Returns when to be called again; None: never."""
+        if self._nursery is None:
+            return now + self._config.limits.heartbeat_seconds
+        session = self.session
+        silent = now - self._stream.last_read
+        unacknowledged = self._stream.unacknowledged_seconds() if silent > session.patience_seconds else None
+        if session.overdue(silent, unacknowledged):
+            self.end(CloseCode.HEARTBEAT_MISSED, "heartbeat missed")
+            return None
+        session.heartbeat()
+        self._flush()
+        due = now + self._config.limits.heartbeat_seconds
+        overdue_at = self._stream.last_read + session.patience_seconds + 0.001
+        return min(due, overdue_at) if overdue_at > now else due
+
+    async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
+        """Say that the server goes, send everything up to the head, and close with 1012, until ``deadline``."""
+        with trio.move_on_at(deadline):
+            await self._opened.wait()
+        if self._nursery is None:
+            return
+        self.session.drain(reconnect_after_ms)
+        self._flush()
+        with trio.move_on_at(deadline):
+            await self._written()
+            await self._account.passed(self._account.buffer.head)
+            await self._written()
+        self.end(CloseCode.RESTART, "restart")
+
+    async def _written(self) -> None:
+        """Wait until no command is under way and the catch-up writer has nothing left."""
+        while self._why is None and (self._writing or self._lane.waiting):
+            await self._changed.park()
+
+    def statistics(self) -> ConnectionStatistics:
+        """Return what this connection is and holds."""
+        return ConnectionStatistics(
+            self.id,
+            self._account_id,
+            self.session.follower.live,
+            len(self._lane.waiting),
+            self._stream.statistics().remainder_bytes,
+        )

@@ -1,0 +1,210 @@
+"""`serve`: one port for HTTP and WebSocket, and the drain.
+
+The head of each request is judged once, by h11; an accepted upgrade goes on as a `Connection` over the same stream.
+Listeners live in the inner nursery, clients in the outer: while the broker drains, openings are still answered
+(with 503), until the last client is gone or the time is up.
+"""
+
+import logging
+import random
+import resource
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Final
+
+import trio
+from msgspec import Struct
+
+from ..broker import Broker, open_broker
+from ..config import Config
+from ..errors import ConfigError
+from .connection import CLOSE_SECONDS, Connection, ConnectionStatistics
+from .endpoints import Upgrade, handle
+from .http11 import HttpLimits, Request, Response, serve_http
+from .stream import SEND_BUFFER_BYTES, ClientStream
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 4_096
+RECONNECT_SPREAD_MS: Final = (500, 5_000)
+"""Clients are told to come back at different times after a restart, or all would come at once."""
+
+Address = tuple[str, int]
+
+
+class ServerStatistics(Struct, frozen=True):
+    """What a server has open."""
+
+    connections: list[ConnectionStatistics]
+    exchanges: int
+    """HTTP requests being answered."""
+
+
+class _Server:
+    """What the clients of one `serve` share."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.connections: dict[str, Connection] = {}
+        self.exchanges = 0
+        self._changed = trio.lowlevel.ParkingLot()
+        limits = broker.config.limits
+        self.http_limits = HttpLimits(max_body_bytes=limits.max_body_bytes)
+
+    async def serve_client(self, transport: trio.SocketStream) -> None:
+        """Serve one client from its first byte to its last. Raises nothing but Cancelled."""
+        stream = ClientStream(transport)
+        try:
+            accepted = await serve_http(stream, self._answer, self.http_limits, stream.remote)
+            if accepted is None:
+                await stream.aclose()
+            else:
+                request, upgrade = accepted
+                stream.put_back(request.raw[: request.head_bytes], request.raw[request.head_bytes :])
+                del accepted, request  # for as long as the connection lives
+                await self._connect(stream, upgrade)
+        except Exception:
+            logger.exception("a client's connection failed")
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _answer(self, request: Request) -> Response | Upgrade:
+        self.exchanges += 1
+        try:
+            return await handle(self.broker, request)
+        finally:
+            self.exchanges -= 1
+            self._changed.unpark_all()
+
+    async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
+        broker, key, slot = self.broker, upgrade.key, upgrade.slot
+        connection_id = f"conn_{secrets.token_hex(12)}"
+        try:
+            with broker.hold(str(key.account_id)) as account:
+                connection = Connection(
+                    stream, key, upgrade.opening, broker.config, account, broker, broker.commands, connection_id, slot
+                )
+                with broker.keyring.watch(key, stream.remote, connection.change_key):
+                    await self._run(connection)
+        finally:
+            slot.release()
+
+    async def _run(self, connection: Connection) -> None:
+        due = trio.current_time() + self.broker.config.limits.heartbeat_seconds
+        stop_beating = self.broker.schedule.add(due, connection.beat)
+        self.connections[connection.id] = connection
+        try:
+            await connection.run()
+        finally:
+            stop_beating()
+            del self.connections[connection.id]
+            self._changed.unpark_all()
+
+    async def drain(self, seconds: float) -> None:
+        """Close all connections, each after it has everything; return when that is done, or when time is up."""
+        deadline = trio.current_time() + seconds
+        close_at = deadline - min(CLOSE_SECONDS, seconds / 2)
+        told: set[Connection] = set()
+        with trio.move_on_at(deadline):
+            async with trio.open_nursery() as nursery:
+                # An exchange under way may still bring a connection: its head was judged before.
+                while self.connections or self.exchanges:
+                    for connection in self.connections.values():
+                        if connection not in told:
+                            told.add(connection)
+                            reconnect_after_ms = random.randint(*RECONNECT_SPREAD_MS)
+                            nursery.start_soon(connection.drain, reconnect_after_ms, close_at)
+                    await self._changed.park()
+
+    def statistics(self) -> ServerStatistics:
+        """Return what is open."""
+        return ServerStatistics([c.statistics() for c in self.connections.values()], self.exchanges)
+
+
+async def serve(
+    broker: Broker,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a broker on one port until it is told to drain, then drain and return.
+
+    ``host`` and ``port`` (0: any free one) override the configuration. `nursery.start` gives the bound addresses
+    back, as (host, port). Cancelled, it closes everything at once. Raises `OSError` if the address cannot be bound.
+    """
+    config = broker.config.server
+    listeners = await _listen(host or config.host, config.port if port is None else port)
+    server = _Server(broker)
+    async with trio.open_nursery() as clients:
+        async with trio.open_nursery() as inner:
+            accept: Callable[..., Awaitable[object]] = partial(
+                trio.serve_listeners, server.serve_client, listeners, handler_nursery=clients
+            )
+            await inner.start(accept)
+            task_status.started([listener.socket.getsockname()[:2] for listener in listeners])
+            await broker.draining.wait()
+            await server.drain(config.drain_seconds)
+            inner.cancel_scope.cancel()
+        clients.cancel_scope.cancel()
+
+
+async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+    """Bind the port; the accepted sockets inherit the bounded send buffer."""
+    listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    for listener in listeners:
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return listeners
+
+
+def raise_open_files_limit() -> None:
+    """Raise the soft limit of open files to the hard one: each client is a file."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def serve_until_signal(
+    config: Config,
+    load_again: Callable[[], Config],
+    host: str | None,
+    port: int | None,
+    say_listening: Callable[[list[Address]], None],
+) -> None:
+    """Serve a configuration until SIGTERM or SIGINT, then drain and return. More signals change nothing.
+
+    At SIGHUP what ``load_again`` returns (it may raise `ConfigError`) is taken instead.
+    """
+    ends = (signal.SIGTERM, signal.SIGINT)
+    # What is ignored before is ignored afterwards: a late signal must not end a process that has drained.
+    for number in (*ends, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with trio.open_signal_receiver(*ends) as signals, trio.open_signal_receiver(signal.SIGHUP) as reloads:
+        async with open_broker(config) as broker, trio.open_nursery() as nursery:
+            nursery.start_soon(_drain_at_signal, broker, signals)
+            nursery.start_soon(_reload_at_signal, broker, load_again, reloads)
+            async with trio.open_nursery() as serving:
+                say_listening(await serving.start(partial(serve, broker, host=host, port=port)))
+                if broker.config.tokens.secret is None:
+                    logger.warning("[tokens] has no `secret`: connection tokens are of no use after a restart")
+            nursery.cancel_scope.cancel()
+
+
+async def _drain_at_signal(broker: Broker, signals: AsyncIterator[int]) -> None:
+    async for _ in signals:
+        broker.start_draining()
+
+
+async def _reload_at_signal(broker: Broker, load_again: Callable[[], Config], signals: AsyncIterator[int]) -> None:
+    async for _ in signals:
+        try:
+            config = await trio.to_thread.run_sync(load_again)
+            needs_restart = broker.reload(config)
+        except ConfigError as error:
+            logger.error("the configuration was not reloaded, nothing has changed: %s", error)
+            continue
+        logger.info("the configuration was reloaded: %d accounts", len(config.accounts))
+        if needs_restart:
+            logger.warning("these sections have changed and need a restart: %s", ", ".join(needs_restart))

@@ -1,0 +1,322 @@
+"""The rules of the stream protocol for one client: a message and a time in, frames and changes out.
+
+Pure: no stream, no task, no clock. What is to be written waits in here, answers first, then events, and is
+taken by whoever owns the socket. What must be done elsewhere is returned: a `PublishRequest`, or the close code
+that ends the connection. So every rule that a client can see is a plain call.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ..access.keys import Key, inbox_ids_of
+from ..access.opening import Opening, size_of
+from ..commands.requests import CommandRequest, PublishRequest, check_command
+from ..config import Config
+from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError
+from ..fanout.follower import Follower
+from ..fanout.subscriptions import Listener, Subscriptions
+from ..log.replay import ReplayBuffer
+from ..protocol.decoding import decode_command, decode_params
+from ..protocol.framing import PING, text_frame
+from ..protocol.messages import (
+    Command,
+    CursorUpdate,
+    Draining,
+    Gap,
+    Limits,
+    Ready,
+    Replay,
+    SubscribeParams,
+    SubscriptionResult,
+    UnsubscribeParams,
+    Updated,
+    encode,
+    encode_error,
+    encode_response,
+    format_time,
+)
+from ..protocol.names import ALL_INBOXES
+from ..protocol.selection import NOTHING, Selection, TypeFilter
+
+MAX_BAD_FRAMES: Final = 20
+GRACE_SECONDS: Final = 10.0
+"""A heartbeat may be so late (PROTOCOL section 5)."""
+SILENT_SECONDS: Final = 40.0
+"""Nothing read for the replay window and so long: the client's events are gone anyway."""
+MAX_WAITING_ANSWER_BYTES: Final = 262_144
+"""A client whose answers wait for more than this is not read from until it takes some."""
+
+
+class Session:
+    """One client's side of the protocol. ``listener`` is its end in the fan-out."""
+
+    def __init__(
+        self,
+        key: Key,
+        config: Config,
+        buffer: ReplayBuffer,
+        subscriptions: Subscriptions,
+        listener: Listener,
+        opening: Opening,
+        connection_id: str,
+    ) -> None:
+        self.key = key
+        self._config = config
+        self._connection_id = connection_id
+        self._opening = opening
+        self._client_id = opening.client_id or ""
+        self._answers: list[bytes] = []
+        self.waiting_bytes = 0
+        """Of answers that are to be written."""
+        self._bad_frames = 0
+        self._request_ids = 0
+        self._opened = False
+        self.follower = Follower(buffer, subscriptions, listener, opening.selection, opening.event_filter)
+
+    # --- what is to be written
+
+    @property
+    def congested(self) -> bool:
+        """Whether so many answers wait that no further message should be read."""
+        return self.waiting_bytes > MAX_WAITING_ANSWER_BYTES
+
+    def take_answers(self) -> bytes:
+        """Return the frames of all waiting answers, joined; they count as written."""
+        data = b"".join(self._answers)
+        self._answers.clear()
+        self.waiting_bytes = 0
+        return data
+
+    def put_back(self, answers: bytes) -> None:
+        """Return what `take_answers` gave and could not be written at all."""
+        if answers:
+            self._answers.insert(0, answers)
+            self.waiting_bytes += len(answers)
+
+    def take(self) -> bytes | None:
+        """Return the next frames to write: answers, then events; b"": call again.
+
+        None: nothing is left, and from this step on the client is live (or waits for the fan-out to pass it).
+        """
+        if self._answers:
+            return self.take_answers()
+        following = self.follower.next()
+        if following is None:
+            return None
+        if isinstance(following, Gap):
+            return text_frame(encode(following))
+        return b"".join([entry.frame for entry in following])
+
+    def flush(self, write_nowait: Callable[[bytes], int]) -> bool:
+        """Write waiting answers at once, if the client is live and takes them.
+
+        Returns whether the catch-up writer must go on: with these answers, or because the client is not live.
+        """
+        if not self.follower.live:
+            return True
+        answers = self.take_answers()
+        taken = write_nowait(answers) if answers else 0
+        if taken == len(answers):
+            return False
+        if not taken:
+            self.put_back(answers)
+        self.follower.pause()
+        return True
+
+    def _say(self, json: bytes) -> None:
+        self._say_frame(text_frame(json))
+
+    def _say_frame(self, frame: bytes) -> None:
+        self._answers.append(frame)
+        self.waiting_bytes += len(frame)
+
+    # --- opening and ending
+
+    def open(self, now: float, wall: datetime) -> None:
+        """Say `connection.ready`, and start the replay that the opening asks for."""
+        limits, since = self._config.limits, self._opening.since
+        replay: Replay | UnsetType = UNSET
+        gap = None
+        if since is not None:
+            replay, gap = self.follower.start(self.follower.resolve(since, now, wall))
+        ready = Ready(
+            connection_id=self._connection_id,
+            account_id=self.key.account_id or "",
+            inbox_ids=inbox_ids_of(self.follower.selection),
+            cursor=self.follower.cursor,
+            heartbeat_seconds=limits.heartbeat_seconds,
+            replay_seconds=self._config.replay.seconds,
+            limits=Limits(
+                limits.max_message_bytes,
+                limits.max_event_bytes,
+                limits.max_inboxes_per_connection,
+                self._config.rates.of(self.key.tier).commands_per_second,
+            ),
+            replay=replay,
+        )
+        self._say(encode(ready))
+        self._opened = True
+        self._say_gap(gap)
+
+    def change_key(self, key: Key) -> None:
+        """Go on with what the key reaches now. If that is less, keep the rest, and say so."""
+        less = self.key.reach.minus(key.reach) != NOTHING
+        self.key = key
+        held = self.follower.selection
+        lost = held.minus(key.reach)
+        kept = held.minus(lost).union(key.account_events)
+        if kept != held:
+            self.follower.drop_from_replays(lost)
+            self.follower.change(kept, self.follower.event_filter)
+            self.follower.join_replay(kept.minus(held))
+        if less and self._opened:
+            self._say(encode(Updated(inbox_ids_of(kept))))
+
+    def drain(self, reconnect_after_ms: int) -> None:
+        """Say that the server is about to close."""
+        self._say(encode(Draining(reconnect_after_ms)))
+
+    def close(self) -> None:
+        """Follow nothing any more. To be called once, when the connection ends."""
+        self.follower.close()
+
+    def _say_gap(self, gap: Gap | None) -> None:
+        if gap is not None:
+            self._say(encode(gap))
+
+    def _say_gaps_of_replay(self) -> None:
+        """Say what a replay under way has missed by now, before an answer says something newer."""
+        while (gap := self.follower.gap_of_replay()) is not None:
+            self._say(encode(gap))
+
+    # --- heartbeats
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long a client may show no sign of life."""
+        return self._config.limits.heartbeat_seconds + GRACE_SECONDS
+
+    def overdue(self, silent_seconds: float, unacknowledged_seconds: float | None) -> bool:
+        """Whether the client is to be taken for dead (PROTOCOL section 5).
+
+        ``silent_seconds``: since a byte was read from it; ``unacknowledged_seconds``: since its TCP acknowledged
+        anything, None where that is not known.
+        """
+        patience = self.patience_seconds
+        if silent_seconds > self._config.replay.seconds + SILENT_SECONDS:
+            return True
+        if unacknowledged_seconds is None:
+            unacknowledged_seconds = silent_seconds
+        return silent_seconds > patience and unacknowledged_seconds > patience
+
+    def heartbeat(self) -> None:
+        """Say a ping, and the cursor of a quiet client. Nothing for those behind: they are being fed."""
+        if not self.follower.live:
+            return
+        news = self.follower.news()
+        self._say_frame(PING if news is None else PING + text_frame(encode(CursorUpdate(news))))
+
+    def ping(self) -> None:
+        """Say a ping out of turn, unless something waits to be written anyway."""
+        if not self._answers:
+            self._say_frame(PING)
+
+    # --- what the client says
+
+    def receive(
+        self, message: str | bytes, now: float, wall: datetime
+    ) -> PublishRequest | CommandRequest | CloseCode | None:
+        """Handle one message of the client; its answer waits to be written. Returns what is to be done elsewhere."""
+        try:
+            if isinstance(message, bytes):
+                raise BadFrameError(RequestError("invalid_params", "Binary frames carry no commands"))
+            command = decode_command(message)
+        except BadFrameError as bad:
+            self._say(encode_error(bad.error))
+            self._bad_frames += 1
+            return CloseCode.TOO_MANY_BAD_FRAMES if self._bad_frames >= MAX_BAD_FRAMES else None
+        except BadCommandError as bad:
+            self._bad_frames = 0
+            self.answer(bad.request_id or self._new_request_id(), bad.action, bad.error)
+            return None
+        self._bad_frames = 0
+        return self._obey(command, now, wall)
+
+    def answer(self, request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError) -> None:
+        """Answer a command."""
+        self._say(encode_response(request_id, action, outcome))
+
+    def _new_request_id(self) -> str:
+        self._request_ids += 1
+        return f"{self._connection_id}.{self._request_ids}"
+
+    def _obey(self, command: Command, now: float, wall: datetime) -> PublishRequest | CommandRequest | None:
+        request_id = command.request_id or self._new_request_id()
+        gap = None
+        outcome: Struct | dict[str, Any] | RequestError
+        try:
+            match command.action:
+                case "subscribe":
+                    outcome, gap = self._subscribe(command, now, wall)
+                case "unsubscribe":
+                    outcome = self._unsubscribe(command)
+                case "publish":
+                    return self._publish(command, request_id)
+                case "ping":
+                    outcome = {"server_time": format_time(wall)}
+                case _:
+                    return check_command(self.key, command, request_id, client_id=self._client_id)
+        except RequestError as error:
+            outcome = error
+        self.answer(request_id, command.action, outcome)
+        self._say_gap(gap)
+        return None
+
+    def _publish(self, command: Command, request_id: str) -> PublishRequest:
+        self.key.require("publish")
+        if "events" not in command.params:
+            raise RequestError("invalid_params", "Object missing required field `events` - at `$`")
+        request = CommandRequest(command, self.key, request_id, client_id=self._client_id)
+        return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
+
+    def _subscribe(self, command: Command, now: float, wall: datetime) -> tuple[SubscriptionResult, Gap | None]:
+        self.key.require("subscribe")
+        params = decode_params(command, SubscribeParams)
+        follower = self.follower
+        held = follower.selection
+        asked = self.key.select(params.inbox_ids, command.paths.get("inbox_ids", "$.inbox_ids"))
+        wanted = held.union(asked)
+        most = self._config.limits.max_inboxes_per_connection
+        if wanted != held and size_of(wanted) > most:
+            raise RequestError("invalid_params", f"More than {most} inboxes - at `{command.paths['inbox_ids']}`")
+        types = follower.event_filter if params.event_types is None else TypeFilter(params.event_types)
+        self._say_gaps_of_replay()
+        follower.change(wanted, types)
+        replay: Replay | UnsetType = UNSET
+        gap = None
+        if params.since is None:
+            follower.join_replay(wanted.minus(held))
+        else:
+            replay, gap = follower.replay(wanted.minus(held), follower.resolve(params.since, now, wall))
+        return SubscriptionResult(inbox_ids_of(wanted), follower.cursor, replay), gap
+
+    def _unsubscribe(self, command: Command) -> SubscriptionResult:
+        self.key.require("subscribe")
+        params = decode_params(command, UnsubscribeParams)
+        follower = self.follower
+        held = follower.selection
+        if ALL_INBOXES in params.inbox_ids:
+            kept = self.key.select([], "inbox_ids")
+        elif held.inboxes is None:
+            raise RequestError(
+                "invalid_params",
+                f"Under `*` single inboxes cannot be unsubscribed - at `{command.paths['inbox_ids']}`",
+            )
+        else:
+            kept = Selection(held.inboxes - frozenset(params.inbox_ids))
+        follower.drop_from_replays(held.minus(kept))
+        follower.change(kept, follower.event_filter)
+        return SubscriptionResult(inbox_ids_of(kept), follower.cursor)

@@ -1,0 +1,306 @@
+"""`ClientStream`: one owner of the bytes that go to a client.
+
+Three kinds of writers share a client's socket: trio-websocket (handshake, pongs, Close), the catch-up writer, and the
+fan-out. One lock and one remainder keep their frames whole: whoever writes next writes first what the kernel did
+not take before. The fan-out never waits: `write_nowait` takes nothing while anything is in its way.
+
+The fan-out writes by the socket object's own ``send``, which asks for the descriptor at each call: that of a closed
+socket is never used, though it is soon the next connection's.
+"""
+
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple, Protocol
+
+import trio
+from msgspec import Struct
+
+from ..protocol.framing import is_close
+
+LINGER_SECONDS: Final = 2.0
+"""How long a closing stream reads on after its own end, so that the peer sees our last words and no reset."""
+SEND_BUFFER_BYTES: Final = 131_072
+"""SO_SNDBUF of a client's socket: what a client that stops reading costs in the kernel (which doubles it)."""
+_READER_POLL_SECONDS: Final = 0.02
+_TCP_INFO: Final = struct.Struct("=3xB20xI28xI")
+"""Of Linux's `struct tcp_info`, what `_TcpInfo` names."""
+
+
+class _TcpInfo(NamedTuple):
+    """What the kernel knows of a TCP connection."""
+
+    probes: int
+    """Probes of a full window, or of an idle connection, that were not answered."""
+    unacked: int
+    """Packets under way that were not acknowledged."""
+    last_ack_recv_ms: int
+
+
+def _take_nothing(_: bytes) -> int:
+    return 0
+
+
+class Door(Protocol):
+    """Where the fan-out writes: ``send`` may take a part or raise `OSError`, and then one of the others is called."""
+
+    send: Callable[[bytes], int]
+    sent_part: Callable[[bytes, int], None]
+    send_failed: Callable[[OSError], None]
+
+
+class StreamStatistics(Struct, frozen=True):
+    """What a stream holds."""
+
+    remainder_bytes: int
+    """Bytes of a frame that the kernel did not take yet."""
+    closing: bool
+    """Whether a Close or the end was sent."""
+    broken: bool
+    """Whether a write failed."""
+
+
+class ClientStream(trio.abc.HalfCloseableStream):
+    """A client's stream over ``transport``; only over a `trio.SocketStream` does `write_nowait` take anything.
+
+    It takes the socket out of such a stream, which is of no use any more from then on.
+    """
+
+    __slots__ = (
+        "_at_end",
+        "_broken",
+        "_closed",
+        "_closing",
+        "_door",
+        "_ended",
+        "_held_back",
+        "_lock",
+        "_put_back",
+        "_released",
+        "_remainder",
+        "_send",
+        "_socket",
+        "_transport",
+        "_writers",
+        "last_read",
+    )
+
+    def __init__(self, transport: trio.abc.HalfCloseableStream) -> None:
+        self._socket: socket.socket | None = None
+        if isinstance(transport, trio.SocketStream):
+            self._socket = socket.socket(fileno=transport.socket.detach())
+            transport = trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
+        self._transport = transport
+        self._lock = trio.Lock()
+        self._writers = 0
+        self._door: Door | None = None
+        self._send = _take_nothing if self._socket is None else self._socket.send
+        """The socket's own while nothing is in the way: the fan-out calls it without touching this object."""
+        self._remainder = memoryview(b"")
+        self._put_back = b""
+        self._held_back = b""
+        self._released = trio.Event()
+        self._released.set()
+        self._closing = False
+        self._ended = False
+        self._broken = False
+        self._at_end = False
+        self._closed = False
+        self.last_read = trio.current_time()
+
+    # --- reading
+
+    def put_back(self, head: bytes, early: bytes) -> None:
+        """Let ``head`` be read before anything else, and ``early``, what came with it, and the rest after `release`.
+
+        wsproto throws away what it gets between the head and its own answer.
+        """
+        self._put_back, self._held_back = head, early
+        self._released = trio.Event()
+
+    def release(self) -> None:
+        """Let what was held back be read."""
+        self._put_back += self._held_back
+        self._held_back = b""
+        self._released.set()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Read as the transport does; what was put back comes first."""
+        if not self._put_back and not self._released.is_set():
+            await self._released.wait()
+        if self._put_back:
+            size = len(self._put_back) if max_bytes is None else max_bytes
+            data, self._put_back = self._put_back[:size], self._put_back[size:]
+            await trio.lowlevel.checkpoint()
+            return data
+        received = bytes(await self._transport.receive_some(max_bytes))
+        self.last_read = trio.current_time()
+        self._at_end = self._at_end or not received
+        return received
+
+    # --- writing
+
+    def lend(self, door: Door) -> None:
+        """Let the fan-out write through ``door``, by the socket's own ``send`` while nothing is in the way."""
+        self._door = door
+        door.sent_part, door.send_failed = self._keep_rest, self._send_failed
+        self._set_free()
+
+    def write_nowait(self, data: bytes) -> int:
+        """Write whole frames if nothing is in the way; return how many bytes the kernel took.
+
+        Less than all: the rest is the remainder, which the next writer writes first; 0: nothing is kept. Never
+        raises: an error marks the stream broken, and its reader or next writer finds out.
+        """
+        try:
+            taken = self._send(data)
+        except OSError as error:
+            self._send_failed(error)
+            return 0
+        if 0 < taken < len(data):
+            self._keep_rest(data, taken)
+        return taken
+
+    def _keep_rest(self, data: bytes, taken: int) -> None:
+        self._remainder = memoryview(data)[taken:]
+        self._set_free()
+
+    def _send_failed(self, error: OSError) -> None:
+        if not isinstance(error, BlockingIOError):
+            self._broken = True
+            self._set_free()
+
+    async def send_frames(self, frames: bytes) -> None:
+        """Write the remainder, then whole frames. Raises `trio.ClosedResourceError` once a Close was sent."""
+        async with self._alone():
+            if self._closing:
+                raise trio.ClosedResourceError("a Close frame was sent")
+            await self._write_out(frames)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write the remainder, then ``data``: how trio-websocket writes, always whole frames."""
+        async with self._alone():
+            self._closing = self._closing or is_close(data)
+            await self._write_out(data)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Write with nobody else; the fan-out is kept out for as long as anybody waits to."""
+        self._writers += 1
+        self._set_free()
+        try:
+            async with self._lock:
+                yield
+        finally:
+            self._writers -= 1
+            self._set_free()
+
+    def _set_free(self) -> None:
+        """Open or shut the way for `write_nowait` and the fan-out."""
+        in_the_way = self._writers or self._closing or self._broken or len(self._remainder)
+        self._send = _take_nothing if in_the_way or self._socket is None else self._socket.send
+        if self._door is not None:
+            self._door.send = self._send
+
+    async def _write_out(self, data: bytes | bytearray | memoryview) -> None:
+        """Write the remainder and ``data``. If cancelled, what is left is the remainder."""
+        if self._ended:
+            raise trio.ClosedResourceError("the end was sent")
+        if self._broken:
+            raise trio.BrokenResourceError("an earlier write failed")
+        self._remainder = memoryview(bytes(self._remainder) + data) if self._remainder else memoryview(data)
+        try:
+            if isinstance(self._transport, trio.SocketStream):
+                while self._remainder:
+                    sent = await self._transport.socket.send(self._remainder)
+                    self._remainder = self._remainder[sent:]
+            else:
+                await self._transport.send_all(self._remainder)
+                self._remainder = memoryview(b"")
+        except OSError as error:
+            self._broken = True
+            raise trio.BrokenResourceError(str(error)) from error
+        except BaseException:
+            self._broken = self._broken or self._socket is None
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait as the transport does."""
+        await self._transport.wait_send_all_might_not_block()
+
+    # --- ending
+
+    async def send_eof(self) -> None:
+        """Say that nothing more will be written."""
+        async with self._alone():
+            self._closing = True
+            if not (self._ended or self._broken):
+                await self._write_out(b"")
+                self._ended = True
+                await self._transport.send_eof()
+
+    async def aclose(self) -> None:
+        """End our side, read on for a moment so that the peer sees it, and close. Cancelled: close at once."""
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self.release()
+        try:
+            with trio.move_on_after(LINGER_SECONDS):
+                await self.send_eof()
+                await self._read_to_end()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self._closed = self._closing = self._ended = True
+            self._set_free()
+            await trio.aclose_forcefully(self._transport)
+
+    async def _read_to_end(self) -> None:
+        while not self._at_end:
+            try:
+                await self.receive_some(65_536)
+            except trio.BusyResourceError:
+                # trio-websocket's reader may be in its last read; its end is not announced.
+                await trio.sleep(_READER_POLL_SECONDS)
+
+    # --- what the kernel knows
+
+    @property
+    def remote(self) -> str | None:
+        """The peer's IP address, an IPv4 one without its IPv6 wrapping; None where there is none."""
+        if self._socket is None or self._socket.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        try:
+            return str(self._socket.getpeername()[0]).removeprefix("::ffff:")
+        except OSError:
+            return None
+
+    def acknowledged_seconds(self) -> float | None:
+        """Return how long ago the peer's TCP acknowledged anything; None where that is not known."""
+        info = self._tcp_info()
+        return None if info is None else info.last_ack_recv_ms / 1000
+
+    def unacknowledged_seconds(self) -> float | None:
+        """Return how long the peer's TCP has left unanswered what it was sent; 0.0: nothing is; None: not known.
+
+        A peer whose window is full owes nothing but answers to probes, which come minutes apart.
+        """
+        info = self._tcp_info()
+        if info is None:
+            return None
+        return info.last_ack_recv_ms / 1000 if info.unacked or info.probes > 1 else 0.0
+
+    def _tcp_info(self) -> "_TcpInfo | None":
+        if self._socket is None or not hasattr(socket, "TCP_INFO"):
+            return None
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:
+            return None
+        return _TcpInfo._make(_TCP_INFO.unpack(info)) if len(info) == _TCP_INFO.size else None
+
+    def statistics(self) -> StreamStatistics:
+        """Return what this stream holds."""
+        return StreamStatistics(len(self._remainder), self._closing, self._broken)

@@ -1,0 +1,205 @@
+"""Commands checked against their key: what is lifted out of the parameters, and what stands for their content."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.access.keys import Key
+from broker.commands.requests import check_command
+from broker.errors import RequestError
+from broker.protocol.decoding import decode_command, decode_values
+
+ACCOUNT_KEY = Key("key_1", "acct", frozenset({"command"}))
+INBOX_KEY = Key("key_2", "acct", frozenset({"command"}), frozenset({"in_1"}))
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def check(command, key=ACCOUNT_KEY, trace=None):
+    text = command if isinstance(command, str) else json.dumps(command)
+    return check_command(key, decode_command(text), "made_1", trace)
+
+
+def refusal(command, key=ACCOUNT_KEY):
+    with pytest.raises(RequestError) as caught:
+        check(command, key)
+    return caught.value.code, caught.value.message
+
+
+# --- the inbox ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [{"inbox_id": "in_1", "n": 1}, {"params": {"inbox_id": "in_1", "n": 1}}])
+@pytest.mark.parametrize("key", [ACCOUNT_KEY, INBOX_KEY], ids=["account key", "inbox key"])
+def test_the_inbox_is_lifted_out_from_where_it_stands(command, key):
+    request = check({"action": "read", **command}, key)
+    assert request.inbox_id == "in_1"
+    assert decode_values(request.command) == {"n": 1}
+
+
+@pytest.mark.parametrize("command", [{}, {"inbox_id": None}, {"params": {"inbox_id": None}}])
+@pytest.mark.parametrize("key", [ACCOUNT_KEY, INBOX_KEY], ids=["account key", "inbox key"])
+def test_without_an_inbox_there_is_none(command, key):
+    request = check({"action": "read", **command}, key)
+    assert request.inbox_id is None
+    assert request.command.params == {}
+
+
+@pytest.mark.parametrize("value", [7, True, [], {}, "", "a b", "*", "x" * 129, ["in_1"]])
+def test_an_inbox_that_is_no_name_is_refused_with_its_path(value):
+    code, message = refusal({"action": "read", "inbox_id": value})
+    assert code == "invalid_params"
+    assert "`$.inbox_id`" in message
+    code, message = refusal({"action": "read", "params": {"inbox_id": value}})
+    assert code == "invalid_params"
+    assert "`$.params.inbox_id`" in message
+
+
+@pytest.mark.parametrize(
+    ("command", "path"), [({"inbox_id": "in_9"}, "$.inbox_id"), ({"params": {"inbox_id": "in_9"}}, "$.params.inbox_id")]
+)
+def test_an_inbox_that_the_key_does_not_reach_is_forbidden(command, path):
+    code, message = refusal({"action": "read", **command}, INBOX_KEY)
+    assert code == "forbidden"
+    assert f"`{path}`" in message
+    assert check({"action": "read", **command}).inbox_id == "in_9"
+
+
+def test_a_key_without_the_scope_is_refused_before_anything_else_is_looked_at():
+    key = Key("key_3", "acct", frozenset({"subscribe", "publish"}))
+    code, message = refusal({"action": "read", "inbox_id": 7}, key)
+    assert code == "forbidden"
+    assert "`command`" in message
+
+
+# --- the trace ---------------------------------------------------------------
+
+
+def test_a_trace_is_lifted_from_the_top_level():
+    request = check({"action": "read", "traceparent": TRACE, "n": 1})
+    assert request.traceparent == TRACE
+    assert decode_values(request.command) == {"n": 1}
+
+
+def test_a_traceparent_in_params_is_a_parameter_like_others():
+    request = check({"action": "read", "params": {"traceparent": TRACE}})
+    assert request.traceparent is None
+    assert decode_values(request.command) == {"traceparent": TRACE}
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        None,
+        7,
+        [],
+        {},
+        "",
+        "x",
+        TRACE.upper(),
+        TRACE + "\n",
+        TRACE + "-x",
+        " " + TRACE,
+        TRACE[:-1],
+        TRACE.replace("-", "_"),
+        "ff" + TRACE[2:],
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+    ],
+)
+def test_a_trace_that_is_not_well_formed_is_none_and_no_parameter_either(trace):
+    request = check({"action": "read", "traceparent": trace})
+    assert request.traceparent is None
+    assert request.command.params == {}
+
+
+def test_a_trace_beside_the_command_is_taken_if_it_has_none_itself():
+    other = TRACE.replace("4bf9", "5cf9")
+    assert check({"action": "read"}, trace=TRACE).traceparent == TRACE
+    assert check({"action": "read", "traceparent": other}, trace=TRACE).traceparent == other
+    assert check({"action": "read"}, trace="nonsense").traceparent is None
+
+
+# --- identity and content ----------------------------------------------------
+
+
+def test_a_command_is_known_by_its_key_client_and_request_id_and_only_if_the_client_gave_one():
+    assert check({"action": "read", "request_id": "made_1"}).identity == ("key_1", "", "made_1")
+    assert check({"action": "read"}).identity is None
+
+
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(),
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.text(min_size=1).filter(
+    lambda name: name not in {"action", "request_id", "params", "inbox_id", "traceparent"}
+)
+
+
+def mixed(value, random):
+    """The same, with the names of all objects in another order."""
+    if isinstance(value, list):
+        return [mixed(item, random) for item in value]
+    if isinstance(value, dict):
+        items = list(value.items())
+        random.shuffle(items)
+        return {name: mixed(item, random) for name, item in items}
+    return value
+
+
+@given(st.dictionaries(names, values, max_size=5), st.randoms(use_true_random=False))
+def test_the_digest_ignores_the_order_of_names_spaces_and_where_parameters_stand(params, random):
+    nested = {name: params[name] for name in params if random.random() < 0.5}
+    top = {name: params[name] for name in params if name not in nested}
+    one = check({"action": "read", **params}).digest()
+    other = json.dumps(mixed({"params": nested, "action": "read", **top}, random), indent=2, ensure_ascii=False)
+    assert check(other).digest() == one
+
+
+@given(st.dictionaries(names, values, min_size=1, max_size=5), names, values, st.data())
+def test_the_digest_differs_for_other_parameters(params, name, value, data):
+    one = check({"action": "read", **params}).digest()
+    less = dict(params)
+    less.pop(data.draw(st.sampled_from(sorted(params))))
+    more = {**params, name: value}
+    assert check({"action": "read", **less}).digest() != one
+    same = json.dumps(more, sort_keys=True) == json.dumps(params, sort_keys=True)
+    assert (check({"action": "read", **more}).digest() == one) == same
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"action": "mark", "inbox_id": "in_1", "n": 1},
+        {"action": "read", "inbox_id": "in_2", "n": 1},
+        {"action": "read", "n": 1},
+        {"action": "read", "inbox_id": "in_1", "n": "1"},
+        {"action": "read", "inbox_id": "in_1", "n": True},
+        {"action": "read", "inbox_id": "in_1", "n": [1]},
+        {"action": "read", "inbox_id": "in_1", "n": None},
+        {"action": "read", "inbox_id": "in_1", "params": {"params": {"n": 1}}},
+    ],
+)
+def test_the_digest_differs_for_another_action_inbox_or_value(other):
+    assert check({"action": "read", "inbox_id": "in_1", "n": 1}).digest() != check(other).digest()
+
+
+def test_the_digest_is_the_same_for_another_trace_and_request_id():
+    one = check({"action": "read", "n": 1, "request_id": "a", "traceparent": TRACE}).digest()
+    assert check({"action": "read", "n": 1, "request_id": "b"}).digest() == one
+
+
+@pytest.mark.parametrize("value", ["1e400", '[{"m":1e400}]'])
+def test_a_parameter_that_no_value_can_be_made_of_is_refused_with_its_path_when_its_content_is_asked_for(value):
+    request = check(f'{{"action":"a","params":{{"n":{value}}}}}')
+    with pytest.raises(RequestError, match=r"invalid_.*`\$\.params\.n"):
+        request.digest()

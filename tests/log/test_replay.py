@@ -1,0 +1,425 @@
+"""replay.py (with retention.py and dropped.py below it): the window against a model of plain lists."""
+
+import gc
+import tracemalloc
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from broker.config import ReplayConfig
+from broker.log import replay
+from broker.log.replay import ReplayBuffer
+from broker.log.retention import ReplayBuffers
+from broker.protocol.decoding import prepare_event
+from broker.protocol.framing import payload_of
+from broker.protocol.messages import Entry, PreparedEvent, decode_event
+from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection
+
+EPOCH = b"sixteen bytes..."
+ACCOUNTS = ("acct_a", "acct_b", "acct_c")
+INBOXES = ("i1", "i2", "i3", "i4", "i5", ACCOUNT_EVENTS)
+LIMITS = ReplayConfig(seconds=300, max_events_per_account=12, max_bytes_per_account=9_000, max_bytes_total=14_000)
+FOREVER = 10_000
+
+accounts = st.sampled_from(ACCOUNTS)
+inbox_sets = st.frozensets(st.sampled_from([*INBOXES, "i_unknown"]))
+selections = st.one_of(
+    st.just(EVERYTHING),
+    inbox_sets.map(lambda inboxes: Selection(None, inboxes)),
+    inbox_sets.map(Selection),
+    st.sampled_from(INBOXES).map(lambda inbox: Selection(frozenset({inbox}))),
+)
+
+
+def prepared(event_id: str, inbox: str = "i1", payload: bytes = b"{}") -> PreparedEvent:
+    return PreparedEvent("x", inbox or None, event_id, "2026-11-23T10:00:00.000Z", payload, None)
+
+
+def make_buffer(account_id: str = "acct_a", epoch: bytes = EPOCH) -> ReplayBuffer:
+    return ReplayBuffer(account_id, epoch, 0, float("-inf"))
+
+
+def filled(number: int, inboxes: int = 3) -> ReplayBuffer:
+    buffer = make_buffer()
+    for position in range(1, number + 1):
+        buffer.append(prepared(f"e{position}", f"i{position % inboxes}"), position, float(position))
+    return buffer
+
+
+def positions(entries: list[Entry]) -> list[int]:
+    return [entry.position for entry in entries]
+
+
+# --- the state machine -------------------------------------------------------
+
+
+@dataclass
+class Stored:
+    entry: Entry
+    dropped_at: float | None = None
+
+
+@dataclass
+class Log:
+    """One account: everything ever stored, in order."""
+
+    account_id: str
+    all: list[Stored] = field(default_factory=list)
+    head: int = 0
+    delivered: int = 0
+    forgotten_at: float = float("-inf")
+    """When forgetting was last asked for."""
+
+    def window(self) -> list[Entry]:
+        return [stored.entry for stored in self.all if stored.dropped_at is None]
+
+    def bytes(self) -> int:
+        return sum(entry.cost for entry in self.window())
+
+    def first_droppable(self) -> Stored | None:
+        for stored in self.all:
+            if stored.dropped_at is None:
+                return stored if stored.entry.position <= self.delivered else None
+        return None
+
+    def may_be_forgotten(self) -> list[Entry]:
+        limit = self.forgotten_at - 3600
+        return [s.entry for s in self.all if s.dropped_at is not None and s.dropped_at < limit]
+
+
+class Windows(RuleBasedStateMachine):
+    """The windows of some accounts, and lists that remember everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffers = ReplayBuffers(LIMITS, EPOCH)
+        self.logs = {name: Log(name) for name in ACCOUNTS}
+        self.now = 1_000.0
+        self.ids = 0
+        self.dropped = 0
+
+    def _buffer(self, account_id: str) -> ReplayBuffer:
+        return self.buffers.open(account_id)
+
+    # --- what changes it
+
+    @rule(
+        account_id=accounts, inboxes=st.lists(st.sampled_from(INBOXES), min_size=1, max_size=8), step=st.integers(1, 3)
+    )
+    def append(self, account_id, inboxes, step):
+        log, buffer = self.logs[account_id], self._buffer(account_id)
+        self.now += 0.25  # so that events of two accounts are never of the same age
+        for inbox in inboxes:
+            self.ids += 1
+            log.head += step
+            event = prepared(f"e{self.ids}", inbox, b'{"a":"%b"}' % (b"x" * (self.ids * 37 % 700)))
+            entry = self.buffers.append(buffer, event, log.head, self.now)
+            assert (entry.position, entry.inbox, entry.stored_at) == (log.head, inbox, self.now)
+            log.all.append(Stored(entry))
+
+    @rule(account_id=accounts, number=st.integers(0, 10))
+    def fan_out_goes_on(self, account_id, number):
+        log, buffer = self.logs[account_id], self._buffer(account_id)
+        waiting = [entry for entry in log.window() if entry.position > log.delivered]
+        batch = buffer.batch(max_events=number or 1, max_bytes=FOREVER)
+        assert batch == waiting[: len(batch)]
+        assert bool(batch) is bool(waiting)
+        assert len(batch) <= (number or 1)
+        if number and batch:
+            log.delivered = buffer.delivered = batch[-1].position
+
+    @rule(account_id=accounts)
+    def trim(self, account_id):
+        self.buffers.trim(self._buffer(account_id), self.now)
+        log = self.logs[account_id]
+        while len(log.window()) > LIMITS.max_events_per_account or log.bytes() > LIMITS.max_bytes_per_account:
+            if not self._model_drop(log.first_droppable()):
+                break
+        while sum(each.bytes() for each in self.logs.values()) > LIMITS.max_bytes_total:
+            if not self._model_drop(self._oldest()):
+                break
+
+    @rule(most=st.integers(1, 6))
+    def expire(self, most):
+        more = self.buffers.expire(self.now, most=most)
+        for _ in range(most):
+            oldest = self._oldest_entry()
+            if oldest is None or oldest.stored_at >= self.now - LIMITS.seconds:
+                break
+            if not self._model_drop(self._oldest()):
+                break
+        oldest = self._oldest_entry()
+        if not more and oldest is not None and self._oldest() is not None:
+            assert oldest.stored_at >= self.now - LIMITS.seconds
+
+    def _oldest_entry(self) -> Entry | None:
+        firsts = [log.window()[0] for log in self.logs.values() if log.window()]
+        return min(firsts, key=lambda entry: entry.stored_at, default=None)
+
+    def _oldest(self) -> Stored | None:
+        """The oldest event of all accounts, if it may be dropped."""
+        oldest = self._oldest_entry()
+        droppable = [log.first_droppable() for log in self.logs.values()]
+        return next((stored for stored in droppable if stored is not None and stored.entry is oldest), None)
+
+    def _model_drop(self, stored: Stored | None) -> bool:
+        if stored is None:
+            return False
+        stored.dropped_at = self.now
+        self.dropped += 1
+        return True
+
+    @rule(seconds=st.sampled_from([0.5, 100, 299, 301, 700, 3_601, 8_000]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(account_id=accounts, seconds=st.sampled_from([3_000, 3_601, 5_000]))
+    def everything_ages(self, account_id, seconds):
+        for log in self.logs.values():
+            self._buffer(log.account_id).delivered = log.delivered = log.head
+        self.now += LIMITS.seconds
+        self.expire(100)
+        self.it_is_what_the_lists_say()
+        self.now += 1
+        self.expire(100)
+        self.now += seconds
+        self.forget(account_id, False)
+
+    @rule(account_id=accounts, in_use=st.booleans())
+    def forget(self, account_id, in_use):
+        self.logs[account_id].forgotten_at = self.now
+        self.buffers.forget(self._buffer(account_id), self.now, in_use=in_use)
+
+    # --- what may be asked
+
+    @rule(
+        account_id=accounts,
+        selection=selections,
+        bounds=st.tuples(st.integers(-1, 60), st.integers(0, 60)),
+        max_events=st.integers(1, 6),
+        max_bytes=st.integers(1, 2_000),
+    )
+    def read(self, account_id, selection, bounds, max_events, max_bytes):
+        log, buffer = self.logs[account_id], self._buffer(account_id)
+        after, through = max(0, log.head - bounds[0]), max(0, log.head - bounds[1])
+        wanted = [e for e in log.window() if after < e.position <= through and e.inbox in selection]
+        assert buffer.count(selection, after, through) == len(wanted)
+        found, at = [], after
+        while at < through:
+            entries, reached = buffer.read(selection, at, through, max_events=max_events, max_bytes=max_bytes)
+            assert at < reached <= through
+            assert len(entries) <= max_events
+            assert len(entries) == 1 or sum(len(entry.frame) for entry in entries) <= max_bytes
+            found += entries
+            assert positions(found) == [e.position for e in wanted if e.position <= reached]
+            at = reached
+        assert found == wanted
+
+    @rule(account_id=accounts, selection=selections, bounds=st.tuples(st.integers(0, 60), st.integers(0, 60)))
+    def missed(self, account_id, selection, bounds):
+        log, buffer = self.logs[account_id], self._buffer(account_id)
+        after, through = max(0, log.head - bounds[0]), max(0, log.head - bounds[1])
+        gone = [s.entry for s in log.all if s.dropped_at is not None and after < s.entry.position <= through]
+        missed = buffer.missed(selection, after, through)
+        if missed is None:
+            assert any(entry.position > after for entry in log.may_be_forgotten()), "known for an hour"
+        else:
+            assert missed == sum(entry.inbox in selection for entry in gone)
+
+    @rule(account_id=accounts, seconds=st.one_of(st.integers(0, 20).map(lambda n: n / 8), st.integers(0, 9_000)))
+    def position_before(self, account_id, seconds):
+        log, moment = self.logs[account_id], self.now - seconds
+        before = [stored.entry.position for stored in log.all if stored.entry.stored_at < moment]
+        position = self._buffer(account_id).position_before(moment)
+        if position is None:
+            assert any(entry.stored_at >= moment for entry in log.may_be_forgotten())
+        else:
+            assert position == (before[-1] if before else 0)
+
+    @rule(account_id=accounts, position=st.integers(0, 200))
+    def position_of(self, account_id, position):
+        log, buffer = self.logs[account_id], self._buffer(account_id)
+        cursor = buffer.cursor_at(position)
+        assert buffer.position_of(cursor) == (position if position <= log.head else None)
+        assert make_buffer(account_id, b"another epoch...").position_of(cursor) is None
+        assert all(self._buffer(other).position_of(cursor) is None for other in ACCOUNTS if other != account_id)
+
+    @rule(account_id=accounts, number=st.integers(1, 200))
+    def find(self, account_id, number):
+        held = {entry.event_id: entry for entry in self.logs[account_id].window()}
+        assert self._buffer(account_id).find(f"e{number}") is held.get(f"e{number}")
+
+    # --- what always holds
+
+    @invariant()
+    def it_is_what_the_lists_say(self):
+        windows = [log.window() for log in self.logs.values()]
+        statistics = self.buffers.statistics()
+        assert statistics.events == sum(map(len, windows))
+        assert statistics.bytes == sum(entry.cost for window in windows for entry in window)
+        assert statistics.dropped == self.dropped
+        for log, window in zip(self.logs.values(), windows, strict=True):
+            buffer = self._buffer(log.account_id)
+            assert len(buffer) == len(window)
+            assert buffer.bytes == log.bytes()
+            assert buffer.head == log.head, "a forgotten account goes on where it was"
+            gone = [s.entry.position for s in log.all if s.dropped_at is not None]
+            assert buffer.dropped_through == (gone[-1] if gone else 0)
+            assert all(entry.position > log.delivered or entry in window for entry in window)
+            assert not gone or gone[-1] <= log.delivered, "what was not delivered was dropped"
+            buffer.delivered = log.delivered  # one that was forgotten and came back starts at its head
+
+
+def test_the_window_is_what_plain_lists_say_whatever_is_done(monkeypatch):
+    monkeypatch.setattr(replay, "_WALK_STEPS", 4)
+    monkeypatch.setattr(replay, "_WALK_FACTOR", 1)
+    run_state_machine_as_test(Windows, settings=settings(max_examples=100, stateful_step_count=50))
+
+
+# --- reading costs what it returns -------------------------------------------
+
+
+class CountingEntry(Entry, frozen=True):
+    """An entry that counts how often its position is looked at."""
+
+    looked_at = 0
+
+    def __getattribute__(self, name: str):
+        if name == "position":
+            CountingEntry.looked_at += 1
+        return super().__getattribute__(name)
+
+
+def looks(buffer: ReplayBuffer, selection: Selection, after: int, *, max_events: int = 256) -> tuple[int, list[Entry]]:
+    """Read once; return how many positions were looked at, and the events."""
+    CountingEntry.looked_at = 0
+    entries, _ = buffer.read(selection, after, buffer.head, max_events=max_events, max_bytes=1_000_000)
+    return CountingEntry.looked_at, entries
+
+
+@pytest.fixture(scope="module")
+def large_window():
+    """100,000 events in 1000 inboxes, and one more inbox with ten."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(replay, "Entry", CountingEntry)
+    buffer = make_buffer()
+    for position in range(1, 100_001):
+        inbox = "quiet" if position % 10_000 == 0 else f"inbox_{position % 1000}"
+        buffer.append(prepared(f"e{position}", inbox), position, 0.0)
+    patch.undo()
+    return buffer
+
+
+def test_reading_one_inbox_of_a_large_window_looks_at_that_inbox_alone(large_window):
+    looked_at, entries = looks(large_window, Selection(frozenset({"quiet"})), 0)
+    assert len(entries) == 10
+    assert looked_at < 200  # four bisections, and the ten
+
+
+def test_an_inbox_without_events_costs_nothing_but_the_search_for_it(large_window):
+    looked_at, entries = looks(large_window, Selection(frozenset({"nothing"})), 0)
+    assert entries == []
+    assert looked_at < 100
+
+
+@pytest.mark.parametrize("inboxes", [2, 50, 127, 128, 900, 5_000])
+def test_one_read_is_a_bounded_step_however_many_inboxes_are_selected(large_window, inboxes):
+    selection = Selection(frozenset(f"inbox_{number}" for number in range(500, 500 + inboxes)))
+    looked_at, entries = looks(large_window, selection, 0)
+    assert entries
+    assert looked_at < 10_000
+
+
+def test_a_walk_that_finds_nothing_stops_after_a_bounded_number_of_steps_and_says_how_far_it_came(large_window):
+    nothing = Selection(None, frozenset(f"inbox_{number}" for number in range(1000)) | {"quiet"})
+    entries, reached = large_window.read(nothing, 0, large_window.head, max_events=10, max_bytes=1_000)
+    assert entries == []
+    assert reached == replay._WALK_STEPS
+
+
+def test_what_an_event_is_counted_as_is_what_it_takes_in_memory():
+    number = 20_000
+    buffers = ReplayBuffers(ReplayConfig(), EPOCH)
+    buffer = buffers.open("acct_a")
+    payload = b'{"message":{"body":"%b"}}' % (b"x" * 180)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for position in range(1, number + 1):
+            raw = b'{"type":"message.received","inbox_id":"inbox_%d","payload":%b}' % (position % 1000, payload)
+            new_id = f"evt_{position:032x}".__str__
+            event = prepare_event(raw, "$", max_bytes=1_000, now="2026-11-23T10:00:00.123Z", new_id=new_id)
+            buffers.append(buffer, event, position, 1_000.0 + position)
+        del event, raw, new_id
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert buffer.bytes == pytest.approx(taken, rel=0.25)
+
+
+# --- single promises ---------------------------------------------------------
+
+
+def test_an_event_is_framed_once_with_its_cursor_inside():
+    buffer = make_buffer()
+    entry = buffer.append(prepared("e1"), 7, 0.0)
+    assert decode_event(payload_of(entry.frame)).cursor == buffer.cursor_at(7)
+
+
+def test_a_cursor_is_of_the_protocols_alphabet_and_length():
+    cursor = make_buffer().cursor_at(2**62)
+    assert cursor[0] == "c"
+    assert len(cursor) <= 64
+    assert all(character.isalnum() or character in "._-" for character in cursor)
+
+
+@given(text=st.one_of(st.text(), st.text("0123456789", min_size=1, max_size=6_000), st.text("٣²١", min_size=1)))
+def test_whatever_is_taken_for_a_cursor_is_its_position_or_unknown(text):
+    buffer = filled(9)
+    prefix = buffer.cursor_at(1)[:-1]
+    assert buffer.position_of(text) is None
+    known = buffer.position_of(prefix + text)
+    assert known is None or known == int(text) <= 9
+
+
+def test_a_cursor_is_bound_to_its_account_and_its_run():
+    cursor = filled(3).cursor_at(2)
+    assert make_buffer("acct_b").position_of(cursor) is None
+    assert make_buffer(epoch=b"another epoch...").position_of(cursor) is None
+
+
+def test_an_id_is_known_as_long_as_the_window_holds_it():
+    buffer = filled(2)
+    assert buffer.find("e1").position == 1
+    buffer.drop_first(10.0)
+    assert buffer.find("e1") is None
+
+
+def test_an_inbox_without_events_takes_no_memory():
+    buffer = filled(100, inboxes=100)
+    for _ in range(99):
+        buffer.drop_first(0.0)
+    assert len(buffer._by_inbox) == 1
+
+
+def test_a_gap_is_counted_for_the_asked_inboxes_alone():
+    buffer = filled(9)  # i1, i2, i0, i1, ...
+    for _ in range(6):
+        buffer.drop_first(0.0)
+    assert buffer.missed(EVERYTHING, 0, 9) == 6
+    assert buffer.missed(Selection(frozenset({"i1"})), 0, 9) == 2
+    assert buffer.missed(Selection(frozenset({"i1"})), 1, 9) == 1
+    assert buffer.missed(Selection(None, frozenset({"i1", "i2"})), 0, 3) == 1
+
+
+def test_a_gap_over_what_is_forgotten_has_no_count_but_nothing_can_be_missed_of_nothing():
+    buffer = filled(3)
+    buffer.drop_first(0.0)
+    buffer.forget(3_601.0)
+    assert buffer.missed(EVERYTHING, 0, 9) is None
+    assert buffer.missed(EVERYTHING, 1, 9) == 0
+    assert buffer.missed(Selection(frozenset()), 0, 9) == 0

@@ -1,0 +1,132 @@
+"""retention.py: one set of limits over all accounts. (The state machine of test_replay.py drives it, too.)"""
+
+import pytest
+
+from broker.config import ReplayConfig
+from broker.log import retention
+from broker.log.replay import ReplayBuffer
+from broker.log.retention import ReplayBuffers
+from broker.protocol.messages import PreparedEvent
+from broker.protocol.selection import EVERYTHING
+
+EPOCH = b"sixteen bytes..."
+
+
+class Windows:
+    """Buffers that hold some events; ids and times are made."""
+
+    def __init__(self, **limits) -> None:
+        self.buffers = ReplayBuffers(ReplayConfig(**limits), EPOCH)
+        self.now = 0.0
+        self.ids = 0
+
+    def store(self, account_id: str, number: int = 1, *, delivered: bool = True, trim: bool = True) -> ReplayBuffer:
+        buffer = self.buffers.open(account_id)
+        for _ in range(number):
+            self.ids += 1
+            self.now += 1.0
+            event = PreparedEvent("x", "i1", f"e{self.ids:04}", "2026-11-23T10:00:00.000Z", b"{}", None)
+            self.cost = self.buffers.append(buffer, event, buffer.head + 1, self.now).cost
+        if delivered:
+            buffer.delivered = buffer.head
+        if trim:
+            self.buffers.trim(buffer, self.now)
+        return buffer
+
+
+def cost_of_one() -> int:
+    windows = Windows()
+    windows.store("a")
+    return windows.cost
+
+
+def test_an_accounts_oldest_events_go_when_it_has_too_many():
+    windows = Windows(max_events_per_account=3)
+    windows.store("other", 3)
+    buffer = windows.store("a", 10)
+    assert (len(buffer), buffer.first().position) == (3, 8)
+    assert len(windows.buffers.open("other")) == 3
+
+
+def test_an_accounts_oldest_events_go_when_they_take_too_much():
+    windows = Windows(max_bytes_per_account=4 * cost_of_one())
+    assert len(windows.store("a", 9)) == 4
+
+
+def test_the_oldest_events_of_all_accounts_go_first_when_all_together_take_too_much():
+    windows = Windows(max_bytes_total=4 * cost_of_one())
+    for account_id in ("a", "b", "a", "b", "b", "b"):
+        windows.store(account_id)
+    assert windows.buffers.open("a").first().position == 2
+    assert windows.buffers.open("b").first().position == 2
+    assert windows.buffers.statistics().events == 4
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_events_per_account": 2}, {"max_bytes_per_account": 1}, {"max_bytes_total": 1}]
+)
+def test_what_the_fan_out_has_not_delivered_is_never_dropped(limits):
+    windows = Windows(**limits)
+    buffer = windows.store("a", 5, delivered=False)
+    assert len(buffer) == 5
+    windows.buffers.expire(1e9, most=100)
+    assert len(buffer) == 5
+    buffer.delivered = 4
+    windows.buffers.trim(buffer, windows.now)
+    assert buffer.dropped_through == (3 if "max_events_per_account" in limits else 4)
+
+
+def test_age_alone_drops_what_is_older_than_the_window_in_bounded_steps():
+    windows = Windows(seconds=10)
+    for account_id in ("a", "b", "a", "b"):
+        windows.store(account_id, 2)  # stored at 1 to 8
+    assert windows.buffers.expire(15.5, most=3) is True
+    assert windows.buffers.statistics().events == 5
+    assert windows.buffers.expire(15.5, most=3) is False
+    assert windows.buffers.statistics().events == 3
+
+
+def test_an_account_of_which_nothing_is_left_shrinks_to_its_last_position():
+    windows = Windows(seconds=10)
+    buffer = windows.store("a", 3)
+    cursor = buffer.cursor_at(3)
+    windows.buffers.expire(100.0, most=100)
+    windows.buffers.forget(buffer, 100.0, in_use=False)
+    assert windows.buffers.open("a") is buffer, "dropped positions are known for an hour"
+    windows.buffers.forget(buffer, 100.0 + 3_601, in_use=True)
+    assert windows.buffers.open("a") is buffer
+    windows.buffers.forget(buffer, 100.0 + 3_601, in_use=False)
+    assert windows.buffers.statistics().accounts == 0
+    again = windows.buffers.open("a")
+    assert again is not buffer
+    assert again.position_of(cursor) == again.head == again.delivered == 3
+    assert again.missed(EVERYTHING, 3, 3) == 0
+    assert again.missed(EVERYTHING, 2, 3) is None
+    assert again.position_before(3.5) == 3
+    assert again.position_before(3.0) is None
+
+
+def test_the_last_positions_of_accounts_are_bounded_and_never_used_again(monkeypatch):
+    monkeypatch.setattr(retention, "MAX_MARKS", 2)
+    windows = Windows(seconds=10)
+    cursors = {}
+    for number, account_id in enumerate(("a", "b", "c", "d"), start=1):
+        buffer = windows.store(account_id, number)
+        cursors[account_id] = buffer.cursor_at(number)
+        windows.buffers.expire(1_000.0, most=100)
+        windows.buffers.forget(buffer, 10_000.0, in_use=False)
+    assert len(windows.buffers._marks) == 2
+    assert windows.buffers.open("c").head == 3
+    for account_id in ("a", "b", "new"):
+        assert windows.buffers.open(account_id).head == 2, "of those whose mark is gone, none is reused"
+    assert windows.buffers.open("a").position_of(cursors["a"]) == 1
+    assert windows.buffers.open("a").missed(EVERYTHING, 1, 2) is None
+
+
+def test_statistics_count_what_is_held_and_what_was_dropped():
+    windows = Windows(max_events_per_account=2)
+    windows.store("a", 3)
+    windows.store("b", 1)
+    statistics = windows.buffers.statistics()
+    assert (statistics.accounts, statistics.events, statistics.dropped) == (2, 3, 1)
+    assert statistics.bytes == 3 * windows.cost

@@ -1,0 +1,585 @@
+"""`ClientStream`: over sockets where the kernel has a say, over memory streams for the clock."""
+
+import contextlib
+import errno
+import os
+import socket
+
+import pytest
+import trio
+from clients import open_descriptors, reset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import assert_checkpoints, check_half_closeable_stream, memory_stream_pair
+from trio.testing import wait_all_tasks_blocked as blocked
+
+from broker.fanout.subscriptions import Listener
+from broker.protocol.framing import PING, text_frame
+from broker.transport.stream import LINGER_SECONDS, ClientStream
+
+PONG_FRAME = b"\x8a\x00"
+CLOSE_FRAME = b"\x88\x02\x03\xe8"
+
+
+class Pair:
+    """A `ClientStream` over one end of a socket pair, and the other end, which is read only on request."""
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self.peer = theirs
+        self.peer.setblocking(False)
+        self.stream = ClientStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        self.socket = self.stream._transport.socket
+
+    def read(self, most: int = 1 << 20) -> bytes:
+        """What the peer can read now."""
+        with contextlib.suppress(BlockingIOError):
+            return self.peer.recv(most)
+        return b""
+
+    def read_all(self) -> bytes:
+        return b"".join(iter(self.read, b""))
+
+    async def pump(self, afn, *args) -> bytes:
+        """Call ``afn`` while the peer reads; return what it read."""
+        read = bytearray()
+        async with trio.open_nursery() as nursery:
+            done = trio.Event()
+
+            async def call() -> None:
+                await afn(*args)
+                done.set()
+
+            nursery.start_soon(call)
+            while not done.is_set():
+                await blocked()
+                read += self.read()
+        return bytes(read) + self.read_all()
+
+    def fill_with_remainder(self) -> bytes:
+        """Write a frame of which a part becomes the stream's remainder; return it."""
+        frame = text_frame(b"r" * 4_000_000)
+        assert 0 < self.stream.write_nowait(frame) < len(frame)
+        return frame
+
+
+@contextlib.contextmanager
+def pair(*, send_buffer_bytes: int = 8_192):
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    made = Pair(ours, theirs)
+    try:
+        yield made
+    finally:
+        made.socket.close()
+        theirs.close()
+
+
+@contextlib.contextmanager
+def tcp_pair():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    made = Pair(ours, theirs)
+    try:
+        yield made
+    finally:
+        made.socket.close()
+        theirs.close()
+
+
+def memory_pair() -> tuple[ClientStream, trio.StapledStream]:
+    ours, theirs = memory_stream_pair()
+    return ClientStream(ours), theirs
+
+
+# --- it is a stream ----------------------------------------------------------
+
+
+async def test_it_is_a_half_closeable_stream_over_memory(autojump_clock):
+    async def make() -> tuple[ClientStream, ClientStream]:
+        one, two = memory_stream_pair()
+        return ClientStream(one), ClientStream(two)
+
+    # The check sends without pause while the other side lingers, so the clock must also run by itself.
+    autojump_clock.rate = 50
+    # A second sender waits for the lock where trio's clogged check wants BusyResourceError.
+    await check_half_closeable_stream(make, None)
+
+
+async def test_it_is_a_half_closeable_stream_over_sockets(autojump_clock):
+    async def make() -> tuple[ClientStream, ClientStream]:
+        one, two = trio.socket.socketpair()
+        return ClientStream(trio.SocketStream(one)), ClientStream(trio.SocketStream(two))
+
+    autojump_clock.rate = 50
+    await check_half_closeable_stream(make, None)
+
+
+# --- write_nowait ------------------------------------------------------------
+
+
+async def test_write_nowait_writes_at_once_what_the_kernel_takes():
+    with pair() as link:
+        assert link.stream.write_nowait(text_frame(b"{}")) == 4
+        assert link.read() == text_frame(b"{}")
+
+
+async def test_a_partial_write_keeps_the_remainder_and_says_how_much_was_taken():
+    with pair() as link:
+        frame = text_frame(b"x" * 1_000_000)
+        taken = link.stream.write_nowait(frame)
+        assert 0 < taken < len(frame)
+        assert link.stream.statistics().remainder_bytes == len(frame) - taken
+
+
+async def test_a_full_kernel_takes_nothing_and_nothing_is_kept():
+    with pair() as link:
+        fill = b"z" * 100
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(link.socket.fileno(), fill)
+        assert link.stream.write_nowait(text_frame(b"{}")) == 0
+        statistics = link.stream.statistics()
+        assert (statistics.remainder_bytes, statistics.broken) == (0, False)
+
+
+@pytest.mark.parametrize("writer", ["send_all", "send_frames"])
+async def test_the_next_writer_writes_the_remainder_first(writer):
+    with pair() as link:
+        frame = link.fill_with_remainder()
+        read = await link.pump(getattr(link.stream, writer), PONG_FRAME)
+        assert read == frame + PONG_FRAME
+        assert link.stream.statistics().remainder_bytes == 0
+
+
+async def test_a_close_comes_after_the_remainder():
+    with pair() as link:
+        frame = link.fill_with_remainder()
+        assert await link.pump(link.stream.send_all, CLOSE_FRAME) == frame + CLOSE_FRAME
+
+
+async def test_the_end_comes_after_the_remainder():
+    with pair() as link:
+        frame = link.fill_with_remainder()
+        assert await link.pump(link.stream.send_eof) == frame
+        assert link.peer.recv(1) == b""
+
+
+async def test_write_nowait_takes_nothing_while_a_remainder_waits():
+    with pair() as link:
+        frame = link.fill_with_remainder()
+        kept = link.stream.statistics().remainder_bytes
+        read = link.read_all()
+        assert link.stream.write_nowait(PING) == 0
+        assert link.stream.statistics().remainder_bytes == kept
+        assert read + await link.pump(link.stream.send_frames, b"") == frame
+
+
+async def test_write_nowait_takes_nothing_while_another_writes():
+    with pair() as link:
+        frame = text_frame(b"x" * 1_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.stream.send_frames, frame)
+            await blocked()
+            read = link.read()
+            assert link.stream.write_nowait(PING) == 0
+            while len(read) < len(frame):
+                await blocked()
+                read += link.read()
+        assert read == frame
+        assert link.stream.write_nowait(PING) == len(PING)
+
+
+async def test_write_nowait_takes_nothing_after_a_close_or_the_end():
+    with pair() as link:
+        await link.stream.send_all(CLOSE_FRAME)
+        assert link.stream.write_nowait(PING) == 0
+        assert link.read_all() == CLOSE_FRAME
+    with pair() as link:
+        await link.stream.send_eof()
+        assert link.stream.write_nowait(PING) == 0
+        assert not link.stream.statistics().broken
+
+
+async def test_write_nowait_takes_nothing_over_a_stream_without_a_socket():
+    stream, _ = memory_pair()
+    assert stream.write_nowait(PING) == 0
+    assert stream.statistics().remainder_bytes == 0
+
+
+async def test_frames_after_a_close_are_refused():
+    with pair() as link:
+        await link.stream.send_all(CLOSE_FRAME)
+        with pytest.raises(trio.ClosedResourceError):
+            await link.stream.send_frames(PING)
+        assert link.read_all() == CLOSE_FRAME
+
+
+ACTS = st.lists(
+    st.tuples(
+        st.sampled_from(["write_nowait", "send_frames", "send_all", "cancelled", "read"]),
+        st.sampled_from([1, 100, 125, 126, 4_000, 9_000, 40_000, 65_536, 200_000]),
+    ),
+    max_size=25,
+)
+
+
+@given(acts=ACTS)
+@settings(max_examples=60)
+async def test_frames_of_all_writers_come_whole_and_in_their_order(acts):
+    with pair(send_buffer_bytes=4_608) as link:
+        stream, sent, read = link.stream, bytearray(), bytearray()
+        for number, (act, size) in enumerate(acts):
+            frame = text_frame(bytes([number]) * size)
+            match act:
+                case "read":
+                    read += link.read(size)
+                    continue
+                case "write_nowait":
+                    if not stream.write_nowait(frame):
+                        continue
+                case "cancelled":
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(stream.send_frames, frame)
+                        await blocked()
+                        nursery.cancel_scope.cancel()
+                case writer:
+                    read += await link.pump(getattr(stream, writer), frame)
+            sent += frame
+        read += await link.pump(stream.send_frames, b"")
+        assert bytes(read) == bytes(sent)
+
+
+async def test_a_cancelled_send_leaves_the_remainder_to_be_written_first():
+    with pair() as link:
+        frame = text_frame(b"x" * 1_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.stream.send_frames, frame)
+            await blocked()
+            nursery.cancel_scope.cancel()
+        assert 0 < link.stream.statistics().remainder_bytes < len(frame)
+        assert link.stream.write_nowait(PING) == 0
+        assert await link.pump(link.stream.send_all, PONG_FRAME) == frame + PONG_FRAME
+
+
+async def test_a_cancelled_send_over_memory_breaks_the_stream_for_nobody_knows_what_was_sent():
+    stream, _ = memory_pair()
+
+    async def never(*_: object) -> None:
+        await trio.sleep_forever()
+
+    stream._transport.send_stream.send_all_hook = never
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_frames, PING)
+            await blocked()
+            scope.cancel()
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.send_frames(PING)
+
+
+# --- errors ------------------------------------------------------------------
+
+
+async def test_a_closed_sockets_number_is_never_written_to():
+    """The next connection gets the descriptor's number; a frame of another account must not reach it."""
+    with pair() as link:
+        number = link.socket.fileno()
+        assert link.stream.write_nowait(PING) == len(PING)
+        link.socket.close()
+        stranger, strangers_peer = socket.socketpair()
+        with stranger, strangers_peer:
+            if stranger.fileno() != number:
+                os.dup2(stranger.fileno(), number)
+            try:
+                assert link.stream.write_nowait(text_frame(b"secret")) == 0
+                strangers_peer.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    strangers_peer.recv(1)
+            finally:
+                if stranger.fileno() != number:
+                    os.close(number)
+
+
+async def test_a_closed_socket_marks_the_stream_broken():
+    with pair() as link:
+        link.socket.close()
+        assert link.stream.write_nowait(PING) == 0
+        assert link.stream.statistics().broken
+
+
+async def test_a_peer_that_is_gone_marks_the_stream_broken():
+    with pair() as link:
+        link.peer.close()
+        assert link.stream.write_nowait(PING) == 0
+        assert link.stream.statistics().broken
+        with pytest.raises(trio.BrokenResourceError):
+            await link.stream.send_frames(b"")
+        with pytest.raises(trio.BrokenResourceError):
+            await link.stream.send_all(PONG_FRAME)
+
+
+async def test_a_reset_marks_only_that_stream_broken():
+    with tcp_pair() as link, tcp_pair() as other:
+        reset(trio.SocketStream(trio.socket.from_stdlib_socket(link.peer)))
+        await trio.lowlevel.wait_readable(link.socket)
+        assert link.stream.write_nowait(PING) == 0
+        assert link.stream.statistics().broken
+        assert other.stream.write_nowait(PING) == len(PING)
+        assert not other.stream.statistics().broken
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOBUFS])
+async def test_any_error_but_a_full_buffer_marks_the_stream_broken_and_raises_nothing(number, monkeypatch):
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with pair() as link:
+        monkeypatch.setattr(link.stream, "_send", refuse)
+        assert link.stream.write_nowait(PING) == 0
+        assert link.stream.statistics().broken
+        assert link.stream.write_nowait(PING) == 0
+        assert link.read_all() == b""
+
+
+def fan_out(listener: Listener, data: bytes) -> int:
+    """Write as the fan-out does."""
+    try:
+        taken = listener.send(data)
+    except OSError as error:
+        listener.send_failed(error)
+        return 0
+    if 0 < taken < len(data):
+        listener.sent_part(data, taken)
+    return taken
+
+
+async def test_the_fan_out_writes_by_the_socket_itself_only_while_nothing_is_in_the_way():
+    with pair() as link:
+        listener = Listener(link.stream.write_nowait, lambda: None)
+        link.stream.lend(listener)
+        assert listener.send == link.stream._socket.send
+        assert fan_out(listener, PING) == len(PING)
+        async with link.stream._alone():
+            assert fan_out(listener, PING) == 0
+        frame = text_frame(b"x" * 4_000_000)
+        taken = fan_out(listener, frame)
+        assert 0 < taken < len(frame)
+        assert fan_out(listener, PING) == 0, "a remainder waits"
+        assert await link.pump(link.stream.send_frames, b"") == PING + frame
+        assert fan_out(listener, PING) == len(PING)
+        await link.pump(link.stream.send_all, CLOSE_FRAME)
+        assert fan_out(listener, PING) == 0, "a Close was sent"
+
+
+async def test_the_fan_out_does_not_write_to_a_socket_that_is_closed_or_gone():
+    with pair() as closed, pair() as gone:
+        for link, spoil in ((closed, closed.socket.close), (gone, gone.peer.close)):
+            listener = Listener(link.stream.write_nowait, lambda: None)
+            link.stream.lend(listener)
+            spoil()
+            assert fan_out(listener, PING) == 0
+            assert link.stream.statistics().broken
+            assert listener.send is not link.stream._socket.send
+            assert fan_out(listener, PING) == 0
+
+
+async def test_a_full_buffer_is_no_failure_to_the_fan_out():
+    with pair() as link:
+        listener = Listener(link.stream.write_nowait, lambda: None)
+        link.stream.lend(listener)
+        while fan_out(listener, PING):
+            pass
+        assert not link.stream.statistics().broken
+        link.read_all()
+        assert fan_out(listener, PING) == len(PING)
+
+
+async def test_a_send_to_a_peer_that_is_gone_raises_broken():
+    with pair() as link:
+        link.peer.close()
+        with pytest.raises(trio.BrokenResourceError):
+            await link.stream.send_frames(PING)
+        assert link.stream.statistics().broken
+
+
+# --- reading -----------------------------------------------------------------
+
+
+async def test_the_head_that_was_put_back_is_read_first_and_what_came_with_it_after_the_release():
+    with pair() as link:
+        link.peer.send(b"later")
+        link.stream.put_back(b"head", b"early")
+        assert await link.stream.receive_some(3) == b"hea"
+        assert await link.stream.receive_some(100) == b"d"
+        link.stream.release()
+        assert await link.stream.receive_some() == b"early"
+        assert await link.stream.receive_some() == b"later"
+
+
+@pytest.mark.parametrize("early", [b"", b"early"])
+async def test_after_the_head_nothing_is_read_until_the_release(early):
+    """Wsproto throws away what it gets between the head and its own answer."""
+    with pair() as link:
+        link.stream.put_back(b"head", early)
+        assert await link.stream.receive_some() == b"head"
+        link.peer.send(b"later")
+        read = []
+
+        async def receive() -> None:
+            read.append(await link.stream.receive_some())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await blocked()
+            assert read == []
+            link.stream.release()
+        assert read == [early or b"later"]
+
+
+async def test_reading_what_was_put_back_is_a_checkpoint():
+    stream, _ = memory_pair()
+    stream.put_back(b"head", b"")
+    with assert_checkpoints():
+        await stream.receive_some()
+
+
+async def test_the_time_of_the_last_read_moves_with_each_read(mock_clock):
+    stream, theirs = memory_pair()
+    started = stream.last_read
+    mock_clock.jump(7)
+    assert stream.last_read == started
+    await theirs.send_all(b"x")
+    await stream.receive_some(1)
+    assert stream.last_read == started + 7
+
+
+# --- closing -----------------------------------------------------------------
+
+
+async def test_a_peer_that_still_sends_reads_our_last_bytes_and_no_reset():
+    with tcp_pair() as link:
+        link.peer.setblocking(True)
+        link.peer.send(b"never read by anybody" * 1_000)
+        await link.stream.send_all(CLOSE_FRAME)
+
+        def read_to_end() -> bytes:
+            link.peer.settimeout(10)
+            data = b"".join(iter(lambda: link.peer.recv(100), b""))
+            link.peer.send(b"and one more")
+            link.peer.close()
+            return data
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.stream.aclose)
+            assert await trio.to_thread.run_sync(read_to_end) == CLOSE_FRAME
+
+
+async def test_closing_ends_as_soon_as_the_peer_has_ended(autojump_clock):
+    stream, theirs = memory_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.aclose)
+        await blocked()
+        assert await theirs.receive_some(1) == b""
+        await theirs.aclose()
+    assert trio.current_time() == 0
+
+
+async def test_a_peer_that_never_ends_is_waited_for_no_longer_than_the_linger(autojump_clock):
+    stream, theirs = memory_pair()
+
+    async def send_for_ever() -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while True:
+                await theirs.send_all(b"x" * 1_000)
+                await trio.sleep(0.01)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_for_ever)
+        await stream.aclose()
+        assert trio.current_time() == pytest.approx(LINGER_SECONDS)
+        assert LINGER_SECONDS <= 2
+
+
+async def test_a_peer_that_never_reads_is_waited_for_no_longer_than_the_linger(autojump_clock):
+    with pair() as link:
+        link.fill_with_remainder()
+        await link.stream.aclose()
+        assert trio.current_time() == pytest.approx(LINGER_SECONDS)
+        assert link.socket.fileno() == -1
+
+
+async def test_a_cancelled_close_closes_at_once(autojump_clock):
+    with pair() as link:
+        before = open_descriptors()
+        await trio.aclose_forcefully(link.stream)
+        assert open_descriptors() == before - 1
+        assert trio.current_time() == 0
+        with pytest.raises(trio.ClosedResourceError):
+            await link.stream.send_all(PING)
+        assert link.stream.write_nowait(PING) == 0
+
+
+async def test_two_that_close_both_wait_for_the_peer(autojump_clock):
+    """Else the first to be done would cancel the other's lingering."""
+    stream, theirs = memory_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.aclose)
+        await blocked()
+        await stream.aclose()
+        assert trio.current_time() == pytest.approx(LINGER_SECONDS)
+    assert await theirs.receive_some(1) == b""
+
+
+async def test_a_close_beside_a_reader_waits_for_what_that_reads(autojump_clock):
+    stream, theirs = memory_pair()
+
+    async def read() -> None:
+        while await stream.receive_some(1_000):
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await blocked()
+        nursery.start_soon(stream.aclose)
+        await blocked()
+        await theirs.send_all(b"more")
+        await theirs.aclose()
+    assert trio.current_time() < 0.1
+
+
+# --- what the kernel knows ---------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell")
+async def test_after_traffic_the_last_acknowledgement_is_young():
+    with tcp_pair() as link:
+        await link.stream.send_all(PING)
+        link.peer.setblocking(True)
+        assert await trio.to_thread.run_sync(link.peer.recv, 10) == PING
+        link.peer.send(b"x")
+        assert await link.stream.receive_some(1) == b"x"
+        assert 0 <= link.stream.unacknowledged_seconds() < 5
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell")
+async def test_a_peer_that_pauses_with_a_full_window_owes_nothing_however_long_ago_it_acknowledged():
+    with tcp_pair() as link:
+        while link.stream.write_nowait(b"x" * 65_536):
+            pass
+        with trio.fail_after(20):
+            while link.stream.unacknowledged_seconds():
+                await blocked()
+        assert link.stream.acknowledged_seconds() is not None
+
+
+async def test_where_the_kernel_does_not_know_of_acknowledgements_there_are_none():
+    def told(stream: ClientStream) -> list[float | None]:
+        return [stream.acknowledged_seconds(), stream.unacknowledged_seconds()]
+
+    assert told(memory_pair()[0]) == [None, None]
+    with pair() as link:
+        assert told(link.stream) == [None, None]
+    with tcp_pair() as link:
+        link.socket.close()
+        assert told(link.stream) == [None, None]
