@@ -228,9 +228,13 @@ class Broker:
         """Subscribe to inboxes of an account (None: all), with its own events; iterate to get `Event` and `Gap`.
 
         ``since``: a cursor, a duration or a time (PROTOCOL section 2); ``event_types``: exact types or prefixes
-        with ``.*``. Raises `RequestError` for a bad name. A reader that is slow keeps nothing but its position.
+        with ``.*``. Raises `RequestError` for a bad name, `TypeError` for one string in the place of a list. A
+        reader that is slow keeps nothing but its position.
         """
         check_identifier(account_id, "account_id")
+        for name, given in (("inbox_ids", inbox_ids), ("event_types", event_types)):
+            if isinstance(given, str):
+                raise TypeError(f"`{name}` is a list of names, not one string: [{given!r}]")
         names = [ALL_INBOXES] if inbox_ids is None else list(inbox_ids)
         patterns = None if event_types is None else list(event_types)
         if names:
@@ -274,12 +278,15 @@ class Broker:
     ) -> Callable[[HandlerFunctionT], HandlerFunctionT]:
         """Register the decorated async function as the handler of an action (PROTOCOL section 4).
 
-        It is called with the parameters and a `CommandContext`. If its first parameter is annotated with a msgspec
-        Struct, parameters that do not fit are refused before it runs. It returns the result, or raises
-        `CommandError`. After ``seconds`` (``commands.timeout_seconds`` unless given) it is cancelled; if the client
-        leaves, it is finished or cancelled as ``when_client_leaves`` says. Raises ValueError if
-        the action is built in or has a handler.
+        It is called with the parameters and a `CommandContext`. Its first parameter's annotation is what the
+        parameters are decoded as: any type that msgspec makes of a JSON object (Struct, dataclass, TypedDict, attrs,
+        dict; left out: a dict). Parameters that do not fit are refused before it runs. It returns the result, or
+        raises `CommandError`. After ``seconds`` (``commands.timeout_seconds`` unless given) it is cancelled; if the
+        client leaves, it is finished or cancelled as ``when_client_leaves`` says. Raises ValueError if the action is
+        built in or has a handler, TypeError if the function is not async or does not take two arguments.
         """
+        if not isinstance(action, str):
+            raise TypeError('name the action: @broker.command("send_email")')
         check_identifier(action, "action")
         if action in BUILT_IN_ACTIONS:
             raise ValueError(f"{action!r} is the broker's own action")

@@ -123,6 +123,14 @@ async def test_an_account_that_is_no_name_is_refused():
                 await act
 
 
+@pytest.mark.parametrize("given", [{"inbox_ids": "inbox_a"}, {"event_types": "message.received"}])
+async def test_one_string_where_a_list_is_meant_is_refused_with_the_list(given):
+    async with open_broker() as opened:
+        [(name, value)] = given.items()
+        with pytest.raises(TypeError, match=rf"`{name}` .*\['{value}'\]"):
+            await opened.subscribe("acct", **given).__aenter__()
+
+
 async def test_an_event_over_the_limit_is_too_large():
     config = configured(limits=LimitsConfig(max_event_bytes=1_000))
     async with open_broker(config) as opened:

@@ -20,7 +20,7 @@ from ..access.keys import Key
 from ..access.rates import Rates, TokenBucket, take_from_all
 from ..config import Config, TierRatesConfig
 from ..errors import CommandError, RequestError, first_of
-from ..protocol.decoding import decode_params, decode_values
+from ..protocol.decoding import decode_params
 from .remembered import Outcome, Remembered, RememberedStatistics, Run
 from .requests import CommandRequest
 
@@ -33,6 +33,21 @@ MAX_WAITING_REPEATS: Final = 64
 """Commands of one connection that may wait for an answer beside those it may have under way: all are repeats."""
 ASK_AGAIN: Final = frozenset({"forbidden", "rate_limited", "unavailable", "timeout", "internal"})
 """Error codes that, beside all `invalid_…`, are not remembered: the same `request_id` asks the handler again."""
+
+
+_NO_HANDLER: Final = (
+    "There is no action {0!r}: neither a handler in the broker's program (`@broker.command({0!r})`)"
+    " nor an API behind `[commands] url` does it"
+)
+_OBJECTS: Final = (
+    msgspec.inspect.StructType,
+    msgspec.inspect.TypedDictType,
+    msgspec.inspect.DataclassType,
+    msgspec.inspect.DictType,
+    msgspec.inspect.UnionType,
+    msgspec.inspect.AnyType,
+)
+"""What msgspec makes of a JSON object; attrs classes count as dataclasses."""
 
 
 class CommandContext(Struct, frozen=True):
@@ -60,10 +75,10 @@ Reply = Callable[[Outcome], None]
 
 
 class Handler(Struct, frozen=True):
-    """Who does an action. ``params_type`` None: the parameters come as a mapping."""
+    """Who does an action, and the type that its parameters are decoded as."""
 
     function: HandlerFunction
-    params_type: type[Struct] | None
+    params_type: Any
     seconds: float
     when_client_leaves: WhenClientLeaves
 
@@ -129,10 +144,13 @@ class Commands:
         """Who does the actions that have no handler of their own."""
 
     def register(self, action: str, function: HandlerFunction, *, seconds: float, leave: WhenClientLeaves) -> None:
-        """Let ``function`` do an action. Its first parameter's annotation, a Struct, is what parameters must be."""
+        """Let ``function`` do an action. Its first parameter's annotation is what parameters must be.
+
+        Raises `ValueError` if the action has a handler, `TypeError` if the function cannot be one.
+        """
         if action in self._handlers:
             raise ValueError(f"{action!r} has a handler already")
-        self._handlers[action] = Handler(function, _params_type(function), seconds, leave)
+        self._handlers[action] = Handler(function, _params_type(action, function), seconds, leave)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the handlers, for ever."""
@@ -240,11 +258,11 @@ class Commands:
         command, limits = request.command, self._config.commands
         handler = self._handlers.get(command.action, self.fallback)
         if handler is None:
-            raise RequestError("unknown_action", f"There is no action {command.action!r}")
+            raise RequestError("unknown_action", _NO_HANDLER.format(command.action))
         under_way = sum(run in self._doing for run in lane.waiting.values())
         if under_way >= limits.max_per_connection or lane.account.under_way >= limits.max_per_account:
             raise _too_many()
-        params = decode_values(command) if handler.params_type is None else decode_params(command, handler.params_type)
+        params = decode_params(command, handler.params_type)
         take_from_all(lane.buckets("commands"), 1, trio.current_time(), "commands")
         return handler, params
 
@@ -344,7 +362,26 @@ def _failed(action: str) -> Outcome:
     return refused(RequestError("internal", "The command failed"))
 
 
-def _params_type(function: HandlerFunction) -> type[Struct] | None:
-    first = next(iter(inspect.signature(function, eval_str=True).parameters.values()), None)
-    kind = None if first is None else first.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
+def _params_type(action: str, function: HandlerFunction) -> Any:
+    """Return what a handler's parameters are decoded as; `dict` if it does not say. Raises `TypeError`."""
+    who = f"the handler of {action!r}"
+    if not callable(function) or not any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        raise TypeError(f"{who} must be an async function")
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise TypeError(f"{who} has an annotation that cannot be read: {error}") from None
+    try:
+        first = next(iter(signature.bind(None, None).arguments))
+    except TypeError:
+        raise TypeError(f"{who} must take two arguments, the parameters and the `CommandContext`") from None
+    kind = signature.parameters[first].annotation
+    if kind is inspect.Parameter.empty:
+        return dict
+    try:
+        is_object = isinstance(msgspec.inspect.type_info(kind), _OBJECTS)
+    except TypeError as error:
+        raise TypeError(f"{who} asks for parameters that cannot be decoded: {error}") from None
+    if not is_object:
+        raise TypeError(f"{who} asks for parameters of the type {kind}, which is no form of a JSON object")
+    return kind

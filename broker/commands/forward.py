@@ -22,7 +22,7 @@ def forwarder(callout: Callout, seconds: float) -> Handler:
         }
         return _result_of(*await callout.ask(question, context.message_id, context.traceparent))
 
-    return Handler(forward, None, seconds, "finish")
+    return Handler(forward, dict, seconds, "finish")
 
 
 def _result_of(status: int, answer: Any) -> Any:

@@ -5,6 +5,7 @@ and keeps raw line breaks, so a payload is decoded once to prove that it is a st
 compacted where it has line breaks.
 """
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
@@ -17,6 +18,7 @@ from .messages import Command, PreparedEvent, format_time
 from .names import EventType, Identifier, located
 
 T = TypeVar("T", bound=Struct)
+P = TypeVar("P")
 
 MAX_DEPTH: Final = 128
 """Of a payload: what one decoder takes must not be too deep for the next, a subscriber's."""
@@ -126,6 +128,8 @@ def _depth(value: Any) -> int:
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_id = msgspec.json.Decoder(Identifier).decode
 _decode_optional_id = msgspec.json.Decoder(Identifier | None).decode
+_PLACE = re.compile(r"`\$(?:\.([^.\[`]+)|\[\.\.\.\])")
+"""A parameter at the start of a path in msgspec's words: its name, or ``[...]`` in a mapping."""
 
 
 def decode_command(message: str) -> Command:
@@ -176,21 +180,33 @@ def decode_struct(body: bytes, kind: type[T]) -> T:
     return decoded
 
 
-def decode_params(command: Command, params_type: type[T]) -> T:
-    """Decode a command's parameters as the struct ``params_type``. Raises `RequestError` with the field's path."""
-    values: dict[str, Any] = {}
-    decoded_fields = msgspec.structs.fields(params_type)
-    for field in decoded_fields:
-        name = field.encode_name
-        raw = command.params.get(name)
-        if raw is not None:
-            values[field.name] = _decode(_decoder_for(field.type), raw, command.paths[name])
-        elif field.required:
-            raise RequestError("invalid_params", f"Object missing required field `{name}` - at `$`")
+def decode_params(command: Command, params_type: type[P]) -> P:
+    """Decode a command's parameters as ``params_type``, any type that msgspec makes of a JSON object.
+
+    Raises `RequestError` with the field's path.
+    """
+    decode = _decoder_for(params_type)
     try:
-        return params_type(**values)
-    except (TypeError, ValueError) as error:  # of its own `__post_init__`
-        raise RequestError("invalid_params", located(str(error), "$")) from None
+        decoded: P = _decode(decode, msgspec.json.encode(command.params), "$")
+    except RequestError as error:
+        decode_values(command)  # what is no JSON has its place named by this
+        place = _PLACE.search(error.message)
+        name = place and (place[1] or _first_refused(command.params, decode))
+        if not (place and name in command.paths):
+            raise
+        message = error.message.replace(place[0], f"`{command.paths[name]}", 1)
+        raise RequestError(error.code, message) from None
+    return decoded
+
+
+def _first_refused(params: dict[str, Raw], decode: Any) -> str | None:
+    """Return whose value a mapping's type does not take: msgspec's path does not name it."""
+    for name, raw in params.items():
+        try:
+            decode(msgspec.json.encode({name: raw}))
+        except msgspec.ValidationError:
+            return name
+    return None
 
 
 def decode_values(command: Command) -> dict[str, Any]:

@@ -5,10 +5,14 @@ import logging
 import math
 import queue
 import threading
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+import attrs
 import httpx
 import msgspec
 import pytest
@@ -290,8 +294,9 @@ class Even(Struct):
             raise ValueError("The number must be even")
 
 
-class Odd(Struct):
-    anything: Mail | dict[str, int] | None = None  # msgspec refuses this union
+class Failing(Struct):
+    def __post_init__(self):
+        raise RuntimeError("raised on purpose")
 
 
 async def test_a_struct_may_check_itself_and_what_it_says_is_the_answer():
@@ -308,15 +313,15 @@ async def test_a_struct_may_check_itself_and_what_it_says_is_the_answer():
             assert await client.ask("halve", "r1", number=8) == 4
 
 
-async def test_a_struct_that_cannot_be_decoded_at_all_is_internal_and_the_connection_lives(caplog):
+async def test_a_struct_that_fails_as_it_is_made_is_internal_and_the_connection_lives(caplog):
     async with open_broker(configured()) as opened:
 
         @opened.command("work")
-        async def work(params: Odd, context: CommandContext): ...
+        async def work(params: Failing, context: CommandContext): ...
 
         async with serving(opened) as address, connected(address) as client:
             for _ in range(2):
-                assert (await client.ask("work", "r1", anything=1))["code"] == "internal"
+                assert (await client.ask("work", "r1"))["code"] == "internal"
             assert "server_time" in await client.ask("ping", "r2")
             assert len(logged(caplog)) == 2
 
@@ -344,11 +349,129 @@ async def test_only_the_first_parameter_says_what_the_parameters_are(autojump_cl
         assert got == [{"to": ["a"]}, {"to": ["a"]}, Mail(["a"])]
 
 
+@dataclass
+class Letter:
+    to: list[str]
+    subject: str = ""
+
+
+class Note(TypedDict):
+    to: list[str]
+    subject: NotRequired[str]
+
+
+@attrs.define
+class Parcel:
+    to: list[str]
+    subject: str = ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (Letter, Letter(["a"])),
+        (Note, {"to": ["a"]}),
+        (Parcel, Parcel(["a"])),
+        (Mail | None, Mail(["a"])),
+        (dict[str, list[str]], {"to": ["a"]}),
+        (Mapping[str, Any], {"to": ["a"]}),
+        (Any, {"to": ["a"]}),
+    ],
+)
+async def test_parameters_may_be_of_any_type_that_msgspec_decodes(kind, given, autojump_clock):
+    async with open_broker(configured()) as opened:
+        got = []
+
+        @opened.command("work")
+        async def work(params: kind, context: CommandContext):
+            got.append(params)
+
+        caller = Caller(opened)
+        await caller.ask("work", to=["a"])
+        assert got == [given]
+        if kind not in (Any, Mapping[str, Any]):
+            error = (await caller.ask("work", params={"to": [7]})).error
+            assert error.code == "invalid_params"
+            assert "`$.params.to" in error.message
+
+
+def not_async(params, context): ...
+
+
+async def generator(params, context):
+    yield
+
+
+async def takes_one(params): ...
+
+
+async def takes_three(params, context, more): ...
+
+
+async def names_nothing(params: "Nowhere", context): ...  # noqa: F821
+
+
+async def wants_a_list(params: list[str], context): ...
+
+
+async def wants_what_no_json_is(params: Desk, context): ...
+
+
+async def wants_what_cannot_be_told_apart(params: Mail | dict[str, int], context): ...
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (not_async, "async"),
+        (generator, "async"),
+        ("send_email", "async"),
+        (takes_one, "two arguments"),
+        (takes_three, "two arguments"),
+        (names_nothing, "Nowhere"),
+        (wants_a_list, "JSON object"),
+        (wants_what_no_json_is, "JSON object"),
+        (wants_what_cannot_be_told_apart, "decoded"),
+    ],
+)
+async def test_what_cannot_be_a_handler_is_refused_when_it_is_registered(function, message):
+    async with open_broker() as opened:
+        with pytest.raises(TypeError, match=rf"'work' .*{message}"):
+            opened.command("work")(function)
+
+
+async def test_a_decorator_without_its_action_is_refused():
+    async with open_broker() as opened:
+        with pytest.raises(TypeError, match="name the action"):
+
+            @opened.command
+            async def work(params, context): ...
+
+
+class Called:
+    async def __call__(self, params: Mail, context: CommandContext):
+        return params.to
+
+
+async def test_whatever_is_called_and_awaited_may_be_a_handler(autojump_clock):
+    async with open_broker(configured()) as opened:
+
+        async def work(more, params, context):
+            return more
+
+        opened.command("object")(Called())
+        opened.command("part")(partial(work, 7))
+        caller = Caller(opened)
+        assert (await caller.ask("object", to=["a"])).outcome == ["a"]
+        assert (await caller.ask("part")).outcome == 7
+
+
 async def test_an_action_without_a_handler_is_unknown_and_is_asked_again_when_it_has_one():
     async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
         error = await client.ask("work", "r1")
         assert error["code"] == "unknown_action"
-        assert "'work'" in error["message"]
+        for what_would_make_one in ("'work'", "@broker.command", "`[commands] url`"):
+            assert what_would_make_one in error["message"]
 
         @opened.command("work")
         async def work(params, context):
