@@ -27,6 +27,7 @@ from .config import CalloutConfig, Config, check_config
 from .errors import BrokerClosedError, RequestError
 from .fanout.hub import Account, Hub, HubStatistics, Place
 from .fanout.subscriber import Subscriber
+from .intake.budget import Bodies
 from .log.engines import Engine, Stored
 from .log.engines.memory import MemoryEngine
 from .log.retention import ReplayBuffers, ReplayStatistics
@@ -77,6 +78,7 @@ class Broker:
         self.slots = Slots()
         tokens = Tokens(config.tokens.secret or secrets.token_urlsafe(32), config.tokens.ttl_seconds)
         self.keyring = Keyring(config, tokens, lookup, self.schedule)
+        self.bodies = Bodies(config.limits.max_bodies_bytes)
         self.draining = trio.Event()
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16))
@@ -258,11 +260,11 @@ class Broker:
     def hold(self, account_id: str) -> Iterator[Account]:
         """Keep an account's log and listeners while a connection uses them."""
         account = self._hub.account(account_id)
-        account.holders += 1
+        account.uses += 1
         try:
             yield account
         finally:
-            account.holders -= 1
+            account.uses -= 1
 
     async def wait_for_cursor(self, account: Account, since: str) -> None:
         """Wait, for a while, until the fan-out has passed a cursor that was given out before it was there."""

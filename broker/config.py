@@ -55,6 +55,7 @@ class LimitsConfig(_Section, frozen=True):
 
     max_event_bytes: Positive = 262_144
     max_body_bytes: Positive = 8_388_608
+    max_bodies_bytes: Positive = 134_217_728
     max_message_bytes: Positive = 1_048_576
     max_inboxes_per_connection: Positive = 10_000
     heartbeat_seconds: PositiveSeconds = 30

@@ -142,7 +142,7 @@ class FakeConnection:
         self.session = Session(
             key, config, account.buffer, account.subscriptions, self.listener, opening, connection_id
         )
-        account.holders += 1
+        account.uses += 1
 
     def open(self, now: float) -> None:
         self.session.open(now, wall_at(now))
@@ -220,7 +220,7 @@ class FakeConnection:
             self.tasks.clear()
             self.stream.broken = True
             self.session.close()
-            self.account.holders -= 1
+            self.account.uses -= 1
 
 
 # --- the client's side -------------------------------------------------------

@@ -223,7 +223,7 @@ async def test_a_publisher_cancelled_while_it_waits_has_stored_nothing_and_takes
         await blocked()
         nursery.cancel_scope.cancel()
     account = broker._hub.account(ACCOUNT)
-    assert account.holders == 0
+    assert account.uses == 0
     places = [account.place_nowait() for _ in range(WAITING_PUBLISHES)]
     assert None not in places
 
@@ -236,7 +236,7 @@ async def test_an_operators_publish_waits_for_all_accounts_before_it_stores_anyt
     with trio.move_on_after(0.01):
         await broker.publish_raw(key, body)
     assert broker.statistics().replay.events == WAITING_PUBLISHES
-    assert all(account.holders == 0 for account in broker._hub.accounts())
+    assert all(account.uses == 0 for account in broker._hub.accounts())
     assert broker._hub.account(ACCOUNT).place_nowait() is not None
 
 

@@ -24,7 +24,7 @@ HOUSE_PLAN = [
     ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
     ("fanout", 4, ["subscriptions", "follower", "hub", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
-    ("intake", 5, ["publishing"]),
+    ("intake", 5, [("budget", "publishing")]),
     ("", 6, ["broker"]),
     ("transport", 7, [("stream", "http11"), ("upgrade", "session"), ("connection", "endpoints"), "server"]),
     ("cli", 8, ["client", "demo", "cli"]),
@@ -50,7 +50,7 @@ PURE = {
     "errors", "config", "protocol.framing", "protocol.selection", "protocol.names", "protocol.messages",
     "protocol.decoding", "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
-    "commands.remembered", "commands.requests", "transport.session",
+    "commands.remembered", "commands.requests", "intake.budget", "transport.session",
 }  # fmt: skip
 IMPURE = {
     "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",

@@ -43,12 +43,12 @@ async def test_accounts_of_which_nothing_is_left_are_forgotten(autojump_clock, n
     for number in range(200):
         hub.account(f"acct_{number}")
     used = hub.account("acct_7")
-    used.holders += 1
+    used.uses += 1
     await trio.sleep(FORGET_SECONDS - 2)
     assert hub.statistics().accounts == 200
     await trio.sleep(4)
     assert hub.statistics().accounts == 1
     assert hub.account("acct_7") is used
-    used.holders -= 1
+    used.uses -= 1
     await trio.sleep(FORGET_SECONDS + 2)
     assert hub.statistics().accounts == 0

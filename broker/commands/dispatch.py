@@ -74,7 +74,7 @@ HandlerFunction = Callable[[Any, CommandContext], Awaitable[Any]]
 Reply = Callable[[Outcome], None]
 
 
-class Handler(Struct, frozen=True):
+class ActionHandler(Struct, frozen=True):
     """Who does an action, and the type that its parameters are decoded as."""
 
     function: HandlerFunction
@@ -136,11 +136,11 @@ class Commands:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, ActionHandler] = {}
         self._accounts: dict[str, AccountCommands] = {}
         self._doing: dict[Run, _Doing] = {}
         self._nursery: trio.Nursery | None = None
-        self.fallback: Handler | None = None
+        self.fallback: ActionHandler | None = None
         """Who does the actions that have no handler of their own."""
 
     def register(self, action: str, function: HandlerFunction, *, seconds: float, leave: WhenClientLeaves) -> None:
@@ -150,7 +150,7 @@ class Commands:
         """
         if action in self._handlers:
             raise ValueError(f"{action!r} has a handler already")
-        self._handlers[action] = Handler(function, _params_type(action, function), seconds, leave)
+        self._handlers[action] = ActionHandler(function, _params_type(action, function), seconds, leave)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the handlers, for ever."""
@@ -253,7 +253,7 @@ class Commands:
         assert self._nursery is not None
         self._nursery.start_soon(self._do, lane, run, handler, params, request, scope)
 
-    def _admit(self, lane: Lane, request: CommandRequest) -> tuple[Handler, Any]:
+    def _admit(self, lane: Lane, request: CommandRequest) -> tuple[ActionHandler, Any]:
         """Return who does a command, and its decoded parameters. Raises `RequestError`."""
         command, limits = request.command, self._config.commands
         handler = self._handlers.get(command.action, self.fallback)
@@ -267,7 +267,13 @@ class Commands:
         return handler, params
 
     async def _do(
-        self, lane: Lane, run: Run, handler: Handler, params: Any, request: CommandRequest, scope: trio.CancelScope
+        self,
+        lane: Lane,
+        run: Run,
+        handler: ActionHandler,
+        params: Any,
+        request: CommandRequest,
+        scope: trio.CancelScope,
     ) -> None:
         """Run one handler to its outcome."""
         outcome = refused(RequestError("unavailable", "The client left"))
@@ -330,7 +336,7 @@ def _message_id(request: CommandRequest, digest: bytes) -> str:
     return f"msg_{blake2b(parts + digest, digest_size=16).hexdigest()}"
 
 
-async def _outcome_of(handler: Handler, params: Any, context: CommandContext) -> Outcome:
+async def _outcome_of(handler: ActionHandler, params: Any, context: CommandContext) -> Outcome:
     """Call a handler; whatever it raises but a refusal is logged once and is ``internal``."""
     outcome = None
     try:

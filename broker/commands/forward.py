@@ -4,10 +4,10 @@ from typing import Any
 
 from ..callout import Callout
 from ..errors import CommandError, RequestError
-from .dispatch import CommandContext, Handler
+from .dispatch import ActionHandler, CommandContext
 
 
-def forwarder(callout: Callout, seconds: float) -> Handler:
+def forwarder(callout: Callout, seconds: float) -> ActionHandler:
     """Return the handler that asks ``callout``; its answer, refusal, slowness and absence become the outcome."""
 
     async def forward(params: dict[str, Any], context: CommandContext) -> Any:
@@ -22,7 +22,7 @@ def forwarder(callout: Callout, seconds: float) -> Handler:
         }
         return _result_of(*await callout.ask(question, context.message_id, context.traceparent))
 
-    return Handler(forward, dict, seconds, "finish")
+    return ActionHandler(forward, dict, seconds, "finish")
 
 
 def _result_of(status: int, answer: Any) -> Any:

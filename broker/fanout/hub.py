@@ -30,14 +30,14 @@ WAITING_PUBLISHES: Final = 16
 class Account:
     """What the broker holds of one account: its log, its listeners, and what the fan-out has still to do."""
 
-    __slots__ = ("_ends", "_freed", "_moved", "_room", "buffer", "deliveries", "holders", "queued", "subscriptions")
+    __slots__ = ("_ends", "_freed", "_moved", "_room", "buffer", "deliveries", "queued", "subscriptions", "uses")
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self.buffer = buffer
         self.subscriptions = Subscriptions(buffer.head)
         self.deliveries: Iterator[None] | None = None
         self.queued = False
-        self.holders = 0
+        self.uses = 0
         """Connections and publish calls that use this account now."""
         self._room, self._freed = trio.open_memory_channel[None](WAITING_PUBLISHES)
         self._ends: deque[int] = deque()
@@ -79,7 +79,7 @@ class Account:
     @property
     def in_use(self) -> bool:
         """Whether this must be kept though the log is empty."""
-        return bool(self.holders or self.queued or self.subscriptions.in_use)
+        return bool(self.uses or self.queued or self.subscriptions.in_use)
 
 
 class Place:

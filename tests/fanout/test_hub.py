@@ -845,9 +845,9 @@ async def test_nothing_is_kept_of_an_account_that_nobody_uses_and_whose_events_a
     mock_clock.jump(3_000)
     assert not forget(), "positions are known for an hour"
     mock_clock.jump(1_000)
-    account.holders += 1
+    account.uses += 1
     assert not forget(), "a connection uses it"
-    account.holders -= 1
+    account.uses -= 1
     group = account.subscriptions.hold(EVERYTHING, None)
     assert not forget(), "somebody listens"
     account.subscriptions.release(group)

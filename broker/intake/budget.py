@@ -1,0 +1,90 @@
+"""How many bytes of what clients send are held at once, for each account and in all (`limits.max_bodies_bytes`).
+
+Pure. Bytes are held from before they are read, or kept, until they are let go: a request's body until the request is
+answered, a publish that waits until it is stored. A reader of a body holds what comes, as it comes, not what its head
+announces, so that who announces much and sends nothing takes room from nobody:
+
+    with bodies.hold(key.account_id) as held:
+        while data := await read_some():
+            held.grow(len(data))  # raises RequestError: it is the answer, and no further byte is read
+            body += data
+        ...  # answer
+"""
+
+from typing import Final
+
+from ..errors import RequestError
+
+SHARES: Final = 4
+"""An account may have one of so many equal parts of the whole."""
+RETRY_MS: Final = 1_000
+
+
+class Held:
+    """Bytes that are held for one request. Leaving the block lets them go."""
+
+    __slots__ = ("_account_id", "_bodies", "size")
+
+    def __init__(self, bodies: "Bodies", account_id: str | None) -> None:
+        self._bodies = bodies
+        self._account_id = account_id
+        self.size = 0
+
+    def grow(self, size: int) -> None:
+        """Hold so many bytes more. Raises `RequestError` (`unavailable`) if there is no room; then nothing changes."""
+        self._bodies.take(self._account_id, size)
+        self.size += size
+
+    def let_go(self) -> None:
+        """Hold nothing any more. May be called again."""
+        size, self.size = self.size, 0
+        self._bodies.give_back(self._account_id, size)
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+
+
+class Bodies:
+    """All bytes that are held. ``most`` is for all together, a quarter of it for each account; None is the operators.
+
+    Nothing is kept of an account that holds nothing.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+        self._of_accounts: dict[str | None, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What is held now, in all."""
+        return self._bytes
+
+    def hold(self, account_id: str | None, size: int = 0) -> Held:
+        """Hold ``size`` bytes for an account. Raises `RequestError` (`unavailable`) if there is no room."""
+        held = Held(self, account_id)
+        held.grow(size)
+        return held
+
+    def take(self, account_id: str | None, size: int) -> None:
+        """Count bytes, or raise `RequestError` (`unavailable`, with when to come back); `Held` does this."""
+        of_account = self._of_accounts.get(account_id, 0) + size
+        if of_account > self._most // SHARES or self._bytes + size > self._most:
+            whose = "account's requests" if of_account > self._most // SHARES else "requests"
+            message = f"The {whose} under way are too large together (limits.max_bodies_bytes)"
+            raise RequestError("unavailable", message, retry_after_ms=RETRY_MS)
+        if of_account:
+            self._of_accounts[account_id] = of_account
+        self._bytes += size
+
+    def give_back(self, account_id: str | None, size: int) -> None:
+        """Count bytes no more; `Held` does this."""
+        left = self._of_accounts.get(account_id, 0) - size
+        if left:
+            self._of_accounts[account_id] = left
+        else:
+            self._of_accounts.pop(account_id, None)
+        self._bytes -= size

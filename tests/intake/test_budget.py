@@ -1,0 +1,65 @@
+"""budget.py: bytes under way, for each account and in all."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.errors import RequestError
+from broker.intake.budget import SHARES, Bodies, Held
+
+MOST = 400
+accounts = st.sampled_from(["a", "b", "c", "d", "e", None])
+
+
+def test_bytes_are_held_until_the_block_ends_however_it_ends():
+    bodies = Bodies(MOST)
+    with bodies.hold("a", 10) as held:
+        held.grow(20)
+        assert bodies.bytes == held.size == 30
+    assert bodies.bytes == 0
+    with pytest.raises(ZeroDivisionError), bodies.hold("a", 10):
+        raise ZeroDivisionError
+    assert bodies.bytes == 0
+
+
+def test_an_account_has_a_quarter_and_others_have_theirs():
+    bodies = Bodies(MOST)
+    held = bodies.hold("a", 100)
+    with pytest.raises(RequestError, match=r"account's .*max_bodies_bytes") as raised:
+        held.grow(1)
+    assert (raised.value.code, raised.value.status) == ("unavailable", 503)
+    assert raised.value.retry_after_ms
+    assert held.size == 100, "what was refused is not held"
+    bodies.hold("b", 100)
+    bodies.hold(None, 100)
+
+
+def test_all_together_have_the_whole():
+    bodies = Bodies(MOST)
+    for account_id in "abcd":
+        bodies.hold(account_id, 100)
+    with pytest.raises(RequestError, match="max_bodies_bytes") as raised:
+        bodies.hold("e", 1)
+    assert raised.value.retry_after_ms
+
+
+@given(steps=st.lists(st.tuples(accounts, st.integers(0, 120), st.booleans()), max_size=60))
+def test_what_is_held_is_what_was_taken_and_not_given_back_and_never_more_than_the_limits(steps):
+    bodies, holding = Bodies(MOST), []
+    for account_id, size, lets_go in steps:
+        mine = sum(held.size for name, held in holding if name == account_id)
+        fits = mine + size <= MOST // SHARES and bodies.bytes + size <= MOST
+        try:
+            holding.append((account_id, bodies.hold(account_id, size)))
+            assert fits
+        except RequestError:
+            assert not fits
+        if lets_go and holding:
+            held: Held = holding.pop(0)[1]
+            held.let_go()
+            held.let_go()
+        assert bodies.bytes == sum(held.size for _, held in holding)
+    for _, held in holding:
+        held.let_go()
+    assert bodies.bytes == 0
+    assert not bodies._of_accounts, "nothing is kept of who holds nothing"
