@@ -26,7 +26,7 @@ HOUSE_PLAN = [
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("intake", 5, [("budget", "publishing")]),
     ("", 6, ["broker"]),
-    ("transport", 7, [("stream", "http11"), ("upgrade", "session"), ("connection", "endpoints"), "server"]),
+    ("transport", 7, [("stream", "http11"), ("upgrade", "session", "reading"), ("connection", "endpoints"), "server"]),
     ("cli", 8, ["client", "demo", "cli"]),
 ]
 """The one table of who may import from whom; wings on one floor do not know each other."""

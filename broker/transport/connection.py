@@ -10,9 +10,11 @@ Nothing that fails in here leaves: this is one of two modules that import trio_w
 
 import logging
 import math
-from collections.abc import Callable
+import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from enum import Enum, auto
 from functools import partial
 from typing import Final
 
@@ -23,18 +25,17 @@ from msgspec import Raw, Struct
 from wsproto.frame_protocol import FrameProtocol
 
 from ..access.keys import Key
-from ..access.opening import Opening
-from ..access.slots import Slot
-from ..commands.dispatch import Commands
+from ..broker import Broker
 from ..commands.remembered import Outcome
 from ..commands.requests import CommandRequest, PublishRequest
-from ..config import Config
 from ..errors import CloseCode
 from ..fanout.hub import Account
 from ..fanout.subscriptions import Listener
-from ..intake.publishing import Publisher, Publishing
+from ..intake.publishing import Publishing
+from .reading import LentStream
 from .session import Session
 from .stream import ClientStream
+from .upgrade import Upgrade
 
 logger = logging.getLogger(__name__)
 
@@ -66,95 +67,63 @@ class ConnectionStatistics(Struct, frozen=True):
     """Bytes of a frame that the kernel did not take yet."""
 
 
-class _Lent(trio.abc.Stream):
-    """The client's stream as trio-websocket has it: when that closes it, only its own reading ends.
+class State(Enum):
+    """Where a connection is in its life. It only goes on, and may leave out what lies between."""
 
-    So the last words, and the wait until the peer has seen them, are `Connection`'s. ``flush`` is called before its
-    reader waits for the client or writes: answers to what came in one read go out in one write.
-    """
-
-    def __init__(self, stream: ClientStream, flush: Callable[[], None]) -> None:
-        self._stream = stream
-        self._flush = flush
-        self._closed = False
-        self.handing_out = False
-        """Whether messages of the last read may still be on their way, and ``flush`` is to come."""
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        self._flush()
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._closed:
-            raise trio.ClosedResourceError
-        self.handing_out = False
-        self._flush()
-        received = await self._stream.receive_some(max_bytes)
-        self.handing_out = bool(received)
-        return received
-
-    async def aclose(self) -> None:
-        self._closed = True
-        await trio.lowlevel.checkpoint()
+    HANDSHAKING = auto()
+    """Its upgrade is not answered yet: nothing is said."""
+    OPEN = auto()
+    """The only state in which a task is begun for it, a message is obeyed and an event is written."""
+    ENDING = auto()
+    """Its slot is free; the client may still get its last answers and a Close."""
+    ENDED = auto()
+    """Nothing is left of it."""
 
 
 class Connection:
-    """One client on one stream, whose upgrade request (put back into the stream) has been judged already."""
+    """One client on one stream. ``upgrade`` has been judged, and its head is put back into the stream."""
 
-    def __init__(
-        self,
-        stream: ClientStream,
-        key: Key,
-        opening: Opening,
-        config: Config,
-        account: Account,
-        publisher: Publisher,
-        commands: Commands,
-        connection_id: str,
-        slot: Slot,
-    ) -> None:
-        self.id = connection_id
-        self._slot = slot
-        slot.holder = self
+    def __init__(self, broker: Broker, account: Account, stream: ClientStream, upgrade: Upgrade) -> None:
+        self.id = f"conn_{secrets.token_hex(12)}"
+        self._slot = upgrade.slot
+        self._slot.holder = self
         self._stream = stream
-        self._lent = _Lent(stream, self._flush)
-        self._account_id = str(key.account_id)
+        self._lent = LentStream(stream, upgrade.head_bytes, self._flush)
+        self._account_id = str(upgrade.key.account_id)
         self._account = account
-        self._config = config
-        self._commands = commands
-        self._lane = commands.lane(key)
-        self._publishing = Publishing(publisher, commands, self._lane)
+        self._config = broker.config
+        self._commands = broker.commands
+        self._lane = broker.commands.lane(upgrade.key)
+        self._publishing = Publishing(broker, broker.commands, self._lane)
         listener = Listener(stream.write_nowait, self.wake)
         stream.lend(listener)
-        self.session = Session(key, config, account.buffer, account.subscriptions, listener, opening, connection_id)
+        self.session = Session(
+            upgrade.key, broker.config, account.buffer, account.subscriptions, listener, upgrade.opening, self.id
+        )
+        self._state = State.HANDSHAKING
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._why: tuple[CloseCode | None, str] | None = None
         self._writing = False
         self._changed = trio.lowlevel.ParkingLot()
-        """Where those wait who need the writer or a command to get further."""
-        self._opened = trio.Event()
-        """Set when the upgrade is answered, and at the end."""
+        """Where those wait who need the state, the writer or a command to get further."""
 
     # --- its life
 
     async def run(self) -> None:
         """Serve the client until it ends. Raises nothing but Cancelled."""
         try:
-            async with trio.open_nursery() as nursery:
-                with trio.move_on_after(HANDSHAKE_SECONDS):
-                    websocket = await self._handshake(nursery)
-                    self._nursery = nursery
-                    self._opened.set()
-                if self._nursery is not None:
-                    with self._scope:
-                        await self._guard(self._serve, websocket)
-                    self._nursery = None
-                    await self._close(websocket)
-                nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as self._nursery:
+                try:
+                    websocket = await self._open(self._nursery)
+                    if websocket is not None:
+                        with self._scope:
+                            await self._guard(self._serve, websocket)
+                        await self._close(websocket)
+                finally:
+                    # Whoever wakes it from here on, also while the nursery ends, begins no task in it.
+                    self._stop()
+                self._nursery.cancel_scope.cancel()
         except* _PEER_ENDED:
             # The reader raises these when the peer goes on talking after our Close, or is gone.
             self.end(None, "the peer broke off")
@@ -162,15 +131,22 @@ class Connection:
         except* Exception:
             logger.exception("connection %s failed", self.id)
         finally:
-            self._nursery = None
-            self._opened.set()
-            self._slot.release()
+            self._state = State.ENDED
             self._publishing.give_up()
             self._commands.leave(self._lane)
             self.session.close()
-            await trio.aclose_forcefully(self._stream)
             code, why = self._why or (None, "cancelled")
             logger.info("connection %s of %s ended: %s %s", self.id, self._account_id, code or "", why)
+
+    async def _open(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection | None:
+        """Answer the upgrade; None if that was not possible in time. Who was ended meanwhile stays so."""
+        websocket = None
+        with trio.move_on_after(HANDSHAKE_SECONDS):
+            websocket = await self._handshake(nursery)
+            if self._state is State.HANDSHAKING:
+                self._state = State.OPEN
+                self._changed.unpark_all()
+        return websocket
 
     async def _handshake(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
         request = await trio_websocket.wrap_server_stream(
@@ -180,7 +156,7 @@ class Connection:
             receive_buffer_size=RECEIVE_BYTES,
         )
         websocket = await request.accept()
-        self._stream.release()
+        self._lent.open()
         return websocket
 
     async def _serve(self, websocket: trio_websocket.WebSocketConnection) -> None:
@@ -223,11 +199,17 @@ class Connection:
         """
         if self._why is None:
             self._why = (code, why)
-        self._slot.release()
-        self._publishing.stop()
-        self.session.follower.pause()
-        self._scope.cancel()
-        self._changed.unpark_all()
+        self._stop()
+
+    def _stop(self) -> None:
+        """Begin nothing any more."""
+        if self._state in (State.HANDSHAKING, State.OPEN):
+            self._state = State.ENDING
+            self._slot.release()
+            self._publishing.stop()
+            self.session.follower.pause()
+            self._scope.cancel()
+            self._changed.unpark_all()
 
     async def _close(self, websocket: trio_websocket.WebSocketConnection) -> None:
         """Turn the reason why it ended into the last bytes that the client sees."""
@@ -257,15 +239,19 @@ class Connection:
 
     def wake(self) -> None:
         """Let the catch-up writer run, if it does not yet."""
-        if not self._writing and self._nursery is not None and self._why is None:
+        if not self._writing and self._state is State.OPEN:
             self._writing = True
-            self._nursery.start_soon(self._guard, self._catch_up)
+            self._begin(self._catch_up)
+
+    def _begin(self, task: Callable[[], Awaitable[None]]) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._guard, task)
 
     async def _catch_up(self) -> None:
         """Write all that lies between the client's position and the fan-out, then let the fan-out do it."""
         try:
             await self._stream.send_frames(b"")
-            while self._why is None:
+            while self._state is State.OPEN:
                 frames = self.session.take()
                 if frames is None:
                     break
@@ -295,13 +281,14 @@ class Connection:
 
     def _publish(self, publish: PublishRequest) -> None:
         if self._publishing.submit(publish, partial(self._answer, publish.request)):
-            assert self._nursery is not None
-            self._nursery.start_soon(self._guard, self._publishing.do_waiting)
+            self._begin(self._publishing.do_waiting)
 
     # --- its key
 
     def change_key(self, key: Key | None) -> None:
         """Go on with what its key reaches now; end the connection if the key is gone (PROTOCOL section 8)."""
+        if self._state in (State.ENDING, State.ENDED):
+            return
         if key is None or key.account_id != self._account_id:
             self.end(CloseCode.REVOKED, "the key was revoked")
             return
@@ -330,14 +317,14 @@ class Connection:
 
         One that is not open yet has its own deadline, and passes.
         """
-        if self._nursery is None or self._stream.last_read > moment:
+        if self._state is not State.OPEN or self._stream.last_read > moment:
             return True
         unacknowledged = self._stream.unacknowledged_seconds()
         return unacknowledged is not None and unacknowledged < trio.current_time() - moment
 
     def beat(self, now: float) -> float | None:
         """Ping the client, or end the connection if it is dead. Returns when to be called again; None: never."""
-        if self._nursery is None:
+        if self._state is not State.OPEN:
             return now + self._config.limits.heartbeat_seconds
         session = self.session
         silent = now - self._stream.last_read
@@ -354,8 +341,9 @@ class Connection:
     async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
         """Say that the server goes, send everything up to the head, and close with 1012, until ``deadline``."""
         with trio.move_on_at(deadline):
-            await self._opened.wait()
-        if self._nursery is None:
+            while self._state is State.HANDSHAKING:
+                await self._changed.park()
+        if self._state is not State.OPEN:
             return
         self.session.drain(reconnect_after_ms)
         self._flush()
@@ -367,7 +355,7 @@ class Connection:
 
     async def _written(self) -> None:
         """Wait until no command is under way and the catch-up writer has nothing left."""
-        while self._why is None and (self._writing or self._lane.waiting):
+        while self._state is State.OPEN and (self._writing or self._lane.waiting):
             await self._changed.park()
 
     def statistics(self) -> ConnectionStatistics:

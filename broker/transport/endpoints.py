@@ -7,28 +7,17 @@ What it refuses it raises as `RequestError`; `http11` makes the answer of it.
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from msgspec import Struct
-
 from ..access.admission import admit
 from ..access.keys import Key, credential_of
 from ..access.opening import Opening, check_opening
-from ..access.slots import Slot
 from ..broker import Broker
 from ..errors import BadCommandError, BadFrameError, RequestError
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import TokenRequest
 from .http11 import Request, Response, json_response
-from .upgrade import check_upgrade
+from .upgrade import Upgrade, check_upgrade
 
 _NDJSON: Final = "application/x-ndjson"
-
-
-class Upgrade(Struct, frozen=True):
-    """A WebSocket that may be opened: by whom, and what it asks for."""
-
-    key: Key
-    opening: Opening
-    slot: Slot
 
 
 Handler = Callable[[Broker, Request], Awaitable[Response | Upgrade]]
@@ -74,7 +63,7 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
         with broker.hold(str(key.account_id)) as account:
             await broker.wait_for_cursor(account, request.query()["since"])
     # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
-    return Upgrade(*await admit(broker.slots, judge))
+    return Upgrade(*await admit(broker.slots, judge), request.head_bytes)
 
 
 async def make_token(broker: Broker, request: Request) -> Response | Upgrade:

@@ -8,7 +8,6 @@ Listeners live in the inner nursery, clients in the outer: while the broker drai
 import logging
 import random
 import resource
-import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,9 +21,10 @@ from ..broker import Broker, open_broker
 from ..config import Config
 from ..errors import ConfigError
 from .connection import CLOSE_SECONDS, Connection, ConnectionStatistics
-from .endpoints import Upgrade, handle
+from .endpoints import handle
 from .http11 import HttpLimits, Request, Response, serve_http
 from .stream import SEND_BUFFER_BYTES, ClientStream
+from .upgrade import Upgrade
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +56,17 @@ class _Server:
 
     async def serve_client(self, transport: trio.SocketStream) -> None:
         """Serve one client from its first byte to its last. Raises nothing but Cancelled."""
-        stream = ClientStream(transport)
+        stream: trio.abc.AsyncResource = transport
         try:
-            accepted = await serve_http(stream, self._answer, self.http_limits, stream.remote)
+            stream = client = ClientStream(transport)
+            accepted = await serve_http(client, self._answer, self.http_limits, client.remote)
             if accepted is None:
-                await stream.aclose()
+                await client.aclose()
             else:
                 request, upgrade = accepted
-                stream.put_back(request.raw[: request.head_bytes], request.raw[request.head_bytes :])
+                client.put_back(request.raw)
                 del accepted, request  # for as long as the connection lives
-                await self._connect(stream, upgrade)
+                await self._connect(client, upgrade)
         except Exception:
             logger.exception("a client's connection failed")
         finally:
@@ -80,17 +81,13 @@ class _Server:
             self._changed.unpark_all()
 
     async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
-        broker, key, slot = self.broker, upgrade.key, upgrade.slot
-        connection_id = f"conn_{secrets.token_hex(12)}"
         try:
-            with broker.hold(str(key.account_id)) as account:
-                connection = Connection(
-                    stream, key, upgrade.opening, broker.config, account, broker, broker.commands, connection_id, slot
-                )
-                with broker.keyring.watch(key, stream.remote, connection.change_key):
+            with self.broker.hold(str(upgrade.key.account_id)) as account:
+                connection = Connection(self.broker, account, stream, upgrade)
+                with self.broker.keyring.watch(upgrade.key, stream.remote, connection.change_key):
                     await self._run(connection)
         finally:
-            slot.release()
+            upgrade.slot.release()
 
     async def _run(self, connection: Connection) -> None:
         due = trio.current_time() + self.broker.config.limits.heartbeat_seconds

@@ -74,10 +74,8 @@ class ClientStream(trio.abc.HalfCloseableStream):
         "_closing",
         "_door",
         "_ended",
-        "_held_back",
         "_lock",
         "_put_back",
-        "_released",
         "_remainder",
         "_send",
         "_socket",
@@ -89,7 +87,9 @@ class ClientStream(trio.abc.HalfCloseableStream):
     def __init__(self, transport: trio.abc.HalfCloseableStream) -> None:
         self._socket: socket.socket | None = None
         if isinstance(transport, trio.SocketStream):
-            self._socket = socket.socket(fileno=transport.socket.detach())
+            given = transport.socket
+            # With all that it would ask the kernel for: so it raises nothing, and the descriptor is never lost.
+            self._socket = socket.socket(given.family, given.type, given.proto, fileno=given.detach())
             transport = trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
         self._transport = transport
         self._lock = trio.Lock()
@@ -99,9 +99,6 @@ class ClientStream(trio.abc.HalfCloseableStream):
         """The socket's own while nothing is in the way: the fan-out calls it without touching this object."""
         self._remainder = memoryview(b"")
         self._put_back = b""
-        self._held_back = b""
-        self._released = trio.Event()
-        self._released.set()
         self._closing = False
         self._ended = False
         self._broken = False
@@ -111,24 +108,12 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     # --- reading
 
-    def put_back(self, head: bytes, early: bytes) -> None:
-        """Let ``head`` be read before anything else, and ``early``, what came with it, and the rest after `release`.
-
-        wsproto throws away what it gets between the head and its own answer.
-        """
-        self._put_back, self._held_back = head, early
-        self._released = trio.Event()
-
-    def release(self) -> None:
-        """Let what was held back be read."""
-        self._put_back += self._held_back
-        self._held_back = b""
-        self._released.set()
+    def put_back(self, data: bytes) -> None:
+        """Let ``data``, which was read too early, be read before anything else."""
+        self._put_back = data
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read as the transport does; what was put back comes first."""
-        if not self._put_back and not self._released.is_set():
-            await self._released.wait()
         if self._put_back:
             size = len(self._put_back) if max_bytes is None else max_bytes
             data, self._put_back = self._put_back[:size], self._put_back[size:]
@@ -245,7 +230,6 @@ class ClientStream(trio.abc.HalfCloseableStream):
         if self._closed:
             await trio.lowlevel.checkpoint()
             return
-        self.release()
         try:
             with trio.move_on_after(LINGER_SECONDS):
                 await self.send_eof()

@@ -6,6 +6,11 @@ stumble over is refused here, before the upgrade.
 
 import re
 
+from msgspec import Struct
+
+from ..access.keys import Key
+from ..access.opening import Opening
+from ..access.slots import Slot
 from ..errors import RequestError
 from .http11 import Request
 
@@ -32,6 +37,15 @@ _ONCE_IN_UPGRADE = (
 _ASCII_IN_UPGRADE = frozenset(
     {b"host", b"connection", b"origin", b"sec-websocket-protocol", b"sec-websocket-extensions"}
 )
+
+
+class Upgrade(Struct, frozen=True):
+    """A WebSocket that may be opened: by whom, what it asks for, its slot, and the length of the head that asked."""
+
+    key: Key
+    opening: Opening
+    slot: Slot
+    head_bytes: int
 
 
 def check_upgrade(request: Request) -> None:

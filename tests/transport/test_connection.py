@@ -42,6 +42,7 @@ import broker.transport.stream
 from broker import CloseCode, LimitsConfig, ReplayConfig
 from broker.fanout.follower import READ_BYTES
 from broker.intake.publishing import MAX_WAITING_PUBLISHES
+from broker.transport.connection import State
 from broker.transport.session import GRACE_SECONDS, MAX_WAITING_ANSWER_BYTES, SILENT_SECONDS, Session
 from broker.transport.stream import SEND_BUFFER_BYTES, ClientStream
 
@@ -680,9 +681,9 @@ async def test_a_client_whose_tcp_acknowledges_nothing_is_dead(quick_close, monk
 async def test_a_heartbeat_that_is_due_inside_the_handshake_is_put_off():
     async with serving() as served, connected(served.address) as client:
         connection = served.connection(client)
-        nursery, connection._nursery = connection._nursery, None
+        connection._state = State.HANDSHAKING
         assert connection.beat(100.0) == 130.0
-        connection._nursery = nursery
+        connection._state = State.OPEN
 
 
 async def test_where_nothing_is_known_of_acknowledgements_silence_is_death(quick_close, monkeypatch):
@@ -759,7 +760,7 @@ async def test_answers_that_wait_can_be_read_before_the_close(no_errors):
         await publish(served, 1, 100, size=4_000)
         await until(lambda: not connection.statistics().live)
         await client.send(masked(TEXT, b"{") * 20)
-        await until(lambda: connection._why is not None)
+        await until(lambda: connection._state is State.ENDING)
         frames, closed = await client.rest()
         assert [frame["type"] for frame in frames if "payload" not in frame] == ["error"] * 20
         assert numbers(frames) == list(range(1, len(numbers(frames)) + 1))

@@ -147,6 +147,22 @@ async def test_an_unexpected_exception_outside_all_handlers_ends_one_client_only
     assert [record.exc_info is not None for record in caplog.records if record.levelno >= logging.WARNING] == [True]
 
 
+async def test_a_socket_that_cannot_be_taken_over_ends_one_client_only(monkeypatch, caplog):
+    real = broker.transport.server.ClientStream
+
+    def fail_once(*args: object) -> object:
+        monkeypatch.setattr(broker.transport.server, "ClientStream", real)
+        raise OSError("not connected any more")
+
+    async with serving() as served, connected(served.address) as client:
+        monkeypatch.setattr(broker.transport.server, "ClientStream", fail_once)
+        async with await open_socket(served.address) as stream:
+            assert await stream.receive_some() == b""
+        await client.ping()
+        assert (await ask(served.address, "GET", "/healthz")).status == 200
+    assert [record.exc_info is not None for record in caplog.records if record.levelno >= logging.WARNING] == [True]
+
+
 async def test_hundreds_of_hostile_connections_disturb_nobody(quick_close, no_errors):
     rubbish = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -401,6 +417,36 @@ async def test_cancelling_ends_at_once_and_leaves_neither_file_nor_task(ending, 
     await blocked()
     assert trio.lowlevel.current_statistics().tasks_living == tasks
     assert open_descriptors() == files
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_server_that_is_cancelled_while_events_flow_leaves_the_broker_whole(steps, no_errors):
+    """Its clients end at every moment of a broadcast; some have fallen behind."""
+    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def serve_until_cancelled(task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
+            with scope:
+                await serve(opened, host="127.0.0.1", port=0, task_status=task_status)
+
+        async def publish_for_ever() -> None:
+            while True:
+                await opened.publish(ACCOUNT, event(1, size=4_000))
+
+        (address,) = await nursery.start(serve_until_cancelled)
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(12):
+                client = connected(address, "inbox_ids=in_1", receive_buffer_bytes=4_096 if number % 2 else None)
+                await stack.enter_async_context(client)
+            nursery.start_soon(publish_for_ever)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+            for _ in range(50):
+                await trio.lowlevel.checkpoint()
+        async with opened.subscribe(ACCOUNT) as subscriber:
+            assert (await anext(subscriber)).payload["number"] == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_after_the_drain_nothing_is_left(quick_close):

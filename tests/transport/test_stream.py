@@ -406,40 +406,18 @@ async def test_a_send_to_a_peer_that_is_gone_raises_broken():
 # --- reading -----------------------------------------------------------------
 
 
-async def test_the_head_that_was_put_back_is_read_first_and_what_came_with_it_after_the_release():
+async def test_what_was_put_back_is_read_first():
     with pair() as link:
         link.peer.send(b"later")
-        link.stream.put_back(b"head", b"early")
-        assert await link.stream.receive_some(3) == b"hea"
-        assert await link.stream.receive_some(100) == b"d"
-        link.stream.release()
-        assert await link.stream.receive_some() == b"early"
+        link.stream.put_back(b"earlier")
+        assert await link.stream.receive_some(3) == b"ear"
+        assert await link.stream.receive_some(100) == b"lier"
         assert await link.stream.receive_some() == b"later"
-
-
-@pytest.mark.parametrize("early", [b"", b"early"])
-async def test_after_the_head_nothing_is_read_until_the_release(early):
-    """Wsproto throws away what it gets between the head and its own answer."""
-    with pair() as link:
-        link.stream.put_back(b"head", early)
-        assert await link.stream.receive_some() == b"head"
-        link.peer.send(b"later")
-        read = []
-
-        async def receive() -> None:
-            read.append(await link.stream.receive_some())
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(receive)
-            await blocked()
-            assert read == []
-            link.stream.release()
-        assert read == [early or b"later"]
 
 
 async def test_reading_what_was_put_back_is_a_checkpoint():
     stream, _ = memory_pair()
-    stream.put_back(b"head", b"")
+    stream.put_back(b"earlier")
     with assert_checkpoints():
         await stream.receive_some()
 
