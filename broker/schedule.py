@@ -1,10 +1,12 @@
 """Who is to be called when: one task for all, however many; it works in slices and yields between them."""
 
-import heapq
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 import trio
+from msgspec import Struct
 
 _SLICE: Final = 64
 
@@ -13,7 +15,7 @@ Call = Callable[[float], float | None]
 
 
 class _Item:
-    """When somebody is to be called; ``call`` None: it was removed."""
+    """Somebody who is to be called; ``call`` None: it was removed."""
 
     __slots__ = ("call", "due", "number")
 
@@ -22,15 +24,23 @@ class _Item:
         self.number = number
         self.call: Call | None = call
 
-    def __lt__(self, other: "_Item") -> bool:
-        return (self.due, self.number) < (other.due, other.number)
+
+class ScheduleStatistics(Struct, frozen=True):
+    """Who waits to be called."""
+
+    waiting: int
+    """Calls that are to come."""
 
 
 class Schedule:
-    """Everybody who is to be called."""
+    """Everybody who is to be called.
+
+    A sorted list: at a hundred thousand it costs what a heap costs, and what is removed leaves nothing in it.
+    """
 
     def __init__(self) -> None:
-        self._items: list[_Item] = []
+        self._items: list[tuple[float, int, _Item]] = []
+        """By when they are due, those due together in the order of their coming."""
         self._numbers = 0
         self._added = trio.Event()
 
@@ -41,32 +51,47 @@ class Schedule:
         """
         self._numbers += 1
         item = _Item(due, self._numbers, call)
-        heapq.heappush(self._items, item)
-        if self._items[0] is item:
+        self._insert(item)
+        if self._items[0][2] is item:
             self._added.set()
 
         def remove() -> None:
             item.call = None
+            index = bisect_left(self._items, (item.due, item.number))
+            # One that is being called is not in the list.
+            if index < len(self._items) and self._items[index][2] is item:
+                del self._items[index]
 
         return remove
+
+    def _insert(self, item: _Item) -> None:
+        insort(self._items, (item.due, item.number, item))
 
     async def run(self) -> None:
         """Call everybody in time, for ever."""
         while True:
             self._added = trio.Event()
-            with trio.move_on_at(self._items[0].due if self._items else float("inf")):
+            with trio.move_on_at(self._items[0][0] if self._items else inf):
                 await self._added.wait()
             await self._call_all_due()
 
     async def _call_all_due(self) -> None:
-        called = 0
         now = trio.current_time()
-        while self._items and self._items[0].due <= now:
-            item = heapq.heappop(self._items)
-            again = None if item.call is None else item.call(now)
-            if again is not None:
-                item.due = again
-                heapq.heappush(self._items, item)
-            called += 1
-            if called % _SLICE == 0:
-                await trio.lowlevel.checkpoint()
+        while due := self._take_due(now):
+            for item in due:
+                again = None if item.call is None else item.call(now)
+                if again is not None and item.call is not None:
+                    item.due = again
+                    self._insert(item)
+            await trio.lowlevel.checkpoint()
+
+    def _take_due(self, now: float) -> list[_Item]:
+        """Take the next slice of those that are due out of the list."""
+        end = bisect_right(self._items, (now, inf), hi=min(_SLICE, len(self._items)))
+        taken = [item for _, _, item in self._items[:end]]
+        del self._items[:end]
+        return taken
+
+    def statistics(self) -> ScheduleStatistics:
+        """Return who waits."""
+        return ScheduleStatistics(len(self._items))

@@ -2,12 +2,13 @@
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked as blocked
 
-from broker.schedule import Schedule
+from broker.schedule import Schedule, ScheduleStatistics
 
 
 @pytest.fixture
@@ -125,3 +126,44 @@ async def test_with_nobody_to_call_it_sleeps(autojump_clock, nursery):
     schedule.add(1_001, lambda now: called.append(now))
     await trio.sleep(10)
     assert called == [1_001]
+
+
+async def test_what_was_removed_takes_no_room_until_it_would_have_been_due(autojump_clock):
+    """Keys that are asked for in a year, of clients that come and go."""
+    schedule = Schedule()
+    removals = [schedule.add(31_536_000 + number, lambda _: None) for number in range(1_000)]
+    kept = schedule.add(1, lambda _: None)
+    for remove in [*removals, *removals]:
+        remove()
+    assert schedule.statistics() == ScheduleStatistics(waiting=1)
+    kept()
+    assert schedule.statistics() == ScheduleStatistics(waiting=0)
+
+
+async def test_one_that_is_removed_by_another_of_its_moment_is_not_called(schedule, autojump_clock):
+    called = []
+    removals = []
+
+    def remove_the_others(now: float) -> float:
+        called.append("first")
+        for remove in removals:
+            remove()
+        return now + 1
+
+    schedule.add(1, remove_the_others)
+    removals += [schedule.add(1, lambda _: called.append("second")) for _ in range(3)]
+    await trio.sleep(2.5)
+    assert called == ["first", "first"]
+
+
+async def test_of_more_than_a_slice_each_is_called_as_often_as_it_wants(schedule, autojump_clock):
+    calls = [0] * 200
+
+    def call_again(number: int, now: float) -> float:
+        calls[number] += 1
+        return now + 1 + number % 2
+
+    for number in range(200):
+        schedule.add(1, partial(call_again, number))
+    await trio.sleep(4.5)
+    assert calls == [4, 2] * 100
