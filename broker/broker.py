@@ -33,7 +33,7 @@ from .log.engines.memory import MemoryEngine
 from .log.retention import ReplayBuffers, ReplayStatistics
 from .protocol.decoding import prepare_event, split_events
 from .protocol.messages import Command, NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
-from .protocol.names import ALL_INBOXES, check_identifier, check_list
+from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_since
 from .protocol.selection import TypeFilter
 from .schedule import Schedule
 
@@ -243,6 +243,8 @@ class Broker:
             check_list(names, "inbox_ids")
         if patterns is not None:
             check_list(patterns, "event_types")
+        if since is not None:
+            check_since(since)
         selection = Key("library", account_id, frozenset({"subscribe"})).select(names, "inbox_ids")
         with self.hold(account_id) as account:
             if since is not None:

@@ -339,6 +339,7 @@ async def test_event_types_hold_for_live_and_replayed_events():
         ({"inbox_ids": ["a", ""]}, "inbox_ids[1]"),
         ({"event_types": ["a", "A"]}, "event_types[1]"),
         ({"event_types": []}, "event_types"),
+        ({"since": ""}, "`since`"),
     ],
 )
 async def test_a_bad_name_is_refused_and_named(arguments, field):

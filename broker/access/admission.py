@@ -8,10 +8,12 @@ import trio
 from ..errors import CloseCode, RequestError
 from .keys import MAX_CONNECTIONS, Key
 from .opening import Opening
-from .slots import Slot, Slots
+from .slots import Holder, Slot, Slots
 
 GHOST_SECONDS: Final = 5.0
 """How long the quietest connection may take to show that its client is there."""
+SILENT_SECONDS: Final = 40.0
+"""Nothing read for so long: only the client itself can show that it is there. Its TCP may be that of a proxy."""
 RETRY_MS: Final = 5_000
 _FIRST_LOOK_SECONDS: Final = 0.02
 _LONGEST_LOOK_SECONDS: Final = 0.25
@@ -30,14 +32,14 @@ async def admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
     slot = _take(slots, key, opening)
     if slot is not None:
         return key, opening, slot
-    quietest = min(slots.holders(str(key.account_id)), key=lambda holder: holder.last_sign_of_life())
+    quietest = min(slots.holders(str(key.account_id)), key=lambda holder: holder.last_heard())
     asked_at, pause = trio.current_time(), _FIRST_LOOK_SECONDS
     quietest.ask_for_life()
     while True:
         await trio.sleep_until(min(trio.current_time() + pause, asked_at + GHOST_SECONDS))
         pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
         key, opening = judge()
-        lives, at_last = quietest.lived_since(asked_at), trio.current_time() >= asked_at + GHOST_SECONDS
+        lives, at_last = _lives(quietest, asked_at), trio.current_time() >= asked_at + GHOST_SECONDS
         if at_last and not lives:
             quietest.end(CloseCode.HEARTBEAT_MISSED, "no sign of life while another connection waited")
         slot = _take(slots, key, opening)
@@ -47,8 +49,12 @@ async def admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
             raise _full(key)
 
 
+def _lives(holder: Holder, asked_at: float) -> bool:
+    return trio.current_time() - holder.last_heard() < SILENT_SECONDS and holder.lived_since(asked_at)
+
+
 def _take(slots: Slots, key: Key, opening: Opening) -> Slot | None:
-    name = None if opening.client_id is None else (key.sha256, opening.client_id)
+    name = None if opening.client_id is None else (key.identity, opening.client_id)
     slot, replaced = slots.take(str(key.account_id), MAX_CONNECTIONS[key.tier], name)
     if replaced is not None and replaced.holder is not None:
         replaced.holder.end(CloseCode.REPLACED, "replaced by a newer connection of the same client_id")

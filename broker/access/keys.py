@@ -4,7 +4,7 @@ Pure. Keys are known by their SHA-256 alone; what is compared is compared in con
 """
 
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from hmac import compare_digest
 from typing import Final
 
@@ -19,6 +19,8 @@ from ..protocol.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
 ACCOUNT_KEY_PREFIX: Final = "dm_live_"
 OPERATOR_KEY_PREFIX: Final = "dm_operator_"
 TOKEN_PREFIX: Final = "wst_"
+SUBPROTOCOL_PREFIX: Final = "bearer."
+"""Of the WebSocket subprotocol that carries a token, from where nothing else can be sent (browsers)."""
 MAX_CONNECTIONS: Final[dict[Tier, int | None]] = {"free": 1, "developer": 10, "growth": 100, "enterprise": None}
 """Concurrent connections of an account; None: any number."""
 _CHALLENGE: Final = (("WWW-Authenticate", "Bearer"),)
@@ -29,6 +31,12 @@ class Narrowing(Struct, frozen=True):
 
     inbox_ids: frozenset[str] | None = None
     scopes: frozenset[str] | None = None
+
+    def digest(self) -> str:
+        """Return what stands for it: the same for the same narrowing, in every process; "" if it takes nothing away."""
+        if self.inbox_ids is None and self.scopes is None:
+            return ""
+        return blake2b(msgspec.json.encode(self, order="deterministic"), digest_size=16).hexdigest()
 
 
 class Key(Struct, frozen=True):
@@ -43,6 +51,16 @@ class Key(Struct, frozen=True):
     """Of the key itself, also where a token of it was given; "" in the library."""
     narrowing: Narrowing | None = None
     """What the token left of it; None: the key itself was given."""
+    narrowed_to: str = ""
+    """The narrowing's digest."""
+
+    @property
+    def identity(self) -> str:
+        """Who its bearer is, where the same client is to be known again: the key, and how a token narrows it.
+
+        Neither what a key is called nor what it reaches is part of that: both may change while it lives.
+        """
+        return f"{self.sha256 or self.id}/{self.narrowed_to}" if self.narrowed_to else self.sha256 or self.id
 
     @property
     def is_operator(self) -> bool:
@@ -70,7 +88,10 @@ class Key(Struct, frozen=True):
             scopes = scopes & narrowing.scopes
         if narrowing.inbox_ids is not None:
             inbox_ids = narrowing.inbox_ids if inbox_ids is None else inbox_ids & narrowing.inbox_ids
-        return msgspec.structs.replace(self, scopes=scopes, inbox_ids=inbox_ids, narrowing=narrowing)
+        digest = narrowing.digest()
+        return msgspec.structs.replace(
+            self, scopes=scopes, inbox_ids=inbox_ids, narrowing=narrowing, narrowed_to=digest
+        )
 
     def require_key(self) -> None:
         """Raise `RequestError` (`forbidden`) for a token: it opens streams, and nothing else."""
@@ -165,19 +186,24 @@ def unauthorized(message: str) -> RequestError:
     return RequestError("unauthorized", message, headers=_CHALLENGE)
 
 
-def credential_of(authorization: str | None, query: Mapping[str, str]) -> str:
-    """Return the one credential of a request: a Bearer header, else ``key`` or ``token`` of the query.
+def credential_of(authorization: str | None, query: Mapping[str, str], subprotocols: Iterable[str] = ()) -> str:
+    """Return the one credential of a request (PROTOCOL section 1).
 
+    It stands in a Bearer header (another scheme is a proxy's, and not looked at), as ``key`` or ``token`` in the query,
+    or, a token, in one of the WebSocket subprotocols that are offered, ``bearer.wst_…``.
     Raises `RequestError`: `unauthorized` if there is none, `bad_request` if there are two.
     """
     found = [query[name] for name in ("key", "token") if name in query]
-    if authorization is not None:
-        scheme, _, credential = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            raise unauthorized("Authorization must be `Bearer KEY`")
-        found.append(credential.strip())
-    if len(found) > 1:
-        raise RequestError("bad_request", "Two credentials: give one, in `Authorization`, `key` or `token`")
-    if not found or not found[0]:
+    scheme, _, given = (authorization or "").partition(" ")
+    if scheme.lower() == "bearer":
+        found.append(given.strip())
+    offered = [name.removeprefix(SUBPROTOCOL_PREFIX) for name in subprotocols if name.startswith(SUBPROTOCOL_PREFIX)]
+    if len(found) + len(offered) > 1:
+        message = "Two credentials: give one, in `Authorization`, `key`, `token` or a subprotocol"
+        raise RequestError("bad_request", message)
+    if offered and not offered[0].startswith(TOKEN_PREFIX):
+        raise unauthorized(f"The subprotocol `{SUBPROTOCOL_PREFIX}…` carries a connection token, and no key")
+    credential = (found or offered or [""])[0]
+    if not credential:
         raise unauthorized("A key is needed: `Authorization: Bearer KEY`")
-    return found[0]
+    return credential

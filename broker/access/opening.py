@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from ..errors import RequestError
-from ..protocol.names import check_identifier, check_list
+from ..protocol.names import check_identifier, check_list, check_since
 from ..protocol.selection import ACCOUNT_EVENTS, Selection, TypeFilter
 from .keys import Key
 
@@ -29,6 +29,9 @@ def check_opening(key: Key, query: Mapping[str, str], max_inboxes: int) -> Openi
     for name in ("inbox_ids", "since"):
         if name in query:
             key.require("subscribe")
+    since = query.get("since")
+    if since is not None:
+        check_since(since)
     selection = key.initial_selection()
     if "inbox_ids" in query:
         names = query["inbox_ids"].split(",")
@@ -44,7 +47,7 @@ def check_opening(key: Key, query: Mapping[str, str], max_inboxes: int) -> Openi
     client_id = query.get("client_id")
     if client_id is not None:
         check_identifier(client_id, "client_id", code="bad_request")
-    return Opening(selection, query.get("since"), event_filter, client_id)
+    return Opening(selection, since, event_filter, client_id)
 
 
 def size_of(selection: Selection) -> int:

@@ -11,14 +11,14 @@ from msgspec import Struct
 from ..errors import CloseCode
 
 SlotName = tuple[str, str]
-"""The SHA-256 of the key and the `client_id`."""
+"""Who the client is (`Key.identity`), and its `client_id`."""
 
 
 class Holder(Protocol):
     """What has a slot: a connection."""
 
-    def last_sign_of_life(self) -> float:
-        """Return when something last came from the client, by trio's clock (seconds)."""
+    def last_heard(self) -> float:
+        """Return when something was last read from the client, by trio's clock (seconds)."""
         ...
 
     def ask_for_life(self) -> None:
@@ -26,7 +26,7 @@ class Holder(Protocol):
         ...
 
     def lived_since(self, moment: float) -> bool:
-        """Whether the client has shown life since it was asked to, at this moment."""
+        """Whether the client, or its TCP, has shown life since it was asked to, at this moment."""
         ...
 
     def end(self, code: CloseCode, why: str) -> None:

@@ -19,7 +19,7 @@ RUN_OVERHEAD_BYTES: Final = 700
 """What a remembered run costs beside its identity and its outcome."""
 
 Identity = tuple[str, str, str]
-"""The key's id, the `client_id` or "", the `request_id`."""
+"""Who gave the command (`Key.identity`), its `client_id` or "", the `request_id`."""
 
 
 class Outcome(Struct, frozen=True):

@@ -32,7 +32,7 @@ class CommandRequest(Struct, frozen=True):
         """What it is known by when it is sent again; None if the client gave it no `request_id`."""
         if self.command.request_id is None:
             return None
-        return (self.key.id, self.client_id, self.request_id)
+        return (self.key.identity, self.client_id, self.request_id)
 
     def digest(self) -> bytes:
         """Return what stands for its content: action and merged parameters, the order of names ignored.

@@ -170,7 +170,7 @@ class SubscribeParams(Struct, frozen=True):
     """Parameters of `subscribe`."""
 
     inbox_ids: list[InboxName] | Literal["*"] = []
-    since: str | None = None
+    since: Annotated[str, Meta(min_length=1)] | None = None
     event_types: Annotated[list[TypeFilter], Meta(min_length=1)] | None = None
 
 

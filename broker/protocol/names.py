@@ -51,6 +51,12 @@ def parse_since(text: str) -> Duration | datetime | str:
     return moment
 
 
+def check_since(text: str) -> None:
+    """Check that a `since` says something. Raises `RequestError` (`bad_request`) that names it."""
+    if not text:
+        raise RequestError("bad_request", "A cursor, a duration or a time is missing - at `since`")
+
+
 def check_list(values: Sequence[str], kind: Literal["inbox_ids", "event_types"]) -> None:
     """Check names that came in a query. Raises `RequestError` (`bad_request`) that names the field."""
     item: Any = InboxName if kind == "inbox_ids" else TypeFilter

@@ -9,7 +9,6 @@ Nothing that fails in here leaves: this is one of two modules that import trio_w
 """
 
 import logging
-import math
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -302,10 +301,9 @@ class Connection:
 
     # --- heartbeats and draining
 
-    def last_sign_of_life(self) -> float:
-        """Return when a byte was read from the client, or its TCP last acknowledged anything."""
-        acknowledged = self._stream.acknowledged_seconds()
-        return max(self._stream.last_read, -math.inf if acknowledged is None else trio.current_time() - acknowledged)
+    def last_heard(self) -> float:
+        """Return when a byte was last read from the client."""
+        return self._stream.last_read
 
     def ask_for_life(self) -> None:
         """Ping the client out of turn."""

@@ -261,11 +261,6 @@ class ClientStream(trio.abc.HalfCloseableStream):
         except OSError:
             return None
 
-    def acknowledged_seconds(self) -> float | None:
-        """Return how long ago the peer's TCP acknowledged anything; None where that is not known."""
-        info = self._tcp_info()
-        return None if info is None else info.last_ack_recv_ms / 1000
-
     def unacknowledged_seconds(self) -> float | None:
         """Return how long the peer's TCP has left unanswered what it was sent; 0.0: nothing is; None: not known.
 

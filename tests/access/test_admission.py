@@ -29,9 +29,9 @@ from clients import (
 )
 from trio.testing import MockClock
 
-from broker import AccountConfig, CloseCode
-from broker.access.admission import GHOST_SECONDS
-from broker.access.keys import MAX_CONNECTIONS
+from broker import AccountConfig, CloseCode, KeyConfig
+from broker.access.admission import GHOST_SECONDS, SILENT_SECONDS
+from broker.access.keys import MAX_CONNECTIONS, digest_of
 from broker.access.slots import SlotsStatistics
 from broker.transport.connection import Connection
 from broker.transport.stream import ClientStream
@@ -277,6 +277,54 @@ async def test_a_token_takes_over_the_slot_of_its_key_and_the_key_that_of_its_to
             await third.ping()
 
 
+async def test_a_token_that_is_narrowed_has_a_slot_of_its_own_and_the_same_narrowing_the_same_slot(quick_close):
+    """In whatever order its inboxes were named."""
+    async with serving(config("developer")) as served:
+        some, same, less, mute = [
+            await token_of(served.address, **narrowing)
+            for narrowing in (
+                {"inbox_ids": ["in_1", "in_2"]},
+                {"inbox_ids": ["in_2", "in_1", "in_2"]},
+                {"inbox_ids": ["in_1"]},
+                {"scopes": []},
+            )
+        ]
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(connected(served.address, "client_id=agent", key=key))
+                for key in (ALICE, some, less, mute)
+            ]
+            for client in clients:
+                await client.ping()
+            assert taken(served) == 4
+            async with connected(served.address, "client_id=agent", key=same) as newcomer:
+                assert await clients[1].until_closed() == CloseCode.REPLACED
+                for client in (clients[0], clients[2], clients[3], newcomer):
+                    await client.ping()
+
+
+async def test_a_client_keeps_its_slot_over_a_reload_that_changes_what_its_key_reaches_and_how_it_is_called():
+    async with serving(config()) as served, connected(served.address, "client_id=agent") as old:
+        changed = KeyConfig(id="key_renamed", sha256=digest_of(ALICE), inbox_ids=("in_1",))
+        served.broker.reload(config_of(alices(changed, tier="free")))
+        async with connected(served.address, "client_id=agent"):
+            assert await old.until_closed() == CloseCode.REPLACED
+
+
+async def test_a_new_key_of_an_old_name_is_another_client():
+    """The same id in the configuration, for another secret."""
+    async with serving(config("developer")) as served, connected(served.address, "client_id=agent") as old:
+        keys = configured_key(ALSO), KeyConfig(id=configured_key(ALICE).id, sha256=digest_of("dm_live_new"))
+        served.broker.reload(config_of(alices(*keys)))
+        assert await old.until_closed() == CloseCode.REVOKED
+        async with (
+            connected(served.address, "client_id=agent", key=ALSO) as other,
+            connected(served.address, "client_id=agent", key="dm_live_new"),
+        ):
+            await other.ping()
+            assert taken(served) == 2
+
+
 @pytest.mark.parametrize("name", ["", "a%20b", "a%0A", "%C3%A9", "x" * 129, "a/b"])
 async def test_a_name_that_is_none_is_a_bad_request_and_is_named(name):
     async with serving(config()) as served:
@@ -334,7 +382,6 @@ def dead(monkeypatch):
         return trio.current_time() - since[stream] if stream in since else 0.0
 
     monkeypatch.setattr(ClientStream, "unacknowledged_seconds", unacknowledged_seconds)
-    monkeypatch.setattr(ClientStream, "acknowledged_seconds", unacknowledged_seconds)
     return since
 
 
@@ -399,9 +446,88 @@ async def test_a_client_that_only_pauses_keeps_its_slot_for_its_tcp_acknowledges
         await client.ping()
 
 
+async def test_a_ghost_behind_a_proxy_that_acknowledges_for_it_loses_its_slot(clock):
+    """Its TCP is alive, and acknowledges every heartbeat."""
+    async with serving(config()) as served, connected(served.address, seconds=1e6) as ghost:
+        await trio.sleep(SILENT_SECONDS + 1)
+        asked_at = trio.current_time()
+        async with connected(served.address):
+            assert GHOST_SECONDS <= trio.current_time() - asked_at < GHOST_SECONDS + 1
+            assert await ghost.until_closed() == CloseCode.HEARTBEAT_MISSED
+            await check_full(served)
+    assert (GHOST_SECONDS, SILENT_SECONDS) == (5, 40)
+
+
+async def test_a_client_that_was_silent_for_long_and_answers_the_ping_keeps_its_slot(clock):
+    async with serving(config()) as served, connected(served.address, seconds=1e6) as client:
+        await trio.sleep(SILENT_SECONDS + 1)
+        async with answering(client):
+            await check_full(served)
+        await client.ping()
+
+
+async def test_until_a_client_was_silent_for_40_s_its_tcp_speaks_for_it_and_nobody_waits(clock):
+    async with serving(config()) as served, connected(served.address, seconds=1e6) as client:
+        await trio.sleep(SILENT_SECONDS - 2)
+        asked_at = trio.current_time()
+        await check_full(served)
+        assert trio.current_time() - asked_at < 1
+        await client.ping()
+
+
+async def test_the_quietest_is_who_said_nothing_for_longest_whatever_its_tcp_acknowledged(clock, monkeypatch):
+    """A proxy acknowledges for the dead: it would hide a ghost behind those who are quiet and alive."""
+    monkeypatch.setitem(MAX_CONNECTIONS, "developer", 2)
+    async with (
+        serving(config("developer")) as served,
+        connected(served.address, seconds=1e6) as ghost,
+        connected(served.address, seconds=1e6) as quiet,
+    ):
+        await trio.sleep(SILENT_SECONDS)
+        await quiet.ping()
+        await trio.sleep(10)
+        await served.broker.publish(ACCOUNT, event(1, inbox=None))
+        assert numbers([await ghost.next()]) == [1]
+        async with connected(served.address):
+            assert await ghost.until_closed() == CloseCode.HEARTBEAT_MISSED
+            await quiet.ping()
+
+
+@pytest.mark.parametrize("query", ["since=", "since", "inbox_ids=in_1&since=", "since=&inbox_ids=*"])
+async def test_a_since_without_a_value_is_a_bad_request_and_is_named(query):
+    async with serving(config()) as served:
+        answer = await opening(served.address, query)
+        assert (answer.status, answer.code) == (400, "bad_request")
+        assert "`since`" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "status"),
+    [("&inbox_ids=in_2", "dm_live_narrow", 403), ("&client_id=a%20b", ALICE, 400), ("", "dm_operator_main", 403)],
+)
+async def test_an_opening_that_will_be_refused_anyway_does_not_wait_for_its_cursor(query, key, status, held_cursor):
+    keys = configured_key(ALICE), configured_key("dm_live_narrow", inbox_ids=("in_1",))
+    async with serving(config_of(alices(*keys))) as served:
+        assert (await opening(served.address, f"since=c1{query}", key=key)).status == status
+
+
+async def test_an_opening_that_will_be_refused_anyway_does_not_wait_for_a_ghost(clock, dead):
+    async with serving(config()) as served, connected(served.address) as ghost:
+        cut_power(served, ghost, dead)
+        asked_at = trio.current_time()
+        for query, key, status in (
+            ("client_id=a%20b", ALICE, 400),
+            ("since=", ALICE, 400),
+            ("", "dm_live_nobody", 401),
+            ("inbox_ids=*", "dm_operator_main", 403),
+        ):
+            assert (await opening(served.address, query, key=key)).status == status
+        assert trio.current_time() - asked_at < 1
+        assert taken(served) == 1
+
+
 async def test_without_anything_known_of_acknowledgements_a_ping_must_be_answered(clock, monkeypatch):
     monkeypatch.setattr(ClientStream, "unacknowledged_seconds", lambda _: None)
-    monkeypatch.setattr(ClientStream, "acknowledged_seconds", lambda _: None)
     async with serving(config()) as served, connected(served.address) as client:
         async with answering(client):
             await check_full(served)

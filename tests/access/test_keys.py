@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +92,9 @@ def test_the_configuration_holds_accounts_with_and_without_keys():
 
 # --- the one credential of a request
 
+TOKEN = "wst_a.b"
+OFFERED = ("daimon.v1", f"bearer.{TOKEN}")
+
 
 @pytest.mark.parametrize(
     ("authorization", "query"),
@@ -104,19 +108,40 @@ def test_the_configuration_holds_accounts_with_and_without_keys():
 )
 def test_a_credential_is_taken_from_the_header_else_from_the_query(authorization, query):
     assert credential_of(authorization, query) == "K"
+    assert credential_of(authorization, query, ["daimon.v1", "chat"]) == "K"
+
+
+@pytest.mark.parametrize("offered", [OFFERED, OFFERED[1:], OFFERED[::-1], (*OFFERED, "chat")])
+def test_a_token_is_taken_from_the_subprotocols_that_are_offered(offered):
+    assert credential_of(None, {}, offered) == TOKEN
+
+
+@pytest.mark.parametrize("authorization", ["Basic cHJveHk6c2VjcmV0", "Digest Bearer", "K", "", "Bearerish K"])
+def test_another_scheme_is_a_proxys_and_not_looked_at(authorization):
+    assert credential_of(authorization, {"key": "K"}) == "K"
+    assert credential_of(authorization, {}, OFFERED) == TOKEN
+    assert refusal(credential_of, authorization, {}).code == "unauthorized"
 
 
 @pytest.mark.parametrize(
-    ("authorization", "query"),
+    ("authorization", "query", "offered"),
     [
-        ("Bearer K", {"key": "K"}),
-        ("Bearer K", {"token": "K"}),
-        (None, {"key": "K", "token": "K"}),
-        ("Bearer", {"key": ""}),
+        ("Bearer K", {"key": "K"}, ()),
+        ("Bearer K", {"token": "K"}, ()),
+        (None, {"key": "K", "token": "K"}, ()),
+        ("Bearer", {"key": ""}, ()),
+        ("Bearer", {"key": "K"}, ()),
+        ("Basic B", {"key": "K", "token": "K"}, ()),
+        (f"Bearer {TOKEN}", {}, OFFERED),
+        (None, {"token": TOKEN}, OFFERED),
+        (None, {"token": ""}, OFFERED),
+        (None, {}, (*OFFERED, "bearer.wst_other")),
+        (None, {}, (*OFFERED, OFFERED[1])),
+        ("Bearer K", {}, ("bearer.dm_live_x",)),
     ],
 )
-def test_two_credentials_are_a_bad_request_even_if_they_are_the_same(authorization, query):
-    assert refusal(credential_of, authorization, query).code == "bad_request"
+def test_two_credentials_are_a_bad_request_even_if_they_are_the_same(authorization, query, offered):
+    assert refusal(credential_of, authorization, query, offered).code == "bad_request"
 
 
 @pytest.mark.parametrize(
@@ -127,6 +152,14 @@ def test_no_credential_is_unauthorized(authorization, query):
     error = refusal(credential_of, authorization, query)
     assert error.code == "unauthorized"
     assert error.headers == (("WWW-Authenticate", "Bearer"),)
+
+
+@pytest.mark.parametrize("name", ["bearer.dm_live_alice", "bearer.", "bearer.WST_a"])
+def test_a_subprotocol_carries_no_key_and_the_refusal_does_not_repeat_it(name):
+    error = refusal(credential_of, None, {}, ["daimon.v1", name])
+    assert error.code == "unauthorized"
+    assert "token" in error.message
+    assert "alice" not in error.message
 
 
 # --- what it reaches
@@ -220,6 +253,34 @@ def test_narrowing_again_by_the_same_changes_nothing(key, narrowing):
     left = key.narrowed(narrowing)
     assert left.narrowed(narrowing) == left
     assert left.narrowed(left.narrowing) == left
+
+
+# --- who its bearer is
+
+
+@given(keys, keys, narrowings, narrowings)
+def test_the_same_key_narrowed_the_same_is_the_same_client_and_another_is_not(one, other, narrowing, another):
+    """Whatever the key reaches, and however it is called."""
+    one, other = (msgspec.structs.replace(key, id=name, sha256="aa") for key, name in ((one, "a"), (other, "b")))
+    assert one.identity == other.identity
+    left, right = one.narrowed(narrowing).identity, other.narrowed(another).identity
+    assert (left == right) == (narrowing == another)
+    assert (left == one.identity) == (narrowing == Narrowing())
+    assert one.narrowed(narrowing).narrowed(narrowing).identity == left
+    stranger = msgspec.structs.replace(one, sha256="bb")
+    assert stranger.identity not in (one.identity, left)
+    assert stranger.narrowed(narrowing).identity not in (one.identity, left)
+
+
+def test_who_a_client_is_is_the_same_text_in_every_process():
+    """It is remembered where others look it up, too."""
+    key = msgspec.structs.replace(key_of("subscribe"), sha256="aa")
+    narrowing = Narrowing(frozenset({"in_2", "in_1"}), frozenset({"subscribe"}))
+    assert key.narrowed(narrowing).identity == "aa/2aa52d9b2e9fdd02e9af3477f23afddf"
+
+
+def test_a_key_without_a_secret_is_known_by_its_id():
+    assert key_of("subscribe").identity == "key"
 
 
 # --- all that a connection of it may be sent

@@ -34,7 +34,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import broker.access.keyring
-from broker import RequestError, TokensConfig
+from broker import KeyConfig, RequestError, TokensConfig
 from broker.access.keys import Key, digest_of
 from broker.access.tokens import MAX_TOKEN_LENGTH, Tokens
 from broker.protocol.messages import TokenRequest
@@ -510,6 +510,73 @@ async def test_a_token_may_do_only_what_its_scopes_say():
         assert (await opening(served.address, "inbox_ids=*", key=token)).status == 403
 
 
+# --- a client that is known again
+
+
+async def test_a_token_that_is_narrowed_neither_gets_nor_gives_answers_of_its_keys_commands():
+    """The handler answers by what it is told the key reaches."""
+    async with serving() as served:
+        asked = []
+
+        @served.broker.command("look")
+        async def look(params, context):
+            asked.append(context.message_id)
+            return "all" if context.inbox_ids is None else sorted(context.inbox_ids)
+
+        async def answer(key: str, query: str = "") -> object:
+            async with connected(served.address, query, key=key) as client:
+                await client.say(action="look", request_id="r1")
+                return (await client.answer("r1"))["result"]
+
+        narrowed = [await token_of(served.address, inbox_ids=[inbox]) for inbox in ("in_1", "in_2", "in_2")]
+        whole = await token_of(served.address)
+        assert await answer(narrowed[0]) == ["in_1"]
+        assert await answer(ALICE) == "all"
+        assert await answer(narrowed[1]) == ["in_2"]
+        assert len(set(asked)) == 3
+        # The same key narrowed the same is the same client: its answer is given again.
+        assert await answer(narrowed[2]) == ["in_2"]
+        assert await answer(whole) == "all"
+        assert len(asked) == 3
+        assert await answer(narrowed[0], "client_id=c") == ["in_1"]
+        assert len(set(asked)) == 4
+
+
+async def test_a_token_that_is_narrowed_publishes_under_request_ids_of_its_own():
+    async with serving() as served:
+        token = await token_of(served.address, inbox_ids=["in_1"])
+        for key, number in ((ALICE, 1), (token, 2), (ALICE, 1), (token, 2)):
+            async with connected(served.address, key=key) as client:
+                await client.say(action="publish", request_id="r1", events=[event(number)])
+                assert "result" in await client.answer("r1")
+        assert served.broker.statistics().published == 2
+
+
+async def test_a_key_that_a_reload_changes_is_the_same_client_and_what_it_sends_again_is_not_done_again():
+    """It was asked for before: an answer that was on its way once is no news."""
+    async with serving() as served:
+        asked = []
+
+        @served.broker.command("send")
+        async def send(params, context):
+            asked.append(context.message_id)
+            return len(asked)
+
+        async def answer(key: str = ALICE) -> object:
+            async with connected(served.address, key=key) as client:
+                await client.say(action="send", request_id="r1", inbox_id="in_1")
+                return (await client.answer("r1"))["result"]
+
+        assert await answer() == 1
+        served.broker.reload(config_of(alices(configured_key(ALICE, inbox_ids=("in_1", "in_2")))))
+        assert await answer() == 1
+        # Another secret under the old name is somebody else.
+        new = KeyConfig(id=configured_key(ALICE).id, sha256=digest_of("dm_live_new"))
+        served.broker.reload(config_of(alices(new)))
+        assert await answer("dm_live_new") == 2
+        assert len(set(asked)) == 2
+
+
 # --- bad credentials: each its refusal, none in a log
 
 
@@ -571,6 +638,18 @@ async def test_each_bad_credential_has_its_refusal_and_none_is_logged_or_quoted(
         for secret in ("dm_live_", "wst_", "xxx", "sk_live", ALICE.upper(), token, TOKEN, FLIPPED):
             assert secret not in said
         assert served.broker.statistics().slots.connections == 0
+
+
+async def test_beside_a_proxys_authorization_the_query_counts():
+    proxys = ("Authorization", "Basic cHJveHk6c2VjcmV0")
+    async with serving() as served:
+        token = await token_of(served.address)
+        for query in (f"key={ALICE}", f"token={token}"):
+            async with connected(served.address, query, proxys) as client:
+                assert client.ready["account_id"] == ACCOUNT
+        assert (await ask(served.address, "POST", f"/v1/events?key={ALICE}", proxys, body=b"[]")).status == 200
+        assert (await opening(served.address, f"key={ALICE}&token={token}", proxys, key=None)).status == 400
+        assert (await opening(served.address, "", proxys, key=None)).status == 401
 
 
 async def test_no_credential_of_a_living_connection_is_logged_or_said_at_its_end(everything_logged):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.access.keys import Key
+from broker.access.keys import Key, Narrowing
 from broker.commands.requests import check_command
 from broker.errors import RequestError
 from broker.protocol.decoding import decode_command, decode_values
@@ -127,6 +127,22 @@ def test_a_trace_beside_the_command_is_taken_if_it_has_none_itself():
 def test_a_command_is_known_by_its_key_client_and_request_id_and_only_if_the_client_gave_one():
     assert check({"action": "read", "request_id": "made_1"}).identity == ("key_1", "", "made_1")
     assert check({"action": "read"}).identity is None
+
+
+def test_tokens_that_are_narrowed_otherwise_than_their_key_are_others_and_the_same_narrowing_is_the_same():
+    key = Key("key_1", "acct", frozenset({"command"}), sha256="aa")
+    one, same, mute = (Narrowing(frozenset({"in_1"})), Narrowing(frozenset({"in_1"})), Narrowing(None, frozenset()))
+    command = {"action": "read", "request_id": "r1"}
+    identities = [check(command, narrowed).identity for narrowed in (key, key.narrowed(one), key.narrowed(same))]
+    assert identities[0] != identities[1] == identities[2]
+    assert key.narrowed(mute).identity not in {identity[0] for identity in identities}
+    assert check(command, key.narrowed(Narrowing())).identity == identities[0]
+
+
+def test_two_keys_of_one_name_are_two():
+    command = {"action": "read", "request_id": "r1"}
+    keys = [Key("key_1", "acct", frozenset({"command"}), sha256=digest) for digest in ("aa", "bb")]
+    assert check(command, keys[0]).identity != check(command, keys[1]).identity
 
 
 values = st.recursive(

@@ -223,7 +223,7 @@ def test_the_count_is_made_before_the_filter_which_holds_for_replayed_events_too
     assert talk.later == []
 
 
-@pytest.mark.parametrize("since", ["cnothing.1", "nonsense", "-5m", ""])
+@pytest.mark.parametrize("since", ["cnothing.1", "nonsense", "-5m", " "])
 def test_an_unknown_cursor_is_not_recovered_and_a_gap_from_nowhere_is_the_very_next_frame(since):
     talk = Talk(query={"inbox_ids": "a", "since": since}, stored="aab")
     talk.drop(1)
@@ -284,6 +284,16 @@ def test_after_unsubscribing_no_event_of_that_inbox_comes_though_it_was_publishe
     talk.publish("ab a")
     assert talk.ask("unsubscribe", inbox_ids=["a", "never_held"])["result"]["inbox_ids"] == ["b"]
     assert ids(talk.later) == ["e2", "e3"]
+
+
+def test_a_since_without_a_value_is_no_since_and_is_named():
+    talk = Talk(stored="a")
+    talk.open()
+    for command in ({"since": ""}, {"params": {"since": ""}}):
+        code, message = talk.error("subscribe", inbox_ids=["a"], **command)
+        assert code == "invalid_params"
+        assert "since`" in message
+    assert talk.ask("subscribe", inbox_ids=["a"], since=None)["result"]["inbox_ids"] == ["a"]
 
 
 def test_under_everything_a_single_inbox_cannot_be_unsubscribed():
@@ -399,7 +409,7 @@ def test_an_inbox_key_of_more_inboxes_than_a_connection_may_hold_can_still_chang
     assert talk.error("subscribe", inbox_ids=["a"])[0] == "invalid_params"
 
 
-@given(since=st.text(max_size=300))
+@given(since=st.text(min_size=1, max_size=300))
 def test_whatever_since_is_it_is_answered(since):
     talk = opened(stored="aab")
     for text in (since, talk.cursor(0)[:-1] + since):
