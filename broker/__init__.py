@@ -1,5 +1,6 @@
 """An event broker for AI agents with e-mail inboxes: the public names, and nothing else."""
 
+from . import keys
 from .access.lookup import AccessAnswer
 from .broker import Broker, BrokerStatistics, open_broker
 from .commands.dispatch import CommandContext
@@ -23,6 +24,7 @@ from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, Con
 from .fanout.subscriber import Subscriber
 from .protocol.messages import Event, Gap, NewEvent, Published, Replay
 from .transport.server import serve
+from .version import __version__
 
 __all__ = [
     "AccessAnswer",
@@ -54,6 +56,8 @@ __all__ = [
     "Subscriber",
     "TierRatesConfig",
     "TokensConfig",
+    "__version__",
+    "keys",
     "load_config",
     "open_broker",
     "serve",

@@ -196,6 +196,18 @@ def check_config(config: Config) -> Config:
     return _checked(msgspec.to_builtins(config), "the configuration")
 
 
+def mistaken_variables(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return variables that name a setting with one underscore instead of two, each with what it should be."""
+    names = {
+        f"{_ENVIRONMENT_PREFIX}{section.name}_{setting.name}".upper(): (section.name, setting.name)
+        for section in msgspec.structs.fields(Config)
+        if isinstance(section.type, type) and issubclass(section.type, Struct)
+        for setting in msgspec.structs.fields(section.type)
+    }
+    mistaken = {variable: names[variable] for variable in sorted(environment.keys() & names.keys())}
+    return [(name, f"{_ENVIRONMENT_PREFIX}{'__'.join(meant)}".upper()) for name, meant in mistaken.items()]
+
+
 def _override(section: str, name: str, variable: str, value: str) -> Any:
     """Return a variable's text as the type of its setting."""
     sections = {field.name: field.type for field in msgspec.structs.fields(Config)}

@@ -1,8 +1,11 @@
 """The broker as a process of its own, as its users start it."""
 
 import os
+import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 KEY = "dm_live_test_of_the_command_line"
@@ -11,15 +14,29 @@ COMMAND = [sys.executable, "-m", "broker"]
 
 
 @contextmanager
-def process(*arguments, **options):
+def process(*arguments, command=COMMAND, **options) -> Iterator[subprocess.Popen[str]]:
+    """A process, killed with the block, or when its time is up, so that no read waits for ever."""
     with subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*command, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "BROKER_KEY": KEY, **options},
     ) as started:
+        guard = threading.Timer(GUARD_SECONDS, started.kill)
+        guard.start()
         try:
             yield started
         finally:
+            guard.cancel()
             started.kill()
+
+
+@contextmanager
+def serving(*arguments, **options) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running `broker serve` on a free port, and its URL."""
+    with process("serve", "--port", "0", *arguments, **options) as started:
+        said = started.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert found, said
+        yield started, found[0]

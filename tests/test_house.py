@@ -17,17 +17,18 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, ["errors", "schedule"]),
+    ("", 0, [("errors", "schedule", "version")]),
     ("protocol", 1, [("framing", "selection"), "names", "messages", "decoding"]),
     ("", 2, [("config", "callout")]),
     ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("keyring", "admission")]),
     ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
     ("fanout", 4, ["subscriptions", "follower", "hub", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
+    ("", 4, ["keys"]),
     ("intake", 5, [("budget", "publishing")]),
     ("", 6, ["broker"]),
     ("transport", 7, [("stream", "http11"), ("upgrade", "session", "reading"), ("connection", "endpoints"), "server"]),
-    ("cli", 8, ["client", "demo", "cli"]),
+    ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
 ]
 """The one table of who may import from whom; wings on one floor do not know each other."""
 
@@ -50,7 +51,7 @@ PURE = {
     "errors", "config", "protocol.framing", "protocol.selection", "protocol.names", "protocol.messages",
     "protocol.decoding", "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
-    "commands.remembered", "commands.requests", "intake.budget", "transport.session",
+    "commands.remembered", "commands.requests", "intake.budget", "transport.session", "cli.lines",
 }  # fmt: skip
 IMPURE = {
     "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",

@@ -1,13 +1,12 @@
 """A small client of the stream protocol, for the command line and the demo: it comes back by itself.
 
 After a lost connection it opens the stream again with the last cursor it saw, so nothing is missed within the
-replay window. The other of the two modules that import trio_websocket.
+replay window. It says why it waits, and for how long.
 """
 
 import json
-import logging
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -16,9 +15,7 @@ import trio
 import trio_websocket
 from msgspec import Struct
 
-from ..errors import BrokerError, CloseCode
-
-logger = logging.getLogger(__name__)
+from ..errors import BrokerError, CloseCode, first_of
 
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 1.0
@@ -29,13 +26,23 @@ MAX_MESSAGE_BYTES: Final = 16_777_216
 _TRY_AGAIN: Final = frozenset({429, 500, 502, 503, 504})
 _NO_WAY_BACK: Final = frozenset(int(code) for code in CloseCode if not code.come_back)
 
+Say = Callable[[str], None]
+
 
 class RefusedError(BrokerError):
-    """The server refused the stream for good: ``status`` and its message."""
+    """The server will not have this client: ``status`` is of HTTP, or a close code."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
+
+
+class LostError(BrokerError):
+    """There is no connection now, but may be later: why, and after how long it is worth a try."""
+
+    def __init__(self, why: str, pause_seconds: float | None = None) -> None:
+        super().__init__(why)
+        self.pause_seconds = pause_seconds
 
 
 class StreamRequest(Struct, frozen=True):
@@ -113,35 +120,53 @@ class Stream:
 
 
 @asynccontextmanager
-async def open_stream(request: StreamRequest) -> AsyncIterator[Stream]:
+async def open_stream(request: StreamRequest, say: Say, *, retry: bool = True) -> AsyncIterator[Stream]:
     """Keep a stream open for as long as the block lasts, over as many connections as it takes.
 
-    Raises `RefusedError`, in an exception group, if the server will not have this client.
+    ``say`` gets why there is none, and when the next try is. Raises, in an exception group, `RefusedError` if the
+    server will not have this client, and, without ``retry``, `LostError` where another would be tried.
     """
     send, receive = trio.open_memory_channel[dict[str, Any]](0)
     stream = Stream(receive)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_keep_open, request, stream, send)
-        try:
-            yield stream
-        finally:
-            nursery.cancel_scope.cancel()
+        nursery.start_soon(_keep_open, request, stream, send, say, retry)
+        yield stream
+        nursery.cancel_scope.cancel()
 
 
-async def _keep_open(request: StreamRequest, stream: Stream, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
+async def _keep_open(
+    request: StreamRequest, stream: Stream, frames: trio.MemorySendChannel[dict[str, Any]], say: Say, retry: bool
+) -> None:
     progress = _Progress()
     while True:
         try:
-            await _receive(request.at(progress.cursor), request.key, stream, progress, frames)
-        except trio_websocket.ConnectionRejected as rejected:
-            if rejected.status_code not in _TRY_AGAIN:
-                raise RefusedError(rejected.status_code, _message_of(rejected.body)) from None
-        except trio_websocket.ConnectionClosed as closed:
-            if closed.reason is not None and closed.reason.code in _NO_WAY_BACK:
-                raise RefusedError(closed.reason.code, closed.reason.reason or "closed") from None
-        except (trio_websocket.HandshakeError, trio.BrokenResourceError, OSError):
-            logger.debug("the stream is not to be had now", exc_info=True)
-        await trio.sleep(progress.seconds_to_wait())
+            with _as_broker_errors(request.url):
+                await _receive(request.at(progress.cursor), request.key, stream, progress, frames)
+        except LostError as lost:
+            if not retry:
+                raise
+            seconds = lost.pause_seconds or progress.seconds_to_wait()
+            say(f"{lost}; the next try is in {seconds:.1f} s")
+            await trio.sleep(seconds)
+
+
+@contextmanager
+def _as_broker_errors(url: str) -> Iterator[None]:
+    """Turn all that ends a connection, or keeps it from being made, into `RefusedError` or `LostError`."""
+    try:
+        yield
+    except trio_websocket.ConnectionRejected as rejected:
+        raise _refusal(rejected) from None
+    except trio_websocket.ConnectionClosed as closed:
+        code = None if closed.reason is None else closed.reason.code
+        why = (closed.reason and closed.reason.reason) or "the connection was lost"
+        if code in _NO_WAY_BACK:
+            raise RefusedError(int(code or 0), why) from None
+        raise LostError(why if code is None else f"{code}: {why}") from None
+    except trio_websocket.ConnectionTimeout:
+        raise LostError(f"{url} did not answer within {CONNECT_SECONDS:g} s") from None
+    except (trio_websocket.HandshakeError, trio.BrokenResourceError, OSError) as error:
+        raise LostError(f"{url}: {_words(error)}") from None
 
 
 async def _receive(
@@ -156,14 +181,36 @@ async def _receive(
         disconnect_timeout=CLOSE_SECONDS,
     ) as websocket:
         with stream.over(websocket):
-            while True:
-                frame = json.loads(await websocket.get_message())
-                await frames.send(frame)
-                progress.note(frame)
+            try:
+                while True:
+                    frame = json.loads(await websocket.get_message())
+                    await frames.send(frame)
+                    progress.note(frame)
+            except trio.Cancelled:
+                with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await websocket.aclose()  # a goodbye, so that the server need not guess
+                raise
 
 
-def _message_of(body: bytes | None) -> str:
+def _refusal(rejected: trio_websocket.ConnectionRejected) -> RefusedError | LostError:
+    """Return what an answer of HTTP means for a client."""
+    status = rejected.status_code
     try:
-        return str(json.loads(body or b"")["error"]["message"])
+        message = str(json.loads(rejected.body or b"")["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return "refused"
+        message = "the server there will not open a stream; is it a broker?"
+    if status not in _TRY_AGAIN:
+        return RefusedError(status, message)
+    after = dict(rejected.headers or ()).get(b"retry-after", b"")
+    return LostError(f"{status}: {message}", float(after) if after.isdigit() else None)
+
+
+def _words(error: BaseException) -> str:
+    """Return why there is no connection, from under what trio and trio-websocket wrapped around it."""
+    cause = error
+    while cause.__cause__ is not None or isinstance(cause, BaseExceptionGroup):
+        cause = first_of(cause.__cause__ or cause)
+    if isinstance(cause, trio.BrokenResourceError):
+        return "the connection broke"
+    words = getattr(cause, "strerror", None) or "what answers there is no WebSocket server"
+    return str(words).rpartition(": ")[2]

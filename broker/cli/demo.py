@@ -4,11 +4,10 @@ The subscriber is a client like any other, over a real socket; latency counts fr
 arrival there, both in this process and so on one clock.
 """
 
-import hashlib
 import itertools
 import json
 import secrets
-from collections.abc import Callable
+import signal
 from functools import partial
 from time import perf_counter
 from typing import Any, Final
@@ -19,15 +18,16 @@ from msgspec import Struct
 from ..broker import Broker, open_broker
 from ..commands.dispatch import CommandContext
 from ..config import AccountConfig, Config, KeyConfig, ServerConfig
+from ..keys import hash_key, new_key
 from ..transport.server import Address, serve
-from .client import Stream, StreamRequest, open_stream
+from .client import Say, Stream, StreamRequest, open_stream
+from .lines import about
+from .options import program_name
 
 ACCOUNT_ID: Final = "acct_demo"
 INBOX_IDS: Final = ("inbox_sales", "inbox_support", "inbox_billing")
 EVENT_SECONDS: Final = 1.0
 _MAX_SENT: Final = 1_000
-
-Say = Callable[[str], None]
 
 
 def demo_event(number: int) -> dict[str, Any]:
@@ -59,37 +59,43 @@ def _message(message_id: str, inbox_id: str, number: int) -> dict[str, Any]:
     }
 
 
-async def run_demo(*, host: str, port: int, seconds: float | None, say: Say, say_aside: Say) -> None:
-    """Run the demo for ``seconds`` (None: until cancelled). A port that is taken is replaced by a free one.
+async def run_demo(*, host: str, port: int, seconds: float | None, say: Say) -> None:
+    """Run the demo for ``seconds`` (None: until SIGINT or SIGTERM). A port that is taken is replaced by a free one."""
+    with (
+        trio.move_on_after(float("inf") if seconds is None else seconds) as time,
+        trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+    ):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_show, host, port, say)
+            await anext(signals)
+            say("\nbye")
+            time.cancel()
 
-    ``say`` gets the lines to show, ``say_aside`` those that explain.
-    """
-    key = f"dm_live_{secrets.token_urlsafe(24)}"
-    config = demo_config(key, host)
-    with trio.move_on_after(float("inf") if seconds is None else seconds):
-        async with open_broker(config) as broker, trio.open_nursery() as nursery:
-            register_commands(broker)
-            address = await _serve_somewhere(nursery, broker, port, say_aside)
-            request = StreamRequest(f"ws://{_host_port(address)}", key)
-            async with open_stream(request) as stream:
-                ready = await anext(stream)
-                say_aside(_instructions(address, key))
-                say(f"connected    {ready['connection_id']}, subscribed to {', '.join(ready['inbox_ids'])}")
-                await _talk(broker, stream, say)
+
+async def _show(host: str, port: int, say: Say) -> None:
+    key = new_key()
+    async with open_broker(demo_config(key, host)) as broker, trio.open_nursery() as nursery:
+        register_commands(broker)
+        address = await _serve_somewhere(nursery, broker, port, say)
+        request = StreamRequest(f"ws://{_host_port(address)}", key)
+        async with open_stream(request, say) as stream:
+            ready = await anext(stream)
+            say(_instructions(address, key))
+            say(f"connected    {ready['connection_id']}, subscribed to {', '.join(ready['inbox_ids'])}")
+            await _talk(broker, stream, say)
 
 
 def demo_config(key: str, host: str = "127.0.0.1") -> Config:
     """Return a configuration with one account and one key."""
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    account = AccountConfig(id=ACCOUNT_ID, keys=(KeyConfig(id="key_demo", sha256=digest),))
+    account = AccountConfig(id=ACCOUNT_ID, keys=(KeyConfig(id="key_demo", sha256=hash_key(key)),))
     return Config(server=ServerConfig(host=host), accounts=(account,))
 
 
-async def _serve_somewhere(nursery: trio.Nursery, broker: Broker, port: int, say_aside: Say) -> Address:
+async def _serve_somewhere(nursery: trio.Nursery, broker: Broker, port: int, say: Say) -> Address:
     try:
         addresses: list[Address] = await nursery.start(partial(serve, broker, port=port))
     except OSError as error:
-        say_aside(f"Port {port}: {error.strerror or error}; taking a free one.")
+        say(f"Port {port}: {error.strerror or error}; taking a free one.")
         addresses = await nursery.start(partial(serve, broker, port=0))
     return addresses[0]
 
@@ -169,17 +175,11 @@ def _line(frame: dict[str, Any], arrived: float, sent: dict[str, float]) -> str:
         what, where, detail = f"  {frame['action']}", "", json.dumps(frame.get("result") or frame.get("error"))
     elif "event_id" in frame:
         started = sent.pop(frame["event_id"], None)
-        what, where, detail = frame["type"], frame.get("inbox_id", "(account)"), _about(frame["payload"])
+        what, where, detail = frame["type"], frame.get("inbox_id", "(account)"), about(frame["payload"])
     else:
         return f"{'':12} {frame['type']}"
     latency = "from outside" if started is None else f"{(arrived - started) * 1000:9.2f} ms"
     return f"{latency:12} {what:18} {where:14} {detail}"
-
-
-def _about(payload: dict[str, Any]) -> str:
-    message = payload.get("message")
-    about = message if isinstance(message, dict) else payload
-    return ", ".join(f"{name}: {about[name]}" for name in ("from", "subject", "recipient", "tier") if name in about)
 
 
 def _host_port(address: Address) -> str:
@@ -189,18 +189,22 @@ def _host_port(address: Address) -> str:
 
 def _instructions(address: Address, key: str) -> str:
     where = _host_port(address)
-    event = '{"type":"message.received","inbox_id":"inbox_sales","payload":{"message":{"subject":"Hello from curl"}}}'
+    message = {"message_id": "msg_curl", "from": "you@example.com", "subject": "Hello from curl"}
+    event = {"type": "message.received", "inbox_id": "inbox_sales", "payload": {"message": message}}
     return f"""
 A broker with a throw-away key listens on {where}, and an agent that answers each received message.
-Meet them from another terminal.
+Meet them from another terminal, in this folder.
 
-Publish an event, and see it arrive below:
-  curl http://{where}/v1/events -H 'Authorization: Bearer {key}' -d '{event}'
+Publish an event, and see it arrive below, with the agent's answers:
+  curl http://{where}/v1/events -H 'Authorization: Bearer {key}' -d '{json.dumps(event)}'
 
-Subscribe beside the demo, with either of:
-  broker tail --url ws://{where} --key {key}
+Subscribe beside the demo, with what you have of these:
+  {program_name()} tail --url {where} --key {key}
   wscat -c 'ws://{where}/v1/stream?inbox_ids=*&since=1m' -H 'Authorization: Bearer {key}'
   websocat -H 'Authorization: Bearer {key}' 'ws://{where}/v1/stream?inbox_ids=*&since=1m'
+
+Give a command, as an agent does:
+  {program_name()} send mark_as_read --url {where} --key {key} --inbox inbox_sales --param message_id=msg_curl
 
 Ctrl-C ends it. Latency is from the publish call to the subscriber, over a socket:
 """

@@ -1,0 +1,138 @@
+"""Verbs that ask a running broker one thing over HTTP: `publish`, `send`, `token` (PROTOCOL section 6)."""
+
+import http.client
+import json
+import sys
+import urllib.error
+import urllib.request
+from typing import Any, Final
+
+import click
+
+from .options import BrokerUrl, UsageError, inbox_option, key_option, scope_option, url_option
+
+ANSWER_SECONDS: Final = 30.0
+
+
+@click.command()
+@url_option
+@key_option
+@click.option("--type", "event_type", help="The event's type; its payload is then read from --payload or stdin.")
+@click.option("--inbox", "inbox_id", help="The event's inbox; left out: an event of the account.")
+@click.option("--account", "account_id", help="The event's account, with an operator key.")
+@click.option("--payload", help="The payload, a JSON object.")
+def publish(
+    url: BrokerUrl, key: str, event_type: str | None, inbox_id: str | None, account_id: str | None, payload: str | None
+) -> None:
+    """Publish events.
+
+    One event made from the options, or, without --type, NDJSON events from standard input.
+    """
+    if event_type is None:
+        given = [("--inbox", inbox_id), ("--account", account_id), ("--payload", payload)]
+        if needless := [name for name, value in given if value is not None]:
+            raise UsageError(
+                f"{', '.join(needless)} needs --type; without it whole events are read from standard input"
+            )
+        body, content_type = sys.stdin.buffer.read(), "application/x-ndjson"
+    else:
+        text = payload if payload is not None else sys.stdin.read()
+        event = {"type": event_type, "payload": _parse_payload(text)}
+        event |= {"inbox_id": inbox_id} if inbox_id else {}
+        event |= {"account_id": account_id} if account_id else {}
+        body, content_type = json.dumps(event).encode(), "application/json"
+    for published in _post(url, "/v1/events", key, body, content_type)["events"]:
+        click.echo(_compact(published))
+
+
+def _parse_payload(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--payload is not JSON: {error}") from None
+
+
+@click.command()
+@url_option
+@key_option
+@click.argument("action")
+@click.option("--inbox", "inbox_id", help="The inbox that the command is about.")
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter (repeat it); the value is JSON if it is any, else text.",
+)
+@click.option("--request-id", help="Sent again with the same one, the command is done once.")
+def send(
+    url: BrokerUrl, key: str, action: str, inbox_id: str | None, params: tuple[str, ...], request_id: str | None
+) -> None:
+    """Give a command, such as send_email."""
+    command: dict[str, Any] = {"action": action, "params": params_of(params)}
+    command |= {"inbox_id": inbox_id} if inbox_id else {}
+    command |= {"request_id": request_id} if request_id else {}
+    click.echo(_compact(_post(url, "/v1/commands", key, json.dumps(command).encode())))
+
+
+def params_of(params: tuple[str, ...]) -> dict[str, Any]:
+    """Return parameters that were given as `name=value`. Raises `UsageError`."""
+    values: dict[str, Any] = {}
+    for param in params:
+        name, equals, text = param.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--param {param!r} is not NAME=VALUE")
+        if name in values:
+            raise UsageError(f"--param {name} is there twice; a list is one value: {name}='[…, …]'")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+@click.command()
+@url_option
+@key_option
+@inbox_option("An inbox that it reaches (repeat it); left out: the key's.")
+@scope_option("What it may do (repeat it); left out: the key's.")
+@click.option("--ttl-seconds", type=click.FloatRange(min=0, min_open=True), help="How long it opens a stream.")
+def token(
+    url: BrokerUrl, key: str, inbox_ids: tuple[str, ...], scopes: tuple[str, ...], ttl_seconds: float | None
+) -> None:
+    """Make a connection token.
+
+    For a browser, or whoever must not have the key. It opens streams for a minute.
+    """
+    asked = {"inbox_ids": inbox_ids or None, "scopes": scopes or None, "ttl_seconds": ttl_seconds}
+    made = _post(url, "/v1/websocket/token", key, json.dumps(asked).encode())
+    click.echo(f"expires at {made['expires_at']}", err=True)
+    click.echo(made["token"])
+
+
+def _post(url: BrokerUrl, path: str, key: str, body: bytes, content_type: str = "application/json") -> Any:
+    """Return the result of a request. Raises `click.ClickException`, one line."""
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": content_type}
+    request = urllib.request.Request(url.http + path, body, headers, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            return json.load(answer)["result"]
+    except urllib.error.HTTPError as error:
+        raise click.ClickException(_refusal(error)) from None
+    except OSError as error:
+        why = getattr(error, "reason", error)
+        raise click.ClickException(f"{url.http}: {getattr(why, 'strerror', None) or why}") from None
+    except (http.client.HTTPException, ValueError, KeyError, TypeError):
+        raise click.ClickException(f"{url.http}: what answers there is no broker") from None
+
+
+def _refusal(answer: urllib.error.HTTPError) -> str:
+    try:
+        error = json.load(answer)["error"]
+        return f"{answer.code} {error['code']}: {error['message']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.code}: {answer.reason}"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

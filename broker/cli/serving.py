@@ -1,0 +1,94 @@
+"""Verbs that run a broker or look at its configuration: `serve`, `check-config`, `demo`."""
+
+import gc
+import logging
+import os
+from functools import partial
+from typing import Final
+
+import click
+import trio
+
+from ..config import Config, load_config
+from ..errors import first_of
+from ..transport.server import Address, raise_open_files_limit, serve_until_signal
+from ..version import __version__
+from .demo import run_demo
+from .options import config_option, ended_by_people, found_config, load, say
+
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@config_option
+@click.option("--host", help="Address to listen on; overrides the configuration.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0 for a free one.")
+@click.option(
+    "--log-level",
+    type=click.Choice(_LEVELS),
+    default="info",
+    show_default=True,
+    envvar="BROKER_LOG_LEVEL",
+    show_envvar=True,
+    help="What is logged on standard error.",
+)
+def serve(config_path: str | None, host: str | None, port: int | None, log_level: str) -> None:
+    """Run a broker.
+
+    At SIGTERM or SIGINT it drains: every client gets what is stored, and is told to come back. At SIGHUP it reads its
+    accounts, keys and rates again.
+    """
+    config_path = found_config(config_path)
+    config = load(config_path)
+    if not (config.accounts or config.access.url):
+        say("no accounts are configured: nobody can connect (see `broker init`, `broker keys new`)")
+    _set_up_logging(log_level)
+    raise_open_files_limit()
+    gc.freeze()
+    try:
+        load_again = partial(load_config, config_path, os.environ)
+        say_listening = partial(_say_listening, config, config_path)
+        trio.run(serve_until_signal, config, load_again, host, port, say_listening)
+    except* OSError as group:
+        raise click.ClickException(f"cannot listen: {first_of(group)}") from None
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes the URL of every callout
+
+
+def _say_listening(config: Config, config_path: str | None, addresses: list[Address]) -> None:
+    """Say in one line what serves, what it was given, where events are kept, and, last, where it listens."""
+    where = " and ".join(f"http://{f'[{host}]' if ':' in host else host}:{port}" for host, port in addresses)
+    settings = config_path or "no file"
+    kept = f"the window of {config.replay.seconds:g} s in memory"
+    say(f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+@click.command("check-config")
+@config_option
+def check_config(config_path: str | None) -> None:
+    """Say whether the configuration loads, with the environment."""
+    config_path = found_config(config_path)
+    config = load(config_path)
+    keys = sum(len(account.keys) for account in config.accounts)
+    counts = (len(config.accounts), "account"), (keys, "key"), (len(config.operators), "operator")
+    click.echo(f"ok: {', '.join(_counted(*count) for count in counts)} ({config_path or 'no file'})")
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8765, show_default=True, help="Port to listen on; a free one if it is taken.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="End by itself after so many seconds.")
+def demo(host: str, port: int, seconds: float | None) -> None:
+    """Show a broker at work.
+
+    Runs a broker, an agent and a publisher in one process, and prints what arrives with its latency.
+    """
+    with ended_by_people():
+        trio.run(partial(run_demo, host=host, port=port, seconds=seconds, say=click.echo))

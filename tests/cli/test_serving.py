@@ -1,0 +1,118 @@
+"""`broker serve` and `check-config` as operators meet them: separate processes, real ports, exit codes."""
+
+import re
+import resource
+import signal
+
+import pytest
+from click.testing import CliRunner
+from processes import GUARD_SECONDS, KEY, process, serving
+
+import broker
+from broker.cli.cli import main
+from broker.keys import hash_key
+
+CONFIG = f"""
+[[accounts]]
+id = "acct_test"
+[[accounts.keys]]
+id = "key_test"
+sha256 = "{hash_key(KEY)}"
+"""
+
+
+@pytest.fixture
+def config_path(tmp_path):
+    path = tmp_path / "broker.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def server(config_path):
+    with serving("--config", config_path) as started:
+        yield started
+
+
+def run(*arguments, **environment):
+    return CliRunner().invoke(main, arguments, env=environment)
+
+
+def test_serve_says_in_one_line_what_it_is_what_it_serves_and_last_where(config_path):
+    with process("serve", "--config", config_path, "--port", "0") as started:
+        line = started.stderr.readline()
+    for part in (broker.__version__, "1 account", str(config_path), "in memory", "300 s"):
+        assert part in line
+    assert re.search(r" http://127\.0\.0\.1:\d+\n$", line)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_ends_with_exit_code_0_when_it_is_told_to(server, number):
+    serving, _ = server
+    serving.send_signal(number)
+    assert serving.wait(GUARD_SECONDS) == 0
+
+
+def test_more_signals_while_it_drains_change_nothing(server):
+    serving, url = server
+    with process("tail", "--url", url) as tailing:
+        assert "connection.ready" in tailing.stdout.readline()
+        for _ in range(5):
+            serving.send_signal(signal.SIGTERM)
+            serving.send_signal(signal.SIGINT)
+        assert "server.draining" in tailing.stdout.readline()
+        assert serving.wait(GUARD_SECONDS) == 0
+
+
+@pytest.mark.parametrize(("level", "logged"), [("info", True), ("warning", False)])
+def test_the_log_level_is_chosen_by_the_operator(config_path, level, logged):
+    with serving("--config", config_path, "--log-level", level) as (started, url):
+        with process("tail", "--url", url) as tailing:
+            assert "connection.ready" in tailing.stdout.readline()
+        started.terminate()
+        _, said = started.communicate(timeout=GUARD_SECONDS)
+    assert ("conn_" in said) is logged
+
+
+def test_a_configuration_without_accounts_is_said_to_serve_nobody(tmp_path):
+    with process("serve", "--port", "0") as started:
+        assert "no accounts" in started.stderr.readline()
+
+
+def test_serve_raises_its_limit_of_open_files(server):
+    serving, _ = server
+    soft, hard = resource.prlimit(serving.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard
+
+
+# --- the configuration -------------------------------------------------------
+
+
+def test_check_config_says_that_it_loads(config_path):
+    answer = run("check-config", "--config", str(config_path))
+    assert (answer.exit_code, answer.output) == (0, f"ok: 1 account, 1 key, 0 operators ({config_path})\n")
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_a_setting_that_is_not_known_is_named(command, config_path):
+    config_path.write_text("[server]\nporrt = 1\n")
+    answer = run(command, "--config", str(config_path))
+    assert answer.exit_code == 1
+    assert "porrt" in answer.output
+    by_environment = run("check-config", BROKER_SERVER__PORRT="1")
+    assert "BROKER_SERVER__PORRT" in by_environment.output
+
+
+def test_a_port_that_is_taken_is_an_error_that_says_so(server, config_path):
+    port = server[1].rpartition(":")[2]
+    with process("serve", "--config", config_path, "--port", port) as second:
+        assert second.wait(GUARD_SECONDS) == 1
+        said = second.stderr.read()
+    assert "cannot listen" in said
+    assert "Traceback" not in said
+
+
+def test_the_environment_overrides_the_file_and_a_flag_overrides_both(config_path):
+    config_path.write_text(CONFIG + "[server]\nport = 1\n")
+    with process("serve", "--config", config_path, "--port", "0", BROKER_SERVER__PORT="2") as serving:
+        assert re.search(r":(\d+)$", serving.stderr.readline().strip())[1] not in {"1", "2"}
