@@ -116,7 +116,7 @@ def register_commands(broker: Broker) -> None:
 class Email(Struct, frozen=True):
     """Parameters of the demo's `send_email`."""
 
-    to: list[str]
+    to: str | list[str]
     subject: str
     body: str
     in_reply_to: str | None = None

@@ -11,18 +11,18 @@ from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from ..errors import BadCommandError, BadFrameError, RequestError
 from .messages import Command, PreparedEvent, format_time
-from .names import EventType, Identifier, located
+from .names import EventType, Identifier, check_spelling, located
 
 T = TypeVar("T", bound=Struct)
 P = TypeVar("P")
 
 MAX_DEPTH: Final = 128
 """Of a payload: what one decoder takes must not be too deep for the next, a subscriber's."""
-_RESERVED_WORDS = frozenset({"connection", "replay", "server"})
+_RESERVED_WORDS = frozenset({"connection", "replay", "server", "webhook", "queue"})
 _RESERVED_TYPES = frozenset({"response", "error"})
 
 
@@ -33,6 +33,16 @@ class _RawEvent(Struct, gc=False):
     event_id: Identifier | None = None
     created_at: Annotated[datetime, Meta(tz=True)] | None = None
     account_id: Identifier | None = None
+    inbox: Raw | UnsetType = UNSET
+    inboxes: Raw | UnsetType = UNSET
+    inbox_ids: Raw | UnsetType = UNSET
+    inbox_camel: Raw | UnsetType = field(default=UNSET, name="inboxId")
+    inboxes_camel: Raw | UnsetType = field(default=UNSET, name="inboxIds")
+
+    @property
+    def is_misspelt(self) -> bool:
+        """Whether there is something that means an inbox and is no field."""
+        return not (self.inbox is self.inboxes is self.inbox_ids is self.inbox_camel is self.inboxes_camel is UNSET)
 
 
 _decode_raw_event = msgspec.json.Decoder(_RawEvent).decode
@@ -83,6 +93,8 @@ def prepare_event(raw: bytes, path: str, *, max_bytes: int, now: str, new_id: Ca
         message = f"The event has {len(raw)} bytes, more than max_event_bytes ({max_bytes}) - at `{path}`"
         raise RequestError("too_large", message)
     event: _RawEvent = _decode(_decode_raw_event, raw, path)
+    if event.is_misspelt:
+        check_spelling({name: f"{path}.{name}" for name in _decode(_decode_object, raw, path)}, "inbox_id")
     first_word = event.type.partition(".")[0]
     if first_word in _RESERVED_WORDS or event.type in _RESERVED_TYPES:
         raise RequestError("invalid_params", f"The type {event.type!r} is the broker's own - at `{path}.type`")

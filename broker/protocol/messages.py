@@ -4,6 +4,7 @@ Pure. Payloads stay the bytes that the publisher sent and are spliced raw into t
 proves beforehand that they may be.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -11,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ..errors import RequestError
-from .names import EventType, Identifier, InboxName, Scope, TypeFilter
+from .names import ALL_INBOXES, EventType, Identifier, InboxName, Scope, TypeFilter
 
 
 class NewEvent(Struct, frozen=True, gc=False):
@@ -167,11 +168,17 @@ class Token(Struct, frozen=True):
 
 
 class SubscribeParams(Struct, frozen=True):
-    """Parameters of `subscribe`."""
+    """Parameters of `subscribe`; with none of them it is for all that the key reaches."""
 
-    inbox_ids: list[InboxName] | Literal["*"] = []
+    inbox_ids: list[InboxName] | Literal["*"] | UnsetType = UNSET
     since: Annotated[str, Meta(min_length=1)] | None = None
     event_types: Annotated[list[TypeFilter], Meta(min_length=1)] | None = None
+
+    def asked(self) -> Sequence[str]:
+        """Return the inboxes to add, `*` for all: of a bare `subscribe` all, else what it says."""
+        if not isinstance(self.inbox_ids, UnsetType):
+            return self.inbox_ids
+        return ALL_INBOXES if self.since is None and self.event_types is None else ()
 
 
 class UnsubscribeParams(Struct, frozen=True):

@@ -4,7 +4,7 @@ Pure. What does not fit is a `RequestError` that names the field.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -72,6 +72,19 @@ def check_identifier(value: str, name: str, *, code: str = "invalid_params") -> 
         msgspec.convert(value, Identifier)
     except msgspec.ValidationError as error:
         raise RequestError(code, located(str(error), name)) from None
+
+
+_SPELLINGS: Final = ("inbox_id", "inbox_ids", "inbox", "inboxes", "inboxId", "inboxIds")
+
+
+def check_spelling(paths: Mapping[str, str], right: Literal["inbox_id", "inbox_ids"]) -> None:
+    """Refuse what is meant as ``right`` and spelled otherwise: to ignore it would be to take all for some.
+
+    ``paths`` says where each name stands. Raises `RequestError` that names both.
+    """
+    for name in _SPELLINGS:
+        if name in paths and name != right:
+            raise RequestError("invalid_params", f"The name is `{right}` - at `{paths[name]}`")
 
 
 def located(message: str, path: str) -> str:

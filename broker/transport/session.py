@@ -38,7 +38,7 @@ from ..protocol.messages import (
     encode_response,
     format_time,
 )
-from ..protocol.names import ALL_INBOXES
+from ..protocol.names import ALL_INBOXES, check_spelling
 from ..protocol.selection import NOTHING, Selection, TypeFilter
 
 MAX_BAD_FRAMES: Final = 20
@@ -284,14 +284,16 @@ class Session:
 
     def _subscribe(self, command: Command, now: float, wall: datetime) -> tuple[SubscriptionResult, Gap | None]:
         self.key.require("subscribe")
+        check_spelling(command.paths, "inbox_ids")
         params = decode_params(command, SubscribeParams)
         follower = self.follower
         held = follower.selection
-        asked = self.key.select(params.inbox_ids, command.paths.get("inbox_ids", "$.inbox_ids"))
+        where = command.paths.get("inbox_ids", "$.inbox_ids")
+        asked = self.key.select(params.asked(), where)
         wanted = held.union(asked)
         most = self._config.limits.max_inboxes_per_connection
         if wanted != held and size_of(wanted) > most:
-            raise RequestError("invalid_params", f"More than {most} inboxes - at `{command.paths['inbox_ids']}`")
+            raise RequestError("invalid_params", f"More than {most} inboxes - at `{where}`")
         types = follower.event_filter if params.event_types is None else TypeFilter(params.event_types)
         self._say_gaps_of_replay()
         follower.change(wanted, types)

@@ -1,11 +1,20 @@
 """`broker demo` as a newcomer meets it: what it shows, and that what it prints works as printed."""
 
+import json
 import re
 import shlex
 import signal
 import subprocess
 
+import msgspec
+import pytest
 from processes import COMMAND, GUARD_SECONDS, process
+
+from broker import open_broker
+from broker.cli.demo import demo_config, register_commands
+from broker.protocol.decoding import decode_command
+
+KEY = "dm_live_demo"
 
 
 def test_the_demo_shows_the_four_types_with_their_latency_and_ends_by_itself():
@@ -32,8 +41,8 @@ def test_the_commands_that_the_demo_prints_work_as_printed_and_its_agent_answers
         assert "connected" in printed(lines, "connected")
         subprocess.run(curl, shell=True, check=True, capture_output=True, timeout=GUARD_SECONDS)
         assert "Hello from curl" in printed(lines, "from outside")
-        assert "you@example.com" in printed(lines, "  send_email")
-        assert "msg_curl" in printed(lines, "  mark_as_read")
+        assert "  send_email" in printed(lines, "you@example.com")  # the demo's own messages are answered, too
+        assert "  mark_as_read" in printed(lines, "msg_curl")
         for command in (f"{tail} --count 1", send):
             subprocess.run(shlex.split(command), check=True, capture_output=True, timeout=GUARD_SECONDS)
 
@@ -61,3 +70,14 @@ def test_the_demo_takes_a_free_port_if_its_own_is_taken():
             output, _ = demo.communicate(timeout=GUARD_SECONDS)
     assert demo.returncode == 0
     assert "taking a free one" in output
+
+
+@pytest.mark.parametrize("to", ["user@example.com", ["user@example.com", "ada@example.com"]])
+async def test_the_demo_sends_mail_to_one_or_to_a_list(to):
+    plan = {"action": "send_email", "inbox_id": "inbox_abc123", "to": to, "subject": "Hello", "body": "From an agent"}
+    async with open_broker(demo_config(KEY)) as broker:
+        register_commands(broker)
+        key = await broker.keyring.authenticate(KEY, None)
+        answer = await broker.do_command(key, decode_command(json.dumps(plan)))
+    sent = msgspec.json.decode(answer)
+    assert (sent["from"], sent["to"]) == ("inbox_abc123", to)

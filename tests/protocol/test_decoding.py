@@ -218,6 +218,16 @@ def test_a_bad_name_is_refused_with_its_path(field, value):
     assert f"`$[3].{field}`" in error.message
 
 
+@pytest.mark.parametrize("name", ["inbox", "inboxes", "inboxId", "inboxIds", "inbox_ids"])
+@pytest.mark.parametrize("value", ["inbox_a", ["inbox_a"], None])
+def test_an_event_whose_inbox_is_misspelt_is_no_event_of_the_account(name, value):
+    for more in ({}, {"inbox_id": "inbox_a"}):
+        error = refusal(prepare, event_json(**more, **{name: value}), "$[3]")
+        assert error.code == "invalid_params"
+        assert "`inbox_id`" in error.message
+        assert f"`$[3].{name}`" in error.message
+
+
 @pytest.mark.parametrize("value", ["", "A.b", "a..b", "a.b\n", "a.*", "x" * 129, 5, None])
 def test_a_bad_type_is_refused_with_its_path(value):
     error = refusal(prepare, event_json(type=value), "$[3]")
@@ -236,7 +246,10 @@ def test_an_event_without_type_or_payload_is_refused_by_name(field):
 
 @pytest.mark.parametrize(
     "name",
-    ["connection", "connection.ready", "replay", "replay.gap", "server", "server.x.y", "response", "error"],
+    [
+        *("connection", "connection.ready", "replay", "replay.gap", "server", "server.x.y", "response", "error"),
+        *("webhook", "webhook.disabled", "queue", "queue.dead.letter"),
+    ],
 )
 def test_the_brokers_own_types_cannot_be_published(name):
     error = refusal(prepare, event_json(type=name), "$[3]")
@@ -245,7 +258,10 @@ def test_the_brokers_own_types_cannot_be_published(name):
     assert name in error.message
 
 
-@pytest.mark.parametrize("name", ["connections", "replayed.x", "a.server", "response.x", "error.x", "errors"])
+@pytest.mark.parametrize(
+    "name",
+    ["connections", "replayed.x", "a.server", "response.x", "error.x", "errors", "queued", "webhooks.x", "a.queue"],
+)
 def test_types_that_only_look_like_the_brokers_own_are_carried(name):
     assert prepare(event_json(type=name)).type == name
 
@@ -471,7 +487,7 @@ def test_parameters_become_the_struct_wherever_they_stand():
 
 
 def test_parameters_left_out_have_their_defaults():
-    assert decode_params(decode_command('{"action":"subscribe"}'), SubscribeParams) == SubscribeParams([], None, None)
+    assert decode_params(decode_command('{"action":"subscribe"}'), SubscribeParams) == SubscribeParams()
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,29 @@ def test_each_answer_says_the_whole_set_that_is_held_sorted():
     assert talk.ask("unsubscribe", inbox_ids="*")["result"]["inbox_ids"] == []
 
 
+def test_a_bare_subscribe_is_for_all_that_the_key_reaches():
+    talk = opened(query={"inbox_ids": "a"})
+    assert talk.ask("subscribe")["result"]["inbox_ids"] == ["*"]
+    talk = opened(key=key_of(inbox_ids={"a", "b"}), query={"inbox_ids": "a"})
+    assert talk.ask("subscribe")["result"]["inbox_ids"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("said", [{"inbox_ids": []}, {"event_types": ["x.*"]}, {"since": "5m"}])
+def test_a_subscribe_that_says_anything_adds_only_the_inboxes_it_names(said):
+    assert opened(query={"inbox_ids": "a"}).ask("subscribe", **said)["result"]["inbox_ids"] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["inbox_id", "inbox", "inboxes", "inboxId", "inboxIds"])
+@pytest.mark.parametrize("said", [{}, {"inbox_ids": ["b"]}])
+def test_a_subscribe_that_misspells_its_inboxes_is_not_taken_for_one_of_all(name, said):
+    talk = opened(query={"inbox_ids": "a"})
+    code, message = talk.error("subscribe", **said, **{name: "b"})
+    assert code == "invalid_params"
+    assert "`inbox_ids`" in message
+    assert f"`$.{name}`" in message
+    assert talk.ask("subscribe", inbox_ids=[])["result"]["inbox_ids"] == ["a"]
+
+
 def test_everything_that_an_inbox_key_reaches_is_its_own_inboxes_by_name():
     talk = opened(key=key_of(inbox_ids={"a", "b"}), query={"inbox_ids": "a"})
     assert talk.ask("subscribe", inbox_ids=["*"])["result"]["inbox_ids"] == ["a", "b"]
