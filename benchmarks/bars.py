@@ -21,15 +21,18 @@ class Bar(Struct, frozen=True, forbid_unknown_fields=True):
     """What it promises."""
     scenario: str
     figure: str
-    """The key of the figure, in whichever row of the scenario has it."""
+    """The key of the figure: the greatest of the scenario's rows that have it."""
     at_most: float
-    subscribers: int
     runs: int
+    subscribers: int = 0
+    """0: as the scenario has it."""
+    cases: tuple[str, ...] = ()
+    """Those that are measured; none: all."""
 
     @property
-    def measured_by(self) -> tuple[str, int, int]:
-        """Scenario, subscribers and runs: bars that have the same share a measurement."""
-        return self.scenario, self.subscribers, self.runs
+    def measured_by(self) -> tuple[str, int, tuple[str, ...], int]:
+        """Scenario, subscribers, cases and runs: bars that have the same share a measurement."""
+        return self.scenario, self.subscribers, self.cases, self.runs
 
 
 @dataclass(frozen=True)
@@ -61,4 +64,4 @@ def judge(bar: Bar, table: Table) -> Verdict:
 
 
 def _value(figure: str, rows: Sequence[Row]) -> float | None:
-    return next((row.figures[figure] for row in rows if figure in row.figures), None)
+    return max((row.figures[figure] for row in rows if figure in row.figures), default=None)

@@ -37,6 +37,17 @@ def figure(column: Column, row: Row) -> str:
     return f"{row.figures[column.key]:,.{column.decimals}f}"
 
 
+def too_much(table: Table, row: Row) -> list[bool]:
+    """Return of each of the row's cells whether it shows more than may be."""
+    start = [False, False]
+    if why_not(row):
+        return [*start, bool(row.void)]
+    return [
+        *start,
+        *(column.at_most is not None and row.figures.get(column.key, 0) > column.at_most for column in table.columns),
+    ]
+
+
 def cases(table: Table) -> list[tuple[str, list[Row]]]:
     """Return the rows of each case, cases in their order."""
     order = list(dict.fromkeys(row.case for row in table.rows))

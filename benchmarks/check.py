@@ -12,7 +12,7 @@ from .scenarios import SCENARIOS
 
 def check(bars: Sequence[Bar], options: Options, say: Say) -> tuple[Results, list[Verdict]]:
     """Measure each scenario that bars are about as they say; return all tables in one, and the verdicts."""
-    measured: dict[tuple[str, int, int], Results] = {}
+    measured: dict[tuple[str, int, tuple[str, ...], int], Results] = {}
     for bar in bars:
         if bar.measured_by not in measured:
             measured[bar.measured_by] = run([SCENARIOS[bar.scenario]], options_for(bar, options), say)
@@ -23,13 +23,14 @@ def check(bars: Sequence[Bar], options: Options, say: Say) -> tuple[Results, lis
 def options_for(bar: Bar, options: Options) -> Options:
     """Return the options that a bar is measured with: a brief check has fewer runs, of the same size."""
     runs = min(bar.runs, 3) if options.brief else bar.runs
-    return replace(options, subscribers=(bar.subscribers,), runs=runs)
+    subscribers = (bar.subscribers,) if bar.subscribers else ()
+    return replace(options, subscribers=subscribers, cases=bar.cases, runs=runs)
 
 
 def steps(bars: Sequence[Bar], options: Options) -> int:
     """Return how many cases there are to measure."""
     shared = {bar.measured_by: bar for bar in bars}
-    return sum(options_for(bar, options).runs for bar in shared.values())
+    return sum(options_for(bar, options).runs * max(1, len(bar.cases)) for bar in shared.values())
 
 
 def _together(parts: Sequence[Results]) -> Results:

@@ -11,7 +11,7 @@ from .options import OUT, Options
 from .peers import NAMES, PEERS
 from .peers.adapter import PeerMissingError
 from .results import Results, ResultsError, load, save
-from .runner import run
+from .runner import cases_of, run
 from .scenarios import SCENARIOS
 from .scenarios.scenario import Scenario
 
@@ -40,7 +40,7 @@ def _measure(given: argparse.Namespace) -> int:
 
     options = options_of(given)
     scenarios = list(SCENARIOS.values()) if given.command == ALL else [SCENARIOS[given.command]]
-    say_missing({case.peer for scenario in scenarios for case in scenario.cases(options)})
+    say_missing({case.peer for scenario in scenarios for case in cases_of(scenario, options)})
     with progress(steps(scenarios, options)) as say:
         results = run(scenarios, options, say)
     show(results)
@@ -78,7 +78,7 @@ def _rewrite(path: Path) -> int:
 
 def steps(scenarios: Sequence[Scenario], options: Options) -> int:
     """Return how many cases there are to measure."""
-    return sum(len(scenario.cases(options)) for scenario in scenarios) * options.runs
+    return sum(len(cases_of(scenario, options)) for scenario in scenarios) * options.runs
 
 
 def say_missing(peers: set[str]) -> None:
@@ -115,6 +115,7 @@ def _options() -> argparse.ArgumentParser:
     add("--peers", type=_peers, default=NAMES[1:], help=f"all, none, or some of {','.join(NAMES[1:])}")
     add("--seconds", type=_number(0.1, 3600, float), help="how long each case is measured")
     add("--subscribers", type=_sizes, default=(), metavar="N,N", help="sizes: subscribers, inboxes or connections")
+    add("--cases", type=_names, default=(), metavar="NAME,NAME", help="only these, by their names in the table")
     add("--rate", type=_number(0.01, 1_000_000, float), help="events, or requests, a second")
     add("--payload-bytes", type=_number(180, 60_000, int), default=200, help="of each event, as JSON")
     add("--runs", type=_number(1, 100, int), default=1, help="of each case; medians are shown")
@@ -134,6 +135,7 @@ def options_of(given: argparse.Namespace) -> Options:
         peers=given.peers,
         seconds=given.seconds,
         subscribers=given.subscribers,
+        cases=given.cases,
         rate=given.rate,
         payload_bytes=given.payload_bytes,
         runs=given.runs,
@@ -153,6 +155,10 @@ def _peers(text: str) -> tuple[str, ...]:
         if name not in NAMES[1:]:
             raise argparse.ArgumentTypeError(f"{name}: not one of {', '.join(NAMES[1:])}")
     return names
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _sizes(text: str) -> tuple[int, ...]:

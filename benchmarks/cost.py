@@ -18,11 +18,22 @@ def memory_bytes(process_ids: Sequence[int]) -> int:
 
     The kernel's own buffers of sockets are not in it.
     """
-    return sum(_pss_kilobytes(process_id) for process_id in process_ids) * 1024
+    return sum(_kilobytes(process_id, "smaps_rollup", "Pss:") for process_id in process_ids) * 1024
 
 
-def _pss_kilobytes(process_id: int) -> int:
-    for line in Path(f"/proc/{process_id}/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pss:"):
+def forget_peak(process_ids: Sequence[int]) -> None:
+    """Have `peak_bytes` count from here on."""
+    for process_id in process_ids:
+        Path(f"/proc/{process_id}/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_bytes(process_ids: Sequence[int]) -> int:
+    """Return the most resident memory that these processes had since `forget_peak`, added up."""
+    return sum(_kilobytes(process_id, "status", "VmHWM:") for process_id in process_ids) * 1024
+
+
+def _kilobytes(process_id: int, file: str, name: str) -> int:
+    for line in Path(f"/proc/{process_id}/{file}").read_text(encoding="ascii").splitlines():
+        if line.startswith(name):
             return int(line.split()[1])
     raise ValueError(f"the kernel does not tell the memory of process {process_id}")

@@ -27,6 +27,7 @@ class Options:
         peers: who is compared with the broker.
         seconds: how long each case is measured.
         subscribers: the sizes of a scenario: subscribers, inboxes, connections.
+        cases: by name, the only ones to measure; none: all.
         rate: events, or requests, a second.
         payload_bytes: of each event, as JSON.
         runs: how often each case is measured; medians are shown.
@@ -42,6 +43,7 @@ class Options:
     peers: tuple[str, ...] = NAMES[1:]
     seconds: float | None = None
     subscribers: tuple[int, ...] = ()
+    cases: tuple[str, ...] = ()
     rate: float | None = None
     payload_bytes: int = 200
     runs: int = 1

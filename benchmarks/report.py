@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .cells import ahead_of_us, cases, cells, figure, heading, notes, why_not
+from .cells import ahead_of_us, cases, cells, figure, heading, notes, too_much, why_not
 from .results import Results, Row, Table
 
 REPORT = "report.md"
@@ -49,7 +49,10 @@ def _section(table: Table, files: list[str]) -> Iterator[str]:
     rows = []
     for _, of_case in cases(table):
         for row in of_case:
-            of_row = cells(table, row)
+            of_row = [
+                f"**{cell}**" if above else cell
+                for cell, above in zip(cells(table, row), too_much(table, row), strict=True)
+            ]
             rows.append(of_row + [""] * (len(heading(table)) - len(of_row)))
     yield from _markdown(heading(table), rows)
     for peer, note in notes(table.rows).items():

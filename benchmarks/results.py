@@ -17,12 +17,16 @@ class ResultsError(Exception):
 
 
 class Column(Struct, frozen=True):
-    """A figure of a table: its key in `Row.figures`, its heading with the unit, its decimals, which is better."""
+    """A figure of a table: its key in `Row.figures`, its heading with the unit, its decimals, which is better.
+
+    What is above ``at_most`` is shown as too much.
+    """
 
     key: str
     heading: str
     decimals: int = 2
     better: Better = ""
+    at_most: float | None = None
 
 
 class Hot(Struct, frozen=True):

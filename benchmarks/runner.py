@@ -35,7 +35,7 @@ def run(scenarios: Sequence[Scenario], options: Options, say: Say) -> Results:
 
 def run_one(scenario: Scenario, options: Options, say: Say) -> Table:
     """Measure one scenario: run by run, there and back, so that the machine's moods hit all peers alike."""
-    cases = scenario.cases(options)
+    cases = cases_of(scenario, options)
     rows: dict[tuple[str, str], list[Row]] = {}
     for number in range(options.runs):
         for case in cases if number % 2 == 0 else reversed(cases):
@@ -43,7 +43,8 @@ def run_one(scenario: Scenario, options: Options, say: Say) -> Table:
             for row in _measured(scenario, options, case):
                 rows.setdefault((row.peer, row.case), []).append(row)
     if not cases:
-        rows["", ""] = [Row(peer=OURS, case="-", skipped="not with --url: it must start and see the server itself")]
+        why = "has no such case" if options.cases else "not with --url: it must start and see the server itself"
+        rows["", ""] = [Row(peer=OURS, case="-", skipped=why)]
     return Table(
         scenario=scenario.name,
         title=scenario.title,
@@ -53,6 +54,11 @@ def run_one(scenario: Scenario, options: Options, say: Say) -> Table:
         scale=scenario.scale,
         rows=[combined(runs) for runs in rows.values()],
     )
+
+
+def cases_of(scenario: Scenario, options: Options) -> list[Case]:
+    """Return what there is to measure: all cases, or the chosen ones."""
+    return [case for case in scenario.cases(options) if not options.cases or case.case in options.cases]
 
 
 def _measured(scenario: Scenario, options: Options, case: Case) -> list[Row]:

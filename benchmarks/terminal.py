@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .bars import Verdict
-from .cells import cells, heading, why_not
+from .cells import cells, heading, too_much, why_not
 from .results import Results, Table
 from .runner import Say
 
@@ -70,5 +70,6 @@ def _rich(table: Table) -> RichTable:
         if why_not(row):
             shown.add_row(row.case, row.peer, why_not(row).partition(":")[0])
         else:
-            shown.add_row(*cells(table, row))
+            of_row = zip(cells(table, row), too_much(table, row), strict=True)
+            shown.add_row(*(Text(cell, "red") if above else cell for cell, above in of_row))
     return shown

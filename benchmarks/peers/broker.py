@@ -45,6 +45,16 @@ def configuration(port: int) -> str:
     return "\n".join(sections)
 
 
+@contextmanager
+def served(configuration: str, port: int, cores: set[int] | None) -> Iterator[int]:
+    """Start `broker serve` with a configuration, in which it listens at ``port``; yield its process id."""
+    with TemporaryDirectory(prefix="broker-bench-") as directory:
+        settings = Path(directory) / "broker.toml"
+        settings.write_text(configuration, encoding="utf-8")
+        with started([executable, "-m", "broker", "serve", "--config", settings], [port], cores) as process_id:
+            yield process_id
+
+
 @dataclass(frozen=True)
 class Broker:
     """Our broker, as one account sees it.
@@ -68,14 +78,12 @@ class Broker:
     @contextmanager
     def open(self, cores: set[int] | None, channels: int) -> Iterator[Running]:
         """Start `broker serve` on a free port; any number of inboxes is there."""
-        with TemporaryDirectory(prefix="broker-bench-") as directory:
-            [port] = free_ports(1)
-            settings = Path(directory) / "broker.toml"
-            settings.write_text(configuration(port), encoding="utf-8")
-            with started([executable, "-m", "broker", "serve", "--config", settings], [port], cores) as process_id:
-                yield self._running(HOST, port, [process_id], tls=False)
+        [port] = free_ports(1)
+        with served(configuration(port), port, cores) as process_id:
+            yield self.running(HOST, port, [process_id])
 
-    def _running(self, host: str, port: int, process_ids: Sequence[int], *, tls: bool) -> Running:
+    def running(self, host: str, port: int, process_ids: Sequence[int], *, tls: bool = False) -> Running:
+        """Return a broker that runs at an address."""
         running = Running(host, port, process_ids, Publication(port), {"history": "300 s, 100,000 events"}, tls)
         return self.seen(running)
 
@@ -146,7 +154,7 @@ class Deployment(Broker):
         """Yield where it listens; its processes are not ours to see."""
         parts = urlsplit(self.url)
         tls = parts.scheme in ("https", "wss")
-        yield self._running(parts.hostname or HOST, parts.port or (443 if tls else 80), [], tls=tls)
+        yield self.running(parts.hostname or HOST, parts.port or (443 if tls else 80), [], tls=tls)
 
 
 PEER = Broker()

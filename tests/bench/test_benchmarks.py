@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import bars, check, histograms
-from benchmarks.cells import ahead_of_us, cells, why_not
+from benchmarks.cells import ahead_of_us, cells, too_much, why_not
 from benchmarks.generator import receiving
 from benchmarks.generator.deliveries import SLICES, Expected, account, length_of_union, together
 from benchmarks.generator.effort import Effort, why_late, why_refused
@@ -19,13 +19,15 @@ from benchmarks.generator.frames import FrameReader, is_one_frame, masked_frame
 from benchmarks.generator.receiving import PythonLoop
 from benchmarks.generator.schedule import Schedule
 from benchmarks.generator.subscribers import Subscriber, Subscribers
+from benchmarks.hostile.table import ROWS
+from benchmarks.hostile.target import configuration as hostile_configuration
 from benchmarks.options import Options
 from benchmarks.payload import MARK, dues_in, message_of, patched
 from benchmarks.peers.adapter import DUE, Publication, Running
 from benchmarks.peers.broker import Broker
 from benchmarks.profiles import collapse, hottest
 from benchmarks.results import SCHEMA, Column, Hot, Results, ResultsError, Row, Table, load, save
-from benchmarks.runner import combined
+from benchmarks.runner import cases_of, combined
 from benchmarks.scenarios import SCENARIOS
 from broker.config import parse_config
 
@@ -344,6 +346,16 @@ def test_a_refused_figure_is_never_a_number(results):
     assert [(ours.case, [row.peer for row in ahead]) for ours, ahead in ahead_of_us(table)] == [("10", ["nats"])]
 
 
+def test_what_is_more_than_may_be_is_marked(results, tmp_path):
+    from benchmarks import report
+
+    [table] = results.tables
+    table.columns[0] = Column("p50_ms", "p50 ms", 2, "lower", at_most=1.4)
+    assert too_much(table, table.rows[0]) == [False, False, True, False]
+    assert too_much(table, table.rows[1]) == [False, False, False, False]
+    assert "| 10 | broker | **1.50** | - |" in report.write(results, tmp_path).read_text()
+
+
 def test_results_are_read_as_they_were_written(results, tmp_path):
     save(results, tmp_path / "results.json")
     assert load(tmp_path / "results.json") == results
@@ -398,12 +410,20 @@ def test_every_bar_is_about_a_scenario_that_has_its_figure():
     for bar in bars.read():
         columns = {column.key for column in SCENARIOS[bar.scenario].columns}
         assert bar.figure in columns, bar
+        assert set(bar.cases) <= {case.case for case in SCENARIOS[bar.scenario].cases(Options())}, bar
         assert check.options_for(bar, Options(brief=True)).runs <= bar.runs
+
+
+def test_a_bar_is_judged_by_the_worst_of_its_rows():
+    bar = bars.Bar("…", "hostile", "p50_ms", 2.0, 1, cases=("one", "other"))
+    assert check.options_for(bar, Options()).cases == bar.cases
+    assert bars.judge(bar, table_of(row_of("broker", "one", 1.0), row_of("broker", "other", 2.0))).holds
+    assert not bars.judge(bar, table_of(row_of("broker", "one", 1.0), row_of("broker", "other", 2.1))).holds
 
 
 @pytest.mark.parametrize(("value", "holds"), [(1.1, True), (1.2, True), (1.3, False)])
 def test_a_bar_holds_up_to_its_value(value, holds):
-    bar = bars.Bar("…", "slow", "ratio", 1.2, 10, 3)
+    bar = bars.Bar("…", "slow", "ratio", 1.2, 3)
     without, with_them = row_of("broker", "without", 1.0), row_of("broker", "with", value)
     with_them.figures["ratio"] = value
     assert bars.judge(bar, table_of(without, with_them)).holds == holds
@@ -425,6 +445,20 @@ def test_what_perf_lists_becomes_stacks():
 
 
 # --- options
+
+
+def test_chosen_cases_are_the_only_ones():
+    hostile = SCENARIOS["hostile"]
+    assert {case.case for case in cases_of(hostile, Options())} == set(ROWS)
+    assert [case.case for case in cases_of(hostile, Options(cases=("list-of-ones", "no such")))] == ["list-of-ones"]
+    brief = [case.case for case in cases_of(hostile, Options(brief=True))]
+    assert 0 < len(brief) < len(ROWS)
+
+
+def test_every_row_has_a_configuration_that_the_broker_takes():
+    for row in ROWS.values():
+        config = parse_config(hostile_configuration(4711, 4712, row.settings, asks=row.asks), {})
+        assert (config.access.url is not None) == row.asks
 
 
 def test_a_deployment_is_measured_alone():

@@ -1,0 +1,212 @@
+"""What a client may do with the body of a request."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import trio
+
+from .client import UnexpectedError, answer_of, connected, head_of, post, read_to_end, send
+from .row import ACCOUNT_BODIES_BYTES, BODY_BYTES, MEBIBYTE, Row
+from .target import ANY, LISTENER, OPERATOR, Target
+
+NDJSON = "application/x-ndjson"
+REFUSED = (400, 413)
+EVENT = b'{"type":"a.b","inbox_id":"in_1","payload":{}}'
+SMALL = b'{"type":"a","payload":{}}'
+"""An event in as few bytes as there may be."""
+
+
+async def posted(
+    path: str, key: str, make: Callable[[], bytes], statuses: tuple[int, ...], target: Target, **more: str
+) -> None:
+    """POST one body, which is answered with one of these statuses."""
+    (await post(target, path, key, make(), **more)).require(*statuses)
+
+
+def filled(before: bytes, unit: bytes, after: bytes = b"", size: int = BODY_BYTES) -> bytes:
+    """Return a body of at most so many bytes, a unit again and again."""
+    return before + unit * ((size - len(before) - len(after)) // len(unit)) + after
+
+
+def listed(count: int, event: bytes = EVENT) -> bytes:
+    """Return a list of so many events."""
+    return b"[" + b",".join([event] * count) + b"]"
+
+
+def _ones() -> bytes:
+    return filled(b"[1", b",1", b"]")
+
+
+def _breaks() -> bytes:
+    return b"\n" * BODY_BYTES
+
+
+def _ndjson_rubbish() -> bytes:
+    return b"1\n" * (BODY_BYTES // 2)
+
+
+def _empty_lists() -> bytes:
+    """32 events, each with a payload of 80,000 empty lists."""
+    return listed(32, b'{"type":"a.b","payload":{"a":[[]' + b",[]" * 80_000 + b"]}}")
+
+
+def _numbers() -> bytes:
+    """32 events, each with a payload of 120,000 numbers."""
+    return listed(32, b'{"type":"a.b","payload":{"a":[1' + b",1" * 120_000 + b"]}}")
+
+
+def _names() -> bytes:
+    """32 events, each with a payload of 25,000 names."""
+    inner = b",".join(b'"%05d":1' % number for number in range(25_000))
+    return listed(32, b'{"type":"a.b","payload":{' + inner + b"}}")
+
+
+def _line_breaks() -> bytes:
+    """32 events, each with a payload of 120,000 line breaks between numbers, which a frame must not have."""
+    return listed(32, b'{"type":"a.b","payload":{"a":[1' + b"\n,1" * 80_000 + b"]}}")
+
+
+def _deep() -> bytes:
+    return b"[" * BODY_BYTES
+
+
+def _last_is_bad() -> bytes:
+    return listed(9_999)[:-1] + b",1]"
+
+
+def _other_fields() -> bytes:
+    """One event with 700,000 fields that nobody asked for."""
+    return b'{"type":"a.b"' + b"".join(b',"%06d":1' % number for number in range(700_000)) + b"}"
+
+
+def _not_utf8() -> bytes:
+    return filled(b'"', b"x", b'\xff"')
+
+
+def _inboxes() -> bytes:
+    return filled(b'{"inbox_ids":["a"', b',"a"', b"]}")
+
+
+def _scopes() -> bytes:
+    return filled(b'{"scopes":["subscribe"', b',"subscribe"', b"]}")
+
+
+def _params(action: str, request_id: bool = False) -> bytes:
+    start = json.dumps({"action": action} | ({"request_id": "r"} if request_id else {})).encode()[:-1]
+    return filled(start + b',"params":{"n":[1', b",1", b"]}}")
+
+
+def _many_params(action: str) -> bytes:
+    start = json.dumps({"action": action}).encode()[:-1] + b',"params":{"x":1'
+    return start + b"".join(b',"%06d":1' % number for number in range(700_000)) + b"}}"
+
+
+def _each_other(field: str, count: int = 10_000) -> bytes:
+    """Events of the greatest list, each with another name in a field: types, inboxes."""
+    events = [{"type": "a.b", "payload": {}} | {field: f"{'x' * 100}.n{number}"} for number in range(count)]
+    return json.dumps(events).encode()
+
+
+async def chunked(target: Target, chunks: int = 20_000) -> None:
+    """POST a body in chunks of one byte."""
+    head = head_of(target, "POST", "/v1/events", ANY, ["Transfer-Encoding: chunked"])
+
+    async def answered(stream: trio.SocketStream) -> None:
+        answer_of(await read_to_end(stream)).require(*REFUSED)
+
+    async with connected(target) as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(answered, stream)
+        await send(stream, head + b"1\r\n \r\n" * chunks + b"0\r\n\r\n")
+
+
+async def bodies_under_way(key: str, path: str, target: Target, sockets: int = 60) -> None:
+    """Send all but the last byte of a body on many sockets, and wait; then go."""
+    size = 2 * MEBIBYTE
+    head = head_of(target, "POST", path, key, [f"Content-Length: {size}"])
+    refused = 0
+
+    async def one() -> None:
+        nonlocal refused
+        async with connected(target) as stream:
+            await send(stream, head + b" " * (size - 1))
+            received = await read_to_end(stream)
+            refused += received.startswith((b"HTTP/1.1 503", b"HTTP/1.1 413"))
+
+    with trio.move_on_after(2):
+        async with trio.open_nursery() as nursery:
+            for _ in range(sockets):
+                nursery.start_soon(one)
+    if refused < sockets - ACCOUNT_BODIES_BYTES // size:
+        raise UnexpectedError(f"only {refused} of {sockets} bodies under way were refused")
+
+
+def _rows() -> Iterator[Row]:
+    events, commands, token = "/v1/events", "/v1/commands", "/v1/websocket/token"
+    for name, does, make, statuses in (
+        ("list-of-ones", "8 MiB of `[1,1,1,…]`", _ones, REFUSED),
+        ("list-of-lists", "8 MiB of `[[[[`", _deep, REFUSED),
+        ("list-50000", "a list of 50,000 small events", partial(listed, 50_000), REFUSED),
+        ("list-100000", "a list of 100,000 small events", partial(listed, 100_000), REFUSED),
+        ("list-250000", "a list of 250,000 small events", partial(listed, 250_000, SMALL), REFUSED),
+        ("list-10000", "a list of 10,000 small events, the most there may be", partial(listed, 10_000), (200,)),
+        ("last-is-bad", "a list of 10,000 events, the last of which is bad", _last_is_bad, REFUSED),
+        ("payloads-of-lists", "32 events with payloads of 80,000 `[]`", _empty_lists, (200, *REFUSED)),
+        ("payloads-of-numbers", "32 events with payloads of 120,000 numbers", _numbers, (200, *REFUSED)),
+        ("payloads-of-names", "32 events with payloads of 25,000 names", _names, (200, *REFUSED)),
+        ("payloads-of-lines", "32 events with payloads of 80,000 lines", _line_breaks, (200, *REFUSED)),
+        ("fields", "an event with 700,000 fields of no meaning", _other_fields, REFUSED),
+        ("not-utf8", "8 MiB of which the last byte is no UTF-8", _not_utf8, REFUSED),
+        ("types", "10,000 events, each of another type", partial(_each_other, "type"), (200,)),
+        ("inboxes", "10,000 events, each for another inbox", partial(_each_other, "inbox_id"), (200,)),
+    ):
+        yield Row(name, f"publish key: {does}", partial(posted, events, ANY, make, statuses), BODY_BYTES)
+    for name, does, make in (
+        ("ndjson-breaks", "8 MiB of line breaks as NDJSON", _breaks),
+        ("ndjson-ones", "8 MiB of lines of `1` as NDJSON", _ndjson_rubbish),
+    ):
+        attack = partial(posted, events, ANY, make, (200, *REFUSED), content_type=NDJSON)
+        yield Row(name, f"publish key: {does}", attack, BODY_BYTES)
+    yield Row(
+        "unscoped-events",
+        "subscribe-only key: 8 MiB of events",
+        partial(posted, events, LISTENER, _ones, (403,)),
+        BODY_BYTES,
+    )
+    for name, does, make in (
+        ("token-inboxes", "a token body with 2,000,000 `inbox_ids`", _inboxes),
+        ("token-scopes", "a token body with 700,000 `scopes`", _scopes),
+    ):
+        yield Row(name, f"subscribe-only key: {does}", partial(posted, token, LISTENER, make, REFUSED), BODY_BYTES)
+    yield Row(
+        "unscoped-command",
+        "subscribe-only key: a command with 8 MiB of parameters",
+        partial(posted, commands, LISTENER, partial(_params, "act"), (403, *REFUSED)),
+        BODY_BYTES,
+    )
+    for name, does, make in (
+        ("unhandled-command", "a command that nobody handles with 8 MiB of parameters", partial(_params, "act")),
+        ("repeated-command", "the same with a `request_id`", partial(_params, "act", request_id=True)),
+        ("command-names", "a command that nobody handles with 700,000 names", partial(_many_params, "act")),
+        ("command-of-the-stream", "`subscribe` by HTTP with 8 MiB of parameters", partial(_params, "subscribe")),
+    ):
+        attack = partial(posted, commands, ANY, make, (404, *REFUSED))
+        yield Row(name, f"command key: {does}", attack, BODY_BYTES)
+    yield Row(
+        "operator-ones",
+        "operator key: 8 MiB of `[1,1,1,…]`",
+        partial(posted, events, OPERATOR, _ones, REFUSED),
+        BODY_BYTES,
+    )
+    yield Row("one-byte-chunks", "publish key: a body of 20,000 chunks of one byte", chunked, BODY_BYTES)
+    for name, key, path in (
+        ("bodies-of-tokens", LISTENER, token),
+        ("bodies-of-events", ANY, events),
+        ("bodies-of-commands", ANY, commands),
+    ):
+        does = f"60 sockets send all but the last byte of 2 MiB to {path}"
+        attack = partial(bodies_under_way, key, path)
+        yield Row(name, f"any key: {does}", attack, 2 * MEBIBYTE, may_hold_bytes=2 * ACCOUNT_BODIES_BYTES)
+
+
+ROWS = list(_rows())

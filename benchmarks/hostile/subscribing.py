@@ -1,0 +1,289 @@
+"""What a client with a key may do by subscribing, and by publishing over the stream."""
+
+import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import trio
+
+from ..generator.frames import CLOSE, TEXT, masked_frame
+from .bodies import SMALL, filled, listed
+from .client import UnexpectedError, WebSocket, command, opened, post, send
+from .row import ACCOUNT_BODIES_BYTES, MEBIBYTE, MESSAGE_BYTES, Row
+from .strangers import names
+from .target import ANY, LISTENER, NEIGHBOUR, Target
+
+EVENTS = 10_000
+"""The most there may be in a request."""
+MOST_INBOXES = 9_999
+
+
+async def say_all(websocket: WebSocket, frames: Sequence[bytes], request_id: str = "last") -> dict[str, Any]:
+    """Send frames in one go while all that comes is read; return the answer to a command behind them."""
+    data = b"".join([*frames, command(action="ping", request_id=request_id)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send, websocket.stream, data)
+        return await websocket.answer(request_id)
+
+
+async def publish(target: Target, events: object, key: str = ANY) -> list[dict[str, Any]]:
+    """Publish a list of events; return what became of each."""
+    answer = (await post(target, "/v1/events", key, json.dumps(events).encode())).require(200)
+    published: list[dict[str, Any]] = json.loads(answer.body)["result"]["events"]
+    return published
+
+
+def event(inbox: str | None = "in_1", kind: str = "a.b", **payload: Any) -> dict[str, Any]:
+    """Return an event to publish."""
+    return {"type": kind, "payload": payload} | ({"inbox_id": inbox} if inbox else {})
+
+
+async def one_message(message: bytes, target: Target) -> None:
+    """Send one message, and have it answered."""
+    async with opened(target, ANY) as websocket:
+        await say_all(websocket, [masked_frame(TEXT, message[:MESSAGE_BYTES])])
+
+
+async def many_replays(count: int, target: Target) -> None:
+    """Subscribe to so many inboxes one by one in one go, each with a `since` of its own."""
+    published = await publish(target, [event(f"in_{number}") for number in range(count)])
+    frames = [
+        command(action="subscribe", inbox_ids=[f"in_{number}"], since=told["cursor"])
+        for number, told in enumerate(published)
+    ]
+    async with opened(target, LISTENER) as websocket:
+        await say_all(websocket, frames)
+
+
+async def many_types(count: int, target: Target) -> None:
+    """Ask for so many prefixes of types, then have events of 1,000 new types published."""
+    prefixes = [f"t{number:05}.*" for number in range(count)]
+    async with opened(target, LISTENER) as websocket:
+        await say_all(websocket, [command(action="subscribe", inbox_ids=["*"], event_types=prefixes)])
+        await publish(target, [event("in_1", f"n.t{number}") for number in range(1_000)])
+        await say_all(websocket, [])
+
+
+async def many_filters(target: Target, connections: int = 200) -> None:
+    """Ask for 100 prefixes on each of many connections, others on each, then publish events of 1,000 new types."""
+    async with AsyncExitStack() as stack:
+        for number in range(connections):
+            websocket = await stack.enter_async_context(opened(target, LISTENER))
+            prefixes = [f"t{number}.n{place}.*" for place in range(100)]
+            await websocket.ask("s", action="subscribe", inbox_ids=["*"], event_types=prefixes)
+        await publish(target, [event("in_1", f"n.t{number}") for number in range(1_000)])
+        await say_all(websocket, [])
+
+
+async def many_groups(target: Target, connections: int = 2_000) -> None:
+    """Subscribe each of many connections to an inbox of its own, then publish events for all of them."""
+    async with AsyncExitStack() as stack:
+        for number in range(connections):
+            websocket = await stack.enter_async_context(opened(target, LISTENER, f"?inbox_ids=in_{number}"))
+        await publish(target, [event(None, number=number) for number in range(5)])
+        while (said := await websocket.text()) is not None and said.get("payload") != {"number": 4}:
+            pass
+
+
+async def empty_subscribes(target: Target, times: int = 100) -> None:
+    """Subscribe to nothing again and again, on a connection that has 9,999 inboxes."""
+    inboxes = [f"in_{number}@example.com" for number in range(MOST_INBOXES)]
+    async with opened(target, LISTENER) as websocket:
+        await websocket.ask("all", action="subscribe", inbox_ids=inboxes)
+        await say_all(websocket, [command(action="subscribe", inbox_ids=[])] * times)
+
+
+async def to_and_fro(target: Target, times: int = 10) -> None:
+    """Subscribe to 9,999 inboxes and unsubscribe them, again and again."""
+    inboxes = [f"in_{number}" for number in range(MOST_INBOXES)]
+    turn = [command(action=action, inbox_ids=inboxes) for action in ("subscribe", "unsubscribe")]
+    async with opened(target, LISTENER) as websocket:
+        await say_all(websocket, turn * times)
+
+
+async def one_by_one(target: Target, inboxes: int = 3_000) -> None:
+    """Subscribe to inboxes one by one, in one go."""
+    frames = [command(action="subscribe", inbox_ids=[f"in_{number}"]) for number in range(inboxes)]
+    async with opened(target, LISTENER) as websocket:
+        await say_all(websocket, frames)
+
+
+async def long_names(target: Target) -> None:
+    """Subscribe to as many inboxes with the longest names as fit into a message, again and again."""
+    frames = [
+        command(action="subscribe", inbox_ids=[f"{turn}_{number}".ljust(250, "x") for number in range(2_000)])
+        for turn in range(5)
+    ]
+    async with opened(target, LISTENER) as websocket:
+        await say_all(websocket, frames)
+
+
+async def replays_unread(target: Target, connections: int = 50) -> None:
+    """Ask for a replay of 10,000 events on many connections, and read nothing."""
+    await publish(target, [event("in_1", text="x" * 400) for _ in range(EVENTS)])
+    async with AsyncExitStack() as stack:
+        for _ in range(connections):
+            websocket = await stack.enter_async_context(opened(target, LISTENER))
+            await websocket.say(action="subscribe", inbox_ids=["*"], since="5m")
+        await trio.sleep(0.5)
+
+
+async def replays_filtered(target: Target, connections: int = 20) -> None:
+    """Ask for replays of 10,000 events of which none passes the filter, again and again."""
+    await publish(target, [event("in_1") for _ in range(EVENTS)])
+    async with AsyncExitStack() as stack:
+        for number in range(connections):
+            websocket = await stack.enter_async_context(opened(target, LISTENER))
+            fields = {"inbox_ids": ["in_1"], "since": "5m", "event_types": [f"n{number}.*"]}
+            await websocket.say(action="subscribe", **fields)
+        await say_all(websocket, [])
+
+
+async def publish_small(target: Target, count: int = 10_000) -> None:
+    """Publish single events over the stream, in one go."""
+    async with opened(target, ANY) as websocket:
+        await say_all(websocket, [command(action="publish", events=event())] * count)
+
+
+async def publish_remembered(target: Target, count: int = 10_000) -> None:
+    """Publish single events with a `request_id` each, in one go: what became of each is remembered."""
+    frames = [command(action="publish", request_id=f"r{number}", events=event()) for number in range(count)]
+    async with opened(target, ANY) as websocket:
+        await say_all(websocket, frames)
+
+
+async def great_publishes_waiting(target: Target, connections: int = 80) -> None:
+    """Publish messages of nearly 1 MiB on many connections at once."""
+    message = json.dumps({"action": "publish", "events": [event("in_1", text="x" * 200_000)] * 5}).encode()
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        for _ in range(connections):
+            websocket = await stack.enter_async_context(opened(target, ANY))
+            nursery.start_soon(websocket.flood, masked_frame(TEXT, message), 3)
+
+
+async def cut_streams(target: Target, connections: int = 1_000) -> None:
+    """Open streams, and cut them all at once."""
+    async with AsyncExitStack() as stack:
+        for number in range(connections):
+            await stack.enter_async_context(opened(target, LISTENER, f"?inbox_ids=in_{number}"))
+        # the end of the block closes them, without a checkpoint between
+
+
+async def closed_streams(target: Target, connections: int = 1_000) -> None:
+    """Open streams, and close them all at once."""
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(opened(target, LISTENER)) for _ in range(connections)]
+        for websocket in streams:
+            await send(websocket.stream, masked_frame(CLOSE, b"\x03\xe8"))
+        for websocket in streams:
+            await websocket.until_closed()
+
+
+async def one_slot(target: Target, times: int = 200) -> None:
+    """Take a slot over again and again, without leaving."""
+    async with AsyncExitStack() as stack:
+        for _ in range(times):
+            await stack.enter_async_context(opened(target, LISTENER, "?client_id=one&inbox_ids=*"))
+
+
+async def other_windows(target: Target) -> None:
+    """Publish more than an account's window holds; nothing of another account's window goes for that."""
+    kept = [event("in_1", number=number, text="x" * 5_000) for number in range(100)]
+    first = (await publish(target, kept, NEIGHBOUR))[0]["cursor"]
+    for _ in range(3):
+        await publish(target, [event("in_1", text="x" * 700) for _ in range(EVENTS)])
+    async with opened(target, NEIGHBOUR) as websocket:
+        answer = await websocket.ask("s", action="subscribe", inbox_ids=["in_1"], since=first)
+        if answer["result"]["replay"] != {"recovered": True, "count": 99}:
+            raise UnexpectedError(f"the neighbour's window is not whole: {answer}")
+
+
+async def dropped_inboxes(target: Target, lists: int = 20) -> None:
+    """Publish events for inboxes with long names, another one each, which leave the window at once."""
+    for turn in range(lists):
+        await publish(target, [event(f"in_{turn}_{number}".ljust(128, "x")) for number in range(EVENTS)])
+
+
+def _prefixes_in_query() -> str:
+    return ",".join(f"{name}.*" for name in names(2_000))
+
+
+async def types_in_query(target: Target) -> None:
+    """Ask for 2,000 prefixes of types in the opening."""
+    try:
+        async with opened(target, LISTENER, f"?inbox_ids=*&event_types={_prefixes_in_query()}"):
+            pass
+    except UnexpectedError as refusal:
+        if "HTTP/1.1 400" not in str(refusal):
+            raise
+
+
+ROWS = [
+    Row(
+        "publish-ones",
+        "publish key: over the stream, 1 MiB of `[1,1,1,…]`",
+        partial(one_message, filled(b'{"action":"publish","events":[1', b",1", b"]}", MESSAGE_BYTES)),
+        MESSAGE_BYTES,
+    ),
+    Row(
+        "publish-40000",
+        "publish key: over the stream, 40,000 events",
+        partial(one_message, b'{"action":"publish","events":' + listed(40_000, SMALL) + b"}"),
+        MESSAGE_BYTES,
+    ),
+    Row(
+        "publish-10000",
+        "publish key: over the stream, 10,000 events",
+        partial(one_message, b'{"action":"publish","events":' + listed(10_000) + b"}"),
+        MESSAGE_BYTES,
+    ),
+    Row("publish-small", "publish key: over the stream, 10,000 single events in one go", publish_small),
+    Row("publish-remembered", "publish key: the same, each with a `request_id`", publish_remembered),
+    Row(
+        "publish-great",
+        "publish key: 80 connections publish 1 MiB each, at once",
+        great_publishes_waiting,
+        may_hold_bytes=4 * ACCOUNT_BODIES_BYTES,
+    ),
+    Row("replays-1000", "subscribe key: 1,000 `subscribe`, each with a `since`", partial(many_replays, 1_000)),
+    Row("replays-2000", "subscribe key: 2,000 `subscribe`, each with a `since`", partial(many_replays, 2_000)),
+    Row(
+        "replays-unread",
+        "subscribe key: 50 connections have 5 MB replayed, and read nothing",
+        replays_unread,
+        may_hold_bytes=64 * MEBIBYTE,
+    ),
+    Row(
+        "replays-filtered",
+        "subscribe key: 20 replays of 10,000 events that are filtered",
+        replays_filtered,
+    ),
+    Row("types-60000", "subscribe key: 60,000 `event_types`, new types", partial(many_types, 60_000), MESSAGE_BYTES),
+    Row("types-100", "subscribe key: 100 `event_types`, then new types", partial(many_types, 100)),
+    Row("types-in-query", "subscribe key: 2,000 `event_types` in the opening", types_in_query),
+    Row("filters", "subscribe key: 200 connections with 100 `event_types` each, then new types", many_filters),
+    Row("groups", "subscribe key: 2,000 connections with an inbox each, then account events", many_groups),
+    Row("empty-subscribes", "subscribe key: empty `subscribe` under 9,999 inboxes", empty_subscribes),
+    Row("to-and-fro", "subscribe key: `subscribe` and `unsubscribe` of 9,999 inboxes", to_and_fro, MESSAGE_BYTES),
+    Row("one-by-one", "subscribe key: 3,000 inboxes, one by one", one_by_one, MESSAGE_BYTES),
+    Row("long-names", "subscribe key: 10,000 inboxes with names of 250 characters", long_names, MESSAGE_BYTES),
+    Row("cut-streams", "subscribe key: 1,000 streams, cut at once", cut_streams),
+    Row("closed-streams", "subscribe key: 1,000 streams, closed at once", closed_streams),
+    Row("one-slot", "subscribe key: a slot, taken over 200 times", one_slot),
+    Row(
+        "other-windows",
+        "publish key: more than a window holds, beside another account's window",
+        other_windows,
+        may_hold_bytes=160 * MEBIBYTE,
+        settings="[replay]\nmax_bytes_per_account = 4_194_304\nmax_bytes_total = 8_388_608\n",
+    ),
+    Row(
+        "dropped-inboxes",
+        "publish key: 200,000 events for inboxes of their own leave a window of 4 MiB",
+        dropped_inboxes,
+        may_hold_bytes=32 * MEBIBYTE,
+        settings="[replay]\nmax_events_per_account = 1_000\nmax_bytes_per_account = 4_194_304\n",
+    ),
+]

@@ -1,0 +1,66 @@
+"""Whom the inputs are sent to: a broker, its accounts, and whose keys a hostile client has."""
+
+import hashlib
+from dataclasses import dataclass
+
+HOST = "127.0.0.1"
+ANY = "dm_live_hostile_any_0123456789abcdef"
+"""Has all scopes, in an account of the tier `enterprise`."""
+LISTENER = "dm_live_hostile_listener_0123456789"
+"""May only subscribe, in the same account."""
+FREE = "dm_live_hostile_free_0123456789abcd"
+"""Has all scopes, in an account of the tier `free`."""
+OPERATOR = "dm_operator_hostile_0123456789abcdef"
+NEIGHBOUR = "dm_live_neighbour_0123456789abcdef"
+"""Of an account that has nothing to do with the others."""
+STRANGER = "dm_live_outside_0123456789abcdef"
+"""No configuration holds it: the operator's API knows it."""
+ACCOUNT = "acct_hostile"
+CALLOUT_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+_ACCOUNTS = {
+    ACCOUNT: ("enterprise", {ANY: "", LISTENER: 'scopes = ["subscribe"]\n'}),
+    "acct_hostile_free": ("free", {FREE: ""}),
+    "acct_neighbour": ("enterprise", {NEIGHBOUR: ""}),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A broker that takes connections.
+
+    Args:
+        host, port: where it listens.
+        api_port: where it asks the operator's API, if the row's configuration says so: the row answers there.
+    """
+
+    host: str
+    port: int
+    api_port: int = 0
+
+
+def configuration(port: int, api_port: int, settings: str = "", *, asks: bool = False) -> str:
+    """Return the TOML of a broker that the table's rows are sent to.
+
+    Args:
+        port: where it listens.
+        api_port: of the operator's API.
+        settings: sections of the row's own.
+        asks: whether keys and commands that it does not know are asked for at the API.
+    """
+    parts = [f"[server]\nport = {port}\n", settings]
+    parts += [
+        f'[{section}]\nurl = "http://{HOST}:{api_port}/{section}"\nsecret = "{CALLOUT_SECRET}"\n'
+        for section in ("access", "commands")
+        if asks
+    ]
+    parts.append(f'[[operators]]\nid = "op_hostile"\nsha256 = "{_digest(OPERATOR)}"\n')
+    for account, (tier, keys) in _ACCOUNTS.items():
+        parts.append(f'[[accounts]]\nid = "{account}"\ntier = "{tier}"\n')
+        for number, (key, scopes) in enumerate(keys.items()):
+            parts.append(f'[[accounts.keys]]\nid = "key_{number}"\nsha256 = "{_digest(key)}"\n{scopes}')
+    return "\n".join(parts)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
