@@ -24,14 +24,14 @@ from .commands.forward import forwarder
 from .commands.remembered import Outcome
 from .commands.requests import check_command
 from .config import CalloutConfig, Config, check_config
-from .errors import BrokerClosedError, RequestError
+from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
 from .fanout.hub import Account, Hub, HubStatistics, Place
 from .fanout.subscriber import Subscriber
 from .intake.budget import Bodies
 from .log.engines import Engine, Stored
 from .log.engines.memory import MemoryEngine
 from .log.retention import ReplayBuffers, ReplayStatistics
-from .protocol.decoding import prepare_event, split_events
+from .protocol.decoding import decode_command, prepare_event, split_events
 from .protocol.messages import Command, NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
 from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_since
 from .protocol.selection import TypeFilter
@@ -109,9 +109,7 @@ class Broker:
         try:
             return await self._store(prepared, account_id)
         except RequestError as error:
-            if error.code == "draining":
-                raise BrokerClosedError(error.message) from None
-            raise
+            raise _as_closed(error) from None
 
     async def publish_raw(
         self, key: Key, raw: bytes, path: str = "$", lane: Lane | None = None, *, ndjson: bool = False
@@ -302,6 +300,32 @@ class Broker:
 
         return register
 
+    async def call(
+        self,
+        account_id: str,
+        action: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        inbox_id: str | None = None,
+        request_id: str | None = None,
+    ) -> Any:
+        """Give a command to its handler as a client of the account would, without a socket; return its result.
+
+        No rate limits it. With a ``request_id`` it is remembered as a client's is, and done once. Raises
+        `RequestError` with what a client would be told, and `BrokerClosedError` while the broker drains.
+        """
+        check_identifier(account_id, "account_id")
+        envelope = {"action": action, "request_id": request_id, "inbox_id": inbox_id, "params": params or {}}
+        try:
+            self.require_open()
+            command = decode_command(_as_json(envelope, "$").decode())
+            result = await self.do_command(Key("library", account_id, frozenset({"command"})), command)
+        except (BadFrameError, BadCommandError) as bad:
+            raise bad.error from None
+        except RequestError as error:
+            raise _as_closed(error) from None
+        return msgspec.json.decode(encode(result))
+
     async def do_command(self, key: Key, command: Command, traceparent: str | None = None) -> Any:
         """Do one command that came over HTTP; return its result. Raises `RequestError`."""
         if command.action == "ping":
@@ -395,8 +419,13 @@ async def expire_and_forget(hub: Hub, buffers: ReplayBuffers, commands: Commands
                     await trio.lowlevel.checkpoint()
 
 
+def _as_closed(error: RequestError) -> RequestError | BrokerClosedError:
+    """Return a refusal as the library raises it: where a client is told that the broker drains, it is closed."""
+    return BrokerClosedError(error.message) if error.code == "draining" else error
+
+
 def _as_json(event: EventLike, path: str) -> bytes:
-    """Return an event of the library as the JSON it would have come as, so that one check serves all."""
+    """Return what the library was given as the JSON it would have come as, so that one check serves all."""
     try:
         return encode(event if isinstance(event, NewEvent) else dict(event))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:

@@ -63,6 +63,11 @@ class Key(Struct, frozen=True):
         return f"{self.sha256 or self.id}/{self.narrowed_to}" if self.narrowed_to else self.sha256 or self.id
 
     @property
+    def is_library(self) -> bool:
+        """Whether it stands for the program that embeds the broker: no rate limits that."""
+        return not self.sha256
+
+    @property
     def is_operator(self) -> bool:
         """Whether it publishes for any account, and opens no stream."""
         return self.account_id is None

@@ -167,7 +167,7 @@ class Commands:
         if account is None:
             account = self._accounts[str(key.account_id)] = AccountCommands(Remembered(self._config.replay.seconds))
         rates = self._config.rates.of(key.tier)
-        if rates is not account.configured:
+        if rates is not account.configured and not key.is_library:
             account.configured = rates
             account.rates.change(rates.commands_per_account, rates.events_per_account, trio.current_time())
         return account
@@ -263,7 +263,8 @@ class Commands:
         if under_way >= limits.max_per_connection or lane.account.under_way >= limits.max_per_account:
             raise _too_many()
         params = decode_params(command, handler.params_type)
-        take_from_all(lane.buckets("commands"), 1, trio.current_time(), "commands")
+        if not request.key.is_library:
+            take_from_all(lane.buckets("commands"), 1, trio.current_time(), "commands")
         return handler, params
 
     async def _do(

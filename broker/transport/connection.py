@@ -5,7 +5,7 @@ trio-websocket's reader, and the one that always takes messages from it. A third
 only while the client is not live; a fourth only while publishes wait for the fan-out.
 
 To end a connection, from anywhere: `Connection.end(code)`. One place (`_close`) turns that into a Close frame.
-Nothing that fails in here leaves: this is one of two modules that import trio_websocket.
+Nothing that fails in here leaves: of the server, this is the one module that imports trio_websocket.
 """
 
 import logging

@@ -54,7 +54,7 @@ class _Server:
         limits = broker.config.limits
         self.http_limits = HttpLimits(max_body_bytes=limits.max_body_bytes)
 
-    async def serve_client(self, transport: trio.SocketStream) -> None:
+    async def serve_client(self, transport: trio.abc.HalfCloseableStream) -> None:
         """Serve one client from its first byte to its last. Raises nothing but Cancelled."""
         stream: trio.abc.AsyncResource = transport
         try:
@@ -205,3 +205,21 @@ async def _reload_at_signal(broker: Broker, load_again: Callable[[], Config], si
         logger.info("the configuration was reloaded: %d accounts", len(config.accounts))
         if needs_restart:
             logger.warning("these sections have changed and need a restart: %s", ", ".join(needs_restart))
+
+
+async def serve_stream(broker: Broker, stream: trio.abc.HalfCloseableStream) -> None:
+    """Serve one client over a stream of any kind, from its first byte to its last; it is drained as others are.
+
+    Over what is no socket the fan-out cannot write by itself: each frame costs a task's turn. Closes the stream.
+    Raises nothing but Cancelled.
+    """
+    server = _Server(broker)
+
+    async def drain() -> None:
+        await broker.draining.wait()
+        await server.drain(broker.config.server.drain_seconds)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain)
+        await server.serve_client(stream)
+        nursery.cancel_scope.cancel()
