@@ -27,6 +27,7 @@ HTTP_STATUS = {
     "timeout_reading": 408,
     "request_id_reused": 409,
     "too_large": 413,
+    "unsupported_media_type": 415,
     "upgrade_required": 426,
     "rate_limited": 429,
     "connection_limit": 429,
@@ -35,8 +36,9 @@ HTTP_STATUS = {
     "unavailable": 503,
     "draining": 503,
     "timeout": 504,
+    "version_not_supported": 505,
 }
-"""HTTP status of each error code (PROTOCOL sections 2 and 4; 405, 408, 431 from RFC 9110 and 6585)."""
+"""HTTP status of each error code (PROTOCOL sections 2 and 4; 405, 408, 431, 505 from RFC 9110 and 6585)."""
 
 
 class CloseCode(IntEnum):

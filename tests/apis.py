@@ -8,7 +8,10 @@ from typing import Any
 
 import trio
 
-from broker.transport.http11 import HttpLimits, Request, Response, serve_http
+from broker.transport.http11 import HttpLimits, serve_http
+from broker.transport.request import Request
+from broker.transport.response import Response
+from broker.transport.stream import ClientStream
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -37,12 +40,15 @@ class Api:
         question: dict[str, Any] = json.loads(self.asked[-1][1])
         return question
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        async with stream:
-            taken = await serve_http(stream, self._handle, HttpLimits(linger_seconds=0.1))
+    async def serve(self, transport: trio.SocketStream) -> None:
+        stream = ClientStream(transport)
+        try:
+            taken = await serve_http(stream, self._handle, HttpLimits())
             if taken is not None:
                 with suppress(trio.BrokenResourceError):
-                    await stream.send_all(taken[1])
+                    await stream.send_all(taken[0])
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def _handle(self, request: Request) -> Response | bytes:
         self.asked.append((headers_of(request), await request.body()))

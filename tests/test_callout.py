@@ -29,7 +29,9 @@ from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CommandContext, CommandsConfig, RequestError, open_broker
 from broker.callout import MAX_ANSWER_BYTES, open_callout
-from broker.transport.http11 import HttpLimits, Response, serve_http
+from broker.transport.http11 import HttpLimits, serve_http
+from broker.transport.response import Response
+from broker.transport.stream import ClientStream
 
 
 @asynccontextmanager
@@ -291,7 +293,7 @@ async def test_an_answer_that_is_too_late_is_a_timeout_and_delays_nothing_else(s
 
         async def hang(stream):
             async with stream:
-                await serve_http(stream, api._handle, HttpLimits())
+                await serve_http(ClientStream(stream), api._handle, HttpLimits())
 
         async def answer_slowly(request):
             await request.body()
@@ -300,8 +302,9 @@ async def test_an_answer_that_is_too_late_is_a_timeout_and_delays_nothing_else(s
 
         async def serve_slowly(stream):
             async with stream:
-                await serve_http(stream, answer_slowly, HttpLimits())
-                await stream.send_all(slow)
+                client = ClientStream(stream)
+                await serve_http(client, answer_slowly, HttpLimits())
+                await client.send_all(slow)
                 await trio.sleep_forever()
 
         api.serve = hang if slow is None else serve_slowly

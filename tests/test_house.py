@@ -27,10 +27,11 @@ HOUSE_PLAN = [
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "publishing")]),
     ("", 6, ["broker"]),
-    ("transport", 7, [("stream", "http11"), ("upgrade", "session", "reading"), ("connection", "endpoints"), "server"]),
+    ("transport", 7, [("stream", "request", "response"), ("http11", "upgrade", "session"), "reading",
+                      ("connection", "endpoints"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
-]
+]  # fmt: skip
 """The one table of who may import from whom; wings on one floor do not know each other."""
 
 Storey = tuple[int, str, int]

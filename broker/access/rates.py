@@ -49,11 +49,16 @@ class TokenBucket(Struct):
         self.tokens -= amount
 
 
-def take_from_all(buckets: list[TokenBucket], amount: float, now: float, what: str) -> None:
-    """Take an amount from every bucket, or from none. Raises `RequestError` (`rate_limited`) with when to come back."""
+def require_of_all(buckets: list[TokenBucket], amount: float, now: float, what: str) -> None:
+    """Raise `RequestError` (`rate_limited`) with when to come back, if an amount cannot be taken from every bucket."""
     wait = max((bucket.wait_seconds(amount, now) for bucket in buckets), default=0.0)
     if wait > 0:
         raise RequestError("rate_limited", f"Too many {what}", retry_after_ms=math.ceil(wait * 1000))
+
+
+def take_from_all(buckets: list[TokenBucket], amount: float, now: float, what: str) -> None:
+    """Take an amount from every bucket, or from none. Raises `RequestError` (`rate_limited`) with when to come back."""
+    require_of_all(buckets, amount, now, what)
     for bucket in buckets:
         bucket.take(amount)
 

@@ -17,7 +17,7 @@ import trio
 from msgspec import Struct
 
 from ..access.keys import Key
-from ..access.rates import Rates, TokenBucket, take_from_all
+from ..access.rates import Rates, TokenBucket, require_of_all, take_from_all
 from ..config import Config, TierRatesConfig
 from ..errors import CommandError, RequestError, first_of
 from ..protocol.decoding import decode_params
@@ -171,6 +171,11 @@ class Commands:
             account.configured = rates
             account.rates.change(rates.commands_per_account, rates.events_per_account, trio.current_time())
         return account
+
+    def require_rate(self, key: Key, kind: Literal["commands", "events"]) -> None:
+        """Raise `RequestError` (`rate_limited`) if a request of a key may not do even one by now; nothing is taken."""
+        if not key.is_operator:
+            require_of_all(getattr(self.account(key).rates, kind), 1, trio.current_time(), kind)
 
     def lane(self, key: Key, *, shared_rates_only: bool = False) -> Lane:
         """Return a connection's own lane; `leave` it in the end. A single request has no rates of its own."""

@@ -32,6 +32,7 @@ from ..fanout.hub import Account
 from ..fanout.subscriptions import Listener
 from ..intake.publishing import Publishing
 from .reading import LentStream
+from .response import http_date
 from .session import Session
 from .stream import ClientStream
 from .upgrade import Upgrade
@@ -154,7 +155,9 @@ class Connection:
             max_message_size=self._config.limits.max_message_bytes,
             receive_buffer_size=RECEIVE_BYTES,
         )
-        websocket = await request.accept()
+        subprotocol = next(iter(request.proposed_subprotocols), None)
+        date = http_date(int(datetime.now(UTC).timestamp()))
+        websocket = await request.accept(subprotocol=subprotocol, extra_headers=[(b"Date", date.encode())])
         self._lent.open()
         return websocket
 

@@ -1,10 +1,12 @@
 """The HTTP routes (PROTOCOL section 6): a table of paths, methods and handlers.
 
 A handler gets the broker and a request and returns a `Response`, or an `Upgrade` to hand the connection over.
-What it refuses it raises as `RequestError`; `http11` makes the answer of it.
+What it refuses it raises as `RequestError`; `http11` makes the answer of it. The right comes first, then the size, then
+the body: nothing is read of a client that may not send it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 from ..access.admission import admit
@@ -13,10 +15,13 @@ from ..access.opening import Opening, check_opening
 from ..broker import Broker
 from ..errors import BadCommandError, BadFrameError, RequestError
 from ..protocol.decoding import decode_command, decode_struct
-from ..protocol.messages import TokenRequest
-from .http11 import Request, Response, json_response
-from .upgrade import Upgrade, check_upgrade
+from ..protocol.messages import Command, TokenRequest
+from .request import Request
+from .response import Response, json_response
+from .upgrade import Upgrade, check_upgrade, offered_subprotocols
 
+MAX_SMALL_BODY_BYTES: Final = 16_384
+"""All that may be said of a token; and what is read of a command or an event that may not come to anything."""
 _NDJSON: Final = "application/x-ndjson"
 
 
@@ -26,21 +31,31 @@ Handler = Callable[[Broker, Request], Awaitable[Response | Upgrade]]
 async def handle(broker: Broker, request: Request) -> Response | Upgrade:
     """Find the route of a request and let it answer. Raises `RequestError`."""
     methods = ROUTES.get(request.path)
-    if methods is None:
+    if methods is None and request.path != _EVERYTHING:
         raise RequestError("not_found", "There is nothing at this path")
-    handler = methods.get(request.method)
-    if handler is None:
-        allowed = ", ".join(methods)
-        message = f"{request.method} is not allowed here, but {allowed}"
-        raise RequestError("method_not_allowed", message, headers=(("Allow", allowed),))
-    return await handler(broker, request)
+    allowed = _allowed(request.path, methods)
+    if request.method == "OPTIONS":
+        return Response(204, headers=(("Allow", ", ".join(allowed)),))
+    if methods is None or request.method not in allowed:
+        message = f"{request.method} is not allowed here, but {' and '.join(allowed)}"
+        raise RequestError("method_not_allowed", message, headers=(("Allow", ", ".join(allowed)),))
+    return await methods["GET" if request.method == "HEAD" else request.method](broker, request)
+
+
+def _allowed(path: str, methods: Mapping[str, Handler] | None) -> list[str]:
+    """Return the methods of a path; None: of any. HEAD is wherever GET is, but where an answer would last."""
+    if methods is None:
+        return ["GET", "HEAD", "POST", "OPTIONS"]
+    head = ["HEAD"] if "GET" in methods and path not in _LASTING else []
+    return [*methods, *head, "OPTIONS"]
 
 
 async def _authenticate(broker: Broker, request: Request, *, tokens: bool = False) -> Key:
     """Return the key of a request's credential; of a token only where ``tokens`` open the door."""
     header = request.header(b"authorization")
     authorization = None if header is None else header.decode("latin-1")
-    credential = credential_of(authorization, request.query())
+    offered = offered_subprotocols(request) if tokens else ()
+    credential = credential_of(authorization, request.query(), offered)
     key = await broker.keyring.authenticate(credential, request.remote)
     if not tokens:
         key.require_key()
@@ -49,7 +64,7 @@ async def _authenticate(broker: Broker, request: Request, *, tokens: bool = Fals
 
 async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
     """`GET /v1/stream`: judge everything about the opening before the upgrade (PROTOCOL section 2)."""
-    check_upgrade(request)
+    head = check_upgrade(request)
     broker.require_open()
     key = await _authenticate(broker, request, tokens=True)
     most = broker.config.limits.max_inboxes_per_connection
@@ -63,14 +78,14 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
         with broker.hold(str(key.account_id)) as account:
             await broker.wait_for_cursor(account, request.query()["since"])
     # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
-    return Upgrade(*await admit(broker.slots, judge), request.head_bytes)
+    return Upgrade(*await admit(broker.slots, judge), head)
 
 
 async def make_token(broker: Broker, request: Request) -> Response | Upgrade:
     """`POST /v1/websocket/token`: a short-lived token of the key (PROTOCOL section 1)."""
     broker.require_open()
     key = await _authenticate(broker, request)
-    body = await request.body()
+    body = await request.body(MAX_SMALL_BODY_BYTES)
     return json_response(broker.keyring.issue(key, decode_struct(body or b"{}", TokenRequest)))
 
 
@@ -81,7 +96,11 @@ async def publish_events(broker: Broker, request: Request) -> Response | Upgrade
     key.require("publish")
     content_type = (request.header(b"content-type") or b"").decode("latin-1")
     ndjson = content_type.partition(";")[0].strip().lower() == _NDJSON
-    published = await broker.publish_raw(key, await request.body(), ndjson=ndjson)
+    if not _is_small(request):
+        broker.commands.require_rate(key, "events")
+    with broker.bodies.hold(key.account_id) as held:
+        body = await request.body(broker.config.limits.max_body_bytes, held.grow)
+        published = await broker.publish_raw(key, body, ndjson=ndjson)
     return json_response({"events": published})
 
 
@@ -91,15 +110,28 @@ async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
     key = await _authenticate(broker, request)
     if key.is_operator:
         raise RequestError("forbidden", "An operator key gives no commands")
+    if not _is_small(request):
+        key.require("command")
+        broker.commands.require_rate(key, "commands")
+    trace = request.header(b"traceparent")
+    traceparent = None if trace is None else trace.decode("latin-1")
+    with broker.bodies.hold(key.account_id) as held:
+        command = _command_of(await request.body(broker.config.limits.max_message_bytes, held.grow))
+        do = partial(broker.do_command, key, command, traceparent)
+        return json_response(await request.unless_client_leaves(do))
+
+
+def _is_small(request: Request) -> bool:
+    return request.body_bytes is not None and request.body_bytes <= MAX_SMALL_BODY_BYTES
+
+
+def _command_of(body: bytes) -> Command:
     try:
-        command = decode_command((await request.body()).decode())
+        return decode_command(body.decode())
     except UnicodeDecodeError:
         raise RequestError("invalid_json", "The body is not UTF-8") from None
     except (BadFrameError, BadCommandError) as bad:
         raise bad.error from None
-    trace = request.header(b"traceparent")
-    traceparent = None if trace is None else trace.decode("latin-1")
-    return json_response(await broker.do_command(key, command, traceparent))
 
 
 async def alive(broker: Broker, request: Request) -> Response | Upgrade:
@@ -118,6 +150,9 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/events": {"POST": publish_events},
     "/v1/commands": {"POST": give_command},
     "/v1/websocket/token": {"POST": make_token},
-    "/healthz": {"GET": alive, "HEAD": alive},
-    "/readyz": {"GET": ready, "HEAD": ready},
+    "/healthz": {"GET": alive},
+    "/readyz": {"GET": ready},
 }
+_LASTING: Final = frozenset({"/v1/stream"})
+_EVERYTHING: Final = "*"
+"""The target of an OPTIONS that asks for the server as a whole (RFC 9110 section 9.3.7)."""

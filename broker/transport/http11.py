@@ -1,36 +1,31 @@
-"""HTTP/1.1 on one trio stream, by h11 (RFC 9112): heads, bodies, answers, deadlines.
+"""HTTP/1.1 on one client's stream (RFC 9112): one exchange after another, with their deadlines.
 
-Here lives what every exchange needs whatever it is about. Not here: routes, credentials and what an
-answer says (endpoints), listeners and who closes the stream (server), WebSocket frames (trio-websocket).
+Here lives what every exchange needs whatever it is about. Not here: what a request is and how an answer is written
+(request, response), routes and credentials (endpoints), listeners and who closes the stream (server).
 
-One head, one judge: h11 parses the head here; an accepted upgrade's bytes (`Request.raw`) are then put back
-for trio-websocket, which parses them again with wsproto.
-
-Costs: an idle connection holds one h11 parser and no timer but its deadline. An exchange holds at most one head,
-one read, one body (``max_body_bytes``) and one answer. Nothing of a header or a query is ever logged: keys are there.
+Costs: an idle connection holds one head's parser and no timer but its deadline. An exchange holds at most one head,
+one read of what comes after it, one body and one answer, or one piece of it.
 """
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeAlias, TypeVar
-from urllib.parse import unquote
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeAlias, TypeVar
 
-import h11
-import msgspec
 import trio
 from msgspec import Struct
 
 from ..errors import RequestError
+from .request import Body, HeadParser, LengthBody, Request, body_of
+from .response import CONTINUE, LAST_CHUNK, Response, chunk_of, error_response, has_content, head_of
+from .stream import ClientStream
 
 logger = logging.getLogger(__name__)
 
 _READ_BYTES = 65_536
 """One read: trio's own default, so a whole body of 8 MiB is 128 of them."""
-
-_WITHOUT_CONTENT = frozenset({204, 304})
 
 T = TypeVar("T")
 
@@ -39,155 +34,52 @@ class HttpLimits(Struct, frozen=True):
     """How much, and how long, one connection may take. Each time is a deadline for the whole of its act."""
 
     max_head_bytes: int = 16_384
-    """Request line and headers: h11's own default, and what wsproto will take behind us."""
-    max_body_bytes: int = 8_388_608
-    """A request's body (PROTOCOL section 7, ``limits.max_body_bytes``)."""
+    """Request line and headers."""
     head_seconds: float = 10.0
     """From a head's first byte, or the opening of the connection, to the head's end: nobody types it by hand."""
     idle_seconds: float = 75.0
     """Waiting for the next request: longer than the 60 s for which common proxies keep a connection."""
     body_seconds: float = 30.0
     """A whole body: 8 MiB at 280 kB/s."""
-    send_seconds: float = 10.0
-    """A whole answer, to a client that may not read it."""
-    linger_seconds: float = 2.0
-    """Reading on after the last answer: a round trip or two, so that the client sees it and no reset."""
-
-
-class Response(Struct, frozen=True):
-    """An answer. Content-Length, Content-Type and Cache-Control are added when it is sent."""
-
-    status: int
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = ()
-    content_type: str = "application/json"
 
 
 class PeerGoneError(Exception):
     """The client left, or took too long to read: nobody is there to answer. An ordinary end; let it pass."""
 
 
-async def _no_body() -> bytes:
-    return b""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request, its head parsed and its body not yet read.
-
-    ``path`` and ``query_string`` are as sent, not decoded; header names are lower-case. ``raw`` starts with this
-    head's exact bytes and ends with the last byte read so far: for an upgrade it is what the next parser must be given.
-    """
-
-    method: str
-    path: str
-    query_string: str = field(default="", repr=False)
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list, repr=False)
-    http_version: bytes = b"1.1"
-    raw: bytes = field(default=b"", repr=False)
-    head_bytes: int = 0
-    remote: str | None = None
-    """The client's address, if it is known."""
-    read_body: Callable[[], Awaitable[bytes]] = field(default=_no_body, repr=False)
-    _query: dict[str, str] | None = field(default=None, repr=False)
-
-    def header(self, name: bytes) -> bytes | None:
-        """Return the only value of a header (``name`` in lower case), or None. Two of it raise `RequestError`."""
-        values = [value for key, value in self.headers if key == name]
-        if len(values) > 1:
-            raise RequestError("bad_request", f"The header {name.decode('ascii')} stands twice")
-        return values[0] if values else None
-
-    def query(self) -> dict[str, str]:
-        """Return the query, percent-decoded strictly as UTF-8; '+' stays '+'. Parsed once.
-
-        Raises `RequestError` naming the field if one stands twice (PROTOCOL section 1) or is not UTF-8.
-        """
-        if self._query is None:
-            self._query = _parse_query(self.query_string)
-        return self._query
-
-    async def body(self) -> bytes:
-        """Read the whole body, asking for it with 100-continue if the client waits for that (RFC 9110 section 10.1.1).
-
-        Raises `RequestError`: ``too_large`` (before anything is read if Content-Length says so), ``timeout_reading``,
-        ``bad_request`` if its framing is broken; `PeerGoneError` if the client leaves. May be called again.
-        """
-        return await self.read_body()
-
-    def has_body(self) -> bool:
-        """Whether the head announces a body (RFC 9112 section 6.3); Content-Length 0 is none."""
-        length = self.header(b"content-length")
-        return self.header(b"transfer-encoding") is not None or int(length or 0) != 0
-
-
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | T]]
 """Answers a request, or takes its connection over by returning anything that is no `Response`."""
 
 
-async def serve_http(
-    stream: trio.abc.Stream, handle: Handler[T], limits: HttpLimits, remote: str | None = None
-) -> tuple[Request, T] | None:
+async def serve_http(stream: ClientStream, handle: Handler[T], limits: HttpLimits) -> tuple[T, bytes] | None:
     """Serve exchanges on ``stream`` until it ends, or until ``handle`` takes it over.
 
     Returns None after the end: the client left, a deadline passed, or an answer closed the connection. Returns
-    the request and the object if ``handle`` returned no `Response`: then nothing was sent, and ``request.raw``
-    is to be put back. Never closes ``stream`` but for the half-close after a last answer.
+    the object if ``handle`` returned no `Response`, with what was read after its head: then nothing was sent. The
+    stream is left open: closing it well, so that the last answer is seen, is the caller's.
 
     A `RequestError` from ``handle`` is answered; any other exception is logged, answered with 500 and closes.
     """
-    connection = _Connection(stream, limits, remote)
+    connection = _Connection(stream, limits)
     try:
         return await _exchanges(connection, handle)
     except PeerGoneError:
         return None
 
 
-def json_response(result: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    """Return ``{"result": ...}`` (PROTOCOL, preface), encoded by msgspec."""
-    return Response(status, msgspec.json.encode({"result": result}), headers)
-
-
-def error_response(error: RequestError) -> Response:
-    """Return ``{"error": ...}`` with the error's status and headers, and Retry-After (whole seconds, rounded up)."""
-    headers = error.headers
-    if error.retry_after_ms is not None and not any(name.lower() == "retry-after" for name, _ in headers):
-        headers = (*headers, ("Retry-After", str(-(-error.retry_after_ms // 1000))))
-    return Response(error.status, msgspec.json.encode({"error": error.as_json()}), headers)
-
-
-def _parse_query(query_string: str) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for pair in filter(None, query_string.split("&")):
-        encoded_name, _, encoded_value = pair.partition("=")
-        name = unquote(encoded_name, errors="backslashreplace")
-        try:
-            unquote(encoded_name, errors="strict")
-            value = unquote(encoded_value, errors="strict")
-        except UnicodeDecodeError:
-            raise RequestError("bad_request", f"The query's {name!r} is not UTF-8") from None
-        if name in fields:
-            raise RequestError("bad_request", f"The query's {name!r} stands twice")
-        fields[name] = value
-    return fields
-
-
-async def _exchanges(connection: "_Connection", handle: Handler[T]) -> tuple[Request, T] | None:
-    answer: Response | T
+async def _exchanges(connection: "_Connection", handle: Handler[T]) -> tuple[T, bytes] | None:
     while True:
         try:
-            request = await connection.read_head()
+            request = await connection.read_request()
         except RequestError as error:
-            answer = error_response(error)
-        else:
-            if request is None:
-                return None
-            answer = await _ask(handle, request)
-            if not isinstance(answer, Response):
-                return request, answer
-        await connection.send(answer)
-        if not connection.start_next_cycle():
-            await connection.linger()
+            await connection.answer(None, error_response(error, close=True))
+            return None
+        if request is None:
+            return None
+        answer = await _ask(handle, request)
+        if not isinstance(answer, Response):
+            return answer, connection.take_rest()
+        if not await connection.answer(request, answer):
             return None
 
 
@@ -200,148 +92,176 @@ async def _ask(handle: Handler[T], request: Request) -> Response | T:
         raise
     except Exception:
         logger.exception("Answering %s %s failed", request.method, request.path)
-        message = "The broker failed at this request"
-        return error_response(RequestError("internal", message, headers=(("Connection", "close"),)))
+        return error_response(RequestError("internal", "The broker failed at this request"), close=True)
 
 
 class _Connection:
-    """The stream, h11's state of it, and the head and the body of the request under way."""
+    """The stream, what was read of it and not yet used, and the request under way. It is that request's `Wire`."""
 
-    def __init__(self, stream: trio.abc.Stream, limits: HttpLimits, remote: str | None) -> None:
+    def __init__(self, stream: ClientStream, limits: HttpLimits) -> None:
         self._stream = stream
         self._limits = limits
-        self._remote = remote
-        self._h11 = h11.Connection(h11.SERVER, limits.max_head_bytes)
+        self._remote = stream.remote
+        self._waiting = bytearray()
+        self._body: Body = LengthBody(0)
+        self._body_ends_by = math.inf
+        self._client_waits = False
+        """Whether it sends its body only after a 100."""
+        self._left = False
         self._head_starts_by = self._head_ends_by = trio.current_time() + limits.head_seconds
-        self._raw = bytearray()
-        self._body = bytearray()
-        self._method = b""
 
-    async def read_head(self) -> Request | None:
+    # --- requests
+
+    async def read_request(self) -> Request | None:
         """Read the next head. None if no byte of it came in time; raises `RequestError` if it is bad or slow."""
-        if not self._raw:
-            with trio.move_on_at(self._head_starts_by) as waiting:
-                self._raw += await self._receive()
-            if waiting.cancelled_caught:
-                return None
-        with trio.move_on_at(min(self._head_ends_by, trio.current_time() + self._limits.head_seconds)) as reading:
-            while (event := self._next_event()) is h11.NEED_DATA:
-                self._raw += await self._receive()
-        if reading.cancelled_caught:
-            raise RequestError("timeout_reading", "The request's head came too slowly")
-        assert isinstance(event, h11.Request)
-        return self._make_request(event)
-
-    def _make_request(self, head: h11.Request) -> Request:
-        self._method = head.method
-        head_bytes = len(self._raw) - len(self._h11.trailing_data[0])
-        if head_bytes > self._limits.max_head_bytes:
-            # h11 looks at the limit only while a head is incomplete
-            raise RequestError("head_too_large", f"A head may have {self._limits.max_head_bytes} bytes")
-        path, _, query_string = head.target.decode("ascii").partition("?")
-        request = Request(
-            method=head.method.decode("ascii"),
-            path=path,
-            query_string=query_string,
-            headers=list(head.headers),
-            http_version=head.http_version,
-            raw=bytes(self._raw),
-            head_bytes=head_bytes,
-            remote=self._remote,
-        )
-        length = request.header(b"content-length")
-        if head.method == b"CONNECT" or (length and request.header(b"transfer-encoding")):
-            # a proxy before us might see another body's end than h11 does (RFC 9112 section 6.1)
-            raise RequestError("bad_request", "No CONNECT, and no Content-Length beside Transfer-Encoding")
-        if request.has_body():
-            request.read_body = partial(self._read_body, int(length or 0))
-        else:
-            self._next_event()
+        parser = HeadParser(self._limits.max_head_bytes)
+        request = None
+        if self._waiting:
+            await trio.lowlevel.checkpoint()  # between requests that came together
+            request = parser.take(self._waiting)
+        if request is None:
+            request = await self._receive_request(parser)
+        if request is not None:
+            self._head_starts_by, self._head_ends_by = math.inf, math.inf
+            self._expect_body(request)
         return request
 
-    async def _read_body(self, announced_bytes: int) -> bytes:
-        too_large = RequestError("too_large", f"A body may have {self._limits.max_body_bytes} bytes")
-        if announced_bytes > self._limits.max_body_bytes:
-            raise too_large
-        with trio.move_on_after(self._limits.body_seconds) as reading:
-            while self._h11.their_state in (h11.SEND_BODY, h11.ERROR):
-                await self._read_body_event()
-                # one read may hold 10,000 one-byte chunks, 9 µs each: others get their turn between them
-                await trio.lowlevel.checkpoint()
-                if len(self._body) > self._limits.max_body_bytes:
-                    raise too_large
+    async def _receive_request(self, parser: HeadParser) -> Request | None:
+        request = None
+        with trio.CancelScope(deadline=self._head_deadline() if parser.begun else self._head_starts_by) as reading:
+            while request is None:
+                begun = parser.begun
+                await self._receive()
+                request = parser.take(self._waiting)
+                if parser.begun and not begun:
+                    reading.deadline = self._head_deadline()
+        if request is None and parser.begun:
+            raise RequestError("timeout_reading", "The request's head came too slowly")
+        return request
+
+    def _head_deadline(self) -> float:
+        return min(self._head_ends_by, trio.current_time() + self._limits.head_seconds)
+
+    def _expect_body(self, request: Request) -> None:
+        request.remote, request.wire = self._remote, self
+        self._body = body_of(request, self._limits.max_head_bytes)
+        self._body_ends_by = math.inf
+        self._client_waits = b"100-continue" in request.tokens(b"expect") and request.http_version == "1.1"
+
+    async def read_piece(self) -> bytes:
+        """Return the next piece of the body, b"" at its end. Raises `RequestError`, `PeerGoneError`."""
+        while not self._body.ended:
+            piece = self._body.take(self._waiting)
+            if piece is None:
+                await self._receive_body()
+            elif self._waiting:
+                await trio.lowlevel.cancel_shielded_checkpoint()  # between steps, and nothing that was taken is lost
+            if piece:
+                return piece
+        return b""
+
+    async def _receive_body(self) -> None:
+        if self._client_waits:
+            await self._send(CONTINUE, self._limits.body_seconds)
+            self._client_waits = False
+        self._body_ends_by = min(self._body_ends_by, trio.current_time() + self._limits.body_seconds)
+        with trio.move_on_at(self._body_ends_by) as reading:
+            await self._receive()
         if reading.cancelled_caught:
             raise RequestError("timeout_reading", "The request's body came too slowly")
-        return bytes(self._body)
 
-    async def _read_body_event(self) -> None:
-        event = self._next_event()
-        if isinstance(event, h11.Data):
-            self._body += event.data
-        elif event is h11.NEED_DATA:
-            if self._h11.they_are_waiting_for_100_continue:
-                await self._send_bytes(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
-            await self._receive()
-
-    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        in_head = self._h11.their_state is h11.IDLE
+    async def _receive(self) -> None:
         try:
-            return self._h11.next_event()
-        except h11.RemoteProtocolError as error:
-            # h11's messages quote the header at fault, and with it keys
-            if in_head and error.error_status_hint == 431:
-                raise RequestError("head_too_large", "The request's head is too large") from None
-            raise RequestError("bad_request", "The request is not well-formed HTTP/1.1") from None
-
-    async def _receive(self) -> bytes:
-        try:
-            data = bytes(await self._stream.receive_some(_READ_BYTES))
+            data = await self._stream.receive_some(_READ_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise PeerGoneError from None
         if not data:
             raise PeerGoneError
-        self._h11.receive_data(data)
-        return data
+        self._waiting += data
 
-    async def send(self, answer: Response) -> None:
-        """Send an answer whole, with Connection: close if the request was not read to its end."""
-        headers = [("Cache-Control", "no-store"), *answer.headers]
-        if answer.status not in _WITHOUT_CONTENT:
-            headers += [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
-        if self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):
-            headers.append(("Connection", "close"))
-        data = self._h11.send(h11.Response(status_code=answer.status, headers=headers))
-        if answer.status not in _WITHOUT_CONTENT and self._method != b"HEAD":
-            data += self._h11.send(h11.Data(data=answer.body))
-        await self._send_bytes(data + self._h11.send(h11.EndOfMessage()))
+    def take_rest(self) -> bytes:
+        """Return what was read and not used: it is of the protocol that comes next."""
+        rest = bytes(self._waiting)
+        self._waiting.clear()
+        return rest
 
-    async def _send_bytes(self, data: bytes) -> None:
-        with trio.move_on_after(self._limits.send_seconds) as sending:
+    async def unless_client_leaves(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``act`` returns; cancel it and raise `PeerGoneError` if the client leaves meanwhile."""
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, nursery.cancel_scope)
             try:
-                await self._stream.send_all(data)
+                result = await act()
+            except Exception as error:  # leaves the nursery bare, not in a group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if self._left:
+            raise PeerGoneError
+        return result
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        """Cancel a scope when the client leaves; of one that sends on, no more is read than a head's length."""
+        try:
+            while len(self._waiting) < self._limits.max_head_bytes:
+                await self._receive()
+        except PeerGoneError:
+            self._left = True
+            scope.cancel()
+
+    # --- answers
+
+    async def answer(self, request: Request | None, answer: Response) -> bool:
+        """Send an answer; None stands for a request that was not understood. Returns whether the connection goes on."""
+        goes_on = request is not None and not answer.close and self._may_go_on_after(request)
+        chunked = request is not None and request.http_version == "1.1"
+        head = head_of(answer, time.time(), close=not goes_on, chunked=chunked)
+        with_body = has_content(answer) and not (request is not None and request.method == "HEAD")
+        if isinstance(answer.body, bytes):
+            await self._send(head + answer.body if with_body else head, answer.piece_seconds)
+        else:
+            async with aclosing(answer.body) as pieces:
+                await self._send(head, answer.piece_seconds)
+                goes_on = (not with_body or await self._pieces_sent(answer, pieces, chunked)) and goes_on
+        self._head_starts_by = trio.current_time() + self._limits.idle_seconds
+        return goes_on
+
+    def _may_go_on_after(self, request: Request) -> bool:
+        """Whether what comes next can be a request: the body was read, and the client goes on, and does so in HTTP."""
+        closes = request.http_version == "1.0" or b"close" in request.tokens(b"connection")
+        return self._body.ended and not closes and not request.asks_for(b"websocket")
+
+    async def _pieces_sent(self, answer: Response, pieces: AsyncGenerator[bytes, None], chunked: bool) -> bool:
+        """Send a body in pieces until it ends or the client leaves. Returns False if it broke off, which is logged."""
+
+        async def send() -> None:
+            async for piece in pieces:
+                if piece:
+                    await self._send(chunk_of(piece) if chunked else piece, answer.piece_seconds)
+                await trio.lowlevel.checkpoint()
+            if chunked:
+                await self._send(LAST_CHUNK, answer.piece_seconds)
+
+        try:
+            await self.unless_client_leaves(send)
+        except PeerGoneError:
+            raise
+        except Exception:
+            logger.exception("An answer in pieces broke off")
+            return False
+        return True
+
+    async def _send(self, data: bytes, seconds: float) -> None:
+        """Send at once what the kernel takes at once: for a short answer this is no checkpoint."""
+        taken = self._stream.write_nowait(data)
+        if taken == len(data):
+            return
+        with trio.move_on_after(seconds) as sending:
+            try:
+                # What the kernel took a part of, the stream writes to its end.
+                await self._stream.send_all(b"" if taken else data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 raise PeerGoneError from None
         if sending.cancelled_caught:
             raise PeerGoneError
-
-    def start_next_cycle(self) -> bool:
-        """Make ready for the next request. Returns False if the connection must end."""
-        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
-            return False
-        self._h11.start_next_cycle()
-        self._head_starts_by = trio.current_time() + self._limits.idle_seconds
-        self._head_ends_by = math.inf
-        self._raw = bytearray(self._h11.trailing_data[0])
-        self._body = bytearray()
-        return True
-
-    async def linger(self) -> None:
-        """Half-close and read on for a while: closing over unread bytes resets the answer (RFC 9112 section 9.6)."""
-        with trio.move_on_after(self._limits.linger_seconds):
-            try:
-                if isinstance(self._stream, trio.abc.HalfCloseableStream):
-                    await self._stream.send_eof()
-                while await self._stream.receive_some(_READ_BYTES):
-                    pass
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass

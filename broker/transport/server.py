@@ -1,6 +1,6 @@
 """`serve`: one port for HTTP and WebSocket, and the drain.
 
-The head of each request is judged once, by h11; an accepted upgrade goes on as a `Connection` over the same stream.
+The head of each request is judged once; an accepted upgrade goes on as a `Connection` over the same stream.
 Listeners live in the inner nursery, clients in the outer: while the broker drains, openings are still answered
 (with 503), until the last client is gone or the time is up.
 """
@@ -22,7 +22,9 @@ from ..config import Config
 from ..errors import ConfigError
 from .connection import CLOSE_SECONDS, Connection, ConnectionStatistics
 from .endpoints import handle
-from .http11 import HttpLimits, Request, Response, serve_http
+from .http11 import HttpLimits, serve_http
+from .request import Request
+from .response import Response
 from .stream import SEND_BUFFER_BYTES, ClientStream
 from .upgrade import Upgrade
 
@@ -51,21 +53,20 @@ class _Server:
         self.connections: dict[str, Connection] = {}
         self.exchanges = 0
         self._changed = trio.lowlevel.ParkingLot()
-        limits = broker.config.limits
-        self.http_limits = HttpLimits(max_body_bytes=limits.max_body_bytes)
+        self._http_limits = HttpLimits()
 
     async def serve_client(self, transport: trio.abc.HalfCloseableStream) -> None:
         """Serve one client from its first byte to its last. Raises nothing but Cancelled."""
         stream: trio.abc.AsyncResource = transport
         try:
             stream = client = ClientStream(transport)
-            accepted = await serve_http(client, self._answer, self.http_limits, client.remote)
-            if accepted is None:
+            taken = await serve_http(client, self._answer, self._http_limits)
+            if taken is None:
                 await client.aclose()
             else:
-                request, upgrade = accepted
-                client.put_back(request.raw)
-                del accepted, request  # for as long as the connection lives
+                upgrade, early = taken
+                client.put_back(upgrade.head + early)
+                del taken, early  # for as long as the connection lives
                 await self._connect(client, upgrade)
         except Exception:
             logger.exception("a client's connection failed")

@@ -26,7 +26,7 @@ from broker.access.lookup import (
     asks_api,
 )
 from broker.callout import open_callout
-from broker.transport.http11 import Response
+from broker.transport.response import Response
 
 KEY, OTHER = digest_of("dm_live_one"), digest_of("dm_live_two")
 TIMEOUT = 10

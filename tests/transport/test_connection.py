@@ -327,11 +327,8 @@ HEADS = {
     "no version": upgrade_head("", ("Sec-WebSocket-Version", "")),
     "a target that is not ASCII": upgrade_head().replace(b"/v1/stream ", "/v1/stream?client_id=é ".encode()),
     "a host of \\xff\\xfe": upgrade_head().replace(b"broker.example", b"\xff\xfe"),
-    "a host that is no IDNA": upgrade_head("", ("Host", "xn--a")),
     "no host": upgrade_head("", ("Host", "")),
     "two hosts": upgrade_head().replace(b"Host:", b"Host: other\r\nHost:"),
-    "a subprotocol that is not ASCII": upgrade_head("", ("Sec-WebSocket-Protocol", "\xff")),
-    "an extension that is not ASCII": upgrade_head("", ("Sec-WebSocket-Extensions", "\xff")),
     "a body": upgrade_head("", ("Content-Length", "3")) + b"abc",
     "a chunked body": upgrade_head("", ("Transfer-Encoding", "chunked")) + b"0\r\n\r\n",
     "two authorizations": upgrade_head().replace(b"Host:", b"Authorization: Bearer x\r\nHost:"),
@@ -341,7 +338,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
-async def test_a_head_that_wsproto_would_stumble_over_is_refused_at_once(head, no_errors):
+async def test_a_head_that_is_no_upgrade_is_refused_at_once(head, no_errors):
     async with serving() as served:
         with trio.fail_after(5):
             async with await open_socket(served.address) as stream:
@@ -354,23 +351,25 @@ async def test_a_head_that_wsproto_would_stumble_over_is_refused_at_once(head, n
 
 async def test_a_head_that_only_wsproto_refuses_is_ended_by_the_deadline(monkeypatch, no_errors):
     """No such head is known; were there one, trio-websocket would wait for ever."""
-    monkeypatch.setattr(broker.transport.endpoints, "check_upgrade", lambda _: None)
-    monkeypatch.setattr(broker.transport.connection, "HANDSHAKE_SECONDS", 0.1)
+    without_key = upgrade_head("", ("Sec-WebSocket-Key", ""))
     async with serving() as served, connected(served.address) as neighbour:
+        monkeypatch.setattr(broker.transport.endpoints, "check_upgrade", lambda _: without_key)
+        monkeypatch.setattr(broker.transport.connection, "HANDSHAKE_SECONDS", 0.1)
         with trio.fail_after(10):
             async with await open_socket(served.address) as stream:
-                await stream.send_all(upgrade_head("", ("Sec-WebSocket-Key", "")))
+                await stream.send_all(upgrade_head())
                 while await stream.receive_some():
                     pass
         await neighbour.ping()
 
 
 async def test_a_head_that_breaks_the_reader_ends_only_its_own_connection(monkeypatch, caplog):
-    monkeypatch.setattr(broker.transport.endpoints, "check_upgrade", lambda _: None)
+    odd_host = upgrade_head().replace(b"broker.example", b"\xff\xfe")
     async with serving() as served, connected(served.address) as neighbour:
+        monkeypatch.setattr(broker.transport.endpoints, "check_upgrade", lambda _: odd_host)
         with trio.fail_after(10):
             async with await open_socket(served.address) as stream:
-                await stream.send_all(HEADS["a host of \\xff\\xfe"])
+                await stream.send_all(upgrade_head())
                 await stream.receive_some()
         await neighbour.ping()
     assert [record.exc_info is not None for record in caplog.records] == [True]

@@ -33,7 +33,7 @@ import broker.transport.connection
 import broker.transport.endpoints
 import broker.transport.server
 from broker import CloseCode, ServerConfig, open_broker, serve
-from broker.transport.http11 import Response
+from broker.transport.response import Response
 from broker.transport.stream import SEND_BUFFER_BYTES
 
 
