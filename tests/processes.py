@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,13 @@ from contextlib import contextmanager
 KEY = "dm_live_test_of_the_command_line"
 GUARD_SECONDS = 30
 COMMAND = [sys.executable, "-m", "broker"]
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""The pages of the documentation, and the fenced blocks in them.
+
+A block's first line says in which language it is, and in a second word how it is run:
+
+    python, bash        a program that ends by itself; the bash blocks of a page are one session
+    js client           a client that comes back by cursor; it runs until it is ended
+    toml, json          is loaded
+    … excerpt           a part of something, not run by itself
+    text                a drawing, or what something prints
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MANNERS = {
+    "bash": {"", "excerpt"},
+    "python": {"", "excerpt"},
+    "js": {"client", "excerpt"},
+    "toml": {"", "excerpt"},
+    "json": {"", "excerpt"},
+    "text": {""},
+}
+_BLOCK = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it stands, in which language it is, and how it is run."""
+
+    page: Path
+    line: int
+    language: str
+    manner: str
+    text: str
+
+    def __str__(self):
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in _BLOCK.finditer(text):
+        language, _, manner = match["info"].strip().partition(" ")
+        found.append(Block(page, text.count("\n", 0, match.start()) + 1, language, manner, match["text"]))
+    return found
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def blocks(language: str, manner: str = "", page: Path | None = None) -> list[Block]:
+    """All blocks of a language that are run in a manner, of one page or of all."""
+    return [b for b in BLOCKS if (b.language, b.manner) == (language, manner) and page in (None, b.page)]
