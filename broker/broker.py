@@ -1,11 +1,11 @@
 """`Broker`: the public face for embedding. It wires the floors below and knows no network."""
 
-import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,40 +15,41 @@ from msgspec import Struct
 from .access.keyring import Keyring, KeyringStatistics
 from .access.keys import Key
 from .access.lookup import AskAccess, Lookup, asks_api
-from .access.rates import take_from_all
 from .access.slots import Slots, SlotsStatistics
 from .access.tokens import Tokens
 from .callout import Callout, open_callout
-from .commands.dispatch import BUILT_IN_ACTIONS, Commands, CommandsStatistics, HandlerFunction, Lane, WhenClientLeaves
+from .commands.dispatch import BUILT_IN_ACTIONS, Commands, CommandsStatistics, HandlerFunction, WhenClientLeaves
 from .commands.forward import forwarder
 from .commands.remembered import Outcome
 from .commands.requests import check_command
 from .config import CalloutConfig, Config, check_config
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
-from .fanout.hub import Account, Hub, HubStatistics, Place
+from .fanout.hub import Account, Hub, HubStatistics
 from .fanout.subscriber import Subscriber
 from .intake.budget import Bodies
-from .log.engines import Engine, Stored
+from .intake.intake import EventLike, Intake, as_json
+from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
 from .log.retention import ReplayBuffers, ReplayStatistics
-from .protocol.decoding import decode_command, prepare_event, split_events
-from .protocol.messages import Command, NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
+from .protocol.decoding import decode_command
+from .protocol.messages import Command, NewEvent, Published, encode, format_time
 from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_since
 from .protocol.selection import TypeFilter
 from .schedule import Schedule
 
-PREPARE_SLICE: Final = 128
-"""Events of one publish that are checked before others have their turn."""
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates")
 AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
 
 MAX_EXPIRY_SECONDS: Final = 1.0
 FORGET_SECONDS: Final = 30.0
-_SLICE: Final = 64
 _EXPIRE_SLICE: Final = 512
+"""Events that are dropped in one step."""
+_FORGET_SLICE: Final = 256
+"""Accounts that are looked at in one step, and answers that are forgotten."""
+AWAY_RETRY_MS: Final = 1_000
 
-EventLike = NewEvent | Mapping[str, Any]
+MakeEngine = Callable[[ReplayBuffers, Log], Engine]
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 
 
@@ -68,10 +69,17 @@ class BrokerStatistics(Struct, frozen=True):
     """Whether it refuses to publish and to open."""
 
 
+def make_memory_engine(buffers: ReplayBuffers, log: Log) -> Engine:
+    """Return the engine that keeps everything in this process."""
+    return MemoryEngine(buffers, log, trio.current_time, time.time)
+
+
 class Broker:
     """An event broker. Made by `open_broker`, which runs its tasks."""
 
-    def __init__(self, config: Config, lookup: Lookup | None = None) -> None:
+    def __init__(
+        self, config: Config, lookup: Lookup | None = None, make_engine: MakeEngine = make_memory_engine
+    ) -> None:
         self.config = config
         self.commands = Commands(config)
         self.schedule = Schedule()
@@ -83,14 +91,12 @@ class Broker:
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16))
         self._hub = Hub(self._buffers)
-        self._engine: Engine = MemoryEngine(self._buffers, trio.current_time)
-        self._last_id_ns = 0
-        self._published = 0
-        self._duplicates = 0
+        self._engine = make_engine(self._buffers, self._hub)
+        self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
 
     # --- publishing
 
-    async def publish(self, account_id: str, events: EventLike | Sequence[EventLike]) -> list[Published]:
+    async def publish(self, account_id: str, events: EventLike | Iterable[EventLike]) -> list[Published]:
         """Publish one event or a list to an account, in one step, in order.
 
         An event is a `NewEvent` or a mapping of the same fields (PROTOCOL section 6). Returns what became of each,
@@ -98,121 +104,22 @@ class Broker:
         Raises `RequestError`, which names the field, and `BrokerClosedError` while the broker drains.
         """
         check_identifier(account_id, "account_id")
-        given = [events] if isinstance(events, (NewEvent, Mapping)) else list(events)
-        prepared = []
-        now = format_time(datetime.now(UTC))
-        for index, event in enumerate(given):
-            path = f"$[{index}]"
-            prepared.append(self._prepare(path, _as_json(event, path), now, None))
-            if (index + 1) % PREPARE_SLICE == 0:
-                await trio.lowlevel.checkpoint()
         try:
-            return await self._store(prepared, account_id)
+            return await self.intake.publish(
+                account_id, [events] if isinstance(events, (NewEvent, Mapping)) else list(events)
+            )
         except RequestError as error:
             raise _as_closed(error) from None
 
-    async def publish_raw(
-        self, key: Key, raw: bytes, path: str = "$", lane: Lane | None = None, *, ndjson: bool = False
-    ) -> list[Published]:
-        """Publish JSON that came from a client, or over HTTP without a ``lane``, for one key. Raises `RequestError`."""
-        self.require_open()
-        prepared = []
-        now = format_time(datetime.now(UTC))
-        for number, (where, item) in enumerate(split_events(raw, ndjson=ndjson, path=path), start=1):
-            prepared.append(self._prepare(where, item, now, key))
-            if number % PREPARE_SLICE == 0:
-                await trio.lowlevel.checkpoint()
-        self._take_rates(key, lane, len(prepared))
-        return await self._store(prepared, key.account_id)
-
-    def publish_raw_nowait(self, key: Key, raw: bytes, path: str, lane: Lane | None = None) -> list[Published] | None:
-        """Do the same in one synchronous step; None if it is long or must wait. Raises `RequestError`."""
-        self.require_open()
-        account = self._hub.account(str(key.account_id))
-        items = split_events(raw, ndjson=False, path=path)
-        place = account.place_nowait() if len(items) <= PREPARE_SLICE else None
-        if place is None:
-            return None
-        with place:
-            now = format_time(datetime.now(UTC))
-            prepared = [self._prepare(where, item, now, key) for where, item in items]
-            self._take_rates(key, lane, len(prepared))
-            stored = self._engine.append_nowait(account.buffer.account_id, prepared)
-            return None if stored is None else self._hand_on(account, place, stored)
-
-    def _take_rates(self, key: Key, lane: Lane | None, events: int) -> None:
-        """Raise `RequestError` (`rate_limited`) if a client publishes more than its tier may; operators may."""
-        if not key.is_operator:
-            buckets = lane.buckets("events") if lane else self.commands.account(key).rates.events
-            take_from_all(buckets, events, trio.current_time(), "events")
-
-    def _prepare(self, path: str, raw: bytes, now: str, key: Key | None) -> PreparedEvent:
-        """Check one event, and that the key may publish it."""
-        event = prepare_event(
-            raw,
-            path,
-            max_bytes=self.config.limits.max_event_bytes,
-            now=now,
-            new_id=self._new_event_id,
-        )
-        if key is None:
-            return event
-        if key.is_operator:
-            if event.account_id is None:
-                message = f"An operator's event needs an `account_id` - at `{path}.account_id`"
-                raise RequestError("invalid_params", message)
-            self.keyring.require_account(event.account_id)
-            return event
-        if event.account_id not in (None, key.account_id):
-            raise RequestError("forbidden", f"The key is of another account - at `{path}.account_id`")
-        key.require_inbox(event.inbox_id, f"{path}.inbox_id")
-        return event
-
-    async def _store(self, events: list[PreparedEvent], account_id: str | None) -> list[Published]:
-        """Wait for room, store, wake the fan-out: after the wait, nothing but the engine can be cancelled.
-
-        ``account_id`` None: each event says its own; places for all accounts are taken before anything is stored.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.require_open()
-        by_account: dict[str, list[int]] = {}
-        for index, event in enumerate(events):
-            by_account.setdefault(account_id or str(event.account_id), []).append(index)
-        published: dict[int, Published] = {}
-        with ExitStack() as stack:
-            places: list[tuple[str, Account, Place]] = []
-            # In one order for all, so that no two publishers wait for each other.
-            for name in sorted(by_account):
-                account = stack.enter_context(self.hold(name))
-                place = account.place_nowait() or await account.place()
-                places.append((name, account, stack.enter_context(place)))
-            self.require_open()
-            for name, account, place in places:
-                indexes = by_account[name]
-                stored = await self._engine.append(name, [events[index] for index in indexes])
-                published.update(zip(indexes, self._hand_on(account, place, stored), strict=True))
-        # The one checkpoint where there was room: after the fan-out was woken, so that no turn passes before.
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return [published[index] for index in range(len(events))]
-
-    def _hand_on(self, account: Account, place: Place, stored: list[Stored]) -> list[Published]:
-        """Hand what is stored to the fan-out."""
-        duplicates = sum(item.duplicate for item in stored)
-        self._duplicates += duplicates
-        self._published += len(stored) - duplicates
-        if duplicates < len(stored):
-            place.hand_on()
-            self._hub.wake(account)
-        return [Published(item.event_id, item.cursor, item.duplicate) for item in stored]
-
-    def _new_event_id(self) -> str:
-        self._last_id_ns = max(self._last_id_ns + 1, time.time_ns())
-        return time_ordered_id("evt_", self._last_id_ns, random.getrandbits(64))
-
     def require_open(self) -> None:
         """Raise `RequestError` (`draining`) if the broker drains."""
-        if self.draining.is_set():
-            raise RequestError("draining", "The broker is draining")
+        self.intake.require_open()
+
+    def require_ready(self) -> None:
+        """Raise `RequestError` if no stream can be opened: the broker drains, or its engine is away."""
+        self.require_open()
+        if self._engine.away:
+            raise RequestError("unavailable", "The broker cannot reach its storage", retry_after_ms=AWAY_RETRY_MS)
 
     # --- subscribing
 
@@ -244,30 +151,34 @@ class Broker:
         if since is not None:
             check_since(since)
         selection = Key("library", account_id, frozenset({"subscribe"})).select(names, "inbox_ids")
-        with self.hold(account_id) as account:
+        async with self.hold(account_id) as account:
             if since is not None:
-                await self.wait_for_cursor(account, since)
+                await self.reach(account, since)
             subscriber = Subscriber(account, selection, None if patterns is None else TypeFilter(patterns))
             try:
                 if since is not None:
-                    now = trio.current_time()
-                    subscriber.start(subscriber.follower.resolve(since, now, datetime.now(UTC)))
+                    subscriber.start(subscriber.follower.resolve(since, trio.current_time()))
                 yield subscriber
             finally:
                 subscriber.follower.close()
 
-    @contextmanager
-    def hold(self, account_id: str) -> Iterator[Account]:
+    @asynccontextmanager
+    async def hold(self, account_id: str) -> AsyncIterator[Account]:
         """Keep an account's log and listeners while a connection uses them."""
-        account = self._hub.account(account_id)
-        account.uses += 1
-        try:
-            yield account
-        finally:
-            account.uses -= 1
+        async with self._engine.attach(account_id):
+            account = self._hub.account(account_id)
+            account.uses += 1
+            try:
+                yield account
+            finally:
+                account.uses -= 1
 
-    async def wait_for_cursor(self, account: Account, since: str) -> None:
-        """Wait, for a while, until the fan-out has passed a cursor that was given out before it was there."""
+    async def reach(self, account: Account, since: str) -> None:
+        """Let an account's log hold what came after ``since``.
+
+        A cursor that was given out before the fan-out was there is waited for, for a while.
+        """
+        await self._engine.reach(account.buffer.account_id, since)
         position = account.buffer.position_of(since)
         if position is not None:
             with trio.move_on_after(AHEAD_SECONDS):
@@ -318,7 +229,7 @@ class Broker:
         envelope = {"action": action, "request_id": request_id, "inbox_id": inbox_id, "params": params or {}}
         try:
             self.require_open()
-            command = decode_command(_as_json(envelope, "$").decode())
+            command = decode_command(as_json(envelope, "$").decode())
             result = await self.do_command(Key("library", account_id, frozenset({"command"})), command)
         except (BadFrameError, BadCommandError) as bad:
             raise bad.error from None
@@ -327,7 +238,13 @@ class Broker:
         return msgspec.json.decode(encode(result))
 
     async def do_command(self, key: Key, command: Command, traceparent: str | None = None) -> Any:
-        """Do one command that came over HTTP; return its result. Raises `RequestError`."""
+        """Do one command that came over HTTP; return its result. Raises `RequestError`.
+
+        The key is judged as it is by now: it may have been revoked while the command was read.
+        """
+        self.require_open()
+        if not key.is_library:
+            key = self.keyring.confirm(key)
         if command.action == "ping":
             return {"server_time": format_time(datetime.now(UTC))}
         if command.action in BUILT_IN_ACTIONS:
@@ -378,7 +295,9 @@ class Broker:
             if callout is not None:
                 self.commands.fallback = forwarder(callout, self.config.commands.timeout_seconds)
             nursery = await stack.enter_async_context(trio.open_nursery())
+            await nursery.start(self._engine.run)
             await nursery.start(self.commands.run)
+            await nursery.start(self.intake.run)
             nursery.start_soon(self._hub.deliver)
             nursery.start_soon(self.schedule.run)
             await nursery.start(self.keyring.run)
@@ -390,12 +309,13 @@ class Broker:
 
     def statistics(self) -> BrokerStatistics:
         """Return what the broker holds and has done."""
+        came_in = self.intake.statistics()
         return BrokerStatistics(
             self._hub.statistics(),
             self.commands.statistics(),
             self._buffers.statistics(),
-            self._published,
-            self._duplicates,
+            came_in.published,
+            came_in.duplicates,
             self.slots.statistics(),
             self.keyring.statistics(),
             self.draining.is_set(),
@@ -403,20 +323,17 @@ class Broker:
 
 
 async def expire_and_forget(hub: Hub, buffers: ReplayBuffers, commands: Commands, window_seconds: float) -> None:
-    """Drop what is too old, and forget accounts of which nothing is left, for ever."""
+    """Drop what is too old, and forget accounts of which nothing is left, for ever and in short steps."""
     interval = min(MAX_EXPIRY_SECONDS, window_seconds / 4)
     forget_at = trio.current_time() + FORGET_SECONDS
     while True:
         await trio.sleep(interval)
-        while buffers.expire(trio.current_time(), most=_EXPIRE_SLICE):
-            await trio.lowlevel.checkpoint()
+        await _in_steps(partial(buffers.expire, most=_EXPIRE_SLICE))
         if trio.current_time() >= forget_at:
             forget_at = trio.current_time() + FORGET_SECONDS
-            commands.forget_idle(trio.current_time())
-            for number, account in enumerate(hub.accounts()):
-                hub.forget_idle(account, trio.current_time())
-                if number % _SLICE == 0:
-                    await trio.lowlevel.checkpoint()
+            await _in_steps(buffers.forget)
+            await _in_steps(partial(commands.forget, most=_FORGET_SLICE))
+            await _in_steps(partial(hub.forget, most=_FORGET_SLICE))
 
 
 def _as_closed(error: RequestError) -> RequestError | BrokerClosedError:
@@ -424,12 +341,10 @@ def _as_closed(error: RequestError) -> RequestError | BrokerClosedError:
     return BrokerClosedError(error.message) if error.code == "draining" else error
 
 
-def _as_json(event: EventLike, path: str) -> bytes:
-    """Return what the library was given as the JSON it would have come as, so that one check serves all."""
-    try:
-        return encode(event if isinstance(event, NewEvent) else dict(event))
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise RequestError("invalid_params", f"{error} - at `{path}`") from None
+async def _in_steps(step: Callable[[float], bool]) -> None:
+    """Take a step, and others as long as it says that there is more to do; others have their turn between."""
+    while step(trio.current_time()):
+        await trio.lowlevel.checkpoint()
 
 
 async def _open_callout(stack: AsyncExitStack, section: CalloutConfig) -> Callout | None:

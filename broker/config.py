@@ -54,6 +54,7 @@ class LimitsConfig(_Section, frozen=True):
     """What one request, message or connection may cost."""
 
     max_event_bytes: Positive = 262_144
+    max_events_per_request: Positive = 10_000
     max_body_bytes: Positive = 8_388_608
     max_bodies_bytes: Positive = 134_217_728
     max_message_bytes: Positive = 1_048_576

@@ -36,7 +36,7 @@ from broker import (
 )
 from broker.access.keys import Access, Key, digest_of
 from broker.access.lookup import AskAccess
-from broker.fanout.hub import WAITING_PUBLISHES
+from broker.fanout.places import MAX_PLACES
 from broker.protocol.names import Tier
 
 ACCOUNT = "acct_alice"
@@ -211,9 +211,9 @@ async def serving(config: Config | None = None, *, access: AskAccess | None = No
 def take_all_places(served: Served) -> list[Any]:
     """Make publishes wait as if the fan-out were behind; leaving the returned places lets them go on."""
     account = served.broker._hub.account(ACCOUNT)
-    places = [account.place_nowait() for _ in range(WAITING_PUBLISHES)]
+    places = [account.places.take_nowait(1) for _ in range(MAX_PLACES)]
     assert None not in places
-    assert account.place_nowait() is None
+    assert account.places.take_nowait(1) is None
     return places
 
 

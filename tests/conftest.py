@@ -62,5 +62,5 @@ def held_cursor(monkeypatch):
     async def wait(*_):
         await gate.wait()
 
-    monkeypatch.setattr(Broker, "wait_for_cursor", wait)
+    monkeypatch.setattr(Broker, "reach", wait)
     return gate

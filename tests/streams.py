@@ -12,7 +12,8 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+
+from logs import wall_at
 
 from broker.access.keys import Key
 from broker.access.opening import Opening
@@ -30,12 +31,6 @@ Task = Generator[None, None, None]
 
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
 PONG_FRAME = b"\x8a\x02hi"
-START = datetime(2026, 11, 23, 10, tzinfo=UTC)
-
-
-def wall_at(now: float) -> datetime:
-    """Return the time of day at a moment of the test's monotonic clock."""
-    return START + timedelta(seconds=now)
 
 
 def take_frames(wire: bytearray) -> list[tuple[int, bytes]]:
@@ -145,7 +140,7 @@ class FakeConnection:
         account.uses += 1
 
     def open(self, now: float) -> None:
-        self.session.open(now, wall_at(now))
+        self.session.open(now)
         self.alive = True
         self.wake()
 

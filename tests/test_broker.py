@@ -1,6 +1,7 @@
 """The broker as a library: publishing, waiting, cancelling, subscribing, and what is left afterwards."""
 
 import gc
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -23,7 +24,7 @@ from broker import (
     Subscriber,
     open_broker,
 )
-from broker.fanout.hub import WAITING_PUBLISHES
+from broker.fanout.places import MAX_PLACES
 
 
 async def take(subscriber: Subscriber, count: int) -> list[Event | Gap]:
@@ -33,6 +34,13 @@ async def take(subscriber: Subscriber, count: int) -> list[Event | Gap]:
 
 async def take_numbers(subscriber: Subscriber, count: int) -> list[int]:
     return [item.payload["number"] for item in await take(subscriber, count)]
+
+
+def by_trios_clock(broker: Broker, monkeypatch: pytest.MonkeyPatch, set_forward: float = 0) -> Callable[[], datetime]:
+    """Let the clock on the wall go with trio's, set forward by so many seconds; return it."""
+    start = datetime(2026, 11, 23, 10, tzinfo=UTC).timestamp() + set_forward
+    monkeypatch.setattr(broker._engine, "_wall_clock", lambda: start + trio.current_time())
+    return lambda: datetime.fromtimestamp(start + trio.current_time(), UTC)
 
 
 # --- publishing --------------------------------------------------------------
@@ -151,7 +159,7 @@ async def test_the_same_event_again_is_not_published_again():
         assert await take_numbers(subscriber, 2) == [1, 3]
         statistics = opened.statistics()
         assert (statistics.published, statistics.duplicates) == (2, 2)
-        for _ in range(2 * WAITING_PUBLISHES):
+        for _ in range(2 * MAX_PLACES):
             assert (await opened.publish("acct", event(1, event_id="e")))[0].duplicate
 
 
@@ -181,10 +189,10 @@ def behind() -> Broker:
 
 async def fill(broker: Broker, account_id: str = ACCOUNT) -> int:
     """Publish until the next publish would wait; return how many were stored."""
-    for number in range(WAITING_PUBLISHES):
+    for number in range(MAX_PLACES):
         with trio.fail_after(1):
             await broker.publish(account_id, event(number))
-    return WAITING_PUBLISHES
+    return MAX_PLACES
 
 
 async def test_a_publisher_waits_while_the_fan_out_is_behind_and_goes_on_when_it_is_not():
@@ -210,7 +218,7 @@ async def test_one_account_that_is_behind_holds_up_no_other():
 async def test_a_publisher_cancelled_while_it_waits_has_stored_nothing_and_takes_no_place():
     broker = behind()
     stored = await fill(broker)
-    for _ in range(2 * WAITING_PUBLISHES):
+    for _ in range(2 * MAX_PLACES):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(broker.publish, ACCOUNT, event(99))
@@ -224,7 +232,7 @@ async def test_a_publisher_cancelled_while_it_waits_has_stored_nothing_and_takes
         nursery.cancel_scope.cancel()
     account = broker._hub.account(ACCOUNT)
     assert account.uses == 0
-    places = [account.place_nowait() for _ in range(WAITING_PUBLISHES)]
+    places = [account.places.take_nowait(1) for _ in range(MAX_PLACES)]
     assert None not in places
 
 
@@ -234,36 +242,39 @@ async def test_an_operators_publish_waits_for_all_accounts_before_it_stores_anyt
     body = b'[{"type":"a","payload":{},"account_id":"acct_alice"},{"type":"a","payload":{},"account_id":"acct_bob"}]'
     key = key_of(broker, OPERATOR)
     with trio.move_on_after(0.01):
-        await broker.publish_raw(key, body)
-    assert broker.statistics().replay.events == WAITING_PUBLISHES
+        await broker.intake.publish_raw(key, body)
+    assert broker.statistics().replay.events == MAX_PLACES
     assert all(account.uses == 0 for account in broker._hub.accounts())
-    assert broker._hub.account(ACCOUNT).place_nowait() is not None
+    assert broker._hub.account(ACCOUNT).places.take_nowait(1) is not None
 
 
 async def test_publishes_that_fail_take_no_place():
     broker = behind()
     alice, bob = key_of(broker, ALICE), key_of(broker, BOB)
-    for _ in range(2 * WAITING_PUBLISHES):
+    for _ in range(2 * MAX_PLACES):
         with pytest.raises(RequestError):
             await broker.publish(ACCOUNT, {"type": "A"})
         with pytest.raises(RequestError):
-            broker.publish_raw_nowait(alice, b'{"type":"A"}', "$")
+            await broker.intake.publish_raw(alice, b'{"type":"A"}')
         with pytest.raises(RequestError):
-            broker.publish_raw_nowait(bob, b'{"type":"a","payload":{},"account_id":"acct_alice"}', "$")
+            await broker.intake.publish_raw(bob, b'{"type":"a","payload":{},"account_id":"acct_alice"}')
     await fill(broker)
-    assert broker.publish_raw_nowait(alice, b'{"type":"a","payload":{}}', "$") is None
-    assert broker.publish_raw_nowait(bob, b'{"type":"a","payload":{}}', "$") is not None
+    with trio.move_on_after(0.01) as waiting:
+        await broker.intake.publish_raw(alice, b'{"type":"a","payload":{}}')
+    assert waiting.cancelled_caught
+    with trio.fail_after(1):
+        await broker.intake.publish_raw(bob, b'{"type":"a","payload":{}}')
 
 
 async def test_an_engine_that_fails_takes_no_place(monkeypatch):
     broker = behind()
 
-    async def fail(*_: object) -> None:
-        raise ZeroDivisionError("the engine is away")
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patched:
-        patched.setattr(broker._engine, "append", fail)
-        for _ in range(2 * WAITING_PUBLISHES):
+        patched.setattr(broker._engine, "begin", fail)
+        for _ in range(2 * MAX_PLACES):
             with pytest.raises(ZeroDivisionError):
                 await broker.publish(ACCOUNT, event(1))
     assert await fill(broker)
@@ -368,26 +379,59 @@ async def test_since_a_cursor_that_the_fan_out_has_not_passed_counts_what_came_a
             assert (subscriber.replay.recovered, subscriber.replay.count) == (True, 6)
 
 
-async def test_since_a_duration_or_a_time_replays_what_was_stored_since_then(autojump_clock):
+async def test_since_a_duration_or_a_time_replays_what_was_stored_since_then(autojump_clock, monkeypatch):
     async with open_broker() as opened:
+        day = by_trios_clock(opened, monkeypatch)
         await opened.publish("one", event(1))
         await trio.sleep(60)
         await opened.publish("one", event(2))
         await trio.sleep(30)
-        # The clock of the window jumps, that of the day does not: half an hour ago is before everything.
         for since, expected in [
             ("100s", [1, 2]),
             ("2m", [1, 2]),
             ("45s", [2]),
             ("29000ms", []),
-            ((datetime.now(UTC) - timedelta(seconds=45)).isoformat(), [2]),
-            ((datetime.now(UTC) - timedelta(minutes=30)).isoformat(), [1, 2]),
-            ((datetime.now(UTC) + timedelta(minutes=30)).isoformat(), []),
+            ((day() - timedelta(seconds=45)).isoformat(), [2]),
+            ((day() - timedelta(minutes=30)).isoformat(), [1, 2]),
+            ((day() + timedelta(minutes=30)).isoformat(), []),
         ]:
             async with opened.subscribe("one", since=since) as subscriber:
                 assert subscriber.replay.recovered, since
                 assert subscriber.replay.count == len(expected), since
                 assert await take_numbers(subscriber, len(expected)) == expected
+
+
+async def test_a_time_finds_what_was_stored_at_it_though_the_clock_on_the_wall_was_set_back_since(
+    autojump_clock, monkeypatch
+):
+    config = configured(replay=ReplayConfig(seconds=7_200, max_events_per_account=3))
+    async with open_broker(config) as opened:
+        day = by_trios_clock(opened, monkeypatch)
+        await opened.publish("one", event(1))
+        await trio.sleep(60)
+        before = day() - timedelta(seconds=1)
+        await opened.publish("one", event(2))
+        day = by_trios_clock(opened, monkeypatch, set_forward=-3_600)
+        await trio.sleep(60)
+        await opened.publish("one", event(3))
+        await blocked()
+        for since, expected in [
+            (before.isoformat(), [2, 3]),
+            (day().isoformat(), [1, 2, 3]),  # what was stored later by the clock of then is not left out
+            ("90s", [2, 3]),
+            ("30s", [3]),
+        ]:
+            async with opened.subscribe("one", since=since) as subscriber:
+                assert (subscriber.replay.recovered, subscriber.replay.count) == (True, len(expected)), since
+                assert await take_numbers(subscriber, len(expected)) == expected
+        await opened.publish("one", [event(4), event(5)])
+        await blocked()
+        async with opened.subscribe("one", since=before.isoformat()) as subscriber:
+            assert not subscriber.replay.recovered, "the second was dropped"
+            gap, *_ = await take(subscriber, 4)
+            assert gap.count == 1
+        async with opened.subscribe("one", since=(before + timedelta(seconds=2)).isoformat()) as subscriber:
+            assert (subscriber.replay.recovered, subscriber.replay.count) == (True, 0)
 
 
 async def test_since_an_unknown_cursor_is_a_gap_without_a_count_and_then_the_whole_window():
@@ -473,7 +517,7 @@ async def test_while_it_drains_it_publishes_nothing():
         with pytest.raises(BrokerClosedError):
             await opened.publish("acct", event(1))
         for act in (
-            lambda: opened.publish_raw_nowait(key_of(opened, ALICE), b"[]", "$"),
+            lambda: opened.intake.batch(key_of(opened, ALICE), b"[]"),
             lambda: opened.require_open(),
         ):
             with pytest.raises(RequestError) as raised:

@@ -372,7 +372,7 @@ async def test_when_the_client_leaves_the_api_goes_on_and_its_answer_is_remember
             with trio.fail_after(20):
                 await api.was_asked.wait()
         with trio.fail_after(20):
-            while opened.commands._accounts[ACCOUNT].lanes:
+            while opened.commands._accounts.open(ACCOUNT).lanes:
                 await blocked(0.001)
         assert opened.statistics().commands.under_way == 1
         async with connected(address) as client:

@@ -27,6 +27,7 @@ max_bytes_per_account = 67_108_864
 max_bytes_total = 1_073_741_824        # the oldest events of all accounts go first; a gap is said
 [limits]
 max_event_bytes = 262_144              # more is too_large, inside a list too
+max_events_per_request = 10_000
 max_bodies_bytes = 134_217_728        # request bodies under way, in all; an account a quarter of it
 max_body_bytes = 8_388_608             # of an HTTP request
 max_message_bytes = 1_048_576          # of a WebSocket message from a client
@@ -190,6 +191,7 @@ def test_an_unknown_section_or_key_is_named(text, names):
         ("limits", "max_event_bytes", "0"),
         ("limits", "max_body_bytes", "0"),
         ("limits", "max_bodies_bytes", "0"),
+        ("limits", "max_events_per_request", "0"),
         ("limits", "max_message_bytes", "0"),
         ("limits", "max_inboxes_per_connection", "0"),
         ("limits", "heartbeat_seconds", "0"),

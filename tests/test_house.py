@@ -17,15 +17,15 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, [("errors", "schedule", "version")]),
+    ("", 0, [("errors", "schedule", "accounts", "version")]),
     ("protocol", 1, [("framing", "selection"), "names", "messages", "decoding"]),
     ("", 2, [("config", "callout")]),
     ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("keyring", "admission")]),
     ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
-    ("fanout", 4, ["subscriptions", "follower", "hub", "subscriber"]),
+    ("fanout", 4, [("subscriptions", "places"), "follower", "hub", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
-    ("intake", 5, [("budget", "publishing")]),
+    ("intake", 5, [("budget", "intake"), "publishing"]),
     ("", 6, ["broker"]),
     ("transport", 7, [("stream", "request", "response"), ("http11", "upgrade", "session"), "reading",
                       ("connection", "endpoints"), "server"]),
@@ -50,7 +50,7 @@ def storeys() -> dict[str, Storey]:
 STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
-    "errors", "config", "protocol.framing", "protocol.selection", "protocol.names", "protocol.messages",
+    "errors", "accounts", "config", "protocol.framing", "protocol.selection", "protocol.names", "protocol.messages",
     "protocol.decoding", "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
     "commands.remembered", "commands.requests", "intake.budget", "transport.session", "cli.lines",

@@ -38,6 +38,10 @@ class TokenBucket(Struct):
         missing = min(amount, self.burst) - self.tokens
         return missing / self.per_second if missing > _ROUNDING else 0.0
 
+    def is_full(self, now: float) -> bool:
+        """Whether it holds all that it can: then it is as good as a new one."""
+        return self.wait_seconds(self.burst, now) == 0
+
     def change(self, per_second: float, burst: float, now: float) -> None:
         """Go on with another rate: what came in until now stays, as far as there is room."""
         self.wait_seconds(0, now)

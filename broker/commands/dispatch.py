@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from ..access.keys import Key
 from ..access.rates import Rates, TokenBucket, require_of_all, take_from_all
+from ..accounts import Accounts
 from ..config import Config, TierRatesConfig
 from ..errors import CommandError, RequestError, first_of
 from ..protocol.decoding import decode_params
@@ -101,10 +102,15 @@ class AccountCommands:
         self.under_way = 0
         self.lanes = 0
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing here must be kept."""
-        return not self.under_way and not self.lanes and self.remembered.idle
+    def forget(self, now: float, most: int) -> int:
+        """Forget outcomes that are too old, at most so many. Returns how many these were."""
+        return self.remembered.forget(now, most)
+
+    def idle(self, now: float) -> bool:
+        """Whether nothing here must be kept: who owes its rate is remembered, so that leaving gains nothing."""
+        if self.under_way or self.lanes or not self.remembered.idle:
+            return False
+        return all(bucket.is_full(now) for bucket in (*self.rates.commands, *self.rates.events))
 
 
 class Lane:
@@ -137,7 +143,7 @@ class Commands:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._handlers: dict[str, ActionHandler] = {}
-        self._accounts: dict[str, AccountCommands] = {}
+        self._accounts = Accounts(self._make_account)
         self._doing: dict[Run, _Doing] = {}
         self._nursery: trio.Nursery | None = None
         self.fallback: ActionHandler | None = None
@@ -159,13 +165,14 @@ class Commands:
             task_status.started()
             await trio.sleep_forever()
 
-    # --- lanes
+    # --- accounts and lanes
+
+    def _make_account(self, _: str) -> AccountCommands:
+        return AccountCommands(Remembered(self._config.replay.seconds))
 
     def account(self, key: Key) -> AccountCommands:
         """Return what a key's account has under way; make it if there is nothing. Its rates are those of the key."""
-        account = self._accounts.get(str(key.account_id))
-        if account is None:
-            account = self._accounts[str(key.account_id)] = AccountCommands(Remembered(self._config.replay.seconds))
+        account = self._accounts.open(str(key.account_id))
         rates = self._config.rates.of(key.tier)
         if rates is not account.configured and not key.is_library:
             account.configured = rates
@@ -295,16 +302,16 @@ class Commands:
             lane.account.under_way -= 1
             self.finish(lane, run, outcome)
 
-    def forget_idle(self, now: float) -> None:
-        """Forget outcomes that are too old, and accounts of which nothing is left."""
-        for account_id, account in list(self._accounts.items()):
-            account.remembered.forget(now)
-            if account.idle and all(b.wait_seconds(b.burst, now) == 0 for b in _all_buckets(account.rates)):
-                del self._accounts[account_id]
+    def forget(self, now: float, *, most: int) -> bool:
+        """Forget outcomes that are too old, and accounts of which nothing is left: at most so many of both.
+
+        Returns whether the round over all accounts is under way.
+        """
+        return self._accounts.forget(now, most=most)
 
     def statistics(self) -> CommandsStatistics:
         """Return what is under way and remembered."""
-        return CommandsStatistics(len(self._doing), [a.remembered.statistics() for a in self._accounts.values()])
+        return CommandsStatistics(len(self._doing), [a.remembered.statistics() for a in self._accounts])
 
 
 def _too_many() -> RequestError:
@@ -314,10 +321,6 @@ def _too_many() -> RequestError:
 def refused(error: RequestError) -> Outcome:
     """Return the outcome of a command that the broker itself refused."""
     return Outcome(b"", error, lasting=False)
-
-
-def _all_buckets(rates: Rates) -> list[TokenBucket]:
-    return [*rates.commands, *rates.events]
 
 
 def _context(request: CommandRequest, digest: bytes, deadline: float) -> CommandContext:

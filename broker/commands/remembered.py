@@ -15,6 +15,8 @@ from ..errors import RequestError
 
 MAX_ANSWERS: Final = 10_000
 MAX_BYTES: Final = 16_777_216
+_FORGET_AT_ONCE: Final = 16
+"""Outcomes that are forgotten beside the beginning of a command."""
 RUN_OVERHEAD_BYTES: Final = 700
 """What a remembered run costs beside its identity and its outcome."""
 
@@ -84,10 +86,13 @@ class Remembered:
         ``identity`` None: it carries no `request_id` of a client, and is always new. ``digest`` stands for its
         content. Raises `RequestError` (`request_id_reused`) if the same identity came with other content.
         """
-        self.forget(now)
+        self.forget(now, _FORGET_AT_ONCE)
         if identity is None:
             return Run(None, digest), True
         known = self._under_way.get(identity) or self._ended.get(identity)
+        if known is not None and self._is_over(known, now):
+            self._forget(known)
+            known = None
         if known is None:
             run = self._under_way[identity] = Run(identity, digest)
             return run, True
@@ -104,18 +109,29 @@ class Remembered:
             self._ended[run.identity] = run
             self._bytes += run.cost
             while len(self._ended) > self._max_answers or self._bytes > self._max_bytes:
-                self._forget_oldest()
+                self._forget(next(iter(self._ended.values())))
         replies, run.replies = run.replies, []
         for reply in replies:
             reply(outcome)
 
-    def forget(self, now: float) -> None:
-        """Forget outcomes that are too old."""
-        while self._ended and next(iter(self._ended.values())).ended_at < now - self._seconds:
-            self._forget_oldest()
+    def forget(self, now: float, most: int) -> int:
+        """Forget outcomes that are too old, at most so many. Returns how many these were."""
+        forgotten = 0
+        while forgotten < most and self._ended:
+            oldest = next(iter(self._ended.values()))
+            if not self._is_over(oldest, now):
+                break
+            self._forget(oldest)
+            forgotten += 1
+        return forgotten
 
-    def _forget_oldest(self) -> None:
-        _, run = self._ended.popitem(last=False)
+    def _is_over(self, run: Run, now: float) -> bool:
+        """Whether a run's outcome is too old to be given again."""
+        return run.outcome is not None and run.ended_at < now - self._seconds
+
+    def _forget(self, run: Run) -> None:
+        assert run.identity is not None
+        del self._ended[run.identity]
         self._bytes -= run.cost
 
     def statistics(self) -> RememberedStatistics:

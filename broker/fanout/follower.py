@@ -81,16 +81,16 @@ class Follower:
 
     # --- where to start
 
-    def resolve(self, since: str, now: float, wall: datetime) -> int | None:
+    def resolve(self, since: str, now: float) -> int | None:
         """Return the position that a ``since`` means (PROTOCOL section 2); None if it is unknown.
 
-        ``now`` is the clock that events are stored by, ``wall`` the time of day at the same moment.
+        ``now`` is of the monotonic clock that events are stored by, as their wall time is.
         """
         meaning = parse_since(since)
         if isinstance(meaning, Duration):
             return self._buffer.position_before(now - meaning.seconds)
         if isinstance(meaning, datetime):
-            return self._buffer.position_before(now - (wall - meaning).total_seconds())
+            return self._buffer.position_before(meaning.timestamp(), by_wall=True)
         return self._buffer.position_of(meaning)
 
     def start(self, since: int | None) -> tuple[Replay, Gap | None]:

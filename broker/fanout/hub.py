@@ -14,8 +14,11 @@ from typing import Final
 import trio
 from msgspec import Struct
 
+from ..accounts import Accounts
 from ..log.replay import ReplayBuffer
 from ..log.retention import ReplayBuffers
+from ..protocol.messages import Entry
+from .places import Places
 from .subscriptions import Delivery, Subscriptions
 
 TURN_SECONDS: Final = 0.0005
@@ -23,52 +26,26 @@ _WRITES_PER_CLOCK: Final = 32
 BATCH_EVENTS: Final = 256
 BATCH_BYTES: Final = 65_536
 """One write for a listener is at most this, or one event: a healthy client's socket takes it whole."""
-WAITING_PUBLISHES: Final = 16
-"""Publish calls of one account that the fan-out may be behind; the next one waits."""
 
 
 class Account:
-    """What the broker holds of one account: its log, its listeners, and what the fan-out has still to do."""
+    """One account's log, its listeners, and what the fan-out has still to do for them."""
 
-    __slots__ = ("_ends", "_freed", "_moved", "_room", "buffer", "deliveries", "queued", "subscriptions", "uses")
+    __slots__ = ("_moved", "buffer", "deliveries", "places", "queued", "subscriptions", "uses")
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self.buffer = buffer
         self.subscriptions = Subscriptions(buffer.head)
+        self.places = Places(buffer.head)
         self.deliveries: Iterator[None] | None = None
         self.queued = False
         self.uses = 0
-        """Connections and publish calls that use this account now."""
-        self._room, self._freed = trio.open_memory_channel[None](WAITING_PUBLISHES)
-        self._ends: deque[int] = deque()
+        """Connections that use this account now."""
         self._moved = trio.lowlevel.ParkingLot()
-
-    async def place(self) -> "Place":
-        """Wait until the fan-out is not too far behind, and take a place for a publish."""
-        await self._room.send(None)
-        return Place(self)
-
-    def place_nowait(self) -> "Place | None":
-        """Take a place if there is one and nobody waits for it."""
-        try:
-            self._room.send_nowait(None)
-        except trio.WouldBlock:
-            return None
-        return Place(self)
-
-    def free_place(self) -> None:
-        """Take a place back."""
-        self._freed.receive_nowait()
-
-    def free_when_delivered(self) -> None:
-        """Take a place back when everything that is stored now is delivered."""
-        self._ends.append(self.buffer.head)
 
     def delivered(self) -> None:
         """Free the places of all that the fan-out has passed."""
-        while self._ends and self._ends[0] <= self.subscriptions.position:
-            self._ends.popleft()
-            self.free_place()
+        self.places.delivered(self.subscriptions.position)
         self._moved.unpark_all()
 
     async def passed(self, position: int) -> None:
@@ -79,29 +56,15 @@ class Account:
     @property
     def in_use(self) -> bool:
         """Whether this must be kept though the log is empty."""
-        return bool(self.uses or self.queued or self.subscriptions.in_use)
+        return bool(self.uses or self.queued or self.places.in_use or self.subscriptions.in_use)
 
+    def forget(self, now: float, most: int) -> int:
+        """Forget nothing: what is past its time in the logs goes over all accounts, the oldest first."""
+        return 0
 
-class Place:
-    """A publish call's place before the fan-out. Leaving the block gives it back, unless it was handed on."""
-
-    __slots__ = ("_account", "_held")
-
-    def __init__(self, account: Account) -> None:
-        self._account = account
-        self._held = True
-
-    def hand_on(self) -> None:
-        """Leave the place to the fan-out, until what was stored is delivered."""
-        self._held = False
-        self._account.free_when_delivered()
-
-    def __enter__(self) -> "Place":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._held:
-            self._account.free_place()
+    def idle(self, now: float) -> bool:
+        """Whether nothing here must be kept."""
+        return not self.in_use and self.buffer.idle
 
 
 class HubStatistics(Struct, frozen=True):
@@ -120,11 +83,11 @@ class HubStatistics(Struct, frozen=True):
 
 
 class Hub:
-    """The accounts and the fan-out over them."""
+    """The accounts' logs, and the fan-out over them: the `Log` that engines fill."""
 
     def __init__(self, buffers: ReplayBuffers) -> None:
         self._buffers = buffers
-        self._accounts: dict[str, Account] = {}
+        self._accounts = Accounts(lambda account_id: Account(buffers.open(account_id)), self._gone)
         self._new: deque[Account] = deque()
         self._queue: deque[Account] = deque()
         self._wakeup = trio.Event()
@@ -133,10 +96,16 @@ class Hub:
 
     def account(self, account_id: str) -> Account:
         """Return what is held of an account; make it if there is nothing."""
-        account = self._accounts.get(account_id)
-        if account is None:
-            account = self._accounts[account_id] = Account(self._buffers.open(account_id))
-        return account
+        return self._accounts.open(account_id)
+
+    def _gone(self, account: Account) -> None:
+        self._buffers.close(account.buffer)
+
+    def store(self, account_id: str, entries: list[Entry]) -> None:
+        """Store events after the head of an account's log, and wake the fan-out, in one step. For engines only."""
+        account = self.account(account_id)
+        self._buffers.append(account.buffer, entries)
+        self.wake(account)
 
     def wake(self, account: Account) -> None:
         """Say that the account's log has grown."""
@@ -232,20 +201,17 @@ class Hub:
                     yield
         self._delivered += _WRITES_PER_CLOCK - until_clock
 
-    def forget_idle(self, account: Account, now: float) -> None:
-        """Forget what is past its time of an account, and the account itself if nothing is left of it."""
-        in_use = account.in_use
-        self._buffers.forget(account.buffer, now, in_use=in_use)
-        if not in_use and account.buffer.idle:
-            self._accounts.pop(account.buffer.account_id, None)
+    def forget(self, now: float, *, most: int) -> bool:
+        """Forget idle accounts, looking at no more than so many. Returns whether the round over all is under way."""
+        return self._accounts.forget(now, most=most)
 
     def accounts(self) -> list[Account]:
         """Return the accounts known now."""
-        return list(self._accounts.values())
+        return list(self._accounts)
 
     def statistics(self) -> HubStatistics:
         """Return what the fan-out has done and has to do."""
-        live = sum(account.subscriptions.live for account in self._accounts.values())
+        live = sum(account.subscriptions.live for account in self._accounts)
         return HubStatistics(
             len(self._accounts), live, len(self._new) + len(self._queue), self._delivered, self._fell_behind
         )

@@ -1,41 +1,47 @@
 """The `publish` commands of one connection: each done at once where that is possible, else in their order."""
 
-from typing import Final, Protocol
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 import trio
+from msgspec import Struct
 
-from ..access.keys import Key
 from ..commands.dispatch import Commands, Lane, Reply, refused
 from ..commands.remembered import Outcome, Run
 from ..commands.requests import PublishRequest
 from ..errors import RequestError
-from ..protocol.messages import Published, encode
+from ..log.engines import Answer, Stored
+from .budget import Bodies, Held
+from .intake import ANSWER_SLICE, Batch, Intake, answer_of, write_answer
 
 MAX_WAITING_PUBLISHES: Final = 64
-"""Publish commands of one connection that wait for the fan-out; the next one is refused."""
+"""Publish commands of one connection that wait for their turn; the next one is refused."""
 _RETRY_PUBLISH_MS: Final = 1_000
 
 
-class Publisher(Protocol):
-    """Takes the events of a client's `publish`; raises `RequestError`."""
+class _Waiting(Struct, frozen=True, eq=False):
+    """A publish that waits: for the fan-out, or for those before it."""
 
-    def publish_raw_nowait(self, key: Key, raw: bytes, path: str, lane: Lane) -> list[Published] | None:
-        """Publish at once, or return None if that must wait."""
-        ...
-
-    async def publish_raw(self, key: Key, raw: bytes, path: str, lane: Lane) -> list[Published]:
-        """Publish, waiting for the fan-out if it is behind."""
-        ...
+    batch: Batch
+    run: Run
+    held: Held
 
 
 class Publishing:
-    """What one connection publishes. Whoever gets True from `submit` lets `do_waiting` run."""
+    """What one connection publishes. Whoever gets True from `submit` lets `do_waiting` run.
 
-    def __init__(self, publisher: Publisher, commands: Commands, lane: Lane) -> None:
-        self._publisher = publisher
+    Publishes begin in the order in which they came, a short one never before a long one; what became of them is told
+    when it is known.
+    """
+
+    def __init__(self, intake: Intake, bodies: Bodies, commands: Commands, lane: Lane) -> None:
+        self._intake = intake
+        self._bodies = bodies
         self._commands = commands
         self._lane = lane
-        self._waiting: list[tuple[PublishRequest, Run]] = []
+        self._waiting: deque[_Waiting] = deque()
         self._scope: trio.CancelScope | None = None
         self._stopped = False
 
@@ -49,46 +55,59 @@ class Publishing:
         if run is None:
             return False
         try:
-            outcome = self._publish_nowait(publish)
+            return self._begin(publish, run)
+        except RequestError as error:
+            self._finish(run, refused(error))
         except Exception:
-            self._commands.finish(self._lane, run, refused(RequestError("internal", "The publish failed")))
+            self._finish(run, refused(RequestError("internal", "The publish failed")))
             raise
-        if outcome is not None:
-            self._commands.finish(self._lane, run, outcome)
-            return False
-        self._waiting.append((publish, run))
-        return len(self._waiting) == 1
+        return False
 
-    def _publish_nowait(self, publish: PublishRequest) -> Outcome | None:
-        """Publish, or refuse to; None if it must wait, for the fan-out or for those that wait already."""
+    def _begin(self, publish: PublishRequest, run: Run) -> bool:
+        """Begin a publish, or let it wait. Returns whether it is the first that waits. Raises `RequestError`."""
         if len(self._waiting) >= MAX_WAITING_PUBLISHES:
             message = f"{MAX_WAITING_PUBLISHES} publish commands are under way"
-            return refused(RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS))
-        if self._waiting:
-            return None
-        try:
-            published = self._publisher.publish_raw_nowait(publish.request.key, publish.raw, publish.path, self._lane)
-        except RequestError as error:
-            return refused(error)
-        return None if published is None else _outcome_of(published)
+            raise RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS)
+        answer = None if run.identity is None else Answer(run.identity, run.digest)
+        batch = self._intake.batch(publish.request.key, publish.raw, publish.path, self._lane, answer)
+        if not self._waiting and self._intake.prepare_slice(batch):
+            places = self._intake.places_nowait(batch)
+            if places is not None:
+                self._intake.begin(batch, places, partial(self._ended, run))
+                return False
+        held = self._bodies.hold(publish.request.key.account_id, len(publish.raw))
+        self._waiting.append(_Waiting(batch, run, held))
+        return len(self._waiting) == 1
 
     async def do_waiting(self) -> None:
-        """Publish what waits, one after the other, until there is nothing left or it is stopped."""
+        """Begin what waits, one after the other, until there is nothing left or it is stopped."""
         with trio.CancelScope() as self._scope:
             while self._waiting and not self._stopped:
-                publish, run = self._waiting[0]
+                waiting = self._waiting[0]
                 try:
-                    published = await self._publisher.publish_raw(
-                        publish.request.key, publish.raw, publish.path, self._lane
-                    )
-                    outcome = _outcome_of(published)
+                    await self._intake.prepare(waiting.batch)
+                    places = await self._intake.places(waiting.batch)
+                    self._intake.begin(waiting.batch, places, partial(self._ended, waiting.run))
                 except RequestError as error:
-                    outcome = refused(error)
-                self._waiting.pop(0)
-                self._commands.finish(self._lane, run, outcome)
+                    self._finish(waiting.run, refused(error))
+                waiting.held.let_go()
+                self._waiting.popleft()
+                await trio.lowlevel.checkpoint()
+
+    def _ended(self, run: Run, outcome: Sequence[Stored] | RequestError) -> None:
+        """Answer a publish, whether its client is still there or not: it may be sent again."""
+        if isinstance(outcome, RequestError):
+            self._finish(run, refused(outcome))
+        elif len(outcome) <= ANSWER_SLICE:
+            self._finish(run, Outcome(answer_of(outcome)))
+        else:
+            self._intake.start_soon(self._write_answer, run, outcome)
+
+    async def _write_answer(self, run: Run, stored: Sequence[Stored]) -> None:
+        self._finish(run, Outcome(await write_answer(stored)))
 
     def stop(self) -> None:
-        """Publish nothing more of what waits."""
+        """Begin nothing more of what waits."""
         self._stopped = True
         if self._scope is not None:
             self._scope.cancel()
@@ -96,9 +115,9 @@ class Publishing:
     def give_up(self) -> None:
         """Refuse what waits: the client left."""
         while self._waiting:
-            _, run = self._waiting.pop(0)
-            self._commands.finish(self._lane, run, refused(RequestError("unavailable", "The client left")))
+            waiting = self._waiting.popleft()
+            waiting.held.let_go()
+            self._finish(waiting.run, refused(RequestError("unavailable", "The client left")))
 
-
-def _outcome_of(published: list[Published]) -> Outcome:
-    return Outcome(encode({"events": published}))
+    def _finish(self, run: Run, outcome: Outcome) -> None:
+        self._commands.finish(self._lane, run, outcome)

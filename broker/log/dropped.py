@@ -1,8 +1,8 @@
 """What is known of events that left the replay window: their positions, for an hour.
 
-Pure. So a gap says exactly how many events a subscriber missed. Positions lie in buckets of some minutes, each
-with the order of the account and that of each inbox (8 bytes a position and order, 8 for its time), and are
-forgotten a bucket at once.
+Pure. So a gap says exactly how many events a subscriber missed, and a time finds its place. Positions lie in buckets of
+some minutes, each with the order of the account and that of each inbox, and are forgotten a bucket at once. All
+accounts' buckets are counted in bytes: an account that has too many forgets its oldest, and so do all together.
 """
 
 from array import array
@@ -13,73 +13,126 @@ from typing import Final
 from ..protocol.selection import Selection
 
 REMEMBER_SECONDS: Final = 3_600.0
+MAX_BYTES: Final = 268_435_456
+"""For all accounts together."""
+MAX_BYTES_OF_ACCOUNT: Final = 33_554_432
+"""A million positions where the inboxes are few; 70,000 where each has an inbox with a long name of its own."""
 _BUCKET_SECONDS: Final = 600.0
-_BUCKET_POSITIONS: Final = 100_000
-MAX_POSITIONS: Final = 1_000_000
-"""For each account: about 24 MB."""
+_BUCKET_BYTES: Final = 2_097_152
+"""So much is freed in one step: about a millisecond."""
+_POSITION_BYTES: Final = 32
+"""A position, its two times, and the position once more in its inbox's order."""
+_INBOX_BYTES: Final = 180
+"""What an inbox costs in a bucket beside its name."""
 
 
 class _DroppedBucket:
     """Positions of events dropped within some minutes: of all, with their times, and for each inbox."""
 
-    __slots__ = ("by_inbox", "last_dropped_at", "opened_at", "positions", "times")
+    __slots__ = ("by_inbox", "bytes", "last_dropped_at", "opened_at", "owner", "positions", "times", "walls")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, owner: "DroppedPositions", now: float) -> None:
+        self.owner = owner
         self.opened_at = now
         self.last_dropped_at = now
         self.positions = array("q")
         self.times = array("d")
+        self.walls = array("d")
         self.by_inbox: dict[str, array[int]] = {}
+        self.bytes = 0
 
-    def add(self, position: int, inbox: str, stored_at: float, now: float) -> None:
+    def add(self, position: int, inbox: str, stored_at: float, wall: float, now: float) -> int:
+        """Add a position; return what that costs in bytes."""
         self.last_dropped_at = now
         self.positions.append(position)
         self.times.append(stored_at)
+        self.walls.append(wall)
+        cost = _POSITION_BYTES
         run = self.by_inbox.get(inbox)
         if run is None:
             run = self.by_inbox[inbox] = array("q")
+            cost += _INBOX_BYTES + len(inbox)
         run.append(position)
+        self.bytes += cost
+        return cost
 
 
 def _count(positions: "array[int]", after: int, through: int) -> int:
     return bisect_right(positions, through) - bisect_right(positions, after)
 
 
-class DroppedPositions:
-    """The dropped positions of one account, all after ``start``, whose event was stored at ``start_stored_at``.
+class DroppedBuckets:
+    """The buckets of all accounts, under one budget, in the order in which they were opened."""
 
-    ``forgotten_through`` is the newest position of which nothing is known any more.
-    """
-
-    __slots__ = ("_buckets", "count", "forgotten_stored_at", "forgotten_through")
-
-    def __init__(self, start: int, start_stored_at: float) -> None:
+    def __init__(self) -> None:
+        self.bytes = 0
+        """What all of them cost in memory."""
         self._buckets: deque[_DroppedBucket] = deque()
-        self.count = 0
-        self.forgotten_through = start
-        self.forgotten_stored_at = start_stored_at
 
-    def add(self, position: int, inbox: str, stored_at: float, now: float) -> None:
-        """Remember an event that was dropped at ``now``; positions and times never go back."""
-        bucket = self._buckets[-1] if self._buckets else None
-        if bucket is None or now - bucket.opened_at > _BUCKET_SECONDS or len(bucket.positions) >= _BUCKET_POSITIONS:
-            bucket = _DroppedBucket(now)
-            self._buckets.append(bucket)
-        bucket.add(position, inbox, stored_at, now)
-        self.count += 1
-        while self.count > MAX_POSITIONS:
+    def open(self, owner: "DroppedPositions", now: float) -> _DroppedBucket:
+        """Return a new bucket of an account."""
+        bucket = _DroppedBucket(owner, now)
+        self._buckets.append(bucket)
+        return bucket
+
+    def grow(self, cost: int) -> None:
+        """Count what was added to an account's newest bucket; if it is too much, the oldest of all are forgotten."""
+        self.bytes += cost
+        while self.bytes > MAX_BYTES and len(self._buckets) > 1:
             self._forget_oldest()
 
-    def forget(self, now: float) -> None:
-        """Forget what was dropped more than an hour ago (in steps of a bucket, never early)."""
-        while self._buckets and self._buckets[0].last_dropped_at < now - REMEMBER_SECONDS:
-            self._forget_oldest()
+    def forget(self, now: float) -> bool:
+        """Forget one bucket if all in it was dropped more than an hour ago. Returns whether there may be another."""
+        if not self._buckets or self._buckets[0].last_dropped_at >= now - REMEMBER_SECONDS:
+            return False
+        self._forget_oldest()
+        return True
 
     def _forget_oldest(self) -> None:
         bucket = self._buckets.popleft()
-        self.count -= len(bucket.positions)
+        bucket.owner.forget_through(bucket)
+
+
+class DroppedPositions:
+    """The dropped positions of one account, all after ``start``, whose event was stored at these two times.
+
+    ``forgotten_through`` is the newest position of which nothing is known any more. Times are of the monotonic clock;
+    ``wall`` is the time of day (seconds since 1970).
+    """
+
+    __slots__ = ("_all", "_buckets", "bytes", "forgotten_stored_at", "forgotten_through", "forgotten_wall")
+
+    def __init__(self, all_buckets: DroppedBuckets, start: int, start_stored_at: float, start_wall: float) -> None:
+        self._all = all_buckets
+        self._buckets: deque[_DroppedBucket] = deque()
+        self.bytes = 0
+        self.forgotten_through = start
+        self.forgotten_stored_at = start_stored_at
+        self.forgotten_wall = start_wall
+
+    def add(self, position: int, inbox: str, stored_at: float, wall: float, now: float) -> None:
+        """Remember an event that was dropped at ``now``; positions and times never go back."""
+        bucket = self._buckets[-1] if self._buckets else None
+        if bucket is None or now - bucket.opened_at > _BUCKET_SECONDS or bucket.bytes >= _BUCKET_BYTES:
+            bucket = self._all.open(self, now)
+            self._buckets.append(bucket)
+        cost = bucket.add(position, inbox, stored_at, wall, now)
+        self.bytes += cost
+        while self.bytes > MAX_BYTES_OF_ACCOUNT and len(self._buckets) > 1:
+            self.forget_through(self._buckets[0])
+        self._all.grow(cost)
+
+    def forget_through(self, bucket: _DroppedBucket) -> None:
+        """Forget a bucket, which is the oldest one unless it was forgotten before."""
+        if not self._buckets or self._buckets[0] is not bucket:
+            return
+        self._buckets.popleft()
         self.forgotten_through = bucket.positions[-1]
         self.forgotten_stored_at = bucket.times[-1]
+        self.forgotten_wall = bucket.walls[-1]
+        self.bytes -= bucket.bytes
+        self._all.bytes -= bucket.bytes
+        bucket.by_inbox.clear()
 
     def count_between(self, selection: Selection, after: int, through: int) -> int | None:
         """Count the dropped events of a selection; None if some of them may be forgotten."""
@@ -99,10 +152,11 @@ class DroppedPositions:
         small, large = sorted((selection.inboxes, bucket.by_inbox.keys()), key=len)
         return sum(_count(bucket.by_inbox[i], after, through) for i in small if i in large)
 
-    def position_before(self, stored_at: float) -> int | None:
-        """Return the last position dropped that was stored before ``stored_at``; None if it is forgotten."""
+    def position_before(self, moment: float, *, by_wall: bool = False) -> int | None:
+        """Return the last position dropped that was stored before a moment of either clock; None if it is forgotten."""
         for bucket in reversed(self._buckets):
-            index = bisect_left(bucket.times, stored_at)
+            index = bisect_left(bucket.walls if by_wall else bucket.times, moment)
             if index:
                 return bucket.positions[index - 1]
-        return self.forgotten_through if self.forgotten_stored_at < stored_at else None
+        forgotten = self.forgotten_wall if by_wall else self.forgotten_stored_at
+        return self.forgotten_through if forgotten < moment else None

@@ -5,7 +5,8 @@ and what is known of dropped events. Nothing here knows who listens.
 
 Operations and what they cost, with n events in the window, k inboxes asked for:
 
-* append, drop the oldest: O(1)
+* append, drop the oldest: O(1); a frame, and the event's place in its inbox's order, are made when the fan-out takes
+  the event, in its turn: so that a long list is stored in a short step
 * read after a position: O(log n) for one inbox or all; k·O(log n) for k inboxes, or a walk where that is
   cheaper; each call is bounded by events, bytes and steps, so a long read is many short ones
 * count between positions: k·O(log n), or a walk
@@ -19,13 +20,16 @@ import heapq
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from hashlib import blake2b
+from math import inf
 from operator import attrgetter
 from typing import Final
 
+from msgspec import Struct
+
 from ..protocol.framing import text_frame
-from ..protocol.messages import Entry, PreparedEvent, encode_event
-from ..protocol.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
-from .dropped import DroppedPositions
+from ..protocol.messages import Entry, encode_event
+from ..protocol.selection import NOTHING, Selection
+from .dropped import DroppedBuckets, DroppedPositions
 
 MAX_CURSOR_LENGTH: Final = 64
 """PROTOCOL, Names."""
@@ -36,6 +40,15 @@ _WALK_FACTOR: Final = 16
 
 _position_of = attrgetter("position")
 _stored_at_of = attrgetter("stored_at")
+_wall_of = attrgetter("wall")
+
+
+class Mark(Struct, frozen=True):
+    """All that is known of an account whose events are gone: where it was, and when that was stored (both clocks)."""
+
+    position: int = 0
+    stored_at: float = -inf
+    wall: float = -inf
 
 
 class _Run:
@@ -67,36 +80,56 @@ class _Run:
         return self.after(through) - self.after(after) if through > after else 0
 
 
+class Shared:
+    """What the buffers of all accounts share: ``epoch``, this run of the broker, and what they cost together."""
+
+    __slots__ = ("bytes", "dropped", "epoch")
+
+    def __init__(self, epoch: bytes) -> None:
+        self.epoch = epoch
+        self.bytes = 0
+        """Of all windows."""
+        self.dropped = DroppedBuckets()
+
+
 class ReplayBuffer:
     """One account's window. ``head`` is its newest position, ``dropped_through`` the newest dropped one.
 
     ``delivered`` is the fan-out's position, set by whoever fans out: what lies after it is not dropped yet, so
-    that a burst larger than the window still reaches everybody who is connected.
+    that a burst larger than the window still reaches everybody who is connected. ``bytes`` counts what it was given.
     """
 
     __slots__ = (
         "_by_id",
         "_by_inbox",
-        "_cursor_prefix",
+        "_complete_through",
         "_dropped",
         "_entries",
+        "_latest_wall",
+        "_shared",
+        "_twins",
         "account_id",
         "bytes",
+        "cursor_prefix",
         "delivered",
         "dropped_through",
         "head",
     )
 
-    def __init__(self, account_id: str, epoch: bytes, start: int, start_stored_at: float) -> None:
+    def __init__(self, account_id: str, shared: Shared, start: Mark) -> None:
         self.account_id = account_id
-        binding = blake2b(account_id.encode(), key=epoch, digest_size=8).hexdigest()
-        self._cursor_prefix = f"c{binding}."
+        self._shared = shared
+        binding = blake2b(account_id.encode(), key=shared.epoch, digest_size=8).hexdigest()
+        self.cursor_prefix = f"c{binding}."
         self._entries = _Run()
         self._by_inbox: dict[str, _Run] = {}
         self._by_id: dict[str, Entry] = {}
-        self._dropped = DroppedPositions(start, start_stored_at)
+        self._twins: dict[tuple[str, str], Entry] = {}
+        """By inbox and id, those whose id an event of another inbox had first: few, where all is well."""
+        self._dropped = DroppedPositions(shared.dropped, start.position, start.stored_at, start.wall)
+        self._latest_wall = start.wall
         self.bytes = 0
-        self.head = self.delivered = self.dropped_through = start
+        self.head = self.delivered = self.dropped_through = self._complete_through = start.position
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -104,39 +137,54 @@ class ReplayBuffer:
     @property
     def idle(self) -> bool:
         """Whether nothing is known here that could not be told by the last position alone."""
-        return not self._entries and not self._dropped.count
+        return not self._entries and not self._dropped.bytes
 
     # --- cursors
 
     def cursor_at(self, position: int) -> str:
         """Return the cursor of a position."""
-        return f"{self._cursor_prefix}{position}"
+        return f"{self.cursor_prefix}{position}"
 
     def position_of(self, cursor: str) -> int | None:
         """Return the position of a cursor; None if it is not one of this account, this run and the past."""
-        digits = cursor.removeprefix(self._cursor_prefix)
+        digits = cursor.removeprefix(self.cursor_prefix)
         if len(cursor) > MAX_CURSOR_LENGTH or digits == cursor or not (digits.isascii() and digits.isdigit()):
             return None
         position = int(digits)
         return position if position <= self.head else None
 
-    def position_before(self, stored_at: float) -> int | None:
-        """Return the position of the last event stored before ``stored_at``; None if it is forgotten."""
+    def position_before(self, moment: float, *, by_wall: bool = False) -> int | None:
+        """Return the position of the last event stored before a moment of either clock; None if it is forgotten.
+
+        The wall clock may step back: then what was stored after the first event of ``moment`` or later counts as later.
+        """
         run = self._entries
-        index = bisect_left(run.items, stored_at, lo=run.start, key=_stored_at_of)
+        index = bisect_left(run.items, moment, lo=run.start, key=_wall_of if by_wall else _stored_at_of)
         if index > run.start:
             return run.items[index - 1].position
-        return self._dropped.position_before(stored_at)
+        return self._dropped.position_before(moment, by_wall=by_wall)
 
     # --- what is in the window
 
-    def find(self, event_id: str) -> Entry | None:
-        """Return the event of this id, if the window still holds it."""
-        return self._by_id.get(event_id)
+    def find(self, inbox: str, event_id: str) -> Entry | None:
+        """Return the event of this inbox and id, if the window still holds it."""
+        entry = self._by_id.get(event_id)
+        if entry is not None and entry.inbox == inbox:
+            return entry
+        return self._twins.get((inbox, event_id)) if self._twins else None
 
     def batch(self, *, max_events: int, max_bytes: int) -> list[Entry]:
-        """Return the next events that the fan-out has not delivered, a bounded number."""
-        return self.read(EVERYTHING, self.delivered, self.head, max_events=max_events, max_bytes=max_bytes)[0]
+        """Return the next events that the fan-out has not delivered, a bounded number; they count in ``bytes`` now."""
+        start = self._entries.after(self.delivered)
+        entries: list[Entry] = []
+        size = 0
+        for entry in self._entries.items[start : start + max_events]:
+            self._complete(entry.position)
+            size += len(entry.frame)
+            if entries and size > max_bytes:
+                break
+            entries.append(entry)
+        return entries
 
     def first(self) -> Entry:
         """Return the oldest event. Raises IndexError if there is none."""
@@ -144,6 +192,7 @@ class ReplayBuffer:
 
     def count(self, selection: Selection, after: int, through: int) -> int:
         """Count the window's events of a selection after one position and up to another."""
+        self._complete(through)
         if selection.inboxes is None:
             excluded = sum(run.count(after, through) for run in self._runs(selection.excluded))
             return self._entries.count(after, through) - excluded
@@ -164,6 +213,7 @@ class ReplayBuffer:
         Returns the events and the position that they reach: nothing of the selection lies between ``after``
         and it that is not returned. Each call makes progress: a walk of no match still reaches further.
         """
+        self._complete(through)
         run = self._entries
         start, end = run.after(after), run.after(through)
         reached = through
@@ -197,38 +247,58 @@ class ReplayBuffer:
 
     # --- changing it
 
-    def append(self, event: PreparedEvent, position: int, now: float) -> Entry:
-        """Store an event at a position after the head; its id must not be in the window. Returns its entry."""
-        frame = text_frame(encode_event(event, self.cursor_at(position)))
-        entry = Entry(position, now, event.type, event.inbox_id or ACCOUNT_EVENTS, event.event_id, frame)
-        self._entries.items.append(entry)
-        run = self._by_inbox.get(entry.inbox)
-        if run is None:
-            run = self._by_inbox[entry.inbox] = _Run()
-        run.items.append(entry)
-        self._by_id[entry.event_id] = entry
-        self.bytes += entry.cost
-        self.head = position
-        return entry
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Store events after the head; the window must not hold one of the same inbox and id."""
+        items, by_id, wall = self._entries.items, self._by_id, self._latest_wall
+        for entry in entries:
+            if entry.wall < wall:
+                entry.wall = wall
+            else:
+                wall = entry.wall
+            items.append(entry)
+            if by_id.setdefault(entry.event_id, entry) is not entry:
+                self._twins[entry.inbox, entry.event_id] = entry
+        if items:
+            self._latest_wall, self.head = wall, items[-1].position
+
+    def _complete(self, through: int) -> None:
+        """Give the events up to a position their frame and their place in their inbox's order."""
+        if through <= self._complete_through:
+            return
+        run = self._entries
+        size = 0
+        for entry in run.items[run.after(self._complete_through) : run.after(through)]:
+            if entry.event is not None:
+                entry.frame = text_frame(encode_event(entry.event, self.cursor_at(entry.position)))
+                entry.event = None
+            of_inbox = self._by_inbox.get(entry.inbox)
+            if of_inbox is None:
+                of_inbox = self._by_inbox[entry.inbox] = _Run()
+            of_inbox.items.append(entry)
+            size += entry.cost
+        self.bytes += size
+        self._shared.bytes += size
+        self._complete_through = min(through, self.head)
 
     def drop_first(self, now: float) -> Entry:
         """Drop the oldest event; its position stays known for an hour. Raises IndexError if there is none."""
+        self._complete(self.first().position)
         entry = self._entries.drop_first()
         run = self._by_inbox[entry.inbox]
         run.drop_first()
         if not run:
             del self._by_inbox[entry.inbox]
-        del self._by_id[entry.event_id]
+        if self._by_id.get(entry.event_id) is entry:
+            del self._by_id[entry.event_id]
+        else:
+            del self._twins[entry.inbox, entry.event_id]
         self.bytes -= entry.cost
+        self._shared.bytes -= entry.cost
         self.dropped_through = entry.position
-        self._dropped.add(entry.position, entry.inbox, entry.stored_at, now)
+        self._dropped.add(entry.position, entry.inbox, entry.stored_at, entry.wall, now)
         return entry
 
-    def forget(self, now: float) -> None:
-        """Forget positions that were dropped more than an hour ago."""
-        self._dropped.forget(now)
-
     @property
-    def last_stored_at(self) -> float:
-        """When the newest dropped event that is forgotten was stored; for an idle buffer, its last event."""
-        return self._dropped.forgotten_stored_at
+    def mark(self) -> Mark:
+        """What is left of an idle buffer: its last position, and when that was stored."""
+        return Mark(self.head, self._dropped.forgotten_stored_at, self._dropped.forgotten_wall)

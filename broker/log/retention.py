@@ -12,8 +12,8 @@ from typing import Final
 from msgspec import Struct
 
 from ..config import ReplayConfig
-from ..protocol.messages import Entry, PreparedEvent
-from .replay import ReplayBuffer
+from ..protocol.messages import Entry
+from .replay import Mark, ReplayBuffer, Shared
 
 MAX_MARKS: Final = 100_000
 """Accounts whose last position is known though nothing else of them is."""
@@ -37,16 +37,15 @@ class ReplayBuffers:
 
     def __init__(self, limits: ReplayConfig, epoch: bytes) -> None:
         self._limits = limits
-        self._epoch = epoch
+        self._shared = Shared(epoch)
         self._buffers: dict[str, ReplayBuffer] = {}
-        self._marks: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._unmarked = (0, float("-inf"))
+        self._marks: OrderedDict[str, Mark] = OrderedDict()
+        self._unmarked = Mark()
         # One item for each buffer with events: (when its oldest one was stored, a number, the buffer). The
         # time may be that of an event dropped since; it is put right when the item comes up.
         self._oldest: list[tuple[float, int, ReplayBuffer]] = []
         self._listed: set[ReplayBuffer] = set()
         self._numbers = 0
-        self._bytes = 0
         self._events = 0
         self._dropped = 0
 
@@ -54,47 +53,54 @@ class ReplayBuffers:
         """Return the account's buffer; make it if there is none."""
         buffer = self._buffers.get(account_id)
         if buffer is None:
-            position, stored_at = self._marks.pop(account_id, self._unmarked)
-            buffer = ReplayBuffer(account_id, self._epoch, position, stored_at)
-            self._buffers[account_id] = buffer
+            mark = self._marks.pop(account_id, self._unmarked)
+            buffer = self._buffers[account_id] = ReplayBuffer(account_id, self._shared, mark)
         return buffer
 
-    def append(self, buffer: ReplayBuffer, event: PreparedEvent, position: int, now: float) -> Entry:
-        """Store an event in one of these buffers. `trim` is to be called once it is delivered."""
-        entry = buffer.append(event, position, now)
-        self._bytes += entry.cost
-        self._events += 1
-        if buffer not in self._listed:
+    def close(self, buffer: ReplayBuffer) -> None:
+        """Keep nothing of an idle buffer but its mark."""
+        del self._buffers[buffer.account_id]
+        self._marks[buffer.account_id] = buffer.mark
+        if len(self._marks) > MAX_MARKS:
+            _, mark = self._marks.popitem(last=False)
+            so_far = self._unmarked
+            self._unmarked = Mark(
+                max(so_far.position, mark.position),
+                max(so_far.stored_at, mark.stored_at),
+                max(so_far.wall, mark.wall),
+            )
+
+    def append(self, buffer: ReplayBuffer, entries: list[Entry]) -> None:
+        """Store events in one of these buffers. `trim` is to be called when some are delivered."""
+        buffer.extend(entries)
+        self._events += len(entries)
+        if entries and buffer not in self._listed:
             self._push(buffer)
-        return entry
 
     def trim(self, buffer: ReplayBuffer, now: float) -> None:
-        """Drop what is too much: this account's oldest events, then the oldest of all accounts."""
+        """Drop what is too much: this account's oldest events, then the oldest of all accounts.
+
+        So what an account has too much of costs no other account anything.
+        """
         limits = self._limits
         while len(buffer) > limits.max_events_per_account or buffer.bytes > limits.max_bytes_per_account:
             if not self._drop_first(buffer, now):
                 break
-        if self._bytes > limits.max_bytes_total:
-            self._drop_oldest(lambda _: self._bytes > limits.max_bytes_total, now, most=None)
+        if self._shared.bytes > limits.max_bytes_total:
+            self._drop_oldest(lambda _: self._shared.bytes > limits.max_bytes_total, now, most=None)
 
     def expire(self, now: float, *, most: int) -> bool:
         """Drop events that are too old, at most so many. Returns whether there is more to do."""
         limit = now - self._limits.seconds
         return self._drop_oldest(lambda stored_at: stored_at < limit, now, most=most)
 
-    def forget(self, buffer: ReplayBuffer, now: float, *, in_use: bool) -> None:
-        """Forget dropped positions after their hour, and the buffer itself if it is idle and not in use."""
-        buffer.forget(now)
-        if buffer.idle and not in_use and self._buffers.get(buffer.account_id) is buffer:
-            del self._buffers[buffer.account_id]
-            self._marks[buffer.account_id] = (buffer.head, buffer.last_stored_at)
-            if len(self._marks) > MAX_MARKS:
-                _, (position, stored_at) = self._marks.popitem(last=False)
-                self._unmarked = (max(self._unmarked[0], position), max(self._unmarked[1], stored_at))
+    def forget(self, now: float) -> bool:
+        """Forget some positions that were dropped more than an hour ago. Returns whether there may be more."""
+        return self._shared.dropped.forget(now)
 
     def statistics(self) -> ReplayStatistics:
         """Return what is held now."""
-        return ReplayStatistics(len(self._buffers), self._events, self._bytes, self._dropped)
+        return ReplayStatistics(len(self._buffers), self._events, self._shared.bytes, self._dropped)
 
     def _push(self, buffer: ReplayBuffer) -> None:
         self._numbers += 1
@@ -123,8 +129,7 @@ class ReplayBuffers:
         """Drop a buffer's oldest event, unless the fan-out still needs it."""
         if not len(buffer) or buffer.first().position > buffer.delivered:
             return False
-        entry = buffer.drop_first(now)
-        self._bytes -= entry.cost
+        buffer.drop_first(now)
         self._events -= 1
         self._dropped += 1
         return True

@@ -41,19 +41,25 @@ ENTRY_OVERHEAD_BYTES: Final = 420
 """What an event costs beside its frame and its id: entry, numbers, two index slots, the id's slot."""
 
 
-class Entry(Struct, frozen=True, gc=False):
-    """One stored event: its place, its time and its frame, encoded once for all."""
+class Entry(Struct, gc=False):
+    """One stored event: its place, its times and its frame, encoded once for all.
+
+    ``stored_at`` is monotonic seconds, ``wall`` the time of day at that moment (seconds since 1970). ``event`` is what
+    the frame is still to be made of; None: it is made.
+    """
 
     position: int
     stored_at: float
     type: str
     inbox: str
     event_id: str
-    frame: bytes
+    frame: bytes = b""
+    wall: float = 0.0
+    event: PreparedEvent | None = None
 
     @property
     def cost(self) -> int:
-        """Bytes of memory that the event takes, indexes included."""
+        """Bytes of memory that the event takes, indexes included, as soon as it has a frame."""
         return len(self.frame) + len(self.event_id) + ENTRY_OVERHEAD_BYTES
 
 
@@ -100,6 +106,7 @@ class Limits(Struct, frozen=True):
     max_message_bytes: int
     max_event_bytes: int
     max_inboxes: int
+    max_events_per_request: int
     commands_per_second: float | None = None
 
 

@@ -28,7 +28,6 @@ from ..broker import Broker
 from ..commands.remembered import Outcome
 from ..commands.requests import CommandRequest, PublishRequest
 from ..errors import CloseCode
-from ..fanout.hub import Account
 from ..fanout.subscriptions import Listener
 from ..intake.publishing import Publishing
 from .reading import LentStream
@@ -83,18 +82,18 @@ class State(Enum):
 class Connection:
     """One client on one stream. ``upgrade`` has been judged, and its head is put back into the stream."""
 
-    def __init__(self, broker: Broker, account: Account, stream: ClientStream, upgrade: Upgrade) -> None:
+    def __init__(self, broker: Broker, stream: ClientStream, upgrade: Upgrade) -> None:
         self.id = f"conn_{secrets.token_hex(12)}"
         self._slot = upgrade.slot
         self._slot.holder = self
         self._stream = stream
         self._lent = LentStream(stream, upgrade.head_bytes, self._flush)
         self._account_id = str(upgrade.key.account_id)
-        self._account = account
+        self._account = account = upgrade.account
         self._config = broker.config
         self._commands = broker.commands
         self._lane = broker.commands.lane(upgrade.key)
-        self._publishing = Publishing(broker, broker.commands, self._lane)
+        self._publishing = Publishing(broker.intake, broker.bodies, broker.commands, self._lane)
         listener = Listener(stream.write_nowait, self.wake)
         stream.lend(listener)
         self.session = Session(
@@ -163,7 +162,7 @@ class Connection:
 
     async def _serve(self, websocket: trio_websocket.WebSocketConnection) -> None:
         """Take every message that the client sends, until it or somebody else ends the connection."""
-        self.session.open(trio.current_time(), datetime.now(UTC))
+        self.session.open(trio.current_time())
         self.wake()
         while True:
             try:

@@ -6,8 +6,11 @@ the body: nothing is read of a client that may not send it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
+
+from msgspec import Raw
 
 from ..access.admission import admit
 from ..access.keys import Key, credential_of
@@ -65,20 +68,26 @@ async def _authenticate(broker: Broker, request: Request, *, tokens: bool = Fals
 async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
     """`GET /v1/stream`: judge everything about the opening before the upgrade (PROTOCOL section 2)."""
     head = check_upgrade(request)
-    broker.require_open()
+    broker.require_ready()
     key = await _authenticate(broker, request, tokens=True)
     most = broker.config.limits.max_inboxes_per_connection
 
     def judge() -> tuple[Key, Opening]:
         worth = broker.keyring.confirm(key)
+        if worth.account_id != key.account_id:
+            raise RequestError("unavailable", "The key has just moved to another account", retry_after_ms=0)
         return worth, check_opening(worth, request.query(), most)
 
-    if "since" in request.query():
-        judge()  # who is refused is not kept waiting
-        with broker.hold(str(key.account_id)) as account:
-            await broker.wait_for_cursor(account, request.query()["since"])
-    # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
-    return Upgrade(*await admit(broker.slots, judge), head)
+    since = request.query().get("since")
+    async with AsyncExitStack() as stack:
+        if since is not None or key.is_operator:
+            judge()  # who is refused is not kept waiting; operators have no account to hold
+        account = await stack.enter_async_context(broker.hold(str(key.account_id)))
+        if since is not None:
+            await broker.reach(account, since)
+        # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
+        worth, opening, slot = await admit(broker.slots, judge)
+        return Upgrade(worth, opening, slot, account, stack.pop_all(), head)
 
 
 async def make_token(broker: Broker, request: Request) -> Response | Upgrade:
@@ -93,15 +102,13 @@ async def publish_events(broker: Broker, request: Request) -> Response | Upgrade
     """`POST /v1/events`: publish one event, a list, or NDJSON (PROTOCOL section 6)."""
     broker.require_open()
     key = await _authenticate(broker, request)
-    key.require("publish")
+    broker.intake.require(key)
     content_type = (request.header(b"content-type") or b"").decode("latin-1")
     ndjson = content_type.partition(";")[0].strip().lower() == _NDJSON
-    if not _is_small(request):
-        broker.commands.require_rate(key, "events")
     with broker.bodies.hold(key.account_id) as held:
         body = await request.body(broker.config.limits.max_body_bytes, held.grow)
-        published = await broker.publish_raw(key, body, ndjson=ndjson)
-    return json_response({"events": published})
+        answer = await broker.intake.publish_raw(key, body, ndjson=ndjson)
+    return json_response(Raw(answer))
 
 
 async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
@@ -141,7 +148,7 @@ async def alive(broker: Broker, request: Request) -> Response | Upgrade:
 
 async def ready(broker: Broker, request: Request) -> Response | Upgrade:
     """`GET /readyz`: it takes connections."""
-    broker.require_open()
+    broker.require_ready()
     return json_response({"status": "ready"})
 
 

@@ -83,8 +83,8 @@ class _Server:
 
     async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
         try:
-            with self.broker.hold(str(upgrade.key.account_id)) as account:
-                connection = Connection(self.broker, account, stream, upgrade)
+            async with upgrade.hold:
+                connection = Connection(self.broker, stream, upgrade)
                 with self.broker.keyring.watch(upgrade.key, stream.remote, connection.change_key):
                     await self._run(connection)
         finally:

@@ -135,13 +135,13 @@ class Session:
 
     # --- opening and ending
 
-    def open(self, now: float, wall: datetime) -> None:
+    def open(self, now: float) -> None:
         """Say `connection.ready`, and start the replay that the opening asks for."""
         limits, since = self._config.limits, self._opening.since
         replay: Replay | UnsetType = UNSET
         gap = None
         if since is not None:
-            replay, gap = self.follower.start(self.follower.resolve(since, now, wall))
+            replay, gap = self.follower.start(self.follower.resolve(since, now))
         ready = Ready(
             connection_id=self._connection_id,
             account_id=self.key.account_id or "",
@@ -153,6 +153,7 @@ class Session:
                 limits.max_message_bytes,
                 limits.max_event_bytes,
                 limits.max_inboxes_per_connection,
+                limits.max_events_per_request,
                 self._config.rates.of(self.key.tier).commands_per_second,
             ),
             replay=replay,
@@ -260,7 +261,7 @@ class Session:
         try:
             match command.action:
                 case "subscribe":
-                    outcome, gap = self._subscribe(command, now, wall)
+                    outcome, gap = self._subscribe(command, now)
                 case "unsubscribe":
                     outcome = self._unsubscribe(command)
                 case "publish":
@@ -282,7 +283,7 @@ class Session:
         request = CommandRequest(command, self.key, request_id, client_id=self._client_id)
         return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
 
-    def _subscribe(self, command: Command, now: float, wall: datetime) -> tuple[SubscriptionResult, Gap | None]:
+    def _subscribe(self, command: Command, now: float) -> tuple[SubscriptionResult, Gap | None]:
         self.key.require("subscribe")
         check_spelling(command.paths, "inbox_ids")
         params = decode_params(command, SubscribeParams)
@@ -302,7 +303,7 @@ class Session:
         if params.since is None:
             follower.join_replay(wanted.minus(held))
         else:
-            replay, gap = follower.replay(wanted.minus(held), follower.resolve(params.since, now, wall))
+            replay, gap = follower.replay(wanted.minus(held), follower.resolve(params.since, now))
         return SubscriptionResult(inbox_ids_of(wanted), follower.cursor, replay), gap
 
     def _unsubscribe(self, command: Command) -> SubscriptionResult:

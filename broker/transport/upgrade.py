@@ -5,6 +5,7 @@ the subprotocol that was chosen.
 """
 
 import re
+from contextlib import AsyncExitStack
 from typing import Final
 
 from msgspec import Struct
@@ -13,6 +14,7 @@ from ..access.keys import Key
 from ..access.opening import Opening
 from ..access.slots import Slot
 from ..errors import RequestError
+from ..fanout.hub import Account
 from .request import Request
 
 SUBPROTOCOL: Final = "daimon.v1"
@@ -26,11 +28,16 @@ _HEAD: Final = (
 
 
 class Upgrade(Struct, frozen=True):
-    """A WebSocket that may be opened: by whom, what it asks for, its slot, and the head to put before its frames."""
+    """A WebSocket that may be opened: by whom, what it asks for, its slot, and the head to put before its frames.
+
+    ``account`` is held until ``hold`` is closed, by whoever takes this over.
+    """
 
     key: Key
     opening: Opening
     slot: Slot
+    account: Account
+    hold: AsyncExitStack
     head: bytes
 
     @property

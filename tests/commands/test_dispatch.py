@@ -1085,11 +1085,11 @@ async def test_a_publish_that_was_refused_is_not_remembered(bad, code):
 @asynccontextmanager
 async def fan_out_behind(broker):
     """Hold all the places of publishes, until the block ends."""
-    with broker.hold(ACCOUNT) as account:
-        places = list(iter(account.place_nowait, None))
+    async with broker.hold(ACCOUNT) as account:
+        places = list(iter(partial(account.places.take_nowait, 1), None))
         yield
-        for _ in places:
-            account.free_place()
+        for place in places:
+            place.give_back()
 
 
 async def test_a_publish_sent_again_while_the_first_waits_waits_with_it():

@@ -241,7 +241,7 @@ class RememberedMachine(RuleBasedStateMachine):
 
     @rule()
     def tidy(self):
-        self.remembered.forget(self.now)
+        self.remembered.forget(self.now, 10)
         self.forget()
 
     @invariant()

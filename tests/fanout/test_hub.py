@@ -17,7 +17,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from streams import ACCOUNT, Asked, Client, FakeConnection, FakeStream, History, wall_at
+from logs import begin, memory_engine, prepared, wall_at
+from streams import ACCOUNT, Asked, Client, FakeConnection, FakeStream, History
 
 from broker.access.keys import Key
 from broker.access.opening import check_opening
@@ -25,12 +26,12 @@ from broker.commands.requests import PublishRequest
 from broker.config import Config, ReplayConfig
 from broker.errors import CloseCode, RequestError
 from broker.fanout import follower, hub, subscriptions
-from broker.fanout.hub import WAITING_PUBLISHES, Hub
+from broker.fanout.hub import Hub
+from broker.fanout.places import MAX_PLACES
 from broker.fanout.subscriptions import Listener
 from broker.log import replay
-from broker.log.engines.memory import MemoryEngine
 from broker.log.retention import ReplayBuffers
-from broker.protocol.messages import PreparedEvent, Published, format_time
+from broker.protocol.messages import Published, format_time
 from broker.protocol.selection import EVERYTHING, TypeFilter
 
 ACCOUNTS = ("acct_a", "acct_b")
@@ -44,10 +45,6 @@ KEYS = {
 }
 MAX_AGENTS = 7
 SMALL_WINDOW = ReplayConfig(seconds=300, max_events_per_account=9, max_bytes_per_account=7_000, max_bytes_total=9_000)
-
-
-def prepared(event_id: str, inbox: str, event_type: str = "x") -> PreparedEvent:
-    return PreparedEvent(event_type, inbox or None, event_id, "2026-11-23T10:00:00.000Z", b"{}", None)
 
 
 # --- the state machine -------------------------------------------------------
@@ -112,7 +109,7 @@ class FanOut(RuleBasedStateMachine):
         self.ticks = ticks
         self.buffers = ReplayBuffers(SMALL_WINDOW, b"sixteen bytes...")
         self.hub = Hub(self.buffers)
-        self.engine = MemoryEngine(self.buffers, trio.current_time)
+        self.engine = memory_engine(self.buffers, self.hub)
         self.config = Config(replay=SMALL_WINDOW)
         self.histories = {name: History(name, UNIVERSE) for name in ACCOUNTS}
         self.cursors: dict[str, list[tuple[int, str]]] = {name: [] for name in ACCOUNTS}
@@ -132,37 +129,36 @@ class FanOut(RuleBasedStateMachine):
     # --- publishing
 
     def _publish(self, account_id: str, batch: list[tuple[str, str]], again: list[str] = ()) -> list[Published] | None:
-        """Do what `Broker.publish_raw_nowait` does, once it has judged the events."""
+        """Do what `Intake` does, once it has judged the events."""
         account = self.hub.account(account_id)
-        place = account.place_nowait()
+        place = account.places.take_nowait(1)
         if place is None:
             return None
-        prepared_events = [prepared(event_id, "i1") for event_id in again]
+        prepared_events = [prepared(event_id) for event_id in again]
         for inbox, event_type in batch:
             self.ids += 1
-            prepared_events.append(prepared(f"evt_{self.ids}", inbox, event_type))
+            prepared_events.append(prepared(f"evt_{self.ids}", inbox, event_type=event_type))
         with place:
-            stored = self.engine.append_nowait(account_id, prepared_events)
+            stored = begin(self.engine, account_id, prepared_events)
             assert [item.duplicate for item in stored] == [True] * len(again) + [False] * len(batch)
             if batch:
-                place.hand_on()
-                self.hub.wake(account)
-        for item in stored[len(again) :]:
-            entry = account.buffer.find(item.event_id)
+                place.hand_on(stored[-1].position)
+        for item, event in zip(stored[len(again) :], prepared_events[len(again) :], strict=True):
+            entry = account.buffer.find(event.inbox_id or ACCOUNT, item.event_id)
             self.histories[account_id].add(entry, item.cursor)
             self.cursors[account_id].append((entry.position, item.cursor))
         return [Published(item.event_id, item.cursor, item.duplicate) for item in stored]
 
     @rule(account_id=accounts, batch=events, again=st.booleans(), cancelled=st.sampled_from([False] * 5 + [True]))
     def publish(self, account_id, batch, again, cancelled):
-        place = self.hub.account(account_id).place_nowait() if cancelled else None
+        place = self.hub.account(account_id).places.take_nowait(1) if cancelled else None
         if place is not None:
             with place:
                 return
         ids = []
         if again:
-            known = [entry.event_id for entry in self.histories[account_id].entries]
-            ids = [i for i in known if self.hub.account(account_id).buffer.find(i)][:1]
+            known = [entry.event_id for entry in self.histories[account_id].entries if entry.inbox == "i1"]
+            ids = [i for i in known if self.hub.account(account_id).buffer.find("i1", i)][:1]
         self._publish(account_id, batch, ids)
 
     @rule(account_id=accounts, inbox=st.sampled_from(UNIVERSE), number=st.integers(3, 15))
@@ -443,8 +439,10 @@ class FanOut(RuleBasedStateMachine):
         for _ in range(slices):
             if not self.buffers.expire(now, most=3):
                 break
-        for account in self.hub.accounts():
-            self.hub.forget_idle(account, now)
+        while self.buffers.forget(now):
+            pass
+        while self.hub.forget(now, most=2):
+            pass
 
     # --- what must hold
 
@@ -495,8 +493,8 @@ class FanOut(RuleBasedStateMachine):
     def teardown(self):
         self.everything_runs_to_its_end()
         for account in self.hub.accounts():
-            assert all(account.place_nowait() for _ in range(WAITING_PUBLISHES)), "a place was lost"
-            assert account.place_nowait() is None
+            assert all(account.places.take_nowait(1) for _ in range(MAX_PLACES)), "a place was lost"
+            assert account.places.take_nowait(1) is None
 
 
 class Ticks:
@@ -539,7 +537,7 @@ class House:
 
     def __init__(self) -> None:
         self.hub = Hub(ReplayBuffers(ReplayConfig(), b"sixteen bytes..."))
-        self.engine = MemoryEngine(self.hub._buffers, trio.current_time)
+        self.engine = memory_engine(self.hub._buffers, self.hub)
         self.written: list[tuple[str, bytes]] = []
         self.woken: list[str] = []
         self.listeners: dict[str, Listener] = {}
@@ -558,16 +556,15 @@ class House:
         return listener
 
     def publish(self, account_id: str = "acct_a", number: int = 1) -> bool:
-        """Do what `Broker.publish_raw_nowait` does; False if there is no place."""
+        """Do what `Intake` does; False if there is no place."""
         account = self.hub.account(account_id)
-        place = account.place_nowait()
+        place = account.places.take_nowait(1)
         if place is None:
             return False
         with place:
             first = account.buffer.head + 1
-            self.engine.append_nowait(account_id, [prepared(f"e{first + i}", "i1") for i in range(number)])
-            place.hand_on()
-            self.hub.wake(account)
+            begin(self.engine, account_id, [prepared(f"e{first + i}") for i in range(number)])
+            place.hand_on(account.buffer.head)
         return True
 
     def run(self) -> None:
@@ -726,7 +723,7 @@ async def test_who_caught_up_in_the_middle_of_a_broadcast_does_not_get_it_twice(
 async def test_what_the_window_has_no_room_for_stays_until_it_is_delivered():
     house = House()
     house.hub = Hub(ReplayBuffers(ReplayConfig(max_events_per_account=1), b"sixteen bytes..."))
-    house.engine = MemoryEngine(house.hub._buffers, trio.current_time)
+    house.engine = memory_engine(house.hub._buffers, house.hub)
     house.listen("a")
     house.publish(number=700)
     frames = house.frames()
@@ -740,11 +737,11 @@ async def test_what_the_window_has_no_room_for_stays_until_it_is_delivered():
 
 async def test_publishers_wait_when_the_fan_out_is_behind_and_go_on_when_it_has_delivered(autojump_clock):
     house = House()
-    assert [house.publish() for _ in range(WAITING_PUBLISHES + 1)] == [True] * WAITING_PUBLISHES + [False]
+    assert [house.publish() for _ in range(MAX_PLACES + 1)] == [True] * MAX_PLACES + [False]
     order = []
 
     async def publish(number):
-        with await house.hub.account("acct_a").place():
+        with await house.hub.account("acct_a").places.take(1):
             order.append(number)
 
     async with trio.open_nursery() as nursery:
@@ -755,39 +752,39 @@ async def test_publishers_wait_when_the_fan_out_is_behind_and_go_on_when_it_has_
         assert not house.publish(), "nobody goes before those who wait"
         house.run()
     assert sorted(order) == [0, 1, 2]
-    assert all(house.publish() for _ in range(WAITING_PUBLISHES))
+    assert all(house.publish() for _ in range(MAX_PLACES))
 
 
 async def test_a_publisher_that_is_cancelled_while_it_waits_takes_no_place():
     house = House()
-    for _ in range(WAITING_PUBLISHES):
+    for _ in range(MAX_PLACES):
         house.publish()
     account = house.hub.account("acct_a")
     with trio.CancelScope() as scope:
         scope.cancel()
-        await account.place()
+        await account.places.take(1)
     assert scope.cancelled_caught
     house.run()
-    assert all(account.place_nowait() for _ in range(WAITING_PUBLISHES))
-    assert account.place_nowait() is None
+    assert all(account.places.take_nowait(1) for _ in range(MAX_PLACES))
+    assert account.places.take_nowait(1) is None
 
 
 async def test_a_place_is_given_back_when_nothing_was_stored_even_by_a_failure():
     account = House().hub.account("acct_a")
-    for _ in range(3 * WAITING_PUBLISHES):
-        with pytest.raises(ValueError, match="no"), await account.place():
+    for _ in range(3 * MAX_PLACES):
+        with pytest.raises(ValueError, match="no"), await account.places.take(1):
             raise ValueError("no")
 
 
 async def test_a_place_is_held_until_the_last_of_its_events_is_delivered(small_steps):
     house = House()
-    for _ in range(WAITING_PUBLISHES):
+    for _ in range(MAX_PLACES):
         house.publish(number=4)
     house.listen("a")
-    assert house.hub.account("acct_a").place_nowait() is None
+    assert house.hub.account("acct_a").places.take_nowait(1) is None
     house.hub.take_turns(small_steps.now)
     house.hub.take_turns(small_steps.now)
-    assert house.hub.account("acct_a").place_nowait() is not None
+    assert house.hub.account("acct_a").places.take_nowait(1) is not None
 
 
 # --- the task, and what is kept ----------------------------------------------
@@ -834,7 +831,9 @@ async def test_nothing_is_kept_of_an_account_that_nobody_uses_and_whose_events_a
     account = house.hub.account("acct_a")
 
     def forget() -> bool:
-        house.hub.forget_idle(account, trio.current_time())
+        while house.hub._buffers.forget(trio.current_time()):
+            pass
+        house.hub.forget(trio.current_time(), most=10)
         return not house.hub.accounts()
 
     assert not forget(), "its events wait to be delivered"

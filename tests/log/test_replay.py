@@ -4,10 +4,12 @@ import gc
 import tracemalloc
 from dataclasses import dataclass, field
 
+import logs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from logs import EPOCH, append, entry_of, make_buffer, prepared
 
 from broker.config import ReplayConfig
 from broker.log import replay
@@ -15,10 +17,9 @@ from broker.log.replay import ReplayBuffer
 from broker.log.retention import ReplayBuffers
 from broker.protocol.decoding import prepare_event
 from broker.protocol.framing import payload_of
-from broker.protocol.messages import Entry, PreparedEvent, decode_event
+from broker.protocol.messages import Entry, decode_event
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection
 
-EPOCH = b"sixteen bytes..."
 ACCOUNTS = ("acct_a", "acct_b", "acct_c")
 INBOXES = ("i1", "i2", "i3", "i4", "i5", ACCOUNT_EVENTS)
 LIMITS = ReplayConfig(seconds=300, max_events_per_account=12, max_bytes_per_account=9_000, max_bytes_total=14_000)
@@ -34,18 +35,10 @@ selections = st.one_of(
 )
 
 
-def prepared(event_id: str, inbox: str = "i1", payload: bytes = b"{}") -> PreparedEvent:
-    return PreparedEvent("x", inbox or None, event_id, "2026-11-23T10:00:00.000Z", payload, None)
-
-
-def make_buffer(account_id: str = "acct_a", epoch: bytes = EPOCH) -> ReplayBuffer:
-    return ReplayBuffer(account_id, epoch, 0, float("-inf"))
-
-
 def filled(number: int, inboxes: int = 3) -> ReplayBuffer:
     buffer = make_buffer()
     for position in range(1, number + 1):
-        buffer.append(prepared(f"e{position}", f"i{position % inboxes}"), position, float(position))
+        append(buffer, prepared(f"e{position}", f"i{position % inboxes}"), position, float(position))
     return buffer
 
 
@@ -77,7 +70,8 @@ class Log:
         return [stored.entry for stored in self.all if stored.dropped_at is None]
 
     def bytes(self) -> int:
-        return sum(entry.cost for entry in self.window())
+        """What the window costs: what waits for the fan-out counts as soon as it is taken, or read."""
+        return sum(entry.cost for entry in self.window() if entry.frame)
 
     def first_droppable(self) -> Stored | None:
         for stored in self.all:
@@ -116,8 +110,8 @@ class Windows(RuleBasedStateMachine):
             self.ids += 1
             log.head += step
             event = prepared(f"e{self.ids}", inbox, b'{"a":"%b"}' % (b"x" * (self.ids * 37 % 700)))
-            entry = self.buffers.append(buffer, event, log.head, self.now)
-            assert (entry.position, entry.inbox, entry.stored_at) == (log.head, inbox, self.now)
+            entry = entry_of(event, log.head, self.now)
+            self.buffers.append(buffer, [entry])
             log.all.append(Stored(entry))
 
     @rule(account_id=accounts, number=st.integers(0, 10))
@@ -179,7 +173,9 @@ class Windows(RuleBasedStateMachine):
     @rule(account_id=accounts, seconds=st.sampled_from([3_000, 3_601, 5_000]))
     def everything_ages(self, account_id, seconds):
         for log in self.logs.values():
-            self._buffer(log.account_id).delivered = log.delivered = log.head
+            buffer = self._buffer(log.account_id)
+            buffer.batch(max_events=FOREVER, max_bytes=10 * FOREVER)
+            buffer.delivered = log.delivered = log.head
         self.now += LIMITS.seconds
         self.expire(100)
         self.it_is_what_the_lists_say()
@@ -190,8 +186,13 @@ class Windows(RuleBasedStateMachine):
 
     @rule(account_id=accounts, in_use=st.booleans())
     def forget(self, account_id, in_use):
-        self.logs[account_id].forgotten_at = self.now
-        self.buffers.forget(self._buffer(account_id), self.now, in_use=in_use)
+        for log in self.logs.values():
+            log.forgotten_at = self.now
+        while self.buffers.forget(self.now):
+            pass
+        buffer = self._buffer(account_id)
+        if buffer.idle and not in_use:
+            self.buffers.close(buffer)
 
     # --- what may be asked
 
@@ -249,8 +250,9 @@ class Windows(RuleBasedStateMachine):
 
     @rule(account_id=accounts, number=st.integers(1, 200))
     def find(self, account_id, number):
-        held = {entry.event_id: entry for entry in self.logs[account_id].window()}
-        assert self._buffer(account_id).find(f"e{number}") is held.get(f"e{number}")
+        held = {(entry.inbox, entry.event_id): entry for entry in self.logs[account_id].window()}
+        for inbox in INBOXES:
+            assert self._buffer(account_id).find(inbox, f"e{number}") is held.get((inbox, f"e{number}"))
 
     # --- what always holds
 
@@ -259,7 +261,7 @@ class Windows(RuleBasedStateMachine):
         windows = [log.window() for log in self.logs.values()]
         statistics = self.buffers.statistics()
         assert statistics.events == sum(map(len, windows))
-        assert statistics.bytes == sum(entry.cost for window in windows for entry in window)
+        assert statistics.bytes == sum(log.bytes() for log in self.logs.values())
         assert statistics.dropped == self.dropped
         for log, window in zip(self.logs.values(), windows, strict=True):
             buffer = self._buffer(log.account_id)
@@ -268,7 +270,7 @@ class Windows(RuleBasedStateMachine):
             assert buffer.head == log.head, "a forgotten account goes on where it was"
             gone = [s.entry.position for s in log.all if s.dropped_at is not None]
             assert buffer.dropped_through == (gone[-1] if gone else 0)
-            assert all(entry.position > log.delivered or entry in window for entry in window)
+            assert all(entry.frame for entry in window if entry.position <= log.delivered)
             assert not gone or gone[-1] <= log.delivered, "what was not delivered was dropped"
             buffer.delivered = log.delivered  # one that was forgotten and came back starts at its head
 
@@ -282,7 +284,7 @@ def test_the_window_is_what_plain_lists_say_whatever_is_done(monkeypatch):
 # --- reading costs what it returns -------------------------------------------
 
 
-class CountingEntry(Entry, frozen=True):
+class CountingEntry(Entry):
     """An entry that counts how often its position is looked at."""
 
     looked_at = 0
@@ -304,12 +306,13 @@ def looks(buffer: ReplayBuffer, selection: Selection, after: int, *, max_events:
 def large_window():
     """100,000 events in 1000 inboxes, and one more inbox with ten."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(replay, "Entry", CountingEntry)
+    patch.setattr(logs, "Entry", CountingEntry)
     buffer = make_buffer()
     for position in range(1, 100_001):
         inbox = "quiet" if position % 10_000 == 0 else f"inbox_{position % 1000}"
-        buffer.append(prepared(f"e{position}", inbox), position, 0.0)
+        append(buffer, prepared(f"e{position}", inbox), position, 0.0)
     patch.undo()
+    buffer.count(EVERYTHING, 0, buffer.head)
     return buffer
 
 
@@ -352,7 +355,8 @@ def test_what_an_event_is_counted_as_is_what_it_takes_in_memory():
             raw = b'{"type":"message.received","inbox_id":"inbox_%d","payload":%b}' % (position % 1000, payload)
             new_id = f"evt_{position:032x}".__str__
             event = prepare_event(raw, "$", max_bytes=1_000, now="2026-11-23T10:00:00.123Z", new_id=new_id)
-            buffers.append(buffer, event, position, 1_000.0 + position)
+            buffers.append(buffer, [entry_of(event, position, 1_000.0 + position)])
+            buffer.delivered = buffer.batch(max_events=1, max_bytes=1)[-1].position
         del event, raw, new_id
         gc.collect()
         taken, _ = tracemalloc.get_traced_memory()
@@ -366,7 +370,9 @@ def test_what_an_event_is_counted_as_is_what_it_takes_in_memory():
 
 def test_an_event_is_framed_once_with_its_cursor_inside():
     buffer = make_buffer()
-    entry = buffer.append(prepared("e1"), 7, 0.0)
+    buffer.extend([entry_of(prepared("e1"), 7, 0.0)])
+    (entry,) = buffer.batch(max_events=9, max_bytes=FOREVER)
+    assert buffer.batch(max_events=9, max_bytes=FOREVER)[0].frame is entry.frame
     assert decode_event(payload_of(entry.frame)).cursor == buffer.cursor_at(7)
 
 
@@ -394,15 +400,16 @@ def test_a_cursor_is_bound_to_its_account_and_its_run():
 
 def test_an_id_is_known_as_long_as_the_window_holds_it():
     buffer = filled(2)
-    assert buffer.find("e1").position == 1
+    assert buffer.find("i1", "e1").position == 1
     buffer.drop_first(10.0)
-    assert buffer.find("e1") is None
+    assert buffer.find("i1", "e1") is None
 
 
 def test_an_inbox_without_events_takes_no_memory():
     buffer = filled(100, inboxes=100)
     for _ in range(99):
         buffer.drop_first(0.0)
+    assert buffer.count(EVERYTHING, 0, buffer.head) == 1
     assert len(buffer._by_inbox) == 1
 
 
@@ -419,7 +426,7 @@ def test_a_gap_is_counted_for_the_asked_inboxes_alone():
 def test_a_gap_over_what_is_forgotten_has_no_count_but_nothing_can_be_missed_of_nothing():
     buffer = filled(3)
     buffer.drop_first(0.0)
-    buffer.forget(3_601.0)
+    buffer._shared.dropped.forget(3_601.0)
     assert buffer.missed(EVERYTHING, 0, 9) is None
     assert buffer.missed(EVERYTHING, 1, 9) == 0
     assert buffer.missed(Selection(frozenset()), 0, 9) == 0

@@ -1,15 +1,13 @@
 """retention.py: one set of limits over all accounts. (The state machine of test_replay.py drives it, too.)"""
 
 import pytest
+from logs import EPOCH, entry_of, prepared
 
 from broker.config import ReplayConfig
 from broker.log import retention
 from broker.log.replay import ReplayBuffer
 from broker.log.retention import ReplayBuffers
-from broker.protocol.messages import PreparedEvent
 from broker.protocol.selection import EVERYTHING
-
-EPOCH = b"sixteen bytes..."
 
 
 class Windows:
@@ -25,13 +23,26 @@ class Windows:
         for _ in range(number):
             self.ids += 1
             self.now += 1.0
-            event = PreparedEvent("x", "i1", f"e{self.ids:04}", "2026-11-23T10:00:00.000Z", b"{}", None)
-            self.cost = self.buffers.append(buffer, event, buffer.head + 1, self.now).cost
+            entry = entry_of(prepared(f"e{self.ids:04}"), buffer.head + 1, self.now)
+            self.buffers.append(buffer, [entry])
         if delivered:
-            buffer.delivered = buffer.head
+            self.deliver(buffer)
+            self.cost = entry.cost
         if trim:
             self.buffers.trim(buffer, self.now)
         return buffer
+
+    def deliver(self, buffer: ReplayBuffer, number: int = 1_000) -> None:
+        """Do what the fan-out does, with so many events."""
+        batch = buffer.batch(max_events=number, max_bytes=1_000_000)
+        buffer.delivered = batch[-1].position if batch else buffer.delivered
+
+    def forget(self, buffer: ReplayBuffer, now: float, *, in_use: bool) -> None:
+        """Do what is done for all accounts now and then."""
+        while self.buffers.forget(now):
+            pass
+        if buffer.idle and not in_use:
+            self.buffers.close(buffer)
 
 
 def cost_of_one() -> int:
@@ -71,7 +82,7 @@ def test_what_the_fan_out_has_not_delivered_is_never_dropped(limits):
     assert len(buffer) == 5
     windows.buffers.expire(1e9, most=100)
     assert len(buffer) == 5
-    buffer.delivered = 4
+    windows.deliver(buffer, 4)
     windows.buffers.trim(buffer, windows.now)
     assert buffer.dropped_through == (3 if "max_events_per_account" in limits else 4)
 
@@ -91,11 +102,11 @@ def test_an_account_of_which_nothing_is_left_shrinks_to_its_last_position():
     buffer = windows.store("a", 3)
     cursor = buffer.cursor_at(3)
     windows.buffers.expire(100.0, most=100)
-    windows.buffers.forget(buffer, 100.0, in_use=False)
+    windows.forget(buffer, 100.0, in_use=False)
     assert windows.buffers.open("a") is buffer, "dropped positions are known for an hour"
-    windows.buffers.forget(buffer, 100.0 + 3_601, in_use=True)
+    windows.forget(buffer, 100.0 + 3_601, in_use=True)
     assert windows.buffers.open("a") is buffer
-    windows.buffers.forget(buffer, 100.0 + 3_601, in_use=False)
+    windows.forget(buffer, 100.0 + 3_601, in_use=False)
     assert windows.buffers.statistics().accounts == 0
     again = windows.buffers.open("a")
     assert again is not buffer
@@ -114,7 +125,7 @@ def test_the_last_positions_of_accounts_are_bounded_and_never_used_again(monkeyp
         buffer = windows.store(account_id, number)
         cursors[account_id] = buffer.cursor_at(number)
         windows.buffers.expire(1_000.0, most=100)
-        windows.buffers.forget(buffer, 10_000.0, in_use=False)
+        windows.forget(buffer, 10_000.0, in_use=False)
     assert len(windows.buffers._marks) == 2
     assert windows.buffers.open("c").head == 3
     for account_id in ("a", "b", "new"):

@@ -810,8 +810,8 @@ async def test_an_unexpected_exception_in_a_waiting_publish_closes_with_1011(mon
         raise ZeroDivisionError("a bug")
 
     async with serving() as served, connected(served.address) as client:
-        monkeypatch.setattr(served.broker, "publish_raw_nowait", lambda *_: None)
-        monkeypatch.setattr(served.broker, "publish_raw", fail)
+        monkeypatch.setattr(served.broker.intake, "places_nowait", lambda *_: None)
+        monkeypatch.setattr(served.broker.intake, "places", fail)
         await client.say(action="publish", request_id="p", events=event(1))
         assert await client.until_closed() == CloseCode.INTERNAL_ERROR
     assert [record.exc_info is not None for record in caplog.records if record.levelno >= logging.WARNING] == [True]

@@ -345,7 +345,7 @@ async def test_publishes_that_wait_when_the_drain_begins_are_answered_and_what_w
     async with serving() as served, connected(served.address, "inbox_ids=in_1") as client:
         account = served.broker._hub.account(ACCOUNT)
         places = []
-        while (place := account.place_nowait()) is not None:
+        while (place := account.places.take_nowait(1)) is not None:
             places.append(place)
         for number in range(5):
             await client.say(action="publish", request_id=f"{number}", events=event(number))

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import TEXT, take_frames, wall_at
+from logs import append, make_buffer, prepared, wall_at
+from streams import TEXT, take_frames
 
 from broker.access.keys import Key
 from broker.access.opening import check_opening
@@ -14,8 +15,6 @@ from broker.commands.requests import CommandRequest, PublishRequest
 from broker.config import Config, LimitsConfig, ReplayConfig
 from broker.errors import CloseCode, RequestError
 from broker.fanout.subscriptions import Listener, Subscriptions
-from broker.log.replay import ReplayBuffer
-from broker.protocol.messages import PreparedEvent
 from broker.transport.session import MAX_BAD_FRAMES, MAX_WAITING_ANSWER_BYTES, Session
 
 ALL_SCOPES = frozenset({"subscribe", "command", "publish"})
@@ -39,7 +38,7 @@ class Talk:
     """Inboxes of events that are there before; a space: an account event."""
 
     def __post_init__(self) -> None:
-        self.buffer = ReplayBuffer("acct_a", b"sixteen bytes...", 0, float("-inf"))
+        self.buffer = make_buffer()
         self.subscriptions = Subscriptions(0)
         self.publish(self.stored)
         config = Config(limits=self.limits, replay=ReplayConfig(seconds=300))
@@ -51,8 +50,12 @@ class Talk:
         """Store and deliver events, one a second, up to now."""
         for inbox in inboxes:
             position = self.buffer.head + 1
-            event = PreparedEvent(event_type, inbox.strip(), f"e{position}", "2026-11-23T10:00:00.000Z", b"{}", None)
-            entry = self.buffer.append(event, position, NOW - 100 + position)
+            entry = append(
+                self.buffer,
+                prepared(f"e{position}", inbox.strip(), event_type=event_type),
+                position,
+                NOW - 100 + position,
+            )
             self.buffer.delivered = position
             self.subscriptions.advance([entry])
             self.subscriptions.settle()
@@ -75,7 +78,7 @@ class Talk:
 
     def open(self) -> dict:
         """Open, and return `connection.ready` (what follows it waits)."""
-        self.session.open(NOW, wall_at(NOW))
+        self.session.open(NOW)
         ready, *self.later = self.heard()
         return ready
 
@@ -123,6 +126,7 @@ def test_the_first_frame_says_who_and_where_the_client_is_and_what_the_limits_ar
             "max_message_bytes": 1_048_576,
             "max_event_bytes": 262_144,
             "max_inboxes": 10_000,
+            "max_events_per_request": 10_000,
             "commands_per_second": None,
         },
     }
@@ -181,7 +185,7 @@ def test_without_the_scope_subscribe_a_stream_opens_and_gets_no_event():
 def test_the_accounts_own_events_come_to_all_but_inbox_keys_whatever_is_subscribed():
     anybody, inbox_key = Talk(), Talk(key=key_of(inbox_ids={"a"}))
     for talk in (anybody, inbox_key):
-        talk.session.open(NOW, wall_at(NOW))
+        talk.session.open(NOW)
         talk.publish(" ")
     assert ids(anybody.heard()[1:]) == ["e1"]
     assert inbox_key.heard()[1:] == []
@@ -189,7 +193,7 @@ def test_the_accounts_own_events_come_to_all_but_inbox_keys_whatever_is_subscrib
 
 def test_a_client_gets_what_is_published_from_its_opening_on_even_before_ready_is_written():
     talk = Talk(query={"inbox_ids": "a"}, stored="a")
-    talk.session.open(NOW, wall_at(NOW))
+    talk.session.open(NOW)
     talk.publish("ab")
     ready, *events = talk.heard()
     assert ready["cursor"] == talk.cursor(1)

@@ -1,32 +1,82 @@
-"""What stores and orders events: the `Engine` protocol. Its implementations are the modules beside this one.
+"""What stores and orders events: the `Engine` protocol, and the `Log` that engines fill. The engines stand beside this.
 
-An engine promises: events of one account have one order; an event id that its window still holds is not stored
-again; `append` returns when the events are stored as durably as the engine says it does; a cancelled or failed
-`append` has stored all of its events or none.
+An engine promises: events of one account have one order; an event id that its inbox's window still holds is not stored
+again; what one `begin` brings is stored whole or not at all, for all its accounts in one step; ``done`` is called once
+for each `begin`, in the order in which they were stored, when that is as durable as the engine says; who waits for it
+may leave, and loses the answer only. The only writer of a log is its engine. One suite of tests holds this for all.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+import trio
 from msgspec import Struct
 
-from ...protocol.messages import PreparedEvent
+from ...errors import RequestError
+from ...protocol.messages import Entry, PreparedEvent
 
 
 class Stored(Struct, frozen=True, gc=False):
     """Where an event is. ``duplicate``: it was there before, and stays as it was."""
 
     event_id: str
-    cursor: str
+    position: int
+    cursor_prefix: str
     duplicate: bool
+
+    @property
+    def cursor(self) -> str:
+        """The cursor of its position."""
+        return f"{self.cursor_prefix}{self.position}"
+
+
+class Answer(Struct, frozen=True):
+    """Whose publish it is, if its client may send it again: what that gets is to be known for as long as its events."""
+
+    identity: tuple[str, str, str]
+    """The key, the `client_id` or "", the `request_id`."""
+    digest: bytes
+    """Stands for the publish's content."""
+
+
+EventsByAccount = Mapping[str, Sequence[PreparedEvent]]
+StoredByAccount = Mapping[str, Sequence[Stored]]
+Done = Callable[[StoredByAccount | RequestError], None]
+"""Called with where the events are, in the order in which they came; or with why none of them is stored."""
+
+
+class Log(Protocol):
+    """What an engine fills: the accounts' logs as this process has them."""
+
+    def store(self, account_id: str, entries: list[Entry]) -> None:
+        """Store events after the head of an account's log, and wake the fan-out, in one step."""
+        ...
 
 
 class Engine(Protocol):
     """What every engine does."""
 
-    async def append(self, account_id: str, events: list[PreparedEvent]) -> list[Stored]:
-        """Store events of one account in one step, in their order; say where each is."""
+    @property
+    def away(self) -> bool:
+        """Whether it cannot be reached: then nobody can open a stream."""
         ...
 
-    def append_nowait(self, account_id: str, events: list[PreparedEvent]) -> list[Stored] | None:
-        """Do the same in one synchronous step; None, and nothing is stored, if this engine must wait for it."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run its tasks, for ever. Never raises because what it stores to is away."""
+        ...
+
+    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> None:
+        """Store events, each account's in their order; ``done`` says what became of them, at once where that can be.
+
+        An engine that outlives the process remembers ``answer`` with them, in the same step.
+        """
+        ...
+
+    def attach(self, account_id: str) -> AbstractAsyncContextManager[None]:
+        """Keep an account's log in this process while the block lasts."""
+        ...
+
+    async def reach(self, account_id: str, since: str) -> None:
+        """Let the log of an account that is attached hold what came after ``since``, as far as there is any."""
         ...

@@ -1,31 +1,61 @@
 """The default engine: the replay buffers of this process are the log. It is as durable as the process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Final
 
-from ...protocol.messages import PreparedEvent
-from ..engines import Stored
+import trio
+
+from ...protocol.messages import Entry, PreparedEvent
+from ...protocol.selection import ACCOUNT_EVENTS
+from ..engines import Answer, Done, EventsByAccount, Log, Stored
 from ..retention import ReplayBuffers
 
 
 class MemoryEngine:
-    """Appends straight to the replay buffers. ``clock`` returns monotonic seconds."""
+    """Does everything at once. ``clock`` returns monotonic seconds, ``wall_clock`` seconds since 1970."""
 
-    def __init__(self, buffers: ReplayBuffers, clock: Callable[[], float]) -> None:
+    away: Final = False
+
+    def __init__(
+        self, buffers: ReplayBuffers, log: Log, clock: Callable[[], float], wall_clock: Callable[[], float]
+    ) -> None:
         self._buffers = buffers
+        self._log = log
         self._clock = clock
+        self._wall_clock = wall_clock
 
-    async def append(self, account_id: str, events: list[PreparedEvent]) -> list[Stored]:
-        """Store events; no checkpoint, so a publisher cancelled here has stored all or nothing."""
-        return self.append_nowait(account_id, events)
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do nothing, for ever: there is nothing that could not be done at once."""
+        task_status.started()
+        await trio.sleep_forever()
 
-    def append_nowait(self, account_id: str, events: list[PreparedEvent]) -> list[Stored]:
-        """Do the same in one synchronous step."""
-        buffer, now = self._buffers.open(account_id), self._clock()
-        stored = []
+    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> None:
+        """Store events, and say so, in one step. ``answer`` lives as long as the events: the process remembers it."""
+        now, wall = self._clock(), self._wall_clock()
+        done({account_id: self._store(account_id, events, now, wall) for account_id, events in by_account.items()})
+
+    def _store(self, account_id: str, events: Sequence[PreparedEvent], now: float, wall: float) -> list[Stored]:
+        buffer = self._buffers.open(account_id)
+        prefix, position = buffer.cursor_prefix, buffer.head
+        stored: list[Stored] = []
+        fresh: dict[tuple[str, str], Entry] = {}
         for event in events:
-            entry = buffer.find(event.event_id)
+            inbox, event_id = event.inbox_id or ACCOUNT_EVENTS, event.event_id
+            entry = buffer.find(inbox, event_id) or fresh.get((inbox, event_id))
             duplicate = entry is not None
             if entry is None:
-                entry = self._buffers.append(buffer, event, buffer.head + 1, now)
-            stored.append(Stored(entry.event_id, buffer.cursor_at(entry.position), duplicate))
+                position += 1
+                entry = Entry(position, now, event.type, inbox, event_id, wall=wall, event=event)
+                fresh[inbox, event_id] = entry
+            stored.append(Stored(event_id, entry.position, prefix, duplicate))
+        if fresh:
+            self._log.store(account_id, list(fresh.values()))
         return stored
+
+    def attach(self, account_id: str) -> AbstractAsyncContextManager[None]:
+        """Every account's log is kept here."""
+        return nullcontext()
+
+    async def reach(self, account_id: str, since: str) -> None:
+        """All that there is of a log is in it."""

@@ -1,0 +1,389 @@
+"""The one way in for events: from a client's socket, over HTTP, and from the library, whatever engine stores them.
+
+A publish is a `Batch`. It is *prepared* in slices, and nothing is stored: its events are split, counted and checked. It
+is *begun* in one step, after the last wait: its key is judged as it is by then, its rates are taken, its events are
+stored. Between the two lies the wait for places before the fan-out. From that step on its publisher may leave: he loses
+the answer only.
+"""
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from ..access.keyring import Keyring
+from ..access.keys import Key
+from ..access.rates import TokenBucket, require_of_all, take_from_all
+from ..commands.dispatch import Commands, Lane
+from ..config import LimitsConfig
+from ..errors import RequestError
+from ..fanout.hub import Hub
+from ..fanout.places import Place
+from ..log.engines import Answer, Engine, Stored, StoredByAccount
+from ..protocol.decoding import prepare_event, split_events
+from ..protocol.messages import (
+    ENTRY_OVERHEAD_BYTES,
+    NewEvent,
+    PreparedEvent,
+    Published,
+    encode,
+    format_time,
+    time_ordered_id,
+)
+
+SLICE_BYTES: Final = 32_768
+"""Of events that are checked before others have their turn; one event is checked whole."""
+_EVENT_BYTES: Final = 256
+"""What checking an event costs beside its bytes, in bytes."""
+ANSWER_SLICE: Final = 512
+"""Events whose answers are written before others have their turn."""
+
+EventLike = NewEvent | Mapping[str, Any]
+PlacesByAccount = Mapping[str, Place]
+Ended = Callable[[Sequence[Stored] | RequestError], None]
+"""Called with where the events of a batch are, in their order, or with why none is stored."""
+
+
+class IntakeStatistics(Struct, frozen=True):
+    """What came in."""
+
+    published: int
+    """Events stored since the start."""
+    duplicates: int
+    """Events that were there already."""
+
+
+class Batch:
+    """One publish on its way in. ``key`` None: of the library, for ``account_id``; operators' events name their own.
+
+    ``lane``: the connection it came over, if it did. ``answer``: whose it is, if it may be sent again.
+    """
+
+    __slots__ = ("account_id", "answer", "by_account", "count", "items", "key", "lane", "now", "order", "sizes")
+
+    def __init__(
+        self,
+        items: Iterator[tuple[str, bytes]],
+        count: int,
+        *,
+        key: Key | None = None,
+        account_id: str | None = None,
+        lane: Lane | None = None,
+        answer: Answer | None = None,
+    ) -> None:
+        self.items = items
+        self.count = count
+        self.key = key
+        self.account_id = account_id
+        self.lane = lane
+        self.answer = answer
+        self.now = format_time(datetime.now(UTC))
+        self.by_account: dict[str, list[PreparedEvent]] = {}
+        self.sizes: dict[str, int] = {}
+        """What the events of each account will take in the log, in bytes."""
+        self.order: list[str] = []
+        """The account of each event, as they came."""
+
+    def add(self, account_id: str, event: PreparedEvent, size: int) -> None:
+        """Take an event that was checked."""
+        self.by_account.setdefault(account_id, []).append(event)
+        self.sizes[account_id] = self.sizes.get(account_id, 0) + size + ENTRY_OVERHEAD_BYTES
+        self.order.append(account_id)
+
+    def in_order(self, stored: StoredByAccount) -> Sequence[Stored]:
+        """Return where the events are in the order in which they came."""
+        if len(stored) == 1:
+            [of_account] = stored.values()
+            return of_account
+        streams = {account_id: iter(of_account) for account_id, of_account in stored.items()}
+        return [next(streams[account_id]) for account_id in self.order]
+
+
+class Intake:
+    """Takes events in. ``draining``: set when nothing is taken in any more."""
+
+    def __init__(
+        self,
+        limits: LimitsConfig,
+        keyring: Keyring,
+        commands: Commands,
+        hub: Hub,
+        engine: Engine,
+        draining: trio.Event,
+    ) -> None:
+        self._limits = limits
+        self._keyring = keyring
+        self._commands = commands
+        self._hub = hub
+        self._engine = engine
+        self._draining = draining
+        self._nursery: trio.Nursery | None = None
+        self._last_id_ns = 0
+        self._published = 0
+        self._duplicates = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do what `start_soon` was given, for ever."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Let a task run that is to end whether its client stays or not: to write a long answer."""
+        assert self._nursery is not None
+        self._nursery.start_soon(task, *args)
+
+    # --- three ways to publish
+
+    async def publish(self, account_id: str, events: Sequence[EventLike]) -> list[Published]:
+        """Publish the library's events to an account, in one step. Raises `RequestError`."""
+        items = ((f"$[{index}]", as_json(event, f"$[{index}]")) for index, event in enumerate(events))
+        self._check_count(len(events), "$")
+        batch = Batch(items, len(events), account_id=account_id)
+        published: list[Published] = []
+        for part in _slices(await self._commit(batch)):
+            published += part
+            if len(published) < len(events):
+                await trio.lowlevel.checkpoint()
+        return published
+
+    async def publish_raw(self, key: Key, raw: bytes, *, ndjson: bool = False) -> bytes:
+        """Publish JSON that came over HTTP; return the JSON of the result. Raises `RequestError`."""
+        return await write_answer(await self._commit(self.batch(key, raw, ndjson=ndjson)))
+
+    async def _commit(self, batch: Batch) -> Sequence[Stored]:
+        """Prepare, begin, and wait. After it has begun, nothing can be cancelled but the wait."""
+        await self.prepare(batch)
+        places = await self.places(batch)
+        outcomes: list[Sequence[Stored] | RequestError] = []
+        ended = trio.Event()
+
+        def end(outcome: Sequence[Stored] | RequestError) -> None:
+            outcomes.append(outcome)
+            ended.set()
+
+        self.begin(batch, places, end)
+        if not outcomes:
+            await ended.wait()
+        # The one checkpoint where there was nothing to wait for: after the fan-out was woken, so no turn passes before.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        [outcome] = outcomes
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
+
+    # --- its steps, for who takes them one by one
+
+    def require(self, key: Key, lane: Lane | None = None) -> None:
+        """Raise `RequestError` if a key may publish nothing at all now. To be asked before its events are read."""
+        self.require_open()
+        key.require("publish")
+        if not key.is_operator:
+            require_of_all(self._buckets(key, lane), 1, trio.current_time(), "events")
+
+    def _buckets(self, key: Key, lane: Lane | None) -> list[TokenBucket]:
+        return self._commands.account(key).rates.events if lane is None else lane.buckets("events")
+
+    def require_open(self) -> None:
+        """Raise `RequestError` (`draining`) if nothing is taken in any more."""
+        if self._draining.is_set():
+            raise RequestError("draining", "The broker is draining")
+
+    def batch(
+        self,
+        key: Key,
+        raw: bytes,
+        path: str = "$",
+        lane: Lane | None = None,
+        answer: Answer | None = None,
+        *,
+        ndjson: bool = False,
+    ) -> Batch:
+        """Split what a client sent into a batch; nothing is checked yet but its form and its length."""
+        self.require(key, lane)
+        items = split_events(raw, ndjson=ndjson, path=path)
+        self._check_count(len(items), path)
+        return Batch(iter(items), len(items), key=key, lane=lane, answer=answer)
+
+    def _check_count(self, count: int, path: str) -> None:
+        most = self._limits.max_events_per_request
+        if count > most:
+            message = f"The list has {count} events, more than max_events_per_request ({most}) - at `{path}`"
+            raise RequestError("too_large", message)
+
+    async def prepare(self, batch: Batch) -> None:
+        """Check a batch's events; others have their turn meanwhile. Raises `RequestError`."""
+        while not self.prepare_slice(batch):
+            await trio.lowlevel.checkpoint()
+
+    def prepare_slice(self, batch: Batch) -> bool:
+        """Check a slice of a batch. Returns whether all is checked. Raises `RequestError`."""
+        spent = 0
+        for path, raw in batch.items:
+            account_id, event = self._check(batch, path, raw)
+            batch.add(account_id, event, len(raw))
+            spent += len(raw) + _EVENT_BYTES
+            if spent >= SLICE_BYTES and len(batch.order) < batch.count:
+                return False
+        return True
+
+    def _check(self, batch: Batch, path: str, raw: bytes) -> tuple[str, PreparedEvent]:
+        """Check one event, and that its publisher may publish it. Returns its account, too."""
+        most = self._limits.max_event_bytes
+        event = prepare_event(raw, path, max_bytes=most, now=batch.now, new_id=self._new_event_id)
+        key = batch.key
+        if key is None or not key.is_operator:
+            account_id = str(batch.account_id if key is None else key.account_id)
+            if event.account_id not in (None, account_id):
+                raise _of_another_account(key, path)
+            if key is not None:
+                key.require_inbox(event.inbox_id, f"{path}.inbox_id")
+            return account_id, event
+        if event.account_id is None:
+            message = f"An operator's event needs an `account_id` - at `{path}.account_id`"
+            raise RequestError("invalid_params", message)
+        self._keyring.require_account(event.account_id)
+        return event.account_id, event
+
+    def places_nowait(self, batch: Batch) -> PlacesByAccount | None:
+        """Take a place before the fan-out for each account of a prepared batch; None if one must wait for that."""
+        places: dict[str, Place] = {}
+        for account_id, size in batch.sizes.items():
+            place = self._hub.account(account_id).places.take_nowait(size)
+            if place is None:
+                _give_back(places)
+                return None
+            places[account_id] = place
+        return places
+
+    async def places(self, batch: Batch) -> PlacesByAccount:
+        """Take a place before the fan-out for each account of a prepared batch; wait until there is one."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        places: dict[str, Place] = {}
+        try:
+            # In one order for all, so that no two publishers wait for each other.
+            for account_id, size in sorted(batch.sizes.items()):
+                of_account = self._hub.account(account_id).places
+                places[account_id] = of_account.take_nowait(size) or await of_account.take(size)
+        except trio.Cancelled:
+            _give_back(places)
+            raise
+        return places
+
+    def begin(self, batch: Batch, places: PlacesByAccount, ended: Ended) -> None:
+        """Judge a prepared batch and let the engine store it, in one step.
+
+        ``ended`` hears what became of it, when it is known; its publisher may be gone by then. Raises `RequestError`
+        if it may not be stored: its publisher is not who he was, or publishes too much.
+        """
+
+        def stored(outcome: StoredByAccount | RequestError) -> None:
+            if isinstance(outcome, RequestError):
+                _give_back(places)
+                ended(outcome)
+            else:
+                self._hand_on(places, outcome)
+                ended(batch.in_order(outcome))
+
+        try:
+            self._judge(batch)
+            self._engine.begin(batch.by_account, stored, batch.answer)
+        except BaseException:
+            _give_back(places)
+            raise
+
+    def _judge(self, batch: Batch) -> None:
+        """Raise `RequestError` unless a batch's publisher may publish it in this very step; take its rates."""
+        self.require_open()
+        if batch.key is None:
+            return
+        key = self._keyring.confirm(batch.key)
+        if key.is_operator:
+            for account_id in batch.by_account:
+                self._keyring.require_account(account_id)
+            return
+        if key != batch.key:
+            self._judge_again(batch, key)
+        take_from_all(self._buckets(key, batch.lane), len(batch.order), trio.current_time(), "events")
+
+    def _judge_again(self, batch: Batch, key: Key) -> None:
+        """Raise `RequestError` unless a key that has changed since a batch was checked may still publish it."""
+        key.require("publish")
+        for account_id, events in batch.by_account.items():
+            if account_id != key.account_id:
+                raise RequestError("forbidden", "The key is of another account by now")
+            for event in events:
+                key.require_inbox(event.inbox_id, "inbox_id")
+
+    def _hand_on(self, places: PlacesByAccount, stored: StoredByAccount) -> None:
+        """Leave the places of what was stored to the fan-out."""
+        for account_id, of_account in stored.items():
+            duplicates = sum(item.duplicate for item in of_account)
+            self._duplicates += duplicates
+            self._published += len(of_account) - duplicates
+            if duplicates < len(of_account):
+                places[account_id].hand_on(max(item.position for item in of_account if not item.duplicate))
+            else:
+                places[account_id].give_back()
+
+    def _new_event_id(self) -> str:
+        self._last_id_ns = max(self._last_id_ns + 1, time.time_ns())
+        return time_ordered_id("evt_", self._last_id_ns, random.getrandbits(64))
+
+    def statistics(self) -> IntakeStatistics:
+        """Return what came in."""
+        return IntakeStatistics(self._published, self._duplicates)
+
+
+def answer_of(stored: Sequence[Stored]) -> bytes:
+    """Return the JSON of the answer to a publish of few events (PROTOCOL section 6)."""
+    return _answer(map(_inner_json, _slices(stored)))
+
+
+async def write_answer(stored: Sequence[Stored]) -> bytes:
+    """Return the JSON of the answer to a publish of however many events; others have their turn meanwhile."""
+    parts: list[bytes] = []
+    for part in _slices(stored):
+        if parts:
+            await trio.lowlevel.checkpoint()
+        parts.append(_inner_json(part))
+    return _answer(parts)
+
+
+def _inner_json(published: list[Published]) -> bytes:
+    return encode(published)[1:-1]
+
+
+def _answer(parts: Iterable[bytes]) -> bytes:
+    return b'{"events":[%b]}' % b",".join(parts)
+
+
+def _slices(stored: Sequence[Stored]) -> Iterator[list[Published]]:
+    """Return what became of published events, as their publisher is told, a bounded number at once."""
+    for start in range(0, len(stored), ANSWER_SLICE):
+        yield [Published(s.event_id, s.cursor, s.duplicate) for s in stored[start : start + ANSWER_SLICE]]
+
+
+def _give_back(places: PlacesByAccount) -> None:
+    for place in places.values():
+        place.give_back()
+
+
+def _of_another_account(key: Key | None, path: str) -> RequestError:
+    if key is None:
+        return RequestError("invalid_params", f"The event is for another account - at `{path}.account_id`")
+    return RequestError("forbidden", f"The key is of another account - at `{path}.account_id`")
+
+
+def as_json(given: EventLike, path: str) -> bytes:
+    """Return what the library was given as the JSON it would have come as, so that one check serves all."""
+    try:
+        return encode(given if isinstance(given, NewEvent) else dict(given))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise RequestError("invalid_params", f"{error} - at `{path}`") from None
