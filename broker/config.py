@@ -36,9 +36,15 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class ServerConfig(_Section, frozen=True):
     """Where the server listens, and how long it drains."""
 
-    host: str = "127.0.0.1"
+    host: str | Annotated[tuple[str, ...], Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8765
+    unix: Annotated[str, Meta(min_length=1)] | None = None
     drain_seconds: PositiveSeconds = 8
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Each of ``host``, be it one or a list."""
+        return (self.host,) if isinstance(self.host, str) else self.host
 
 
 class ReplayConfig(_Section, frozen=True):

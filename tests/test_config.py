@@ -390,3 +390,25 @@ def test_a_variable_that_sets_nothing_or_not_well_is_named(variable, value):
 
 def test_a_variable_overrides_a_bad_value_of_the_file_too():
     assert parse_config("[server]\nport = -1", {"BROKER_SERVER__PORT": "1"}).server.port == 1
+
+
+# --- where to listen ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "hosts"), [('"::1"', ("::1",)), ('["127.0.0.1", "::1"]', ("127.0.0.1", "::1")), ('["::"]', ("::",))]
+)
+def test_a_host_may_be_one_or_a_list(host, hosts):
+    assert parse_config(f"[server]\nhost = {host}", {}).server.hosts == hosts
+
+
+def test_a_host_and_a_socket_file_of_the_environment_count_first():
+    server = parse_config(
+        '[server]\nhost = ["::1"]', {"BROKER_SERVER__HOST": "127.0.0.3", "BROKER_SERVER__UNIX": "/a"}
+    ).server
+    assert (server.hosts, server.unix) == (("127.0.0.3",), "/a")
+
+
+@pytest.mark.parametrize("setting", ["host = []", "host = 1", 'host = ["a", 1]', 'unix = ""', "unix = 1"])
+def test_a_host_or_socket_file_that_cannot_be_one_is_named(setting):
+    assert f"$.server.{setting.partition(' ')[0]}" in refusal(f"[server]\n{setting}")

@@ -28,7 +28,7 @@ HOUSE_PLAN = [
     ("intake", 5, [("budget", "intake"), "publishing"]),
     ("", 6, ["broker"]),
     ("transport", 7, [("stream", "request", "response"), ("http11", "upgrade", "session"), "reading",
-                      ("connection", "endpoints"), "server"]),
+                      ("connection", "endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from ..errors import RequestError
-from ..protocol.names import check_identifier, check_list, check_since
+from ..protocol.names import check_identifier, check_list, check_since, check_spelling
 from ..protocol.selection import ACCOUNT_EVENTS, Selection, TypeFilter
 from .keys import Key
 
@@ -29,6 +29,7 @@ def check_opening(key: Key, query: Mapping[str, str], max_inboxes: int) -> Openi
     for name in ("inbox_ids", "since"):
         if name in query:
             key.require("subscribe")
+    check_spelling({name: name for name in query}, "inbox_ids", "event_types", "client_id", code="bad_request")
     since = query.get("since")
     if since is not None:
         check_since(since)

@@ -19,7 +19,8 @@ from ..broker import Broker, open_broker
 from ..commands.dispatch import CommandContext
 from ..config import AccountConfig, Config, KeyConfig, ServerConfig
 from ..keys import hash_key, new_key
-from ..transport.server import Address, serve
+from ..transport.listeners import Address
+from ..transport.server import serve
 from .client import Say, Stream, StreamRequest, open_stream
 from .lines import about
 from .options import program_name

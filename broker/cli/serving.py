@@ -11,7 +11,8 @@ import trio
 
 from ..config import Config, load_config
 from ..errors import first_of
-from ..transport.server import Address, raise_open_files_limit, serve_until_signal
+from ..transport.listeners import Address
+from ..transport.server import raise_open_files_limit, serve_until_signal
 from ..version import __version__
 from .demo import run_demo
 from .options import config_option, ended_by_people, found_config, load, say
@@ -21,7 +22,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error")
 
 @click.command()
 @config_option
-@click.option("--host", help="Address to listen on; overrides the configuration.")
+@click.option("--host", "hosts", multiple=True, help="Address to listen on (repeat it); overrides the configuration.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0 for a free one.")
 @click.option(
     "--log-level",
@@ -32,7 +33,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error")
     show_envvar=True,
     help="What is logged on standard error.",
 )
-def serve(config_path: str | None, host: str | None, port: int | None, log_level: str) -> None:
+def serve(config_path: str | None, hosts: tuple[str, ...], port: int | None, log_level: str) -> None:
     """Run a broker.
 
     At SIGTERM or SIGINT it drains: every client gets what is stored, and is told to come back. At SIGHUP it reads its
@@ -48,9 +49,13 @@ def serve(config_path: str | None, host: str | None, port: int | None, log_level
     try:
         load_again = partial(load_config, config_path, os.environ)
         say_listening = partial(_say_listening, config, config_path)
-        trio.run(serve_until_signal, config, load_again, host, port, say_listening)
+        trio.run(serve_until_signal, config, load_again, hosts or None, port, say_listening)
     except* OSError as group:
-        raise click.ClickException(f"cannot listen: {first_of(group)}") from None
+        raise click.ClickException(_told(first_of(group))) from None
+
+
+def _told(error: BaseException) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _set_up_logging(level: str) -> None:
@@ -60,10 +65,17 @@ def _set_up_logging(level: str) -> None:
 
 def _say_listening(config: Config, config_path: str | None, addresses: list[Address]) -> None:
     """Say in one line what serves, what it was given, where events are kept, and, last, where it listens."""
-    where = " and ".join(f"http://{f'[{host}]' if ':' in host else host}:{port}" for host, port in addresses)
+    where = " and ".join(map(_url_of, addresses))
     settings = config_path or "no file"
     kept = f"the window of {config.replay.seconds:g} s in memory"
     say(f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}")
+
+
+def _url_of(address: Address) -> str:
+    host, port = address
+    if "/" in host:
+        return f"unix:{host}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _counted(number: int, thing: str) -> str:

@@ -74,17 +74,28 @@ def check_identifier(value: str, name: str, *, code: str = "invalid_params") -> 
         raise RequestError(code, located(str(error), name)) from None
 
 
-_SPELLINGS: Final = ("inbox_id", "inbox_ids", "inbox", "inboxes", "inboxId", "inboxIds")
+_INBOX_SPELLINGS: Final = ("inbox_id", "inbox_ids", "inbox", "inboxes", "inboxId", "inboxIds")
+_SPELLINGS: Final = {
+    "inbox_id": _INBOX_SPELLINGS,
+    "inbox_ids": _INBOX_SPELLINGS,
+    "event_types": ("event_type", "eventType", "eventTypes"),
+    "client_id": ("client", "clientId"),
+}
 
 
-def check_spelling(paths: Mapping[str, str], right: Literal["inbox_id", "inbox_ids"]) -> None:
-    """Refuse what is meant as ``right`` and spelled otherwise: to ignore it would be to take all for some.
+def check_spelling(
+    paths: Mapping[str, str],
+    *names: Literal["inbox_id", "inbox_ids", "event_types", "client_id"],
+    code: str = "invalid_params",
+) -> None:
+    """Refuse what is meant as one of ``names`` and spelled otherwise: to ignore it would be to take all for some.
 
-    ``paths`` says where each name stands. Raises `RequestError` that names both.
+    ``paths`` says where each name that was given stands. Raises `RequestError` that names both.
     """
-    for name in _SPELLINGS:
-        if name in paths and name != right:
-            raise RequestError("invalid_params", f"The name is `{right}` - at `{paths[name]}`")
+    for right in names:
+        for name in _SPELLINGS[right]:
+            if name in paths and name != right:
+                raise RequestError(code, f"The name is `{right}` - at `{paths[name]}`")
 
 
 def located(message: str, path: str) -> str:

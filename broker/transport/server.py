@@ -1,4 +1,4 @@
-"""`serve`: one port for HTTP and WebSocket, and the drain.
+"""`serve`: one port for HTTP and WebSocket, its clients, and the drain.
 
 The head of each request is judged once; an accepted upgrade goes on as a `Connection` over the same stream.
 Listeners live in the inner nursery, clients in the outer: while the broker drains, openings are still answered
@@ -9,8 +9,7 @@ import logging
 import random
 import resource
 import signal
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,18 +22,16 @@ from ..errors import ConfigError
 from .connection import CLOSE_SECONDS, Connection, ConnectionStatistics
 from .endpoints import handle
 from .http11 import HttpLimits, serve_http
+from .listeners import Address, accept_clients, address_of, open_listeners
 from .request import Request
 from .response import Response
-from .stream import SEND_BUFFER_BYTES, ClientStream
+from .stream import ClientStream
 from .upgrade import Upgrade
 
 logger = logging.getLogger(__name__)
 
-BACKLOG: Final = 4_096
 RECONNECT_SPREAD_MS: Final = (500, 5_000)
 """Clients are told to come back at different times after a restart, or all would come at once."""
-
-Address = tuple[str, int]
 
 
 class ServerStatistics(Struct, frozen=True):
@@ -125,37 +122,28 @@ class _Server:
 async def serve(
     broker: Broker,
     *,
-    host: str | None = None,
+    host: str | Sequence[str] | None = None,
     port: int | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve a broker on one port until it is told to drain, then drain and return.
+    """Serve a broker where its configuration says until it is told to drain, then drain and return.
 
-    ``host`` and ``port`` (0: any free one) override the configuration. `nursery.start` gives the bound addresses
-    back, as (host, port). Cancelled, it closes everything at once. Raises `OSError` if the address cannot be bound.
+    ``host`` (one or several) and ``port`` (0: any free one) override the configuration. `nursery.start` gives the bound
+    addresses back. Cancelled, it closes everything at once. Raises `OSError` that names the address if one cannot be
+    bound.
     """
     config = broker.config.server
-    listeners = await _listen(host or config.host, config.port if port is None else port)
+    hosts = config.hosts if host is None else [host] if isinstance(host, str) else host
     server = _Server(broker)
-    async with trio.open_nursery() as clients:
+    listening = open_listeners(hosts, config.port if port is None else port, config.unix)
+    async with listening as listeners, trio.open_nursery() as clients:
         async with trio.open_nursery() as inner:
-            accept: Callable[..., Awaitable[object]] = partial(
-                trio.serve_listeners, server.serve_client, listeners, handler_nursery=clients
-            )
-            await inner.start(accept)
-            task_status.started([listener.socket.getsockname()[:2] for listener in listeners])
+            inner.start_soon(accept_clients, listeners, server.serve_client, clients)
+            task_status.started([address_of(listener) for listener in listeners])
             await broker.draining.wait()
             await server.drain(config.drain_seconds)
             inner.cancel_scope.cancel()
         clients.cancel_scope.cancel()
-
-
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
-    """Bind the port; the accepted sockets inherit the bounded send buffer."""
-    listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-    for listener in listeners:
-        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    return listeners
 
 
 def raise_open_files_limit() -> None:
@@ -167,7 +155,7 @@ def raise_open_files_limit() -> None:
 async def serve_until_signal(
     config: Config,
     load_again: Callable[[], Config],
-    host: str | None,
+    host: Sequence[str] | None,
     port: int | None,
     say_listening: Callable[[list[Address]], None],
 ) -> None:

@@ -108,8 +108,21 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(server, config_path):
     with process("serve", "--config", config_path, "--port", port) as second:
         assert second.wait(GUARD_SECONDS) == 1
         said = second.stderr.read()
-    assert "cannot listen" in said
+    assert f"Error: cannot listen on 127.0.0.1:{port}: Address already in use" in said
     assert "Traceback" not in said
+
+
+def test_several_hosts_and_a_socket_file_are_served_and_said(config_path, tmp_path):
+    path = tmp_path / "broker.sock"
+    hosts = ("--host", "127.0.0.1", "--host", "127.0.0.2")
+    with process("serve", "--config", config_path, *hosts, "--port", "0", BROKER_SERVER__UNIX=str(path)) as serving:
+        said = serving.stderr.readline()
+        assert re.search(r"http://127\.0\.0\.1:(\d+) and http://127\.0\.0\.2:\1 and unix:(\S+)$", said.strip())[
+            2
+        ] == str(path)
+        serving.terminate()
+        assert serving.wait(GUARD_SECONDS) == 0
+    assert not path.exists()
 
 
 def test_the_environment_overrides_the_file_and_a_flag_overrides_both(config_path):

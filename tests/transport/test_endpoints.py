@@ -156,6 +156,26 @@ async def test_a_refusal_names_the_field():
         assert "`inbox_ids[1]`" in (await refused(served, "inbox_ids=in_1,in_9", key=INBOXES)).message
 
 
+MISSPELT = [
+    ("inbox", "inbox_ids"),
+    ("inboxes", "inbox_ids"),
+    ("inboxId", "inbox_ids"),
+    ("inbox_id", "inbox_ids"),
+    ("event_type", "event_types"),
+    ("eventTypes", "event_types"),
+    ("clientId", "client_id"),
+]
+
+
+@pytest.mark.parametrize(("name", "right"), MISSPELT)
+async def test_a_name_that_is_misspelt_is_refused_with_the_right_one(name, right):
+    async with serving() as served:
+        answer = await refused(served, f"{name}=in_1")
+        check_refusal(answer, 400, "bad_request")
+        assert f"`{right}`" in answer.message
+        assert f"`{name}`" in answer.message
+
+
 async def test_too_many_inboxes_are_a_bad_request():
     limits = LimitsConfig(max_inboxes_per_connection=3)
     async with serving(configured(limits=limits)) as served:

@@ -27,6 +27,7 @@ from clients import (
     serving,
     upgrade_head,
 )
+from trio.testing import memory_stream_pair
 from trio.testing import wait_all_tasks_blocked as blocked
 
 import broker.transport.connection
@@ -34,7 +35,8 @@ import broker.transport.endpoints
 import broker.transport.server
 from broker import CloseCode, ServerConfig, open_broker, serve
 from broker.transport.response import Response
-from broker.transport.stream import SEND_BUFFER_BYTES
+from broker.transport.server import serve_stream
+from broker.transport.stream import LINGER_SECONDS, SEND_BUFFER_BYTES
 
 
 @pytest.fixture
@@ -490,3 +492,26 @@ async def test_a_thousand_short_connections_leave_nothing():
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         assert open_descriptors() == files
         assert served.broker.statistics().hub.live == 0
+
+
+# --- how long a client's descriptor is held ----------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"nonsense\r\n\r\n", b"GET /healthz HTTP/1.0\r\n\r\n", upgrade_head(key=None)])
+async def test_a_client_that_was_answered_for_the_last_time_is_let_go_after_two_seconds(sent, autojump_clock):
+    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
+        client, server = memory_stream_pair()
+        ended = trio.Event()
+
+        async def serve_it() -> None:
+            await serve_stream(opened, server)
+            ended.set()
+
+        nursery.start_soon(serve_it)
+        await client.send_all(sent)
+        assert (await client.receive_some()).startswith(b"HTTP/1.1 ")
+        assert await client.receive_some() == b""
+        started = trio.current_time()
+        await ended.wait()
+        assert trio.current_time() - started == pytest.approx(LINGER_SECONDS)
+        nursery.cancel_scope.cancel()
