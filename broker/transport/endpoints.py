@@ -94,8 +94,8 @@ async def make_token(broker: Broker, request: Request) -> Response | Upgrade:
     """`POST /v1/websocket/token`: a short-lived token of the key (PROTOCOL section 1)."""
     broker.require_open()
     key = await _authenticate(broker, request)
-    body = await request.body(MAX_SMALL_BODY_BYTES)
-    return json_response(broker.keyring.issue(key, decode_struct(body or b"{}", TokenRequest)))
+    asked = decode_struct(await request.body(MAX_SMALL_BODY_BYTES) or b"{}", TokenRequest)
+    return json_response(broker.keyring.issue(broker.keyring.confirm(key), asked))
 
 
 async def publish_events(broker: Broker, request: Request) -> Response | Upgrade:

@@ -133,7 +133,7 @@ class _Connection:
                 begun = parser.begun
                 await self._receive()
                 request = parser.take(self._waiting)
-                if parser.begun and not begun:
+                if request is None and parser.begun and not begun:
                     reading.deadline = self._head_deadline()
         if request is None and parser.begun:
             raise RequestError("timeout_reading", "The request's head came too slowly")

@@ -23,6 +23,9 @@ MAX_BODY_BYTES: Final = 8_388_608
 STEP_BYTES: Final = 8_192
 """So much of a chunked body is decoded in one step: a thousand chunks of a byte, half a millisecond."""
 _STEP_PARTS: Final = 64
+_BLOCK_BYTES: Final = 65_536
+MAX_LIST_MEMBERS: Final = 400
+"""Of all lists in a head together: as the lines, counted before anything is made of them."""
 _CHUNK_FRAMING_BYTES: Final = 16
 """What a chunk may cost beside its content: a size of ten digits, and the ends of two lines."""
 _EMPTY_LINE: Final = b"\r\n\r\n"
@@ -67,7 +70,8 @@ class Request:
     """The client's address, if it is known."""
     wire: Wire | None = field(default=None, repr=False)
     _query: dict[str, str] | None = field(default=None, init=False, repr=False)
-    _content: bytearray | bytes = field(default_factory=bytearray, init=False, repr=False)
+    _content: list[bytearray] = field(default_factory=list, init=False, repr=False)
+    _content_bytes: int = field(default=0, init=False, repr=False)
     _refusal: RequestError | None = field(default=None, init=False, repr=False)
 
     def header(self, name: bytes) -> bytes | None:
@@ -114,8 +118,7 @@ class Request:
             self._refusal = error
         if self._refusal is not None:
             raise self._refusal
-        self._content = bytes(self._content)
-        return self._content
+        return b"".join(self._content)
 
     async def _read_body(self, max_bytes: int, count: Callable[[int], None]) -> None:
         if self.body_bytes != 0 and not {b"identity"}.issuperset(self.tokens(b"content-encoding")):
@@ -125,10 +128,17 @@ class Request:
         if self.body_bytes is not None and self.body_bytes > max_bytes:
             raise too_large
         while self.wire and (piece := await self.wire.read_piece()):
-            if len(self._content) + len(piece) > max_bytes:
+            if self._content_bytes + len(piece) > max_bytes:
                 raise too_large
             count(len(piece))
-            self._content += piece
+            self._keep(piece)
+
+    def _keep(self, piece: bytes) -> None:
+        """Keep a piece of the body with others in a block: one that grew to megabytes would be copied as it grows."""
+        if not self._content or len(self._content[-1]) + len(piece) > _BLOCK_BYTES:
+            self._content.append(bytearray())
+        self._content[-1] += piece
+        self._content_bytes += len(piece)
 
     async def unless_client_leaves(self, act: Callable[[], Awaitable[T]]) -> T:
         """Return what ``act`` returns; cancel it and raise `PeerGoneError` if the client leaves meanwhile.
@@ -267,6 +277,8 @@ class HeadParser:
         version = self._check_request_line()
         method = self._llhttp.get_method().decode()
         path, query_string = _split_target(method, self._told.target.decode())
+        if self._seen.count(b",") - self._told.target.count(b",") > MAX_LIST_MEMBERS:
+            raise RequestError("head_too_large", f"The lists of a head may have {MAX_LIST_MEMBERS} members")
         request = Request(method, path, query_string, self._told.headers, version)
         host = request.header(b"host")
         if not (_HOST.fullmatch(host) if host is not None else version == "1.0"):

@@ -1,5 +1,6 @@
 """The HTTP routes over real sockets: every refusal with its status, body and headers; publishing in every form."""
 
+import contextlib
 import json
 import logging
 from hashlib import sha256
@@ -28,10 +29,11 @@ from clients import (
     read_to_end,
     send_raw,
     serving,
+    until,
     upgrade_head,
 )
 
-from broker import Config, LimitsConfig, RequestError
+from broker import Config, LimitsConfig, RateConfig, RatesConfig, RequestError, TierRatesConfig
 from broker.access.keyring import Keyring
 
 CLOSE = ("Connection", "Upgrade, close")
@@ -52,6 +54,8 @@ def check_refusal(answer: Answer, status: int, code: str) -> None:
     assert answer.message
     if status == 401:
         assert answer.headers["www-authenticate"] == "Bearer"
+    if status == 503:
+        assert int(answer.headers["retry-after"]) > 0
 
 
 # --- who may connect (PROTOCOL section 1) ------------------------------------
@@ -467,6 +471,130 @@ async def test_a_chunked_body_that_grows_too_large_is_refused():
         chunk = b"100\r\n" + b" " * 256 + b"\r\n"
         answer = await ask(served.address, "POST", "/v1/events", *headers, body=chunk * 100 + b"0\r\n\r\n")
         check_refusal(answer, 413, "too_large")
+
+
+# --- the right first, then the size, then the body ---------------------------
+
+
+async def refused_before_its_body(served, path: str, size: int | None, key: str) -> Answer:
+    """The answer to a request whose body, of an announced size or (None) in chunks, is never sent."""
+    framing = "Transfer-Encoding: chunked" if size is None else f"Content-Length: {size}"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n{framing}\r\n\r\n"
+    return await send_raw(served.address, head.encode())
+
+
+SMALL, LARGE = 16_384, 1_000_000
+BEFORE_THE_BODY = {
+    "events without the scope": ("/v1/events", LARGE, LISTENER, 403, "forbidden"),
+    "events of nobody": ("/v1/events", LARGE, "dm_live_nobody", 401, "unauthorized"),
+    "too large events without the scope": ("/v1/events", 8_388_609, LISTENER, 403, "forbidden"),
+    "too large events": ("/v1/events", 8_388_609, ALICE, 413, "too_large"),
+    "a large command without the scope": ("/v1/commands", LARGE, LISTENER, 403, "forbidden"),
+    "a command in chunks without the scope": ("/v1/commands", None, LISTENER, 403, "forbidden"),
+    "a command of an operator": ("/v1/commands", 10, OPERATOR, 403, "forbidden"),
+    "a too large command": ("/v1/commands", 1_048_577, ALICE, 413, "too_large"),
+    "a too large token": ("/v1/websocket/token", SMALL + 1, LISTENER, 413, "too_large"),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "key", "status", "code"), BEFORE_THE_BODY.values(), ids=BEFORE_THE_BODY.keys()
+)
+async def test_what_may_not_be_sent_is_refused_before_its_body(path, size, key, status, code):
+    async with serving() as served:
+        check_refusal(await refused_before_its_body(served, path, size, key), status, code)
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/v1/events", "events"), ("/v1/commands", "commands")])
+async def test_who_has_used_up_its_rate_is_refused_before_a_large_body(path, kind):
+    rates = RatesConfig(enterprise=TierRatesConfig(**{f"{kind}_per_account": RateConfig(per_second=0.001, burst=1)}))
+    async with serving(configured(rates=rates)) as served:
+
+        @served.broker.command("work")
+        async def work(params, context):
+            return {}
+
+        body = json.dumps(event(1) if kind == "events" else {"action": "work"}).encode()
+        assert (await ask(served.address, "POST", path, key=ALICE, body=body)).status == 200
+        answer = await refused_before_its_body(served, path, LARGE, ALICE)
+        check_refusal(answer, 429, "rate_limited")
+        assert int(answer.headers["retry-after"]) > 0
+        # nothing was taken of anybody else's, and an operator has no rate
+        assert (await post_events(served.address, event(1), key=BOB)).status == 200
+        operators = event(1, account_id="acct_alice", size=SMALL)
+        assert (await post_events(served.address, operators, key=OPERATOR)).status == 200
+
+
+async def test_a_small_command_needs_no_scope_to_be_read():
+    async with serving() as served:
+        answer = await ask(served.address, "POST", "/v1/commands", key=LISTENER, body=b'{"action":"ping"}')
+        assert "server_time" in answer.result
+
+
+async def test_a_token_is_judged_when_it_is_made_not_when_it_was_asked_for():
+    head = f"POST /v1/websocket/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {ALICE}\r\n"
+    async with serving() as served, await open_socket(served.address) as stream:
+        with trio.fail_after(10):
+            await stream.send_all(f"{head}Content-Length: 2\r\n\r\n{{".encode())
+            await until(lambda: served.streams().exchanges == 1)
+            served.broker.reload(Config())
+            await stream.send_all(b"}")
+            check_refusal(parse_answer(await read_to_end(stream)), 401, "unauthorized")
+
+
+# --- bodies under way --------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def body_under_way(served, size: int, *, key: str = ALICE, chunked: bool = False):
+    """A POST of events of which all but the last two bytes was sent, and read by the broker."""
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
+    head = (
+        f"POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n{framing}\r\n\r\n"
+    )
+    before = served.broker.bodies.bytes
+    with trio.fail_after(20):
+        async with await open_socket(served.address) as stream:
+            start = b" " * (size - 2)
+            await stream.send_all(head.encode() + (b"%x\r\n%b\r\n" % (len(start), start) if chunked else start))
+            await until(lambda: served.broker.bodies.bytes == before + size - 2)
+            yield stream
+
+
+def bodies(most: int) -> Config:
+    return configured(limits=LimitsConfig(max_bodies_bytes=most))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_bodies_under_way_are_bounded_for_each_account_and_let_go_when_they_are_answered(chunked):
+    async with serving(bodies(40_000)) as served:
+        async with body_under_way(served, 6_002, chunked=chunked) as stream:
+            answer = await post_events(served.address, b" " * 4_002 + b"[]")
+            check_refusal(answer, 503, "unavailable")
+            assert (await post_events(served.address, b" " * 3_000 + b"[]")).status == 200
+            assert (await post_events(served.address, b" " * 9_000 + b"[]", key=BOB)).status == 200
+            await stream.send_all(b"2\r\n[]\r\n0\r\n\r\n" if chunked else b"[]")
+            assert parse_answer(await read_to_end(stream)).status == 200
+        assert served.broker.bodies.bytes == 0
+        assert (await post_events(served.address, b" " * 9_000 + b"[]")).status == 200
+
+
+async def test_who_announces_much_and_sends_nothing_takes_no_room_and_who_leaves_gives_it_back():
+    async with serving(bodies(40_000)) as served:
+        head = f"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\nContent-Length: 9999\r\n\r\n"
+        async with await open_socket(served.address) as stream:
+            await stream.send_all(head.encode())
+            assert (await post_events(served.address, b" " * 9_900 + b"[]")).status == 200
+        async with body_under_way(served, 9_000):
+            pass
+        await until(lambda: served.broker.bodies.bytes == 0)
+
+
+async def test_a_body_that_is_refused_is_let_go():
+    async with serving(bodies(40_000)) as served:
+        for body in (b" " * 20_000, b" " * 5_000, b"[" * 5_000):
+            await post_events(served.address, body)
+            assert served.broker.bodies.bytes == 0
 
 
 # --- which key may publish what ----------------------------------------------

@@ -234,6 +234,17 @@ def test_the_lines_of_a_head_are_counted_before_it_is_parsed():
     assert refusal(b"\r\n".join([b"\x00"] * 200)).status == 431
 
 
+def test_the_members_of_lists_are_counted_before_anything_is_made_of_them():
+    offered = b"Sec-WebSocket-Protocol: " + b",".join([b"abc"] * 3_000)
+    error = refusal(head(b"GET / HTTP/1.1", offered))
+    assert (error.status, error.code) == (431, "head_too_large")
+    inboxes = b",".join(b"inbox_%d" % number for number in range(1_000))
+    assert (
+        parsed(head(b"GET /?inbox_ids=" + inboxes + b" HTTP/1.1", b"Accept: a, b")).query()["inbox_ids"]
+        == inboxes.decode()
+    )
+
+
 def test_a_head_has_so_many_bytes_and_not_one_more():
     room = MAX_BYTES - len(head(b"GET / HTTP/1.1", b"A: "))
     assert parsed(head(b"GET / HTTP/1.1", b"A: " + b"b" * room)).path == "/"
