@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 
 import trio
 
-from .client import UnexpectedError, answer_of, connected, head_of, post, read_to_end, send
+from .client import UnexpectedError, answer_of, connected, head_of, post, read_to_end, send, talk
 from .row import ACCOUNT_BODIES_BYTES, BODY_BYTES, MEBIBYTE, Row
 from .target import ANY, LISTENER, OPERATOR, Target
 
 NDJSON = "application/x-ndjson"
 REFUSED = (400, 413)
 EVENT = b'{"type":"a.b","inbox_id":"in_1","payload":{}}'
+DUPLICATE = b'{"type":"a.b","event_id":"one","payload":{}}'
 SMALL = b'{"type":"a","payload":{}}'
 """An event in as few bytes as there may be."""
 
@@ -71,6 +73,10 @@ def _deep() -> bytes:
     return b"[" * BODY_BYTES
 
 
+def _deep_payloads() -> bytes:
+    return listed(10_000, b'{"type":"a.b","payload":{"a":' + b"[" * 127 + b"]" * 127 + b"}}")
+
+
 def _last_is_bad() -> bytes:
     return listed(9_999)[:-1] + b",1]"
 
@@ -108,16 +114,21 @@ def _each_other(field: str, count: int = 10_000) -> bytes:
     return json.dumps(events).encode()
 
 
-async def chunked(target: Target, chunks: int = 20_000) -> None:
-    """POST a body in chunks of one byte."""
+async def chunked(body: bytes, target: Target) -> None:
+    """POST a body that is chunked so."""
     head = head_of(target, "POST", "/v1/events", ANY, ["Transfer-Encoding: chunked"])
+    answer_of(await talk(target, head + body)).require(*REFUSED, 431)
 
-    async def answered(stream: trio.SocketStream) -> None:
-        answer_of(await read_to_end(stream)).require(*REFUSED)
 
-    async with connected(target) as stream, trio.open_nursery() as nursery:
-        nursery.start_soon(answered, stream)
-        await send(stream, head + b"1\r\n \r\n" * chunks + b"0\r\n\r\n")
+async def answers_unread(target: Target, sockets: int = 50) -> None:
+    """Publish lists of 10,000 events on many sockets, and read no answer."""
+    body = listed(10_000)
+    head = head_of(target, "POST", "/v1/events", ANY, [f"Content-Length: {len(body)}"])
+    async with AsyncExitStack() as stack:
+        for _ in range(sockets):
+            stream = await stack.enter_async_context(connected(target))
+            await send(stream, head + body)
+        await trio.sleep(0.5)
 
 
 async def bodies_under_way(key: str, path: str, target: Target, sockets: int = 60) -> None:
@@ -133,7 +144,7 @@ async def bodies_under_way(key: str, path: str, target: Target, sockets: int = 6
             received = await read_to_end(stream)
             refused += received.startswith((b"HTTP/1.1 503", b"HTTP/1.1 413"))
 
-    with trio.move_on_after(2):
+    with trio.move_on_after(1):
         async with trio.open_nursery() as nursery:
             for _ in range(sockets):
                 nursery.start_soon(one)
@@ -157,6 +168,8 @@ def _rows() -> Iterator[Row]:
         ("payloads-of-lines", "32 events with payloads of 80,000 lines", _line_breaks, (200, *REFUSED)),
         ("fields", "an event with 700,000 fields of no meaning", _other_fields, REFUSED),
         ("not-utf8", "8 MiB of which the last byte is no UTF-8", _not_utf8, REFUSED),
+        ("payloads-deep", "10,000 events with payloads of 128 levels", _deep_payloads, (200,)),
+        ("duplicates", "10,000 events with one `event_id`", partial(listed, 10_000, DUPLICATE), (200,)),
         ("types", "10,000 events, each of another type", partial(_each_other, "type"), (200,)),
         ("inboxes", "10,000 events, each for another inbox", partial(_each_other, "inbox_id"), (200,)),
     ):
@@ -198,7 +211,22 @@ def _rows() -> Iterator[Row]:
         partial(posted, events, OPERATOR, _ones, REFUSED),
         BODY_BYTES,
     )
-    yield Row("one-byte-chunks", "publish key: a body of 20,000 chunks of one byte", chunked, BODY_BYTES)
+    for name, does, body in (
+        ("one-byte-chunks", "20,000 chunks of one byte", b"1\r\n \r\n" * 20_000 + b"0\r\n\r\n"),
+        (
+            "chunk-extensions",
+            "200 chunks with 10,000 bytes beside each",
+            (b"1;" + b"x" * 10_000 + b"\r\n \r\n") * 200 + b"0\r\n\r\n",
+        ),
+        ("trailers", "a chunk and 200,000 trailers", b"1\r\n \r\n0\r\n" + b"a:1\r\n" * 200_000 + b"\r\n"),
+    ):
+        yield Row(name, f"publish key: a body of {does}", partial(chunked, body), BODY_BYTES)
+    yield Row(
+        "answers-unread",
+        "publish key: 50 sockets publish 10,000 events each, and read no answer",
+        answers_unread,
+        may_hold_bytes=128 * MEBIBYTE,
+    )
     for name, key, path in (
         ("bodies-of-tokens", LISTENER, token),
         ("bodies-of-events", ANY, events),

@@ -21,7 +21,7 @@ BEGIN, EMPTY = fragment(TEXT), fragment(0)
 
 async def flood(begin: bytes, unit: bytes, target: Target, total_bytes: int = FLOOD_BYTES) -> None:
     """Send ``begin``, then a frame again and again, as fast as they are taken."""
-    piece = unit * max(1, PIECE_BYTES // len(unit))
+    piece = unit * max(1, min(PIECE_BYTES, total_bytes) // len(unit))
     async with opened(target, LISTENER) as websocket:
         await send(websocket.stream, begin)
         await websocket.flood(piece, max(1, total_bytes // len(piece)))
@@ -61,6 +61,13 @@ async def commands_unread(target: Target) -> None:
             await send(websocket.stream, command(action="ping", request_id="r" * 128) * 400, 40)
 
 
+async def broken(target: Target, connections: int = 200) -> None:
+    """Break the framing on one connection after the other."""
+    for _ in range(connections):
+        async with opened(target, LISTENER) as websocket:
+            await websocket.flood(b"\xff" * 1_000, 1)
+
+
 def _message(payload: bytes, opcode: int = TEXT) -> bytes:
     return masked_frame(opcode, payload)
 
@@ -73,6 +80,7 @@ def _great(name: str, does: str, message: bytes) -> Row:
     return _flooding(name, f"messages of 1 MiB: {does}", message, total_bytes=16 * MEBIBYTE)
 
 
+_ENDLESS = b"\x81\xff" + (2**60).to_bytes(8) + b"\0" * 4
 _NUMBERS = b'{"action":"x","n":[' + b"1," * 524_200 + b"1]}"
 _NAMES = b'{"action":"x"' + b"".join(b',"%05d":1' % number for number in range(100_000)) + b"}"
 
@@ -84,15 +92,19 @@ ROWS = [
     _flooding("binary-fragments", "the same, binary", EMPTY, fragment(BINARY)),
     Row("many-fragments", "any key: a message of 10,000 fragments again and again", many_fragments, MESSAGE_BYTES),
     _flooding("pongs", "Pongs that nobody asked for", masked_frame(PONG, b"")),
-    _flooding("pings", "empty Pings", masked_frame(PING, b""), total_bytes=FLOOD_BYTES // 16),
-    _flooding("long-pings", "Pings of 125 bytes", masked_frame(PING, b"x" * 125)),
+    _flooding("pings", "empty Pings", masked_frame(PING, b""), total_bytes=FLOOD_BYTES // 128),
+    _flooding("long-pings", "Pings of 125 bytes", masked_frame(PING, b"x" * 125), total_bytes=FLOOD_BYTES // 8),
+    Row("broken-frames", "any key: 200 connections whose framing is broken", broken),
+    _flooding(
+        "endless-frame", "a frame of 2^60 bytes", b" " * PIECE_BYTES, b"\x81\xff" + (2**60).to_bytes(8) + b"\0" * 4
+    ),
     _flooding("closes", "Closes", masked_frame(CLOSE, b"\x03\xe8")),
     Row("pings-unread", "any key: Pings, and no answer is read", pings_unread, MESSAGE_BYTES),
     Row("after-close", "any key: closed for bad frames, it sends empty fragments on", after_close, MESSAGE_BYTES),
     _flooding("empty-messages", "empty messages", masked_frame(TEXT, b"")),
-    _flooding("ping-commands", "`ping` commands", command(action="ping"), total_bytes=FLOOD_BYTES // 4),
+    _flooding("ping-commands", "`ping` commands", command(action="ping"), total_bytes=FLOOD_BYTES // 32),
     Row("commands-unread", "any key: `ping` commands, and no answer is read", commands_unread, MESSAGE_BYTES),
-    _flooding("unscoped-commands", "commands that it may not give", command(action="x"), total_bytes=FLOOD_BYTES // 4),
+    _flooding("unscoped-commands", "commands that it may not give", command(action="x"), total_bytes=FLOOD_BYTES // 32),
     _great("great-rubbish", "no JSON", _message(b"?" * MESSAGE_BYTES)),
     _great("great-lists", "lists in lists", _message(b"[" * MESSAGE_BYTES)),
     _great("great-binary", "binary", _message(b"\0" * MESSAGE_BYTES, BINARY)),

@@ -9,7 +9,7 @@ import trio
 
 from ..peers.wire import upgrade
 from .client import answer_of, connected, head_of, read_to_end, send, talk
-from .row import Row
+from .row import BODY_BYTES, Row
 from .target import Target
 
 CONNECTIONS = 20
@@ -62,7 +62,7 @@ async def pipelined(make: Callable[[Target], bytes], target: Target) -> None:
 
 async def dripped(target: Target) -> None:
     """Send heads byte by byte on 20 connections."""
-    head = head_of(target, "GET", "/healthz?" + "x" * 2_000, None)
+    head = head_of(target, "GET", "/healthz?" + "x" * 300, None)
 
     async def one() -> None:
         async with connected(target) as stream:
@@ -104,6 +104,18 @@ async def _refused(target: Target, key: str) -> None:
     answer_of(await talk(target, head))
 
 
+async def bodies_for_nobody(target: Target) -> None:
+    """Send 8 MiB to a path where there is nothing, on 20 connections."""
+    head = head_of(target, "POST", "/nothing", None, [f"Content-Length: {BODY_BYTES}"])
+
+    async def one() -> None:
+        answer_of(await talk(target, head + b" " * BODY_BYTES)).require(404)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(CONNECTIONS):
+            nursery.start_soon(one)
+
+
 def _pipelining(name: str, does: str, make: Callable[[Target], bytes]) -> Row:
     return Row(name, f"no key: 20 connections pipeline {does}", partial(pipelined, make))
 
@@ -121,6 +133,7 @@ ROWS = [
     _pipelining("long-keys", "keys of 15,000 bytes", partial(_credential, "")),
     _pipelining("long-tokens", "tokens of 15,000 bytes", partial(_credential, "wst_")),
     Row("dripped-heads", "no key: 20 connections send heads byte by byte", dripped),
+    Row("bodies-for-nobody", "no key: 20 connections send 8 MiB to nowhere", bodies_for_nobody, BODY_BYTES),
     Row("wrong-keys", "no key: 500 openings with keys that nobody knows", wrong_keys),
     Row("cut-heads", "no key: 1,000 connections begin a head, and are cut at once", cut),
 ]

@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any
 
 import trio
 
 from ..generator.frames import CLOSE, TEXT, masked_frame
+from ..peers.wire import upgrade
 from .bodies import SMALL, filled, listed
-from .client import UnexpectedError, WebSocket, command, opened, post, send
+from .client import PIECE_BYTES, UnexpectedError, WebSocket, answer_of, command, connected, opened, post, send
 from .row import ACCOUNT_BODIES_BYTES, MEBIBYTE, MESSAGE_BYTES, Row
 from .strangers import names
-from .target import ANY, LISTENER, NEIGHBOUR, Target
+from .target import ANY, FREE, LISTENER, NEIGHBOUR, Target
 
 EVENTS = 10_000
 """The most there may be in a request."""
@@ -77,7 +78,7 @@ async def many_filters(target: Target, connections: int = 200) -> None:
         await say_all(websocket, [])
 
 
-async def many_groups(target: Target, connections: int = 2_000) -> None:
+async def many_groups(target: Target, connections: int = 1_000) -> None:
     """Subscribe each of many connections to an inbox of its own, then publish events for all of them."""
     async with AsyncExitStack() as stack:
         for number in range(connections):
@@ -103,7 +104,7 @@ async def to_and_fro(target: Target, times: int = 10) -> None:
         await say_all(websocket, turn * times)
 
 
-async def one_by_one(target: Target, inboxes: int = 3_000) -> None:
+async def one_by_one(target: Target, inboxes: int = 1_000) -> None:
     """Subscribe to inboxes one by one, in one go."""
     frames = [command(action="subscribe", inbox_ids=[f"in_{number}"]) for number in range(inboxes)]
     async with opened(target, LISTENER) as websocket:
@@ -141,13 +142,13 @@ async def replays_filtered(target: Target, connections: int = 20) -> None:
         await say_all(websocket, [])
 
 
-async def publish_small(target: Target, count: int = 10_000) -> None:
+async def publish_small(target: Target, count: int = 3_000) -> None:
     """Publish single events over the stream, in one go."""
     async with opened(target, ANY) as websocket:
         await say_all(websocket, [command(action="publish", events=event())] * count)
 
 
-async def publish_remembered(target: Target, count: int = 10_000) -> None:
+async def publish_remembered(target: Target, count: int = 3_000) -> None:
     """Publish single events with a `request_id` each, in one go: what became of each is remembered."""
     frames = [command(action="publish", request_id=f"r{number}", events=event()) for number in range(count)]
     async with opened(target, ANY) as websocket:
@@ -206,19 +207,32 @@ async def dropped_inboxes(target: Target, lists: int = 20) -> None:
         await publish(target, [event(f"in_{turn}_{number}".ljust(128, "x")) for number in range(EVENTS)])
 
 
-def _prefixes_in_query() -> str:
-    return ",".join(f"{name}.*" for name in names(2_000))
+async def openings(query: str, statuses: tuple[int, ...], target: Target, times: int = 20) -> None:
+    """Ask for openings with this query, which are answered with one of these statuses."""
+    head = upgrade(target.host, target.port, f"/v1/stream?{query}", [f"Authorization: Bearer {LISTENER}"])
+    for _ in range(times):
+        async with connected(target) as stream:
+            await send(stream, head)
+            answer_of(await stream.receive_some(PIECE_BYTES)).require(*statuses)
 
 
-async def types_in_query(target: Target) -> None:
-    """Ask for 2,000 prefixes of types in the opening."""
-    try:
-        async with opened(target, LISTENER, f"?inbox_ids=*&event_types={_prefixes_in_query()}"):
-            pass
-    except UnexpectedError as refusal:
-        if "HTTP/1.1 400" not in str(refusal):
-            raise
+async def tier_limit(target: Target, openings: int = 300) -> None:
+    """Hold the one connection of a free account, answer none of its pings, and ask for more of them."""
+    async with opened(target, FREE), trio.open_nursery() as nursery:
+        for _ in range(openings):
+            nursery.start_soon(_wait_for_slot, target)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
 
+
+async def _wait_for_slot(target: Target) -> None:
+    with suppress(UnexpectedError):
+        async with opened(target, FREE):
+            await trio.sleep_forever()
+
+
+_TYPES = "event_types=" + ",".join(f"{name}.*" for name in names(2_000))
+_INBOXES = "inbox_ids=" + ",".join(names(3_900))
 
 ROWS = [
     Row(
@@ -239,7 +253,7 @@ ROWS = [
         partial(one_message, b'{"action":"publish","events":' + listed(10_000) + b"}"),
         MESSAGE_BYTES,
     ),
-    Row("publish-small", "publish key: over the stream, 10,000 single events in one go", publish_small),
+    Row("publish-small", "publish key: over the stream, 3,000 single events in one go", publish_small),
     Row("publish-remembered", "publish key: the same, each with a `request_id`", publish_remembered),
     Row(
         "publish-great",
@@ -262,12 +276,14 @@ ROWS = [
     ),
     Row("types-60000", "subscribe key: 60,000 `event_types`, new types", partial(many_types, 60_000), MESSAGE_BYTES),
     Row("types-100", "subscribe key: 100 `event_types`, then new types", partial(many_types, 100)),
-    Row("types-in-query", "subscribe key: 2,000 `event_types` in the opening", types_in_query),
+    Row("types-in-query", "subscribe key: openings with 2,000 `event_types`", partial(openings, _TYPES, (400, 431))),
+    Row("inboxes-in-query", "subscribe key: openings with 3,900 `inbox_ids`", partial(openings, _INBOXES, (101, 400))),
+    Row("tier-limit", "any key of a free account: 300 openings beyond its one connection", tier_limit),
     Row("filters", "subscribe key: 200 connections with 100 `event_types` each, then new types", many_filters),
-    Row("groups", "subscribe key: 2,000 connections with an inbox each, then account events", many_groups),
+    Row("groups", "subscribe key: 1,000 connections with an inbox each, then account events", many_groups),
     Row("empty-subscribes", "subscribe key: empty `subscribe` under 9,999 inboxes", empty_subscribes),
     Row("to-and-fro", "subscribe key: `subscribe` and `unsubscribe` of 9,999 inboxes", to_and_fro, MESSAGE_BYTES),
-    Row("one-by-one", "subscribe key: 3,000 inboxes, one by one", one_by_one, MESSAGE_BYTES),
+    Row("one-by-one", "subscribe key: 1,000 inboxes, one by one", one_by_one, MESSAGE_BYTES),
     Row("long-names", "subscribe key: 10,000 inboxes with names of 250 characters", long_names, MESSAGE_BYTES),
     Row("cut-streams", "subscribe key: 1,000 streams, cut at once", cut_streams),
     Row("closed-streams", "subscribe key: 1,000 streams, closed at once", closed_streams),

@@ -66,6 +66,7 @@ class Waits:
 class Street:
     """A broker with the neighbour and the hostile client."""
 
+    target: Target
     side: Side
     pinger: Worker
     attacker: Worker
@@ -91,7 +92,7 @@ def measure(options: Options, case: Case) -> list[Row]:
         alone = street.wait(seconds)
         forget_peak(process_ids)
         before = peak_bytes(process_ids)
-        street.attacker.tell("attack", seconds + 2 * BEFORE_SECONDS)
+        street.attacker.tell("attack", case.case, street.target, seconds + 2 * BEFORE_SECONDS)
         beside = street.wait(seconds)
         attacked: Attacked = street.attacker.hear()
         grown = peak_bytes(process_ids) - before
@@ -111,9 +112,9 @@ def opened(options: Options, case: Case) -> Iterator[Street]:
         pinged, ping = neighbour.pinging(running)
         pinger = stack.enter_context(open_publisher("pings", pinged, Fixed(ping), where, 1))
         target = Target(HOST, port, api_port)
-        attacker = Worker("hostile client", Attacker, row.name, target, cores=where.generator, background=True)
+        attacker = Worker("hostile client", Attacker, cores=where.generator, background=True)
         stack.enter_context(attacker).hear()
-        yield Street(side, pinger, attacker)
+        yield Street(target, side, pinger, attacker)
 
 
 def _row(case: Case, running: Running, alone: Waits, beside: Waits, attacked: Attacked, grown: int) -> Row:

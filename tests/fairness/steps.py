@@ -1,0 +1,66 @@
+"""Work between checkpoints: what one step of the broker cost, and one turn of its loop, in processor time."""
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import trio
+
+_of_a_client: ContextVar[bool] = ContextVar("of_a_client", default=False)
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the processor time of the broker's tasks: no other process's business can make it longer."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        """Seconds of the longest step: from a checkpoint to the next."""
+        self.longest_of = ""
+        """The task that did it."""
+        self.longest_turn = 0.0
+        """Seconds of the longest turn: all steps between two looks at what the network brought."""
+        self.work = 0.0
+        """Seconds of all steps."""
+        self.slowest: Counter[str] = Counter()
+        """The longest step of each kind of task, in microseconds."""
+        self._began = time.thread_time()
+        self._turn = 0.0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._began = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        spent = time.thread_time() - self._began
+        if task.context.get(_of_a_client):
+            return
+        self.work += spent
+        self._turn += spent
+        self.slowest[task.name] = max(self.slowest[task.name], round(spent * 1e6))
+        if spent > self.longest:
+            self.longest, self.longest_of = spent, task.name
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.longest_turn = max(self.longest_turn, self._turn)
+        self._turn = 0.0
+
+
+@contextmanager
+def counted_steps() -> Iterator[Steps]:
+    """Count the steps of the tasks that are there already, and of those that they start; not the caller's.
+
+    What lives already is not looked at by the garbage collector meanwhile: it is the tests'.
+    """
+    steps = Steps()
+    token = _of_a_client.set(True)
+    gc.collect()
+    gc.freeze()
+    trio.lowlevel.add_instrument(steps)
+    try:
+        yield steps
+    finally:
+        trio.lowlevel.remove_instrument(steps)
+        gc.unfreeze()
+        _of_a_client.reset(token)

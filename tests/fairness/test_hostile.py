@@ -1,0 +1,113 @@
+"""Nobody holds up anybody: whatever one client does, the others' answers and events come, and memory is bounded.
+
+Each row of `benchmarks.hostile` is done to a broker that is really served. Asserted is work, not time on a clock: the
+processor time of the broker's own tasks, which no other process makes longer. The bounds are generous; what they are
+to find takes ten to a thousand times as long.
+"""
+
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from clients import serving, until
+from fairness.neighbour import Neighbour
+from fairness.steps import counted_steps
+
+from benchmarks.generator.attacker import Attacked, Attacker
+from benchmarks.generator.worker import Worker
+from benchmarks.hostile.row import MEBIBYTE, Row
+from benchmarks.hostile.table import ROWS
+from benchmarks.hostile.target import Target, configuration
+from benchmarks.peers.process import free_ports
+from broker.config import parse_config
+from broker.transport.server import raise_open_files_limit
+
+LONGEST_STEP = 0.05
+"""Seconds between two checkpoints of a task."""
+LONGEST_TURN = 0.075
+"""Seconds of all steps between two looks at what the network brought."""
+LONGEST_WAIT = 0.15
+"""Seconds that the broker works while a neighbour waits for one answer."""
+ROUNDS = 3
+"""So often, at least, a neighbour is served."""
+GUARD_SECONDS = 100
+SLACK_BYTES = 4 * MEBIBYTE
+"""What everything else allocates meanwhile."""
+
+HELD = [ROWS[name] for name in """
+header-lines upgrade-lines query-names query-values query-separators small-heads subprotocols long-keys
+long-tokens dripped-heads bodies-for-nobody wrong-keys cut-heads pings long-pings broken-frames endless-frame
+closes pings-unread ping-commands commands-unread unscoped-commands great-rubbish great-lists great-binary
+list-of-lists list-10000 last-is-bad fields not-utf8 payloads-deep duplicates types inboxes unscoped-events
+token-inboxes token-scopes unscoped-command unhandled-command repeated-command command-names
+command-of-the-stream one-byte-chunks chunk-extensions trailers bodies-of-tokens bodies-of-commands
+publish-40000 publish-10000 publish-small publish-remembered publish-great replays-unread replays-filtered
+types-100 inboxes-in-query tier-limit filters empty-subscribes to-and-fro one-by-one long-names one-slot no-keys
+answers-of-numbers answers-of-lines deep-answers answers-of-headers endless-answers
+""".split()]  # fmt: skip  # noqa: SIM905
+each_row = pytest.mark.parametrize("row", HELD, ids=[row.name for row in HELD])
+each_row_with_a_bound = pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.name) for row in HELD if row.most_bytes]
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def open_files():
+    """A thousand clients and their broker in one process are some thousand files."""
+    raise_open_files_limit()
+
+
+@pytest.fixture(scope="module")
+def attacker():
+    """A process of its own: what a client itself costs is not the broker's."""
+    with Worker("hostile client", Attacker) as worker:
+        worker.hear()
+        yield worker
+
+
+@asynccontextmanager
+async def attacked(row: Row) -> AsyncIterator[Target]:
+    """Serve a broker as the row has it."""
+    [api_port] = free_ports(1)
+    config = parse_config(configuration(0, api_port, row.settings, asks=row.asks), {})
+    async with serving(config) as served:
+        yield Target(*served.address, api_port)
+
+
+async def attack(attacker: Worker, row: Row, target: Target, neighbour: Neighbour) -> None:
+    """Do what the row says while the neighbour lives, and let it live on for a while."""
+    with trio.fail_after(GUARD_SECONDS + 10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(neighbour.live, target)
+            attacker.tell("attack", row.name, target, GUARD_SECONDS, 1)
+            done = await trio.to_thread.run_sync(attacker.hear, abandon_on_cancel=True)
+            lived = neighbour.rounds
+            await until(lambda: neighbour.rounds >= max(ROUNDS, lived + 1))
+            nursery.cancel_scope.cancel()
+    assert done == Attacked(1, "")
+
+
+@each_row
+async def test_a_neighbour_is_served_while_another_client_does_its_worst(row, attacker):
+    async with attacked(row) as target:
+        with counted_steps() as steps:
+            neighbour = Neighbour(steps)
+            await attack(attacker, row, target, neighbour)
+    assert steps.longest < LONGEST_STEP, steps.longest_of
+    assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
+    assert neighbour.longest_wait < LONGEST_WAIT, steps.slowest.most_common(3)
+
+
+@each_row_with_a_bound
+async def test_what_a_client_makes_the_broker_hold_is_bounded(row, attacker):
+    async with attacked(row) as target:
+        with counted_steps() as steps:
+            tracemalloc.start()
+            try:
+                await attack(attacker, row, target, Neighbour(steps))
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+    assert peak < row.most_bytes + SLACK_BYTES
