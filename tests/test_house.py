@@ -27,7 +27,7 @@ HOUSE_PLAN = [
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "intake"), "publishing"]),
     ("", 6, ["broker"]),
-    ("transport", 7, [("stream", "request", "response"), ("http11", "upgrade", "session"), "reading",
+    ("transport", 7, [("stream", "request", "response", "refusals"), ("http11", "upgrade", "session"), "reading",
                       ("connection", "endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
@@ -53,7 +53,7 @@ PURE = {
     "errors", "accounts", "config", "protocol.framing", "protocol.selection", "protocol.names", "protocol.messages",
     "protocol.decoding", "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
-    "commands.remembered", "commands.requests", "intake.budget", "transport.session", "cli.lines",
+    "commands.remembered", "commands.requests", "intake.budget", "transport.session", "transport.refusals", "cli.lines",
 }  # fmt: skip
 IMPURE = {
     "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",

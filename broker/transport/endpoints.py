@@ -60,6 +60,7 @@ async def _authenticate(broker: Broker, request: Request, *, tokens: bool = Fals
     offered = offered_subprotocols(request) if tokens else ()
     credential = credential_of(authorization, request.query(), offered)
     key = await broker.keyring.authenticate(credential, request.remote)
+    request.key = f"{key.id} of {key.account_id or 'the operator'}"
     if not tokens:
         key.require_key()
     return key

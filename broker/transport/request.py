@@ -68,6 +68,8 @@ class Request:
     """The body's Content-Length; 0: there is none; None: it comes in chunks."""
     remote: str | None = None
     """The client's address, if it is known."""
+    key: str | None = None
+    """Whose credential it bears, in words, once that is known."""
     wire: Wire | None = field(default=None, repr=False)
     _query: dict[str, str] | None = field(default=None, init=False, repr=False)
     _content: list[bytearray] = field(default_factory=list, init=False, repr=False)

@@ -18,11 +18,12 @@ from msgspec import Struct
 
 from ..broker import Broker, open_broker
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ConfigError, RequestError
 from .connection import CLOSE_SECONDS, Connection, ConnectionStatistics
-from .endpoints import handle
+from .endpoints import ROUTES, handle
 from .http11 import HttpLimits, serve_http
 from .listeners import Address, accept_clients, address_of, open_listeners
+from .refusals import Refusals
 from .request import Request
 from .response import Response
 from .stream import ClientStream
@@ -49,6 +50,7 @@ class _Server:
         self.broker = broker
         self.connections: dict[str, Connection] = {}
         self.exchanges = 0
+        self._refusals = Refusals()
         self._changed = trio.lowlevel.ParkingLot()
         self._http_limits = HttpLimits()
 
@@ -74,6 +76,11 @@ class _Server:
         self.exchanges += 1
         try:
             return await handle(self.broker, request)
+        except RequestError as error:
+            what = f"{request.method} {request.path if request.path in ROUTES else 'elsewhere'}"
+            for line in self._refusals.tell(trio.current_time(), what, request.remote, request.key, error):
+                logger.info(line)
+            raise
         finally:
             self.exchanges -= 1
             self._changed.unpark_all()
@@ -103,6 +110,7 @@ class _Server:
         deadline = trio.current_time() + seconds
         close_at = deadline - min(CLOSE_SECONDS, seconds / 2)
         told: set[Connection] = set()
+        logger.info("draining for at most %g s: %s", seconds, self._open_now())
         with trio.move_on_at(deadline):
             async with trio.open_nursery() as nursery:
                 # An exchange under way may still bring a connection: its head was judged before.
@@ -113,6 +121,11 @@ class _Server:
                             reconnect_after_ms = random.randint(*RECONNECT_SPREAD_MS)
                             nursery.start_soon(connection.drain, reconnect_after_ms, close_at)
                     await self._changed.park()
+        if self.connections or self.exchanges:
+            logger.info("the time for draining is up: %s", self._open_now())
+
+    def _open_now(self) -> str:
+        return f"connections open {len(self.connections):,}, requests under way {self.exchanges:,}"
 
     def statistics(self) -> ServerStatistics:
         """Return what is open."""

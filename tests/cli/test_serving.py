@@ -62,6 +62,7 @@ def test_more_signals_while_it_drains_change_nothing(server):
             serving.send_signal(signal.SIGINT)
         assert "server.draining" in tailing.stdout.readline()
         assert serving.wait(GUARD_SECONDS) == 0
+    assert "draining for at most 8 s: connections open 1, requests under way 0" in serving.stderr.read()
 
 
 @pytest.mark.parametrize(("level", "logged"), [("info", True), ("warning", False)])
