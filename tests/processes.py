@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 KEY = "dm_live_test_of_the_command_line"
-GUARD_SECONDS = 30
+GUARD_SECONDS = 60
 COMMAND = [sys.executable, "-m", "broker"]
 
 
