@@ -22,10 +22,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(*arguments, command=COMMAND, **options) -> Iterator[subprocess.Popen[str]]:
+def process(*arguments, command=COMMAND, stdin=None, **options) -> Iterator[subprocess.Popen[str]]:
     """A process, killed with the block, or when its time is up, so that no read waits for ever."""
     with subprocess.Popen(
         [*command, *map(str, arguments)],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from .options import BrokerUrl, UsageError, inbox_option, key_option, scope_option, url_option
+from .options import BrokerUrl, UsageError, inbox_option, key_option, say, scope_option, url_option
 
 ANSWER_SECONDS: Final = 30.0
 
@@ -34,9 +34,9 @@ def publish(
             raise UsageError(
                 f"{', '.join(needless)} needs --type; without it whole events are read from standard input"
             )
-        body, content_type = sys.stdin.buffer.read(), "application/x-ndjson"
+        body, content_type = _standard_input("events, a line of JSON each"), "application/x-ndjson"
     else:
-        text = payload if payload is not None else sys.stdin.read()
+        text = payload if payload is not None else _standard_input("the payload, a JSON object")
         event = {"type": event_type, "payload": _parse_payload(text)}
         event |= {"inbox_id": inbox_id} if inbox_id else {}
         event |= {"account_id": account_id} if account_id else {}
@@ -45,7 +45,14 @@ def publish(
         click.echo(_compact(published))
 
 
-def _parse_payload(text: str) -> Any:
+def _standard_input(what: str) -> bytes:
+    """Read standard input to its end; say so to who sits before it, and would else think that it hangs."""
+    if sys.stdin.isatty():
+        say(f"reading {what}, from here; Ctrl-D ends it")
+    return sys.stdin.buffer.read()
+
+
+def _parse_payload(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:

@@ -1,6 +1,8 @@
 """`publish`, `send`, `token`: what they print, and what they say where they are refused."""
 
 import json
+import os
+import pty
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -46,6 +48,16 @@ def test_publish_takes_lines_of_events_from_standard_input(url):
     lines = [{"type": kind, "payload": {}} for kind in ("account.upgraded", "message.received")]
     published = run("publish", "--url", url, text="\n".join(json.dumps(line) for line in lines))
     assert len(published.output.splitlines()) == 2
+
+
+def test_publish_says_that_it_waits_for_what_is_typed(url):
+    ours, theirs = pty.openpty()
+    with process("publish", "--url", url, "--type", "job.done", stdin=theirs) as publishing:
+        assert "reading the payload" in publishing.stderr.readline()
+        os.write(ours, b"{}\n\x04")
+        assert "event_id" in publishing.stdout.readline()
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_publish_says_what_the_broker_refuses(url):
