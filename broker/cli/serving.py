@@ -41,8 +41,6 @@ def serve(config_path: str | None, hosts: tuple[str, ...], port: int | None, log
     """
     config_path = found_config(config_path)
     config = load(config_path)
-    if not (config.accounts or config.access.url):
-        say("no accounts are configured: nobody can connect (see `broker init`, `broker keys new`)")
     _set_up_logging(log_level)
     raise_open_files_limit()
     gc.freeze()
@@ -69,6 +67,8 @@ def _say_listening(config: Config, config_path: str | None, addresses: list[Addr
     settings = config_path or "no file"
     kept = f"the window of {config.replay.seconds:g} s in memory"
     say(f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}")
+    if not (config.accounts or config.access.url):
+        say("no accounts are configured: nobody can connect (see `broker init`, `broker keys new`)")
 
 
 def _url_of(address: Address) -> str:

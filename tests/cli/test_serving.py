@@ -77,6 +77,7 @@ def test_the_log_level_is_chosen_by_the_operator(config_path, level, logged):
 
 def test_a_configuration_without_accounts_is_said_to_serve_nobody(tmp_path):
     with process("serve", "--port", "0") as started:
+        assert "http://127.0.0.1:" in started.stderr.readline()
         assert "no accounts" in started.stderr.readline()
 
 
