@@ -240,8 +240,10 @@ class Broker:
     async def do_command(self, key: Key, command: Command, traceparent: str | None = None) -> Any:
         """Do one command that came over HTTP; return its result. Raises `RequestError`.
 
-        The key is judged as it is by now: it may have been revoked while the command was read.
+        The key is judged as it is by then: it may have been revoked while the command was read and proved.
         """
+        if command.action not in BUILT_IN_ACTIONS:
+            command = await self.commands.prove(key, command)
         self.require_open()
         if not key.is_library:
             key = self.keyring.confirm(key)

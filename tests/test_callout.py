@@ -81,6 +81,26 @@ async def test_any_action_is_posted_to_the_api_and_its_result_is_the_answer():
             assert (api.question["inbox_id"], api.question["key_id"]) == (None, "key_inboxes")
 
 
+async def test_the_api_gets_the_parameters_as_the_client_wrote_them():
+    written = (
+        '{"a":12345678901234567.12,"b":[1e-400,1.0,-0,1E2],"c":123456789012345678901234567890,"d":"\\u0041\u2028"}'
+    )
+    async with forwarding() as (api, opened), serving(opened) as address:
+        await post(address, b'{"action":"work", "params": {"deep" : %b}}' % written.encode())
+        assert b'"params":{"deep":%b}' % written.encode() in api.asked[-1][1]
+
+
+@pytest.mark.parametrize(
+    "value", ["1e309", "1" + "0" * 309, "[" * 129 + "]" * 129, '"\\ud800"', '{"a":01}'], ids=lambda value: value[:9]
+)
+async def test_parameters_that_are_not_strict_json_are_not_asked_about(value):
+    async with forwarding() as (api, opened), serving(opened) as address:
+        answer = await post(address, b'{"action":"work","params":{"n":%b}}' % value.encode())
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] in {"invalid_params", "invalid_json"}
+        assert not api.asked
+
+
 async def test_the_question_is_signed_as_standard_webhooks_are_and_has_a_length():
     async with forwarding() as (api, opened):
         await ask(opened, "work", "r1", text="é\u2028\U0001f600")

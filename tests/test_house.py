@@ -17,8 +17,8 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, [("errors", "schedule", "accounts", "version")]),
-    ("protocol", 1, [("framing", "selection"), "names", "messages", "decoding"]),
+    ("", 0, [("errors", "schedule", "turns", "accounts", "version")]),
+    ("protocol", 1, [("framing", "selection"), "names", "documents", "messages", ("events", "decoding")]),
     ("", 2, [("config", "callout")]),
     ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("keyring", "admission")]),
     ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
@@ -50,8 +50,9 @@ def storeys() -> dict[str, Storey]:
 STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
-    "errors", "accounts", "config", "protocol.framing", "protocol.selection", "protocol.names", "protocol.messages",
-    "protocol.decoding", "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
+    "errors", "accounts", "config", "protocol.framing", "protocol.selection", "protocol.names", "protocol.documents",
+    "protocol.messages", "protocol.events", "protocol.decoding",
+    "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
     "commands.remembered", "commands.requests", "intake.budget", "transport.session", "transport.refusals", "cli.lines",
 }  # fmt: skip

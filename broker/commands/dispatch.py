@@ -21,7 +21,9 @@ from ..access.rates import Rates, TokenBucket, require_of_all, take_from_all
 from ..accounts import Accounts
 from ..config import Config, TierRatesConfig
 from ..errors import CommandError, RequestError, first_of
-from ..protocol.decoding import decode_params
+from ..protocol.decoding import decode_params, prove_command
+from ..protocol.messages import Command, Proof
+from ..turns import in_turns
 from .remembered import Outcome, Remembered, RememberedStatistics, Run
 from .requests import CommandRequest
 
@@ -216,14 +218,27 @@ class Commands:
 
     # --- doing
 
+    async def prove(self, key: Key, command: Command) -> Command:
+        """Return a command with its proof, found in turns with others if it is long.
+
+        Of one that the key may not give, or that nobody does, the parameters are not looked at: the proof says so. The
+        key is to be judged again afterwards, in the step in which the command is begun.
+        """
+        try:
+            key.require("publish" if command.action == "publish" else "command")
+            if command.action not in BUILT_IN_ACTIONS:
+                self._handler_of(command.action)
+        except RequestError as fault:
+            return msgspec.structs.replace(command, proof=Proof(b"", fault))
+        return await in_turns(prove_command(command))
+
     def begin(self, lane: Lane, request: CommandRequest, reply: Reply) -> Run | None:
         """Begin a command: a new `Run` to be done and finished, or None if it was sent before.
 
         Then ``reply`` is called with the first one's outcome, now or when it has one. Raises `RequestError`.
         """
         identity = request.identity
-        digest = b"" if identity is None else request.digest()
-        run, new = lane.account.remembered.begin(identity, digest, trio.current_time())
+        run, new = lane.account.remembered.begin(identity, request.digest, trio.current_time())
         if run.outcome is not None:
             reply(run.outcome)
             return None
@@ -265,12 +280,17 @@ class Commands:
         assert self._nursery is not None
         self._nursery.start_soon(self._do, lane, run, handler, params, request, scope)
 
+    def _handler_of(self, action: str) -> ActionHandler:
+        """Return who does an action. Raises `RequestError` (`unknown_action`) if nobody does."""
+        handler = self._handlers.get(action, self.fallback)
+        if handler is None:
+            raise RequestError("unknown_action", _NO_HANDLER.format(action))
+        return handler
+
     def _admit(self, lane: Lane, request: CommandRequest) -> tuple[ActionHandler, Any]:
         """Return who does a command, and its decoded parameters. Raises `RequestError`."""
         command, limits = request.command, self._config.commands
-        handler = self._handlers.get(command.action, self.fallback)
-        if handler is None:
-            raise RequestError("unknown_action", _NO_HANDLER.format(command.action))
+        handler = self._handler_of(command.action)
         under_way = sum(run in self._doing for run in lane.waiting.values())
         if under_way >= limits.max_per_connection or lane.account.under_way >= limits.max_per_account:
             raise _too_many()

@@ -2,15 +2,21 @@
 
 from typing import Any
 
+from msgspec import Raw
+
 from ..callout import Callout
 from ..errors import CommandError, RequestError
+from ..protocol.decoding import AS_WRITTEN
 from .dispatch import ActionHandler, CommandContext
 
 
 def forwarder(callout: Callout, seconds: float) -> ActionHandler:
-    """Return the handler that asks ``callout``; its answer, refusal, slowness and absence become the outcome."""
+    """Return the handler that asks ``callout``; its answer, refusal, slowness and absence become the outcome.
 
-    async def forward(params: dict[str, Any], context: CommandContext) -> Any:
+    The parameters are handed on as the client wrote them: they are proved, and not decoded.
+    """
+
+    async def forward(params: dict[str, Raw], context: CommandContext) -> Any:
         question = {
             "action": context.action,
             "request_id": context.request_id,
@@ -22,7 +28,7 @@ def forwarder(callout: Callout, seconds: float) -> ActionHandler:
         }
         return _result_of(*await callout.ask(question, context.message_id, context.traceparent))
 
-    return ActionHandler(forward, dict, seconds, "finish")
+    return ActionHandler(forward, AS_WRITTEN, seconds, "finish")
 
 
 def _result_of(status: int, answer: Any) -> Any:

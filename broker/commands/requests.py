@@ -4,14 +4,13 @@ Pure. `inbox_id` and the trace are lifted out of the parameters here, whether th
 """
 
 import re
-from hashlib import blake2b
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from ..access.keys import Key
-from ..protocol.decoding import decode_id, decode_values
+from ..protocol.decoding import decode_id, decode_values, sound
 from ..protocol.messages import Command
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -34,13 +33,10 @@ class CommandRequest(Struct, frozen=True):
             return None
         return (self.key.identity, self.client_id, self.request_id)
 
+    @property
     def digest(self) -> bytes:
-        """Return what stands for its content: action and merged parameters, the order of names ignored.
-
-        Raises `RequestError` if a parameter is no JSON.
-        """
-        content = [self.command.action, self.inbox_id, decode_values(self.command)]
-        return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=16).digest()
+        """What stands for its content, as `prove_command` found it."""
+        return b"" if self.command.proof is None else self.command.proof.digest
 
 
 class PublishRequest(Struct, frozen=True):
@@ -54,8 +50,12 @@ class PublishRequest(Struct, frozen=True):
 def check_command(
     key: Key, command: Command, request_id: str, traceparent: str | None = None, client_id: str = ""
 ) -> CommandRequest:
-    """Return the request for a handler. Raises `RequestError` if the key has not the scope or not the inbox."""
+    """Return the request for a handler; a command that has no proof yet is proved at once.
+
+    Raises `RequestError` if the key has not the scope or not the inbox, or the command is not sound.
+    """
     key.require("command")
+    command = sound(command)
     params = dict(command.params)
     inbox_id = None
     if "inbox_id" in params:

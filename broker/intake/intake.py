@@ -25,7 +25,7 @@ from ..errors import RequestError
 from ..fanout.hub import Hub
 from ..fanout.places import Place
 from ..log.engines import Answer, Engine, Stored, StoredByAccount
-from ..protocol.decoding import prepare_event, split_events
+from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events
 from ..protocol.messages import (
     ENTRY_OVERHEAD_BYTES,
     NewEvent,
@@ -37,7 +37,7 @@ from ..protocol.messages import (
 )
 
 SLICE_BYTES: Final = 32_768
-"""Of events that are checked before others have their turn; one event is checked whole."""
+"""Of events that are checked before others have their turn."""
 _EVENT_BYTES: Final = 256
 """What checking an event costs beside its bytes, in bytes."""
 ANSWER_SLICE: Final = 512
@@ -64,12 +64,11 @@ class Batch:
     ``lane``: the connection it came over, if it did. ``answer``: whose it is, if it may be sent again.
     """
 
-    __slots__ = ("account_id", "answer", "by_account", "count", "items", "key", "lane", "now", "order", "sizes")
+    __slots__ = ("account_id", "answer", "by_account", "items", "key", "lane", "now", "order", "sizes")
 
     def __init__(
         self,
-        items: Iterator[tuple[str, bytes]],
-        count: int,
+        items: Iterator[tuple[str, ProvedJson] | None],
         *,
         key: Key | None = None,
         account_id: str | None = None,
@@ -77,7 +76,6 @@ class Batch:
         answer: Answer | None = None,
     ) -> None:
         self.items = items
-        self.count = count
         self.key = key
         self.account_id = account_id
         self.lane = lane
@@ -143,9 +141,11 @@ class Intake:
 
     async def publish(self, account_id: str, events: Sequence[EventLike]) -> list[Published]:
         """Publish the library's events to an account, in one step. Raises `RequestError`."""
-        items = ((f"$[{index}]", as_json(event, f"$[{index}]")) for index, event in enumerate(events))
-        self._check_count(len(events), "$")
-        batch = Batch(items, len(events), account_id=account_id)
+        most = self._limits.max_events_per_request
+        if len(events) > most:
+            raise RequestError("too_large", f"The list has more than {most:,} events (max_events_per_request) - at `$`")
+        texts = ((f"$[{index}]", as_json(event, f"$[{index}]")) for index, event in enumerate(events))
+        batch = Batch(prove_events(texts, self._limits.max_event_bytes), account_id=account_id)
         published: list[Published] = []
         for part in _slices(await self._commit(batch)):
             published += part
@@ -205,17 +205,13 @@ class Intake:
         *,
         ndjson: bool = False,
     ) -> Batch:
-        """Split what a client sent into a batch; nothing is checked yet but its form and its length."""
+        """Make a batch of what a client sent; nothing of it is looked at yet. Raises `RequestError`."""
         self.require(key, lane)
-        items = split_events(raw, ndjson=ndjson, path=path)
-        self._check_count(len(items), path)
-        return Batch(iter(items), len(items), key=key, lane=lane, answer=answer)
-
-    def _check_count(self, count: int, path: str) -> None:
-        most = self._limits.max_events_per_request
-        if count > most:
-            message = f"The list has {count} events, more than max_events_per_request ({most}) - at `{path}`"
-            raise RequestError("too_large", message)
+        limits = self._limits
+        items = split_events(
+            raw, ndjson=ndjson, path=path, max_events=limits.max_events_per_request, max_bytes=limits.max_event_bytes
+        )
+        return Batch(items, key=key, lane=lane, answer=answer)
 
     async def prepare(self, batch: Batch) -> None:
         """Check a batch's events; others have their turn meanwhile. Raises `RequestError`."""
@@ -225,18 +221,19 @@ class Intake:
     def prepare_slice(self, batch: Batch) -> bool:
         """Check a slice of a batch. Returns whether all is checked. Raises `RequestError`."""
         spent = 0
-        for path, raw in batch.items:
-            account_id, event = self._check(batch, path, raw)
-            batch.add(account_id, event, len(raw))
-            spent += len(raw) + _EVENT_BYTES
-            if spent >= SLICE_BYTES and len(batch.order) < batch.count:
+        for item in batch.items:
+            if item is not None:
+                path, text = item
+                account_id, event = self._check(batch, path, text)
+                batch.add(account_id, event, len(text))
+                spent += len(text) + _EVENT_BYTES
+            if item is None or spent >= SLICE_BYTES:
                 return False
         return True
 
-    def _check(self, batch: Batch, path: str, raw: bytes) -> tuple[str, PreparedEvent]:
+    def _check(self, batch: Batch, path: str, text: ProvedJson) -> tuple[str, PreparedEvent]:
         """Check one event, and that its publisher may publish it. Returns its account, too."""
-        most = self._limits.max_event_bytes
-        event = prepare_event(raw, path, max_bytes=most, now=batch.now, new_id=self._new_event_id)
+        event = prepare_event(text, path, now=batch.now, new_id=self._new_event_id)
         key = batch.key
         if key is None or not key.is_operator:
             account_id = str(batch.account_id if key is None else key.account_id)

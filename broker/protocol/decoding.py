@@ -1,142 +1,34 @@
-"""Bytes from outside → structs, or a `RequestError` that names the field.
+"""Commands and requests: bytes from outside → structs, or a `RequestError` that names the field.
 
-Pure. Nothing that is spliced raw later is trusted: msgspec's `Raw` takes invalid UTF-8 and any JSON value
-and keeps raw line breaks, so a payload is decoded once to prove that it is a strict JSON object, and
-compacted where it has line breaks.
+Pure. A command's parameters stay JSON until whoever does it asks for them. A command is *proved* before it is done:
+its parameters are fit to be handed on as they are, and what stands for its content is known.
 """
 
 import re
-from collections.abc import Callable
-from datetime import datetime
-from typing import Annotated, Any, Final, TypeVar
+from hashlib import blake2b
+from itertools import count
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+from msgspec import Raw, Struct
 
 from ..errors import BadCommandError, BadFrameError, RequestError
-from .messages import Command, PreparedEvent, format_time
-from .names import EventType, Identifier, check_spelling, located
+from .documents import STEP_BYTES, Steps, at_once, canonical, check_document, check_values, decode_as
+from .messages import Command, Proof
+from .names import Identifier
 
 T = TypeVar("T", bound=Struct)
 P = TypeVar("P")
 
-MAX_DEPTH: Final = 128
-"""Of a payload: what one decoder takes must not be too deep for the next, a subscriber's."""
-_RESERVED_WORDS = frozenset({"connection", "replay", "server", "webhook", "queue"})
-_RESERVED_TYPES = frozenset({"response", "error"})
+MAX_PARAMS: Final = 1_000
+"""Of one command."""
+MAX_VALUES: Final = 20_000
+"""In one parameter that is decoded here: objects cost by their number."""
+AS_WRITTEN: Final = dict[str, Raw]
+"""The type of parameters that are handed on as JSON."""
+_FEW_COLONS: Final = 4_096
 
-
-class _RawEvent(Struct, gc=False):
-    type: EventType
-    payload: Raw
-    inbox_id: Identifier | None = None
-    event_id: Identifier | None = None
-    created_at: Annotated[datetime, Meta(tz=True)] | None = None
-    account_id: Identifier | None = None
-    inbox: Raw | UnsetType = UNSET
-    inboxes: Raw | UnsetType = UNSET
-    inbox_ids: Raw | UnsetType = UNSET
-    inbox_camel: Raw | UnsetType = field(default=UNSET, name="inboxId")
-    inboxes_camel: Raw | UnsetType = field(default=UNSET, name="inboxIds")
-
-    @property
-    def is_misspelt(self) -> bool:
-        """Whether there is something that means an inbox and is no field."""
-        return not (self.inbox is self.inboxes is self.inbox_ids is self.inbox_camel is self.inboxes_camel is UNSET)
-
-
-_decode_raw_event = msgspec.json.Decoder(_RawEvent).decode
-_decode_raw_list = msgspec.json.Decoder(list[Raw]).decode
 _decode_any = msgspec.json.Decoder().decode
-
-
-def _decode(decoder: Any, data: Any, path: str) -> Any:
-    """Decode, and turn all that may go wrong into a `RequestError` that names ``path``."""
-    try:
-        return decoder(data)
-    except msgspec.ValidationError as error:
-        raise RequestError("invalid_params", located(str(error), path)) from None
-    except msgspec.DecodeError as error:
-        raise RequestError("invalid_json", located(str(error), path)) from None
-    except UnicodeError:
-        raise RequestError("invalid_json", f"The text is not UTF-8 - at `{path}`") from None
-    except RecursionError:
-        raise RequestError("invalid_json", f"The document is nested too deeply - at `{path}`") from None
-
-
-def split_events(body: bytes, *, ndjson: bool, path: str = "$") -> list[tuple[str, bytes]]:
-    """Split a publish body into its events, each with its path for error messages.
-
-    ``body`` is one JSON object, a JSON list, or with ``ndjson`` an object a line (blank lines are
-    skipped, but counted). Raises `RequestError` if it is not strict UTF-8 or not of this form.
-    """
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:
-        raise RequestError("invalid_json", f"The body is not UTF-8 (byte {error.start})") from None
-    if ndjson:
-        lines = enumerate(body.split(b"\n"))
-        return [(f"{path}[{index}]", line) for index, line in lines if line.strip()]
-    if body.lstrip()[:1] != b"[":
-        return [(path, body)]
-    items = _decode(_decode_raw_list, body, path)
-    return [(f"{path}[{index}]", bytes(item)) for index, item in enumerate(items)]
-
-
-def prepare_event(raw: bytes, path: str, *, max_bytes: int, now: str, new_id: Callable[[], str]) -> PreparedEvent:
-    """Check one event to publish; return it normalised.
-
-    ``raw`` is its JSON, already known to be UTF-8; ``now`` (as `format_time` writes it) and ``new_id`` fill what is
-    left out. Raises `RequestError` with ``path`` in its message.
-    """
-    if len(raw) > max_bytes:
-        message = f"The event has {len(raw)} bytes, more than max_event_bytes ({max_bytes}) - at `{path}`"
-        raise RequestError("too_large", message)
-    event: _RawEvent = _decode(_decode_raw_event, raw, path)
-    if event.is_misspelt:
-        check_spelling({name: f"{path}.{name}" for name in _decode(_decode_object, raw, path)}, "inbox_id")
-    first_word = event.type.partition(".")[0]
-    if first_word in _RESERVED_WORDS or event.type in _RESERVED_TYPES:
-        raise RequestError("invalid_params", f"The type {event.type!r} is the broker's own - at `{path}.type`")
-    try:
-        created_at = now if event.created_at is None else format_time(event.created_at)
-    except OverflowError:
-        raise RequestError("invalid_params", f"The time is out of range - at `{path}.created_at`") from None
-    return PreparedEvent(
-        event.type,
-        event.inbox_id,
-        event.event_id or new_id(),
-        created_at,
-        _checked_object(bytes(event.payload), f"{path}.payload"),
-        event.account_id,
-    )
-
-
-def _checked_object(raw: bytes, path: str) -> bytes:
-    """Return ``raw`` if it is strict JSON of an object, in one line. `Raw` by itself promises none of this."""
-    value = _decode(_decode_any, raw, path)
-    if not isinstance(value, dict):
-        raise RequestError("invalid_params", f"Expected `object` - at `{path}`")
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise RequestError("invalid_json", f"The document is nested deeper than {MAX_DEPTH} - at `{path}`")
-    if b"\n" in raw or b"\r" in raw:
-        return msgspec.json.format(raw, indent=-1)
-    return raw
-
-
-def _depth(value: Any) -> int:
-    """Return how deep a document is nested."""
-    depth = 0
-    level = [value]
-    while level:
-        depth += 1
-        inner = [list(item.values()) if isinstance(item, dict) else item for item in level]
-        level = [item for items in inner for item in items if isinstance(item, (dict, list))]
-    return depth
-
-
-# --- reading: commands -------------------------------------------------------
-
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_id = msgspec.json.Decoder(Identifier).decode
 _decode_optional_id = msgspec.json.Decoder(Identifier | None).decode
@@ -144,16 +36,16 @@ _PLACE = re.compile(r"`\$(?:\.([^.\[`]+)|\[\.\.\.\])")
 """A parameter at the start of a path in msgspec's words: its name, or ``[...]`` in a mapping."""
 
 
-def decode_command(message: str) -> Command:
-    """Decode a client's text frame.
+def decode_command(text: str) -> Command:
+    """Decode a client's text frame. Its parameters are not proved yet.
 
     Raises `BadFrameError` if it is no command at all, `BadCommandError` if it is one with broken parameters.
     """
     try:
-        fields: dict[str, Raw] = _decode(_decode_object, message, "$")
+        fields = _decode_members(text, "$")
         if "action" not in fields:
             raise RequestError("invalid_params", "Object missing required field `action` - at `$`")
-        action = _decode(_decode_id, fields.pop("action"), "$.action")
+        action = decode_as(_decode_id, fields.pop("action"), "$.action")
     except RequestError as error:
         raise BadFrameError(error) from None
     request_id = None
@@ -168,12 +60,12 @@ def decode_command(message: str) -> Command:
     except RequestError as error:
         raise BadCommandError(action, request_id, error) from None
     paths = {name: f"$.{name}" for name in fields} | {name: f"$.params.{name}" for name in nested}
-    return Command(action, request_id, fields | nested, paths)
+    return Command(action, request_id, fields | nested, paths, len(text))
 
 
 def decode_id(raw: Raw, path: str) -> str | None:
     """Decode one name, or null. Raises `RequestError` with its path."""
-    name: str | None = _decode(_decode_optional_id, raw, path)
+    name: str | None = decode_as(_decode_optional_id, raw, path)
     return name
 
 
@@ -181,14 +73,87 @@ def _decode_nested(fields: dict[str, Raw]) -> dict[str, Raw]:
     raw = fields.pop("params", None)
     if raw is None or bytes(raw) == b"null":
         return {}
-    nested: dict[str, Raw] = _decode(_decode_object, raw, "$.params")
-    return nested
+    return _decode_members(bytes(raw).decode(), "$.params")
+
+
+class _Name(str):
+    """A name in an object; as a type of its own it is asked for one by one."""
+
+    __slots__ = ()
+
+
+def _decode_members(text: str, path: str) -> dict[str, Raw]:
+    """Return an object's members. Raises `RequestError` if they are more than `MAX_PARAMS`."""
+    if text.count(":") <= _FEW_COLONS:
+        members = decode_as(_decode_object, text, path)
+        if len(members) > MAX_PARAMS:
+            raise _too_many_params(path)
+        return members
+    number = count(1)
+
+    def admit(_: type, name: str) -> _Name:
+        if next(number) > MAX_PARAMS:  # and no more is looked at
+            raise _too_many_params(path)
+        return _Name(name)
+
+    named = decode_as(msgspec.json.Decoder(dict[_Name, Raw], dec_hook=admit).decode, text, path)
+    return {str(name): raw for name, raw in named.items()}
+
+
+def _too_many_params(path: str) -> RequestError:
+    return RequestError("too_large", f"More than {MAX_PARAMS:,} parameters - at `{path}`")
+
+
+def is_long(command: Command) -> bool:
+    """Whether a command is to be proved in steps, with others in between."""
+    return command.size > STEP_BYTES
+
+
+def sound(command: Command) -> Command:
+    """Return a command with its proof; one that has none yet is proved at once. Raises `RequestError` by its fault."""
+    proved = command if command.proof is not None else at_once(prove_command(command))
+    if proved.proof is not None and proved.proof.fault is not None:
+        raise proved.proof.fault
+    return proved
+
+
+def prove_command(command: Command) -> Steps[Command]:
+    """Return a command with its proof.
+
+    Its parameters, if another than the broker is to do it, are proved to be fit to be handed on as they are. Its
+    content is digested if it may be sent again: equal for two exactly if action and merged parameters are, white
+    space, the order of names and escapes aside, and numbers by how they are written.
+    """
+    digest = blake2b(msgspec.json.encode(command.action), digest_size=16)
+    done = 0
+    try:
+        for name in sorted(command.params):
+            text, path = bytes(command.params[name]), command.paths[name]
+            done += len(text)
+            if done > STEP_BYTES:
+                done = 0
+                yield
+            if command.action != "publish":  # events have limits of their own
+                yield from check_document(text, path)
+            if command.request_id is not None and not _says_nothing(name, text, path):
+                digest.update(msgspec.json.encode(name))
+                digest.update((yield from canonical(text)))
+    except RequestError as fault:
+        return msgspec.structs.replace(command, proof=Proof(b"", fault))
+    known_by = b"" if command.request_id is None else digest.digest()
+    return msgspec.structs.replace(command, proof=Proof(known_by))
+
+
+def _says_nothing(name: str, text: bytes, path: str) -> bool:
+    """Whether a parameter is no part of a command's content: a trace, or an inbox that is not given."""
+    return path == "$.traceparent" or (name == "inbox_id" and text == b"null")
 
 
 def decode_struct(body: bytes, kind: type[T]) -> T:
     """Decode a request's body. Raises `RequestError` with the field's path."""
+    check_values(body, "$", MAX_VALUES)
     decode = _decoder_for(kind)
-    decoded: T = _decode(lambda data: decode(data.decode()), body, "$")
+    decoded: T = decode_as(lambda data: decode(data.decode()), body, "$")
     return decoded
 
 
@@ -197,16 +162,20 @@ def decode_params(command: Command, params_type: type[P]) -> P:
 
     Raises `RequestError` with the field's path.
     """
+    if params_type is AS_WRITTEN:
+        return cast("P", command.params)
+    for name, raw in command.params.items():
+        check_values(bytes(raw), command.paths[name], MAX_VALUES)
     decode = _decoder_for(params_type)
     try:
-        decoded: P = _decode(decode, msgspec.json.encode(command.params), "$")
+        decoded: P = decode_as(decode, msgspec.json.encode(command.params), "$")
     except RequestError as error:
         decode_values(command)  # what is no JSON has its place named by this
         place = _PLACE.search(error.message)
-        name = place and (place[1] or _first_refused(command.params, decode))
-        if not (place and name in command.paths):
+        where = place and (place[1] or _first_refused(command.params, decode))
+        if not (place and where in command.paths):
             raise
-        message = error.message.replace(place[0], f"`{command.paths[name]}", 1)
+        message = error.message.replace(place[0], f"`{command.paths[where]}", 1)
         raise RequestError(error.code, message) from None
     return decoded
 
@@ -223,7 +192,7 @@ def _first_refused(params: dict[str, Raw], decode: Any) -> str | None:
 
 def decode_values(command: Command) -> dict[str, Any]:
     """Decode a command's parameters as plain values. Raises `RequestError` with the field's path."""
-    return {name: _decode(_decode_any, raw, command.paths[name]) for name, raw in command.params.items()}
+    return {name: decode_as(_decode_any, raw, command.paths[name]) for name, raw in command.params.items()}
 
 
 _decoders: dict[Any, Any] = {}

@@ -149,6 +149,13 @@ class SubscriptionResult(Struct, frozen=True):
     replay: Replay | UnsetType = UNSET
 
 
+class Proof(Struct, frozen=True):
+    """What was found of a command: ``fault`` is what is wrong; ``digest`` stands for its content, if it has an id."""
+
+    digest: bytes
+    fault: RequestError | None = None
+
+
 class Command(Struct, frozen=True):
     """A client's command (PROTOCOL section 4), its parameters merged and not yet decoded."""
 
@@ -157,6 +164,10 @@ class Command(Struct, frozen=True):
     params: dict[str, Raw]
     paths: dict[str, str]
     """Where each parameter stood, for messages: ``$.inbox_ids`` or ``$.params.inbox_ids``."""
+    size: int = 0
+    """Of the message that it came as, in characters."""
+    proof: Proof | None = None
+    """None: nothing is proved of the parameters yet but that each is JSON by its grammar."""
 
 
 class TokenRequest(Struct, frozen=True):

@@ -30,6 +30,7 @@ from ..commands.requests import CommandRequest, PublishRequest
 from ..errors import CloseCode
 from ..fanout.subscriptions import Listener
 from ..intake.publishing import Publishing
+from ..protocol.messages import Command
 from .reading import LentStream
 from .response import http_date
 from .session import Session
@@ -174,16 +175,19 @@ class Connection:
                 else:
                     self.end(None, f"the client closed ({code or 'no code'})")
                 return
-            self._receive(message)
+            await self._receive(message)
             while self.session.congested:
                 await self._changed.park()
 
-    def _receive(self, message: str | bytes) -> None:
+    async def _receive(self, message: str | bytes) -> None:
         # trio-websocket counts characters, the limit is one of bytes.
         if isinstance(message, str) and len(message.encode()) > self._config.limits.max_message_bytes:
             self.end(CloseCode.TOO_BIG, "message too big")
             return
         action = self.session.receive(message, trio.current_time(), datetime.now(UTC))
+        if isinstance(action, Command):
+            proved = await self._commands.prove(self.session.key, action)
+            action = self.session.obey(proved, trio.current_time(), datetime.now(UTC))
         if isinstance(action, PublishRequest):
             self._publish(action)
         elif isinstance(action, CommandRequest):

@@ -19,7 +19,7 @@ from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError
 from ..fanout.follower import Follower
 from ..fanout.subscriptions import Listener, Subscriptions
 from ..log.replay import ReplayBuffer
-from ..protocol.decoding import decode_command, decode_params
+from ..protocol.decoding import decode_command, decode_params, is_long, sound
 from ..protocol.framing import PING, text_frame
 from ..protocol.messages import (
     Command,
@@ -48,6 +48,7 @@ SILENT_SECONDS: Final = 40.0
 """Nothing read for the replay window and so long: the client's events are gone anyway."""
 MAX_WAITING_ANSWER_BYTES: Final = 262_144
 """A client whose answers wait for more than this is not read from until it takes some."""
+_DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping"})
 
 
 class Session:
@@ -229,8 +230,11 @@ class Session:
 
     def receive(
         self, message: str | bytes, now: float, wall: datetime
-    ) -> PublishRequest | CommandRequest | CloseCode | None:
-        """Handle one message of the client; its answer waits to be written. Returns what is to be done elsewhere."""
+    ) -> PublishRequest | CommandRequest | CloseCode | Command | None:
+        """Handle one message of the client; its answer waits to be written. Returns what is to be done elsewhere.
+
+        A `Command`: it is long, and is to be proved in turns with others before this client is made to `obey` it.
+        """
         try:
             if isinstance(message, bytes):
                 raise BadFrameError(RequestError("invalid_params", "Binary frames carry no commands"))
@@ -244,7 +248,9 @@ class Session:
             self.answer(bad.request_id or self._new_request_id(), bad.action, bad.error)
             return None
         self._bad_frames = 0
-        return self._obey(command, now, wall)
+        if is_long(command) and command.action not in _DONE_HERE:
+            return command
+        return self.obey(command, now, wall)
 
     def answer(self, request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError) -> None:
         """Answer a command."""
@@ -254,7 +260,8 @@ class Session:
         self._request_ids += 1
         return f"{self._connection_id}.{self._request_ids}"
 
-    def _obey(self, command: Command, now: float, wall: datetime) -> PublishRequest | CommandRequest | None:
+    def obey(self, command: Command, now: float, wall: datetime) -> PublishRequest | CommandRequest | None:
+        """Do what a command says, or return what is to be done elsewhere."""
         request_id = command.request_id or self._new_request_id()
         gap = None
         outcome: Struct | dict[str, Any] | RequestError
@@ -280,7 +287,7 @@ class Session:
         self.key.require("publish")
         if "events" not in command.params:
             raise RequestError("invalid_params", "Object missing required field `events` - at `$`")
-        request = CommandRequest(command, self.key, request_id, client_id=self._client_id)
+        request = CommandRequest(sound(command), self.key, request_id, client_id=self._client_id)
         return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
 
     def _subscribe(self, command: Command, now: float) -> tuple[SubscriptionResult, Gap | None]:

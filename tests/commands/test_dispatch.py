@@ -57,7 +57,7 @@ from broker import (
     TierRatesConfig,
     open_broker,
 )
-from broker.commands.dispatch import BUSY_RETRY_MS, MAX_WAITING_REPEATS
+from broker.commands.dispatch import BUSY_RETRY_MS, MAX_WAITING_REPEATS, Commands
 from broker.protocol.decoding import decode_command
 
 
@@ -1346,3 +1346,106 @@ async def test_no_key_and_no_parameter_is_logged(caplog):
     assert "the handler of fail failed" in text
     assert ALICE not in text
     assert "swordfish" not in text
+
+
+# --- long commands -----------------------------------------------------------
+
+LONG = json.dumps({"action": "work", "request_id": "r1", "to": [{"name": f"n{n}"} for n in range(5_000)]})
+"""It takes many steps to prove."""
+
+
+async def waits_for_others(act) -> bool:
+    """Whether others have a turn before the act ends."""
+    turns = []
+
+    async def other():
+        while True:
+            turns.append(None)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await act()
+        nursery.cancel_scope.cancel()
+    return len(turns) > 10
+
+
+async def test_a_long_command_is_proved_in_turns_with_others_and_is_the_same_command_when_it_is_sent_again():
+    done = []
+    async with open_broker(configured()) as opened:
+
+        @opened.command("work")
+        async def work(params: dict[str, Any], context: CommandContext) -> dict[str, Any]:
+            done.append(params)
+            return {"number": len(done)}
+
+        async def give(text: str) -> Any:
+            return json.loads(bytes(await opened.do_command(key_of(opened, ALICE), decode_command(text))))
+
+        assert await waits_for_others(partial(give, LONG))
+        assert done == [{"to": [{"name": f"n{n}"} for n in range(5_000)]}]
+        assert await give(json.dumps(json.loads(LONG), indent=3)) == {"number": 1}
+        with pytest.raises(RequestError, match="request_id_reused"):
+            await give(LONG.replace('"n7"', '"n8"'))
+
+
+async def test_whether_a_long_command_may_be_given_and_is_done_by_anybody_comes_before_its_proof():
+    broken = LONG.replace('"n0"', "1e999")
+    async with open_broker(configured()) as opened:
+        for secret, code in ((LISTENER, "forbidden"), (ALICE, "unknown_action")):
+
+            async def give(secret=secret, code=code) -> None:
+                command = await opened.commands.prove(key_of(opened, secret), decode_command(broken))
+                assert command.proof.fault.code == code
+
+            assert not await waits_for_others(give)
+
+
+async def test_what_is_wrong_with_a_long_command_is_told_to_its_client():
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+
+        @opened.command("work")
+        async def work(params: dict[str, Any], context: CommandContext) -> dict[str, Any]:
+            return {}
+
+        await client.websocket.send_message(LONG.replace('"n4999"', "1e999"))
+        error = (await client.answer("r1"))["error"]
+        assert error["code"] == "invalid_params"
+        assert "`$.to`" in error["message"]
+        await client.websocket.send_message(LONG)
+        assert (await client.answer("r1"))["result"] == {}
+
+
+async def test_a_long_command_whose_key_is_revoked_while_it_is_proved_is_not_begun(monkeypatch):
+    proving, begun = trio.Event(), []
+
+    async def prove_for_ever(self, key, command):
+        proving.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Commands, "prove", prove_for_ever)
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+        monkeypatch.setattr(opened.commands, "submit", lambda *args: begun.append(args))
+        await client.websocket.send_message(LONG)
+        await proving.wait()
+        opened.reload(Config())
+        with pytest.raises(trio_websocket.ConnectionClosed) as closed:
+            await client.hear()
+        assert closed.value.reason.code == 4401
+        await blocked()
+        assert not begun
+
+
+async def test_a_key_that_is_revoked_while_its_command_is_proved_gives_none_over_http(monkeypatch):
+    async with open_broker(configured()) as opened:
+        prove = opened.commands.prove
+
+        async def prove_meanwhile(key, command):
+            opened.reload(Config())
+            return await prove(key, command)
+
+        monkeypatch.setattr(opened.commands, "prove", prove_meanwhile)
+        desk = Desk(opened)
+        with pytest.raises(RequestError, match="unauthorized"):
+            await opened.do_command(key_of(opened, ALICE), decode_command(LONG))
+        assert not desk.ran

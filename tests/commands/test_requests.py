@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from broker.access.keys import Key, Narrowing
 from broker.commands.requests import check_command
 from broker.errors import RequestError
-from broker.protocol.decoding import decode_command, decode_values
+from broker.protocol.decoding import decode_command, decode_values, prove_command, sound
+from broker.protocol.documents import at_once
 
 ACCOUNT_KEY = Key("key_1", "acct", frozenset({"command"}))
 INBOX_KEY = Key("key_2", "acct", frozenset({"command"}), frozenset({"in_1"}))
@@ -172,24 +174,30 @@ def mixed(value, random):
     return value
 
 
+def digest(command):
+    """What stands for a command's content, if it may be sent again."""
+    decoded = decode_command(command if isinstance(command, str) else json.dumps(command))
+    return check_command(ACCOUNT_KEY, msgspec.structs.replace(decoded, request_id="r1"), "r1").digest
+
+
 @given(st.dictionaries(names, values, max_size=5), st.randoms(use_true_random=False))
 def test_the_digest_ignores_the_order_of_names_spaces_and_where_parameters_stand(params, random):
     nested = {name: params[name] for name in params if random.random() < 0.5}
     top = {name: params[name] for name in params if name not in nested}
-    one = check({"action": "read", **params}).digest()
+    one = digest({"action": "read", **params})
     other = json.dumps(mixed({"params": nested, "action": "read", **top}, random), indent=2, ensure_ascii=False)
-    assert check(other).digest() == one
+    assert digest(other) == one
 
 
 @given(st.dictionaries(names, values, min_size=1, max_size=5), names, values, st.data())
 def test_the_digest_differs_for_other_parameters(params, name, value, data):
-    one = check({"action": "read", **params}).digest()
+    one = digest({"action": "read", **params})
     less = dict(params)
     less.pop(data.draw(st.sampled_from(sorted(params))))
     more = {**params, name: value}
-    assert check({"action": "read", **less}).digest() != one
+    assert digest({"action": "read", **less}) != one
     same = json.dumps(more, sort_keys=True) == json.dumps(params, sort_keys=True)
-    assert (check({"action": "read", **more}).digest() == one) == same
+    assert (digest({"action": "read", **more}) == one) == same
 
 
 @pytest.mark.parametrize(
@@ -206,16 +214,53 @@ def test_the_digest_differs_for_other_parameters(params, name, value, data):
     ],
 )
 def test_the_digest_differs_for_another_action_inbox_or_value(other):
-    assert check({"action": "read", "inbox_id": "in_1", "n": 1}).digest() != check(other).digest()
+    assert digest({"action": "read", "inbox_id": "in_1", "n": 1}) != digest(other)
 
 
 def test_the_digest_is_the_same_for_another_trace_and_request_id():
-    one = check({"action": "read", "n": 1, "request_id": "a", "traceparent": TRACE}).digest()
-    assert check({"action": "read", "n": 1, "request_id": "b"}).digest() == one
+    one = digest({"action": "read", "n": 1, "request_id": "a", "traceparent": TRACE})
+    assert digest({"action": "read", "n": 1, "request_id": "b"}) == one
 
 
-@pytest.mark.parametrize("value", ["1e400", '[{"m":1e400}]'])
-def test_a_parameter_that_no_value_can_be_made_of_is_refused_with_its_path_when_its_content_is_asked_for(value):
-    request = check(f'{{"action":"a","params":{{"n":{value}}}}}')
-    with pytest.raises(RequestError, match=r"invalid_.*`\$\.params\.n"):
-        request.digest()
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("12345678901234567.12", "12345678901234567.34"),
+        ("1e-400", "0.0"),
+        ("1.0", "1"),
+        ("-0", "0"),
+        ("[1,2]", "[12]"),
+        ('"1"', "1"),
+        ('{"a":1,"a":2}', '{"a":2,"a":1}'),
+    ],
+)
+def test_the_digest_differs_for_numbers_that_are_written_otherwise(one, other):
+    digests = {digest(f'{{"action":"read","n":{value}}}') for value in (one, other)}
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(r'"\u0041\/"', '"A/"'), (r'{"\u00e9":1}', '{"é" : 1}'), ('{"a":1,"a":2}', '{"a":2}'), ("[ 1.50 ]", "[1.50]")],
+)
+def test_the_digest_is_the_same_for_texts_that_are_written_otherwise(one, other):
+    assert digest(f'{{"action":"read","n":{one}}}') == digest(f'{{"action":"read","params":{{"n":{other}}}}}')
+
+
+def test_a_command_that_cannot_be_sent_again_needs_no_digest():
+    assert check({"action": "read", "n": 1}).digest == b""
+
+
+@pytest.mark.parametrize("value", ["1e400", '[{"m":1e400}]', "1" + "0" * 309, "[" * 129 + "]" * 129])
+def test_parameters_that_are_not_fit_to_be_handed_on_are_refused_with_their_path(value):
+    code, message = refusal(f'{{"action":"a","params":{{"m":1,"n":{value}}}}}')
+    assert code in {"invalid_params", "invalid_json"}
+    assert "`$.params.n`" in message
+
+
+def test_a_command_is_proved_once():
+    command = decode_command('{"action":"a","request_id":"r1","n":1}')
+    proved = at_once(prove_command(command))
+    assert sound(proved) is proved
+    assert sound(command).proof == proved.proof
+    assert check_command(ACCOUNT_KEY, proved, "r1").digest == proved.proof.digest

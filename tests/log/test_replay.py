@@ -15,7 +15,7 @@ from broker.config import ReplayConfig
 from broker.log import replay
 from broker.log.replay import ReplayBuffer
 from broker.log.retention import ReplayBuffers
-from broker.protocol.decoding import prepare_event
+from broker.protocol.events import ProvedJson, prepare_event
 from broker.protocol.framing import payload_of
 from broker.protocol.messages import Entry, decode_event
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection
@@ -354,7 +354,7 @@ def test_what_an_event_is_counted_as_is_what_it_takes_in_memory():
         for position in range(1, number + 1):
             raw = b'{"type":"message.received","inbox_id":"inbox_%d","payload":%b}' % (position % 1000, payload)
             new_id = f"evt_{position:032x}".__str__
-            event = prepare_event(raw, "$", max_bytes=1_000, now="2026-11-23T10:00:00.123Z", new_id=new_id)
+            event = prepare_event(ProvedJson(raw), "$", now="2026-11-23T10:00:00.123Z", new_id=new_id)
             buffers.append(buffer, [entry_of(event, position, 1_000.0 + position)])
             buffer.delivered = buffer.batch(max_events=1, max_bytes=1)[-1].position
         del event, raw, new_id

@@ -1,0 +1,120 @@
+"""Events as they come in: the body of a publish → its events, one at a time; an event → checked and normalised.
+
+Pure. A payload stays the bytes that the publisher sent, and is spliced raw into the frame of every subscriber: so it is
+proved to be a strict JSON object in one line. msgspec's `Raw` by itself takes any value, broken UTF-8 and line breaks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Annotated, Final, NewType
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+
+from ..errors import RequestError
+from .documents import MAX_DEPTH, SPACE, check_document, decode_as, elements, lines, skip_space, too_large
+from .messages import PreparedEvent, format_time
+from .names import EventType, Identifier, check_spelling
+
+ProvedJson = NewType("ProvedJson", bytes)
+"""UTF-8, and if it is JSON at all: not too deep, with no number out of range. `prove_events` makes it."""
+
+_RESERVED_WORDS: Final = frozenset({"connection", "replay", "server", "webhook", "queue"})
+_RESERVED_TYPES: Final = frozenset({"response", "error"})
+
+
+def split_events(
+    body: bytes, *, ndjson: bool, path: str = "$", max_events: int, max_bytes: int
+) -> Iterator[tuple[str, ProvedJson] | None]:
+    """Yield the events in the body of a publish, each with its path; None where others may have their turn.
+
+    ``body`` is one JSON object, a JSON list, or with ``ndjson`` an object a line (blank lines are skipped, but
+    counted). Nothing is looked at before it is asked for: each step costs one event of ``max_bytes`` at most. Raises
+    `RequestError` when it comes to what is at fault, or to more than ``max_events``.
+    """
+    items = lines(body, path, max_bytes) if ndjson else _of_one_document(body, path, max_bytes)
+    return prove_events(_at_most(max_events, items, path), max_bytes)
+
+
+def prove_events(items: Iterable[tuple[str, bytes]], max_bytes: int) -> Iterator[tuple[str, ProvedJson] | None]:
+    """Yield events with their paths, each proved to be fit for `prepare_event`; None where others may have their turn.
+
+    Raises `RequestError` for what is no UTF-8, has more than ``max_bytes``, is too deep, or has a number out of range.
+    """
+    for path, text in items:
+        if len(text) > max_bytes:
+            raise too_large(max_bytes, path)
+        decode_as(bytes.decode, text, path)
+        yield from check_document(text, path, MAX_DEPTH + 1)  # the payload stands one level down
+        yield path, ProvedJson(text)
+
+
+def _of_one_document(body: bytes, path: str, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    start = skip_space(body, 0, path, max_bytes)
+    if body[start : start + 1] == b"[":
+        return elements(body, start + 1, path, max_bytes)
+    return iter([(path, body[start:].rstrip(SPACE))])
+
+
+def _at_most(most: int, items: Iterable[tuple[str, bytes]], path: str) -> Iterator[tuple[str, bytes]]:
+    for number, item in enumerate(items):
+        if number == most:
+            raise RequestError("too_large", f"More than {most:,} events (max_events_per_request) - at `{path}`")
+        yield item
+
+
+class _RawEvent(Struct, gc=False):
+    type: EventType
+    payload: Raw
+    inbox_id: Identifier | None = None
+    event_id: Identifier | None = None
+    created_at: Annotated[datetime, Meta(tz=True)] | None = None
+    account_id: Identifier | None = None
+    inbox: Raw | UnsetType = UNSET
+    inboxes: Raw | UnsetType = UNSET
+    inbox_ids: Raw | UnsetType = UNSET
+    inbox_camel: Raw | UnsetType = field(default=UNSET, name="inboxId")
+    inboxes_camel: Raw | UnsetType = field(default=UNSET, name="inboxIds")
+
+    @property
+    def is_misspelt(self) -> bool:
+        """Whether there is something that means an inbox and is no field."""
+        return not (self.inbox is self.inboxes is self.inbox_ids is self.inbox_camel is self.inboxes_camel is UNSET)
+
+
+_decode_raw_event = msgspec.json.Decoder(_RawEvent).decode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+def prepare_event(text: ProvedJson, path: str, *, now: str, new_id: Callable[[], str]) -> PreparedEvent:
+    """Check one event to publish; return it normalised.
+
+    ``text`` comes from `split_events` or `prove_events`; ``now`` (as `format_time` writes it) and ``new_id`` fill what
+    is left out. Raises `RequestError` with ``path`` in its message.
+    """
+    event = decode_as(_decode_raw_event, text, path)
+    if event.is_misspelt:
+        check_spelling({name: f"{path}.{name}" for name in decode_as(_decode_object, text, path)}, "inbox_id")
+    first_word = event.type.partition(".")[0]
+    if first_word in _RESERVED_WORDS or event.type in _RESERVED_TYPES:
+        raise RequestError("invalid_params", f"The type {event.type!r} is the broker's own - at `{path}.type`")
+    try:
+        created_at = now if event.created_at is None else format_time(event.created_at)
+    except OverflowError:
+        raise RequestError("invalid_params", f"The time is out of range - at `{path}.created_at`") from None
+    return PreparedEvent(
+        event.type,
+        event.inbox_id,
+        event.event_id or new_id(),
+        created_at,
+        _object_in_one_line(bytes(event.payload), f"{path}.payload"),
+        event.account_id,
+    )
+
+
+def _object_in_one_line(text: bytes, path: str) -> bytes:
+    if text[:1] != b"{":
+        raise RequestError("invalid_params", f"Expected `object` - at `{path}`")
+    if b"\n" in text or b"\r" in text:
+        return msgspec.json.format(text, indent=-1)
+    return text

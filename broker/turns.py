@@ -1,0 +1,22 @@
+"""Turns: long work is done in steps, and everybody else has a turn between two of them."""
+
+from collections.abc import Generator
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+async def in_turns(steps: Generator[None, None, T]) -> T:
+    """Do all steps, with a checkpoint after each that is not the last; return their value.
+
+    So what takes one step only is done at once, in the step of whoever calls this.
+    """
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        await trio.lowlevel.checkpoint()
