@@ -63,14 +63,14 @@ def _message(message_id: str, inbox_id: str, number: int) -> dict[str, Any]:
 async def run_demo(*, host: str, port: int, seconds: float | None, say: Say) -> None:
     """Run the demo for ``seconds`` (None: until SIGINT or SIGTERM). A port that is taken is replaced by a free one."""
     with (
-        trio.move_on_after(float("inf") if seconds is None else seconds) as time,
+        trio.move_on_after(float("inf") if seconds is None else seconds) as showing,
         trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
     ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_show, host, port, say)
             await anext(signals)
             say("\nbye")
-            time.cancel()
+            showing.cancel()
 
 
 async def _show(host: str, port: int, say: Say) -> None:

@@ -59,7 +59,7 @@ def test_json_is_json(block):
 def environment(port, folder):
     """What a reader has in a terminal: the program on the PATH, a key, and a folder of one's own."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    where = {"BROKER_URL": f"http://127.0.0.1:{port}", "BROKER_SERVER__PORT": str(port), "BROKER_KEY": KEY}
+    where = {"BROKER_URL": f"http://127.0.0.1:{port}", "BROKER_SERVER__PORT": port, "BROKER_KEY": KEY}
     return {**os.environ, "PATH": path, "HOME": str(folder), **where}
 
 
@@ -87,30 +87,29 @@ def run(command, port, folder):
 
 
 @contextmanager
-def broker_there(port, folder):
-    """A broker like the one that the pages speak of."""
+def broker_there(folder):
+    """A broker like the one that the pages speak of, and its port."""
     path = folder / "there.toml"
     path.write_text(CONFIG)
-    with serving("--config", path, "--port", port):
-        yield
+    with serving("--config", path) as (_, url):
+        yield url.rpartition(":")[2]
 
 
 @each("python")
 def test_a_python_program_runs_to_its_end(block, tmp_path):
-    port = free_port()
     program = tmp_path / "program.py"
-    program.write_text(block.text.replace(PORT, str(port)))
-    with broker_there(port, tmp_path):
+    with broker_there(tmp_path) as port:
+        program.write_text(block.text.replace(PORT, port))
         run([sys.executable, "-W", "error", program], port, tmp_path)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks("bash", page=page)], ids=lambda page: page.name)
 def test_the_commands_of_a_page_work_one_after_the_other(page, tmp_path):
-    port = free_port()
-    ready = f"curl -s -o ready --retry 50 --retry-delay 1 --retry-connrefused http://127.0.0.1:{port}/readyz"
-    texts = [block.text.replace(PORT, str(port)) for block in blocks("bash", page=page)]
-    session = f"\n{ready}\n".join(texts)
-    with nullcontext() if "broker serve" in session else broker_there(port, tmp_path):
+    texts = [block.text for block in blocks("bash", page=page)]
+    starts_its_own = any("broker serve" in text for text in texts)
+    with nullcontext(str(free_port())) if starts_its_own else broker_there(tmp_path) as port:
+        ready = f"curl -s -o ready --retry 50 --retry-delay 1 --retry-connrefused http://127.0.0.1:{port}/readyz"
+        session = f"\n{ready}\n".join(texts).replace(PORT, port)
         run(["bash", "-euo", "pipefail", "-c", session], port, tmp_path)
 
 
