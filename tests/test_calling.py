@@ -63,7 +63,7 @@ async def test_a_call_with_a_request_id_is_done_once():
 
 async def test_no_rate_limits_a_call_and_a_call_leaves_the_rates_of_its_account_as_they_are():
     slow = TierRatesConfig(commands_per_account=RateConfig(per_second=1))
-    config = config_of(alices(tier="growth"), rates=RatesConfig(developer=slow, growth=slow))
+    config = config_of(alices(tier="growth"), rates=RatesConfig(growth=slow))
     async with open_broker(config) as opened, serving(opened) as address:
 
         @opened.command("work")

@@ -90,6 +90,14 @@ async def test_a_client_that_stops_reading_is_fed_when_it_reads_again_or_told_of
         assert len(numbers) + missed == 100
 
 
+async def test_a_client_that_reads_nothing_ends_with_its_block_at_once(autojump_clock):
+    async with open_broker(config()) as broker:
+        began = trio.current_time()
+        async with connect(broker, room_bytes=0):
+            await broker.publish(ACCOUNT, event())
+        assert trio.current_time() == began
+
+
 async def test_a_client_that_answers_nothing_is_closed_after_its_heartbeat(autojump_clock):
     settings = config(limits=LimitsConfig(heartbeat_seconds=30), replay=ReplayConfig(seconds=60))
     async with open_broker(settings) as broker, connect(broker) as client:

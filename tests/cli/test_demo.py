@@ -56,7 +56,7 @@ def test_an_interrupt_ends_it_even_where_interrupts_were_ignored_when_it_began()
 
 
 def test_a_reader_that_has_enough_is_an_end_without_a_word():
-    with process("demo", "--port", "0") as demo:
+    with process("demo", "--port", "0", PYTHONUNBUFFERED="") as demo:
         demo.stdout.readline()
         demo.stdout.close()
         assert demo.wait(GUARD_SECONDS) == 0

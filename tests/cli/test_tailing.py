@@ -165,7 +165,7 @@ def test_ctrl_c_is_an_end_without_a_word(url):
 
 
 def test_a_reader_that_has_enough_is_an_end_without_a_word(url):
-    with process("tail", "--url", url) as tailing:
+    with process("tail", "--url", url, PYTHONUNBUFFERED="") as tailing:
         assert "connection.ready" in tailing.stdout.readline()
         tailing.stderr.readline()
         tailing.stdout.close()
