@@ -7,6 +7,7 @@ from .commands.dispatch import CommandContext
 from .config import (
     AccessConfig,
     AccountConfig,
+    BrowsersConfig,
     CommandsConfig,
     Config,
     KeyConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "BrokerClosedError",
     "BrokerError",
     "BrokerStatistics",
+    "BrowsersConfig",
     "CloseCode",
     "CommandContext",
     "CommandError",

@@ -37,7 +37,7 @@ from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_sin
 from .protocol.selection import TypeFilter
 from .schedule import Schedule
 
-RELOADED_SECTIONS: Final = ("accounts", "operators", "rates")
+RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers")
 AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
 

@@ -8,7 +8,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +20,8 @@ Positive = Annotated[int, Meta(gt=0)]
 PositiveSeconds = Annotated[int, Meta(gt=0, le=86_400)] | Annotated[float, Meta(gt=0, le=86_400)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s]+$(?!\n)")]
+Origin = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@,]+$(?!\n)")]
+"""A web page's origin as browsers name it: scheme, host and port, no path."""
 WebhookSecret = Annotated[
     str,
     Meta(pattern=r"^whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(?:==)?)$(?!\n)"),
@@ -85,6 +87,12 @@ class TokensConfig(_Section, frozen=True):
 
     secret: Annotated[str, Meta(min_length=32)] | None = None
     ttl_seconds: PositiveSeconds = 60
+
+
+class BrowsersConfig(_Section, frozen=True):
+    """Which web pages may connect, by their origin. None unless listed."""
+
+    origins: tuple[Origin, ...] = ()
 
 
 class CommandsConfig(CalloutConfig, frozen=True):
@@ -165,6 +173,7 @@ class Config(_Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     access: AccessConfig = AccessConfig()
     tokens: TokensConfig = TokensConfig()
+    browsers: BrowsersConfig = BrowsersConfig()
     commands: CommandsConfig = CommandsConfig()
     rates: RatesConfig = RatesConfig()
     accounts: tuple[AccountConfig, ...] = ()
@@ -225,6 +234,8 @@ def _override(section: str, name: str, variable: str, value: str) -> Any:
     if name not in kinds:
         raise ConfigError(f"{variable}: [{section}] has no setting `{name}`")
     try:
+        if get_origin(kinds[name]) is tuple:
+            return msgspec.convert([item.strip() for item in value.split(",")], kinds[name])
         return msgspec.convert(value, kinds[name], strict=False)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigError(f"{variable}: {error}") from None

@@ -111,6 +111,12 @@ class RequestError(BrokerError):
         """The HTTP status that goes with the code; 400 for a code of a handler's own."""
         return HTTP_STATUS.get(self.code, 400)
 
+    def with_headers(self, headers: tuple[tuple[str, str], ...]) -> "RequestError":
+        """Return the same refusal, whose HTTP answer has these headers too."""
+        return RequestError(
+            self.code, self.message, retry_after_ms=self.retry_after_ms, headers=(*self.headers, *headers)
+        )
+
     def as_json(self) -> dict[str, Any]:
         """The ``error`` object of an answer (PROTOCOL section 4)."""
         body: dict[str, Any] = {"code": self.code, "message": self.message}

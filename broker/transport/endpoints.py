@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from ..access.admission import admit
 from ..access.keys import Key, credential_of
@@ -19,6 +20,7 @@ from ..broker import Broker
 from ..errors import BadCommandError, BadFrameError, RequestError
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
+from .browsers import cross_origin_headers, preflight_headers
 from .request import Request
 from .response import Response, json_response
 from .upgrade import Upgrade, check_upgrade, offered_subprotocols
@@ -32,13 +34,28 @@ Handler = Callable[[Broker, Request], Awaitable[Response | Upgrade]]
 
 
 async def handle(broker: Broker, request: Request) -> Response | Upgrade:
+    """Judge the page that a request comes from, if it comes from one, and let its route answer.
+
+    Raises `RequestError`.
+    """
+    headers = cross_origin_headers(request, broker.config.browsers.origins)
+    try:
+        answer = await _route(broker, request)
+    except RequestError as error:
+        raise error.with_headers(headers) from None
+    if headers and isinstance(answer, Response):
+        return replace(answer, headers=answer.headers + headers)
+    return answer
+
+
+async def _route(broker: Broker, request: Request) -> Response | Upgrade:
     """Find the route of a request and let it answer. Raises `RequestError`."""
     methods = ROUTES.get(request.path)
     if methods is None and request.path != _EVERYTHING:
         raise RequestError("not_found", "There is nothing at this path")
     allowed = _allowed(request.path, methods)
     if request.method == "OPTIONS":
-        return Response(204, headers=(("Allow", ", ".join(allowed)),))
+        return Response(204, headers=(("Allow", ", ".join(allowed)), *preflight_headers(request, allowed)))
     if methods is None or request.method not in allowed:
         message = f"{request.method} is not allowed here, but {' and '.join(allowed)}"
         raise RequestError("method_not_allowed", message, headers=(("Allow", ", ".join(allowed)),))
