@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Raw
 from msgspec.structs import replace
 
-from ..access.admission import admit
+from ..access.admission import Judge, admit
 from ..access.keys import Key, credential_of
 from ..access.opening import Opening, check_opening
 from ..broker import Broker
@@ -21,6 +21,7 @@ from ..errors import BadCommandError, BadFrameError, RequestError
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from .browsers import cross_origin_headers, preflight_headers
+from .polling import poll
 from .request import Request
 from .response import Response, json_response
 from .upgrade import Upgrade, check_upgrade, offered_subprotocols
@@ -88,14 +89,7 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
     head = check_upgrade(request)
     broker.require_ready()
     key = await _authenticate(broker, request, tokens=True)
-    most = broker.config.limits.max_inboxes_per_connection
-
-    def judge() -> tuple[Key, Opening]:
-        worth = broker.keyring.confirm(key)
-        if worth.account_id != key.account_id:
-            raise RequestError("unavailable", "The key has just moved to another account", retry_after_ms=0)
-        return worth, check_opening(worth, request.query(), most)
-
+    judge = _judge_of(broker, request, key)
     since = request.query().get("since")
     async with AsyncExitStack() as stack:
         if since is not None or key.is_operator:
@@ -106,6 +100,33 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
         # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
         worth, opening, slot = await admit(broker.slots, judge)
         return Upgrade(worth, opening, slot, account, stack.pop_all(), head)
+
+
+def _judge_of(broker: Broker, request: Request, key: Key) -> Judge:
+    """Return what says, in the very step in which it is asked, what a key and the request's query are worth."""
+    most = broker.config.limits.max_inboxes_per_connection
+
+    def judge() -> tuple[Key, Opening]:
+        worth = broker.keyring.confirm(key)
+        if worth.account_id != key.account_id:
+            raise RequestError("unavailable", "The key has just moved to another account", retry_after_ms=0)
+        return worth, check_opening(worth, request.query(), most)
+
+    return judge
+
+
+async def read_events(broker: Broker, request: Request) -> Response | Upgrade:
+    """`GET /v1/events`: the next page of events, waited for if that is asked (PROTOCOL section 6)."""
+    broker.require_ready()
+    key = await _authenticate(broker, request)
+    key.require("subscribe")
+    judge = _judge_of(broker, request, key)
+    judge()  # who is refused is not kept waiting
+    since = request.query().get("since")
+    async with broker.hold(str(key.account_id)) as account:
+        if since is not None:
+            await broker.reach(account, since)
+        return json_response(await poll(broker, request, account, key, judge))
 
 
 async def make_token(broker: Broker, request: Request) -> Response | Upgrade:
@@ -172,12 +193,12 @@ async def ready(broker: Broker, request: Request) -> Response | Upgrade:
 
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/stream": {"GET": open_stream},
-    "/v1/events": {"POST": publish_events},
+    "/v1/events": {"GET": read_events, "POST": publish_events},
     "/v1/commands": {"POST": give_command},
     "/v1/websocket/token": {"POST": make_token},
     "/healthz": {"GET": alive},
     "/readyz": {"GET": ready},
 }
-_LASTING: Final = frozenset({"/v1/stream"})
+_LASTING: Final = frozenset({"/v1/stream", "/v1/events"})
 _EVERYTHING: Final = "*"
 """The target of an OPTIONS that asks for the server as a whole (RFC 9110 section 9.3.7)."""

@@ -1,0 +1,193 @@
+"""Polling: `GET /v1/events`, for clients that cannot keep a connection open (PROTOCOL section 6).
+
+A poll is a follower for the length of one request: it reads one page of its account's log, and waits for the first
+event if it is told to. While it waits it has a slot, as a connection has; who takes that away, by the same `client_id`,
+for want of room, or because the broker drains, lets it answer early. An early answer loses nothing: it has a cursor.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Final
+
+import trio
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ..access.admission import Judge, admit
+from ..access.keys import Key
+from ..access.opening import Opening
+from ..broker import Broker
+from ..errors import CloseCode, RequestError
+from ..fanout.follower import Follower
+from ..fanout.hub import Account
+from ..fanout.subscriptions import Listener
+from ..protocol.framing import payload_of
+from ..protocol.messages import Entry, Gap, Replay
+from .request import Request
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1_000
+MAX_PAGE_BYTES: Final = 4_194_304
+MAX_WAIT_SECONDS: Final = 60
+
+
+class Page(Struct, frozen=True):
+    """The answer to a poll: events as every subscriber gets them, and where the next page begins."""
+
+    events: list[Raw]
+    cursor: str
+    replay: Replay | UnsetType = UNSET
+
+
+class Poll(Struct, frozen=True):
+    """How much a poll may bring, and how long it may wait for it."""
+
+    limit: int
+    wait_seconds: float
+
+
+def check_poll(query: Mapping[str, str]) -> Poll:
+    """Return what a query asks for. Raises `RequestError` (`bad_request`) that names the field."""
+    limit = _number(query, "limit", int, str(DEFAULT_LIMIT))
+    if not 1 <= limit <= MAX_LIMIT:
+        raise RequestError("bad_request", f"From 1 to {MAX_LIMIT} events can be asked for - at `limit`")
+    wait_seconds = _number(query, "wait", float, "0")
+    if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
+        raise RequestError("bad_request", f"A poll waits for 0 to {MAX_WAIT_SECONDS} seconds - at `wait`")
+    return Poll(int(limit), wait_seconds)
+
+
+def _number(query: Mapping[str, str], name: str, kind: Callable[[str], float], default: str) -> float:
+    text = query.get(name, default)
+    try:
+        if not (text.isascii() and text.replace(".", "", 1).isdigit()):
+            raise ValueError
+        return kind(text)
+    except ValueError:
+        raise RequestError("bad_request", f"Expected a number, got {text[:20]!r} - at `{name}`") from None
+
+
+class _Waiter:
+    """What wakes a poll. It has the poll's slot."""
+
+    def __init__(self, draining: trio.Event) -> None:
+        self._draining = draining
+        self._began_at = trio.current_time()
+        self._woken = trio.Event()
+        self.answer_now = False
+        """Whether it is to answer with what there is."""
+
+    def wake(self) -> None:
+        """Let it look at the log."""
+        self._woken.set()
+
+    def hurry(self, *_: object) -> None:
+        """Let it answer with what there is."""
+        self.answer_now = True
+        self._woken.set()
+
+    async def wait(self, until: float) -> None:
+        """Wait to be woken, until a time (trio's clock) at most."""
+        with trio.move_on_at(until):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hurry_at_drain)
+                await self._woken.wait()
+                nursery.cancel_scope.cancel()
+        self._woken = trio.Event()
+
+    async def _hurry_at_drain(self) -> None:
+        await self._draining.wait()
+        self.hurry()
+
+    # --- holding a slot
+
+    def last_heard(self) -> float:
+        """Return when the request came."""
+        return self._began_at
+
+    def ask_for_life(self) -> None:
+        """Nothing can be asked of a client that waits for its answer."""
+
+    def lived_since(self, moment: float) -> bool:
+        """Whether the client is there: a poll ends by itself, so it is never taken for a ghost."""
+        return True
+
+    def end(self, code: CloseCode, why: str) -> None:
+        """Answer, so that the slot is free."""
+        self.hurry()
+
+
+async def poll(broker: Broker, request: Request, account: Account, key: Key, judge: Judge) -> Page:
+    """Return the next page for a client; wait for its first event if the client asks for that.
+
+    The key is judged in the step in which the page is complete. Raises `RequestError`, `PeerGoneError`.
+    """
+    asked = check_poll(request.query())
+    waiter = _Waiter(broker.draining)
+    poller = _Poller(account, judge, asked, waiter)
+    if not asked.wait_seconds:
+        return await poller.page()
+    _, _, slot = await admit(broker.slots, judge)
+    slot.holder = waiter
+    with ExitStack() as stack:
+        stack.callback(slot.release)
+        stack.enter_context(broker.keyring.watch(key, request.remote, waiter.hurry))
+        return await request.unless_client_leaves(poller.page)
+
+
+class _Poller:
+    """One poll at work."""
+
+    def __init__(self, account: Account, judge: Judge, asked: Poll, waiter: _Waiter) -> None:
+        self._account = account
+        self._judge = judge
+        self._asked = asked
+        self._waiter = waiter
+        self._until = trio.current_time() + asked.wait_seconds
+        self._start = account.buffer.head
+        """Where a poll without `since` begins."""
+
+    async def page(self) -> Page:
+        """Read a page, and again if by its end the key reaches something else."""
+        while True:
+            _, opening = self._judge()
+            page = await self._read(opening)
+            if self._judge()[1] == opening:
+                return page
+
+    async def _read(self, opening: Opening) -> Page:
+        account = self._account
+        listener = Listener(_take_nothing, self._waiter.wake)
+        follower = Follower(account.buffer, account.subscriptions, listener, opening.selection, opening.event_filter)
+        try:
+            start = self._start if opening.since is None else follower.resolve(opening.since, trio.current_time())
+            replay, _ = follower.start(start)
+            recovered, entries, through = await self._entries(follower)
+            cursor = follower.cursor if through is None else account.buffer.cursor_at(through)
+        finally:
+            follower.close()
+        events = [Raw(payload_of(entry.frame)) for entry in entries]
+        told = UNSET if opening.since is None else Replay(replay.recovered and recovered, replay.count)
+        return Page(events, cursor, told)
+
+    async def _entries(self, follower: Follower) -> tuple[bool, list[Entry], int | None]:
+        """Return whether nothing was missed, the events, and their last position if there may be more behind it."""
+        recovered, entries, size = True, list[Entry](), 0
+        while True:
+            following = follower.next()
+            if isinstance(following, Gap):
+                recovered = False
+            elif following is not None:
+                for entry in following:
+                    size += len(entry.frame)
+                    if len(entries) == self._asked.limit or (entries and size > MAX_PAGE_BYTES):
+                        return recovered, entries, entries[-1].position
+                    entries.append(entry)
+                await trio.lowlevel.checkpoint()
+            elif entries or self._waiter.answer_now or trio.current_time() >= self._until:
+                return recovered, entries, None
+            else:
+                await self._waiter.wait(self._until)
+
+
+def _take_nothing(_: bytes) -> int:
+    return 0
