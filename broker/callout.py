@@ -4,22 +4,36 @@ Signed as Standard Webhooks are. Redirects are not followed, proxies of the envi
 answer is read than fits.
 """
 
+import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import trio
 from standardwebhooks.webhooks import Webhook
 
 from .errors import RequestError
+from .version import __version__
 
 if TYPE_CHECKING:
     import httpx
 
 MAX_ANSWER_BYTES: Final = 1_048_576
 MAX_CONNECTIONS: Final = 100
+USER_AGENT: Final = f"daimon-broker/{__version__}"
+COMPLAIN_SECONDS: Final = 60.0
+"""How often answers that are not understood are logged at most."""
+QUIET_SECONDS: Final = 10.0
+"""How often the beginning of an outage is logged at most."""
+
+T = TypeVar("T")
+
+
+class NoAnswerError(RequestError):
+    """There is no answer, or none that counts: ``unavailable``, or ``timeout`` if it did not come in time."""
 
 
 class Callout:
@@ -31,11 +45,10 @@ class Callout:
         self._webhook = Webhook(secret)
         self._timeout_seconds = timeout_seconds
 
-    async def ask(self, question: Any, message_id: str, traceparent: str | None = None) -> tuple[int, Any]:
-        """POST a question; return the status and the answer's JSON (None if it is none).
+    async def ask(self, question: Any, message_id: str, traceparent: str | None = None) -> tuple[int, bytes]:
+        """POST a question; return the status and the body of the answer.
 
-        ``message_id`` is the same when the same is asked again. Raises `RequestError`: ``timeout`` if the answer does
-        not come in time, ``unavailable`` if there is no whole answer.
+        ``message_id`` is the same when the same is asked again. Raises `NoAnswerError`.
         """
         import httpx
 
@@ -44,6 +57,7 @@ class Callout:
         headers = {
             "content-type": "application/json",
             "accept-encoding": "identity",
+            "user-agent": USER_AGENT,
             "webhook-id": message_id,
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": self._webhook.sign(message_id, now, body.decode()),
@@ -53,14 +67,14 @@ class Callout:
         with trio.move_on_after(self._timeout_seconds):
             try:
                 async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
-                    return response.status_code, _json_of(await _read(response))
+                    return response.status_code, await _read(response)
             except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError):
-                raise RequestError("unavailable", "The operator's API gave no answer") from None
-        raise RequestError("timeout", "The operator's API did not answer in time")
+                raise NoAnswerError("unavailable", "The operator's API gave no answer") from None
+        raise NoAnswerError("timeout", "The operator's API did not answer in time")
 
 
 async def _read(response: "httpx.Response") -> bytes:
-    """Return the whole body. Raises `RequestError` if it is too long."""
+    """Return the whole body. Raises `NoAnswerError` if it is too long."""
     answer = bytearray()
     # A `break` would leave the generators inside httpx to the garbage collector; being cancelled ends them.
     with trio.CancelScope() as reading:
@@ -69,15 +83,55 @@ async def _read(response: "httpx.Response") -> bytes:
             if len(answer) > MAX_ANSWER_BYTES:
                 reading.cancel()
     if len(answer) > MAX_ANSWER_BYTES:
-        raise RequestError("unavailable", "The operator's API gave too long an answer")
+        raise NoAnswerError("unavailable", "The operator's API gave too long an answer")
     return bytes(answer)
 
 
-def _json_of(answer: bytes) -> Any:
+def decode_answer(body: bytes, kind: type[T]) -> T:
+    """Return an answer's JSON as ``kind``. Raises `msgspec.ValidationError`, which names the field at fault."""
     try:
-        return msgspec.json.decode(answer)
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError:
+        raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        raise msgspec.ValidationError("The answer is no JSON") from None
+
+
+class Outage:
+    """Says in the log when answers cease to come and when they come again, and now and then that one is of no use.
+
+    ``ceased`` and ``misunderstood`` have a place (``%s``) for the reason.
+    """
+
+    def __init__(self, logger: logging.Logger, *, ceased: str, resumed: str, misunderstood: str) -> None:
+        self._logger = logger
+        self._ceased = ceased
+        self._resumed = resumed
+        self._misunderstood = misunderstood
+        self._said = False
+        """Whether it was logged that answers have ceased, and not yet that they come again."""
+        self._quiet_until = -math.inf
+        self._complain_at = -math.inf
+
+    def no_answer(self, reason: BaseException) -> None:
+        """Note that a question has no answer. What is not expected is logged with its traceback."""
+        if not self._said and trio.current_time() >= self._quiet_until:
+            expected = isinstance(reason, (RequestError, TimeoutError))
+            self._logger.warning(self._ceased, reason, exc_info=None if expected else reason)
+            self._said = True
+            self._quiet_until = trio.current_time() + QUIET_SECONDS
+
+    def answered(self) -> None:
+        """Note that a question has an answer."""
+        if self._said:
+            self._logger.info(self._resumed)
+            self._said = False
+
+    def not_understood(self, reason: msgspec.ValidationError) -> None:
+        """Note that an answer was of another form."""
+        if trio.current_time() >= self._complain_at:
+            self._logger.warning(self._misunderstood, reason)
+            self._complain_at = trio.current_time() + COMPLAIN_SECONDS
 
 
 @asynccontextmanager

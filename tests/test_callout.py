@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from apis import SECRET, Api, headers_of, json_answer, running_api
 from commanding import (
     ACCOUNT,
     ALICE,
+    BOB,
     INBOXES,
     LISTENER,
     TRACE,
@@ -28,7 +30,7 @@ from trio.testing import MockClock
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CommandContext, CommandsConfig, RequestError, open_broker
-from broker.callout import MAX_ANSWER_BYTES, open_callout
+from broker.callout import MAX_ANSWER_BYTES, MAX_CONNECTIONS, open_callout
 from broker.transport.http11 import HttpLimits, serve_http
 from broker.transport.response import Response
 from broker.transport.stream import ClientStream
@@ -186,7 +188,7 @@ ANSWERS = {
     "200 with garbage": (Response(200, b"\xff\xfe{"), "unavailable", 503),
     "200 with half a document": (Response(200, b'{"result":{'), "unavailable", 503),
     "200 with bad UTF-8 in it": (Response(200, b'{"result":{"a":"\xff"}}'), "unavailable", 503),
-    "200 too deep": (Response(200, b'{"result":' + b"[" * 100_000), "unavailable", 503),
+    "200 too deep": (Response(200, b'{"result":{"a":' + b"[" * 100_000), "unavailable", 503),
     "200 with a list": (json_answer([1]), "unavailable", 503),
     "200 with text": (json_answer("ok"), "unavailable", 503),
     "200 with neither": (json_answer({"ok": True}), "unavailable", 503),
@@ -217,8 +219,44 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize(("answer", "outcome", "status"), ANSWERS.values(), ids=ANSWERS)
-async def test_every_answer_of_the_api_has_its_outcome_and_its_status(answer, outcome, status, caplog):
+WHY = {
+    "500": "(500)",
+    "500 with an error": "(500)",
+    "503 with a result": "(503)",
+    "200 without a body": "no JSON",
+    "204": "(204)",
+    "200 with garbage": "no JSON",
+    "200 with half a document": "no JSON",
+    "200 with bad UTF-8 in it": "no JSON",
+    "200 too deep": "no JSON",
+    "200 with a list": "got `array`",
+    "200 with text": "got `str`",
+    "200 with neither": "neither `result` nor `error`",
+    "a result that is a list": "`$.result`",
+    "a result that is null": "neither `result` nor `error`",
+    "an error that is a text": "`$.error`",
+    "a huge answer": "too long",
+    "a huge refusal": "too long",
+    "a compressed answer": "no JSON",
+    "a redirect": "(302)",
+    "a redirect of posts": "(307)",
+}
+"""What the log says of those answers that are none, beside `gave no answer`."""
+
+
+def said_of_the_api(caplog) -> list[str]:
+    """What was logged of the operator's API, with its level; nothing worse than a warning was logged of anything."""
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+    assert [record for record in caplog.records if record.exc_info] == []
+    return [
+        f"{record.levelname} {record.getMessage()}"
+        for record in caplog.records
+        if record.name == "broker.commands.forward"
+    ]
+
+
+@pytest.mark.parametrize(("name", "answer", "outcome", "status"), [(n, *a) for n, a in ANSWERS.items()], ids=ANSWERS)
+async def test_every_answer_of_the_api_has_its_outcome_and_its_status(name, answer, outcome, status, caplog):
     async with forwarding() as (api, opened), serving(opened) as address:
         api.answer = answer
         async with connected(address) as client:
@@ -230,7 +268,12 @@ async def test_every_answer_of_the_api_has_its_outcome_and_its_status(answer, ou
         assert (body["result"] if status == 200 else body["error"]["code"]) == outcome
         assert set(api.paths) == {"POST /commands"}, "no redirect is followed"
         assert len(api.asked) == 2
-        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    if status == 503:
+        [line] = said_of_the_api(caplog)
+        assert line.startswith("WARNING ")
+        assert WHY.get(name, "gave no answer") in line
+    else:
+        assert said_of_the_api(caplog) == []
 
 
 async def test_the_words_of_a_refusal_are_passed_on():
@@ -256,6 +299,84 @@ async def test_what_the_api_decided_is_remembered_and_what_it_could_not_is_asked
             again = await ask(opened, "work", request_id)
             assert (again.outcome == first.outcome) == lasting, request_id
             assert (again.outcome == {"another": "answer"}) != lasting, request_id
+
+
+async def test_an_outage_of_the_api_is_logged_when_it_begins_and_when_it_ends(caplog):
+    caplog.set_level(logging.INFO)
+    async with forwarding() as (api, opened):
+        for answer in (Response(500), b"", Response(500), json_answer({"result": {}}), json_answer({"result": {}})):
+            api.answer = answer
+            await ask(opened, "work", password="swordfish")
+    began, ended = said_of_the_api(caplog)
+    assert began.startswith("WARNING ")
+    assert "(500)" in began
+    assert ended == "INFO the operator's API does commands again"
+    assert "swordfish" not in caplog.text
+
+
+@pytest.mark.parametrize("answer", [json_answer({"error": ERROR}, 404), Response(400)])
+async def test_an_api_that_refuses_has_answered(answer, caplog):
+    caplog.set_level(logging.INFO)
+    async with forwarding() as (api, opened):
+        for given in (Response(500), answer):
+            api.answer = given
+            await ask(opened, "work")
+    assert [line.split()[0] for line in said_of_the_api(caplog)] == ["WARNING", "INFO"]
+
+
+async def test_an_api_that_fails_now_and_then_does_not_fill_the_log(caplog):
+    caplog.set_level(logging.INFO)
+    async with forwarding() as (api, opened):
+        for number in range(40):
+            api.answer = json_answer({"result": []} if number % 4 == 1 else {"result": {}}, 500 * (number % 2) or 200)
+            await ask(opened, "work")
+    assert len(said_of_the_api(caplog)) == 2
+
+
+async def test_an_answer_that_is_not_understood_is_logged_once_a_minute_and_names_the_field(caplog):
+    async with forwarding() as (api, opened):
+        for answer in ({"result": [1]}, {"result": {}}, {"error": {"code": 7}}, {"result": [1]}):
+            api.answer = json_answer(answer)
+            await ask(opened, "work")
+    [line] = said_of_the_api(caplog)
+    assert "not understood" in line
+    assert "`$.result`" in line
+
+
+async def test_the_broker_says_its_name_and_version():
+    async with forwarding() as (api, opened):
+        await ask(opened, "work")
+        assert api.asked[0][0]["user-agent"] == f"daimon-broker/{version('daimon-broker')}"
+
+
+# --- fair shares -------------------------------------------------------------
+
+
+async def test_the_slow_commands_of_one_account_hold_up_no_other():
+    """As many as it may have under way, which is more than there are connections to the API."""
+    async with forwarding(max_per_connection=250) as (api, opened), serving(opened) as address:
+        api.answer = None
+        greedy = Caller(opened)
+        for _ in range(250):
+            greedy.send("work")
+        await until_asked(api, 75)
+        api.answer = json_answer({"result": {"quick": True}})
+        assert (await ask(opened, "work", secret=BOB)).outcome == {"quick": True}
+        async with connected(address, BOB) as client:
+            assert await client.ask("work", "r1") == {"quick": True}
+        await blocked(0.01)
+        assert len(api.asked) == 77
+        assert opened.statistics().commands.under_way == 250
+        assert MAX_CONNECTIONS == 100
+
+
+async def until_asked(api, times: int) -> None:
+    """Wait until the API has been asked so often, and is asked no more."""
+    with trio.fail_after(20):
+        while len(api.asked) < times:
+            await blocked(0.001)
+    await blocked(0.01)
+    assert len(api.asked) == times
 
 
 async def test_an_absent_api_is_unavailable_and_is_asked_again_when_it_is_there():

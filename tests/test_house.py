@@ -17,7 +17,7 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, [("errors", "schedule", "turns", "accounts", "version")]),
+    ("", 0, [("errors", "schedule", "turns", "accounts", "fairness", "version")]),
     ("protocol", 1, [("framing", "selection"), "names", "documents", "messages", ("events", "decoding")]),
     ("", 2, [("config", "callout")]),
     ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("keyring", "admission")]),

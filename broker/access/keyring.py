@@ -24,6 +24,7 @@ from .keys import (
     Key,
     Narrowing,
     digest_of,
+    may_be_key,
     unauthorized,
 )
 from .lookup import RETRY_SECONDS, Kept, Lookup, LookupStatistics
@@ -99,7 +100,10 @@ class Keyring:
         if credential.startswith(OPERATOR_KEY_PREFIX):
             return _known(self._access.operator_key(digest_of(credential)))
         if credential.startswith(ACCOUNT_KEY_PREFIX):
-            return await self._find(digest_of(credential), remote)
+            digest = digest_of(credential)
+            if not may_be_key(credential):
+                return _known(self._access.account_key(digest))
+            return await self._find(digest, remote)
         if credential.startswith(TOKEN_PREFIX):
             claims = self._tokens.read(credential, datetime.now(UTC))
             return (await self._find(claims.key_sha256, remote)).narrowed(claims.narrowing)

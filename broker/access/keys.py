@@ -3,6 +3,7 @@
 Pure. Keys are known by their SHA-256 alone; what is compared is compared in constant time.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b, sha256
 from hmac import compare_digest
@@ -23,6 +24,8 @@ SUBPROTOCOL_PREFIX: Final = "bearer."
 """Of the WebSocket subprotocol that carries a token, from where nothing else can be sent (browsers)."""
 MAX_CONNECTIONS: Final[dict[Tier, int | None]] = {"free": 1, "developer": 10, "growth": 100, "enterprise": None}
 """Concurrent connections of an account; None: any number."""
+_KEY: Final = re.compile(ACCOUNT_KEY_PREFIX + r"[A-Za-z0-9._~+/=-]{1,200}")
+"""The alphabet is that of Bearer credentials (RFC 6750 section 2.1)."""
 _CHALLENGE: Final = (("WWW-Authenticate", "Bearer"),)
 
 
@@ -148,9 +151,10 @@ _Keys = dict[str, Key]
 
 
 class Access:
-    """The keys of a configuration."""
+    """The keys of a configuration, to be found by their SHA-256. Of a large one it takes a while to make."""
 
     def __init__(self, config: Config) -> None:
+        self.config = config
         self._accounts = frozenset(account.id for account in config.accounts)
         self._account_keys: _Keys = {}
         for account in config.accounts:
@@ -184,6 +188,11 @@ def _find(keys: _Keys, digest: str) -> Key | None:
 def digest_of(credential: str) -> str:
     """Return the SHA-256 of a key, as it is stored."""
     return sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def may_be_key(credential: str) -> bool:
+    """Whether an account's key could look like this: nobody is asked whose it is, if not."""
+    return _KEY.fullmatch(credential) is not None
 
 
 def unauthorized(message: str) -> RequestError:

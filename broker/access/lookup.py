@@ -1,22 +1,25 @@
 """Keys that the configuration does not hold: the operator's API, or a function of the library, knows them.
 
 What it said is kept for as long as it said; while it gives no answer, what it said last holds, and who was never
-asked for is refused (PROTOCOL section 8, `[access]`). One question is under way for each key, and 32 in all.
+asked for is refused (PROTOCOL section 8, `[access]`). One question is under way for each key, and 32 in all: clients
+share them by their addresses, so that nobody who tries keys keeps the others waiting.
 """
 
+import ipaddress
 import logging
-import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
 import trio
 from msgspec import Meta, Struct
 
-from ..callout import Callout
+from ..callout import Callout, NoAnswerError, Outage, decode_answer
 from ..errors import RequestError, first_of
+from ..fairness import FairLimiter
 from ..protocol.names import Identifier, Scope, Tier
 from .keys import Key
 
@@ -24,15 +27,15 @@ logger = logging.getLogger(__name__)
 
 MAX_ASKING: Final = 32
 MAX_WAITING: Final = 1_000
-"""Questions that may be under way or wait to be; the next one is refused."""
+"""Questions for clients that want to come in, under way or waiting to be; the next one is refused."""
 MAX_KEPT: Final = 10_000
 """Answers of each kind, known and not known, that are kept; the ones not used for longest go first."""
 UNKNOWN_SECONDS: Final = 10.0
 """How long a key that is not known is refused without a question."""
 RETRY_SECONDS: Final = 10.0
 """How long nobody is asked again for a key, after no answer came."""
-COMPLAIN_SECONDS: Final = 60.0
-"""How often answers that are not understood are logged at most."""
+SHARED_PREFIX_BITS: Final = 64
+"""Of an IPv6 address: what one who has any has for himself, and can ask from."""
 _YEAR: Final = 31_536_000
 
 
@@ -66,7 +69,11 @@ class Kept(Struct):
 class _Question:
     """One question under way; everybody who waits for it gets its answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, remote: str | None, who: str | None, ended: Callable[[], None]) -> None:
+        self.remote = remote
+        self.who = who
+        """Who shares the questions that are asked at once with the others; None: bounded by their number alone."""
+        self.ended = ended
         self.answered = trio.Event()
         self.answer: Kept | None = None
         """None: there is no answer."""
@@ -89,13 +96,18 @@ class Lookup:
     def __init__(self, ask: AskAccess, timeout_seconds: float) -> None:
         self._ask = ask
         self._timeout_seconds = timeout_seconds
-        self._limit = trio.CapacityLimiter(MAX_ASKING)
+        self._turns = FairLimiter(MAX_ASKING)
+        self._room = FairLimiter(MAX_WAITING)
         self._known: OrderedDict[str, Kept] = OrderedDict()
         self._unknown: OrderedDict[str, Kept] = OrderedDict()
         self._questions: dict[str, _Question] = {}
-        self._away = False
-        self._complain_at = -math.inf
         self._nursery: trio.Nursery | None = None
+        self._outage = Outage(
+            logger,
+            ceased="nobody says whose keys are (%s): unknown ones are refused, known ones hold",
+            resumed="whose keys are is said again",
+            misunderstood="the answer to whose a key is was not understood: %s",
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ask what is to be asked, for ever."""
@@ -105,16 +117,23 @@ class Lookup:
             await trio.sleep_forever()
 
     def kept(self, digest: str) -> Kept | None:
-        """Return what was last said of a key, however old; None: nothing is kept."""
-        return self._known.get(digest) or self._unknown.get(digest)
+        """Return what was last said of a key: that it is known, however long ago; that it is not, for its time."""
+        known, unknown = self._known.get(digest), self._unknown.get(digest)
+        if known is None and unknown is not None and trio.current_time() >= unknown.until:
+            del self._unknown[digest]
+            return None
+        return known or unknown
 
     async def find(self, digest: str, remote: str | None) -> Kept:
-        """Return what is said of a key. Raises `RequestError` (`unavailable`) if nobody says anything."""
+        """Return what is said of a key, for a client at this address (None: not known).
+
+        Raises `RequestError` (`unavailable`) if nobody says anything.
+        """
         kept = self.kept(digest)
         if kept is not None and trio.current_time() < kept.until:
             self._use(digest, kept)
             return kept
-        answer = await self.ask(digest, remote)
+        answer = await self._ask_for_client(digest, remote)
         if answer is None:
             kept = self._known.get(digest)
             if kept is None:
@@ -123,30 +142,46 @@ class Lookup:
             return kept
         return answer
 
+    async def _ask_for_client(self, digest: str, remote: str | None) -> Kept | None:
+        """Ask for a key as `ask` does, unless too many questions wait: then there is no answer."""
+        if digest not in self._questions:
+            who = share_of(remote)
+            if not self._room.take_nowait(who):
+                return None
+            self._begin(digest, remote, who, partial(self._room.give_back, who))
+        return await self.ask(digest, remote)
+
     async def ask(self, digest: str, remote: str | None) -> Kept | None:
         """Ask for a key, or wait for the answer to a question under way; None: there is no answer."""
-        question = self._questions.get(digest)
-        if question is None:
-            if len(self._questions) >= MAX_WAITING:
-                return None
-            question = self._questions[digest] = _Question()
-            assert self._nursery is not None
-            self._nursery.start_soon(self._answer, digest, remote, question)
+        question = self._questions.get(digest) or self._begin(digest, remote, None, _nothing)
         await question.answered.wait()
         return question.answer
 
-    async def _answer(self, digest: str, remote: str | None, question: _Question) -> None:
+    def _begin(self, digest: str, remote: str | None, who: str | None, ended: Callable[[], None]) -> _Question:
+        """Ask for a key in a task of its own: the answer is kept though whoever wants it has gone."""
+        question = self._questions[digest] = _Question(remote, who, ended)
+        assert self._nursery is not None
+        self._nursery.start_soon(self._answer, digest, question)
+        return question
+
+    async def _answer(self, digest: str, question: _Question) -> None:
         """Ask, and give everybody who waits the answer, or none."""
-        failure: BaseException | None = TimeoutError(f"no answer within {self._timeout_seconds} s")
+        failure: BaseException | None = None
         try:
             with trio.move_on_after(self._timeout_seconds):
-                async with self._limit:
-                    question.answer, failure = await self._said_of(digest, remote)
+                async with self._turns.place(question.who):
+                    failure = TimeoutError(f"no answer within {self._timeout_seconds} s")
+                    question.answer, failure = await self._said_of(digest, question.remote)
             if question.answer is not None:
                 self._use(digest, question.answer)
-            self._log(failure)
+                self._outage.answered()
+            elif isinstance(failure, msgspec.ValidationError):
+                self._outage.not_understood(failure)
+            elif failure is not None:
+                self._outage.no_answer(failure)
         finally:
             del self._questions[digest]
+            question.ended()
             question.answered.set()
 
     async def _said_of(self, digest: str, remote: str | None) -> tuple[Kept | None, BaseException | None]:
@@ -163,21 +198,6 @@ class Lookup:
             return Kept(None, now + UNKNOWN_SECONDS), None
         return Kept(_key_of(answer, digest), now + answer.ttl_seconds), None
 
-    def _log(self, failure: BaseException | None) -> None:
-        """Log when answers cease to come and when they come again, and now and then one that is not understood."""
-        if isinstance(failure, msgspec.ValidationError):
-            if trio.current_time() >= self._complain_at:
-                logger.warning("the answer to whose a key is was not understood: %s", failure)
-                self._complain_at = trio.current_time() + COMPLAIN_SECONDS
-            return
-        if failure is not None and not self._away:
-            expected = isinstance(failure, (RequestError, TimeoutError))
-            message = "nobody says whose keys are (%s): unknown ones are refused, known ones hold"
-            logger.warning(message, failure, exc_info=None if expected else failure)
-        elif failure is None and self._away:
-            logger.info("whose keys are is said again")
-        self._away = failure is not None
-
     def _use(self, digest: str, kept: Kept) -> None:
         """Keep an answer as the one used last."""
         answers, others = (self._unknown, self._known) if kept.key is None else (self._known, self._unknown)
@@ -190,6 +210,20 @@ class Lookup:
     def statistics(self) -> LookupStatistics:
         """Return what is known from outside."""
         return LookupStatistics(len(self._known), len(self._unknown), len(self._questions))
+
+
+def _nothing() -> None:
+    """Nobody is to be told of the end of a question."""
+
+
+def share_of(remote: str | None) -> str | None:
+    """Return who an address stands for: itself, of IPv6 its network of 64 bits; None if it is not known."""
+    if remote is None or ":" not in remote:
+        return remote
+    try:
+        return str(ipaddress.IPv6Network((remote.partition("%")[0], SHARED_PREFIX_BITS), strict=False))
+    except ValueError:
+        return remote
 
 
 def checked(answer: Any) -> AccessAnswer | None:
@@ -211,7 +245,7 @@ def asks_api(callout: Callout) -> AskAccess:
         if status == 401:
             return None
         if status != 200:
-            raise RequestError("unavailable", f"The operator's API answered {status}")
-        return msgspec.convert(body, AccessAnswer)
+            raise NoAnswerError("unavailable", f"The operator's API answered {status}")
+        return decode_answer(body, AccessAnswer)
 
     return ask

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import trio
 from apis import SECRET, json_answer, running_api
-from clients import ACCOUNT, Outside, config_of, connected, opening, said, serving
+from clients import ACCOUNT, Outside, alices, config_of, connected, opening, said, serving
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from trio.testing import MockClock
 from trio.testing import wait_all_tasks_blocked as blocked
 
 import broker.access.lookup
-from broker import AccessConfig, RequestError
+from broker import AccessConfig, KeyConfig, RequestError, open_broker
 from broker.access.keys import digest_of
 from broker.access.lookup import (
     MAX_ASKING,
@@ -24,6 +24,7 @@ from broker.access.lookup import (
     Lookup,
     LookupStatistics,
     asks_api,
+    share_of,
 )
 from broker.callout import open_callout
 from broker.transport.response import Response
@@ -135,6 +136,124 @@ async def test_more_than_so_many_that_wait_are_refused_and_known_keys_hold(autoj
         assert await code_of(lookup, OTHER) == "unknown"
 
 
+# --- shares of those who ask
+
+
+async def in_vain(lookup: Lookup, digest: str, remote: str | None) -> str:
+    """The code with which a key is refused to a client at an address."""
+    with pytest.raises(RequestError) as refused:
+        await lookup.find(digest, remote)
+    return refused.value.code
+
+
+def try_keys(nursery, lookup: Lookup, remote: str | None, times: int, name: str = "") -> None:
+    """Let an address try so many keys that nobody knows."""
+    for number in range(times):
+        nursery.start_soon(lookup.find, digest_of(f"{name}{number}"), remote)
+
+
+async def test_one_address_that_tries_keys_leaves_questions_to_others(autojump_clock):
+    async with looking() as (lookup, outside):
+        outside.hold()
+        async with trio.open_nursery() as nursery:
+            try_keys(nursery, lookup, "192.0.2.1", 500)
+            await blocked()
+            assert len(outside.asked) == 24
+            nursery.start_soon(lookup.find, OTHER, "192.0.2.2")
+            await blocked()
+            assert outside.asked[-1] == (OTHER, "192.0.2.2")
+            outside.let_go()
+
+
+async def test_one_address_that_tries_keys_leaves_room_to_wait_to_others(autojump_clock):
+    async with looking() as (lookup, outside):
+        outside.knows(OTHER, said())
+        outside.hold()
+        async with trio.open_nursery() as nursery:
+            try_keys(nursery, lookup, "192.0.2.1", 750)
+            await blocked()
+            assert await in_vain(lookup, KEY, "192.0.2.1") == "unavailable"
+            nursery.start_soon(lookup.find, OTHER, "192.0.2.2")
+            await blocked()
+            outside.let_go()
+        assert lookup.kept(OTHER).key is not None
+
+
+async def test_of_ipv6_a_whole_network_has_one_share(autojump_clock):
+    async with looking() as (lookup, outside):
+        outside.hold()
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                try_keys(nursery, lookup, f"2001:db8::{number:x}:1", 1, f"{number} ")
+            await blocked()
+            assert len(outside.asked) == 24
+            for remote in ("2001:db8:0:1::1", "fe80::1%eth0", "no address: at all"):
+                nursery.start_soon(lookup.find, digest_of(remote), remote)
+                await blocked()
+                assert outside.asked[-1][1] == remote
+            outside.let_go()
+
+
+@pytest.mark.parametrize(
+    ("remote", "who"),
+    [
+        (None, None),
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:ffff:ffff:ffff", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("no address: at all", "no address: at all"),
+    ],
+)
+def test_an_address_stands_for_itself_and_one_of_ipv6_for_its_network(remote, who):
+    assert share_of(remote) == who
+
+
+async def test_who_asks_and_leaves_has_his_share_taken_until_the_question_is_over(autojump_clock):
+    async with looking() as (lookup, outside):
+        outside.hold()
+        async with trio.open_nursery() as nursery:
+            try_keys(nursery, lookup, "192.0.2.1", 750)
+            await blocked()
+            nursery.cancel_scope.cancel()
+        assert lookup.statistics().asking == 750
+        assert await in_vain(lookup, KEY, "192.0.2.1") == "unavailable"
+        outside.let_go()
+        await blocked()
+        assert lookup.statistics().asking == 0
+        assert (await lookup.find(KEY, "192.0.2.1")).key is None
+
+
+async def test_a_question_that_never_had_its_turn_is_no_outage(autojump_clock, caplog, monkeypatch):
+    monkeypatch.setattr(broker.access.lookup, "MAX_ASKING", 1)
+    async with looking() as (lookup, outside), lookup._turns.place(None):
+        assert await in_vain(lookup, KEY, "192.0.2.1") == "unavailable"
+        assert outside.asked == []
+    assert caplog.records == []
+
+
+async def test_a_key_of_a_form_that_none_has_is_asked_for_by_nobody(autojump_clock):
+    outside = Outside()
+    async with open_broker(config_of(), access=outside) as opened:
+        for rest in ("", "a b", "\u00e9", "x" * 201, "a\n", "\ud800", "{}"):
+            with pytest.raises(RequestError, match="unauthorized"):
+                await opened.keyring.authenticate(f"dm_live_{rest}", None)
+        assert outside.asked == []
+        for rest in ("x", "x" * 200, "Aa0-._~+/="):
+            with pytest.raises(RequestError, match="unauthorized"):
+                await opened.keyring.authenticate(f"dm_live_{rest}", None)
+        assert len(outside.asked) == 3
+
+
+async def test_a_key_of_the_configuration_may_have_any_form(autojump_clock):
+    odd = "dm_live_made by hand, and with much love" + "x" * 300
+    async with open_broker(
+        config_of(alices(KeyConfig(id="key_odd", sha256=digest_of(odd)))), access=Outside()
+    ) as opened:
+        assert (await opened.keyring.authenticate(odd, None)).id == "key_odd"
+
+
 async def test_who_gives_up_takes_the_answer_from_nobody(autojump_clock):
     async with looking() as (lookup, outside):
         outside.knows(KEY, said())
@@ -184,6 +303,15 @@ async def test_what_is_kept_is_bounded_and_what_was_not_used_for_longest_goes_fi
         assert lookup.statistics().known == 3
         assert lookup.kept(keys[1]) is None
         assert all(lookup.kept(key) for key in (keys[0], keys[2], keys[3]))
+
+
+async def test_that_a_key_is_not_known_is_kept_for_its_time_and_not_longer(autojump_clock):
+    async with looking() as (lookup, _):
+        assert await code_of(lookup) == "unknown"
+        assert lookup.kept(KEY).key is None
+        await trio.sleep(UNKNOWN_SECONDS)
+        assert lookup.kept(KEY) is None
+        assert lookup.statistics() == LookupStatistics(known=0, unknown=0, asking=0)
 
 
 async def test_a_flood_of_unknown_keys_drives_no_known_one_out(autojump_clock, monkeypatch):
