@@ -7,6 +7,7 @@ can do what no library lets them: be silent, send rubbish, stop reading, go on a
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
 import struct
@@ -18,6 +19,7 @@ from hashlib import sha256
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import trio
 
 import broker.transport.server
@@ -249,6 +251,12 @@ def unsent_bytes(raw: Any) -> int:
 def open_descriptors() -> int:
     """How many files this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+def broker_log(caplog: pytest.LogCaptureFixture) -> str:
+    """All that the broker has logged, with tracebacks."""
+    ours = [record for record in caplog.records if record.name.split(".")[0] == "broker"]
+    return "\n".join(map(logging.Formatter("%(levelname)s %(name)s %(message)s").format, ours))
 
 
 # --- HTTP --------------------------------------------------------------------

@@ -3,11 +3,14 @@
 import math
 
 import pytest
+import trio
+from clients import alices, config_of, event, post_events, serving
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from broker.access.rates import Rates, TokenBucket, take_from_all
-from broker.config import RateConfig, RatesConfig, TierRatesConfig
+from broker.config import RateConfig, RatesConfig, ReplayConfig, TierRatesConfig
 from broker.errors import RequestError
 
 rates = st.one_of(st.integers(1, 10_000), st.floats(0.001, 10_000))
@@ -163,3 +166,24 @@ def test_a_client_is_told_the_lower_rate_of_its_connection_and_its_account(conne
         commands_per_account=account and RateConfig(account),
     )
     assert tier.commands_per_second == said
+
+
+@pytest.fixture
+def clock():
+    return MockClock(rate=1, autojump_threshold=0.002)
+
+
+async def test_who_owes_its_rate_is_not_forgotten_so_that_leaving_gains_nothing(clock):
+    """Nothing else is kept of the account: no connection, no event, no answer."""
+    slow = TierRatesConfig(events_per_account=RateConfig(per_second=0.1, burst=5))
+    config = config_of(alices(tier="free"), rates=RatesConfig(free=slow), replay=ReplayConfig(seconds=10))
+    async with serving(config) as served:
+        assert (await post_events(served.address, [event(number) for number in range(25)])).status == 200
+        await trio.sleep(150)
+        answer = await post_events(served.address, [event()])
+        assert answer.code == "rate_limited"
+        assert 59_000 < answer.json["error"]["retry_after_ms"] <= 60_000
+        assert len(served.broker.statistics().commands.remembered) == 1
+        await trio.sleep(150)
+        assert served.broker.statistics().commands.remembered == []
+        assert (await post_events(served.address, [event(number) for number in range(5)])).status == 200

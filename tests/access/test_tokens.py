@@ -19,6 +19,7 @@ from clients import (
     alices,
     ask,
     bearer,
+    broker_log,
     config_of,
     configured,
     configured_key,
@@ -36,7 +37,7 @@ from hypothesis import strategies as st
 import broker.access.keyring
 from broker import KeyConfig, RequestError, TokensConfig
 from broker.access.keys import Key, digest_of
-from broker.access.tokens import MAX_TOKEN_LENGTH, Tokens
+from broker.access.tokens import MAX_NAMES, MAX_TOKEN_LENGTH, Tokens
 from broker.protocol.messages import TokenRequest
 
 SECRET = "a secret that all processes of a deployment share"
@@ -269,6 +270,38 @@ def test_a_token_that_would_be_too_long_is_not_issued():
     token = TOKENS.issue(everything(), TokenRequest(longest), NOW).token
     assert len(token) <= MAX_TOKEN_LENGTH
     assert TOKENS.read(token, NOW).narrowing.inbox_ids == set(longest)
+
+
+class Names(list):
+    """A list of which nobody may look at a single item."""
+
+    def __iter__(self):
+        raise AssertionError("it was looked at")
+
+    __getitem__ = __contains__ = __iter__
+
+
+@pytest.mark.parametrize("field", ["inbox_ids", "scopes"])
+def test_what_cannot_fit_into_a_token_is_refused_unseen(field):
+    key = everything(inbox_ids=frozenset("ab"))
+    request = TokenRequest(**{field: Names(["a"] * (MAX_NAMES + 1))})
+    error = refusal(TOKENS.issue, key, request, NOW)
+    assert (error.code, error.status) == ("too_large", 413)
+    assert f"`$.{field}`" in error.message
+    operator = Key("op", None, frozenset({"publish"}), sha256=digest_of(OPERATOR))
+    assert refusal(TOKENS.issue, operator, request, NOW).code == "forbidden"
+
+
+def test_names_that_are_too_long_together_are_refused_before_the_key_is_looked_at():
+    key = everything(inbox_ids=frozenset("ab"))
+    request = TokenRequest(["c" * 100] * (MAX_TOKEN_LENGTH // 100 + 1))
+    assert refusal(TOKENS.issue, key, request, NOW).code == "too_large"
+
+
+def test_as_many_inboxes_as_fit_may_be_named():
+    most = [f"{number:x}" for number in range(500)]
+    assert len(TOKENS.issue(everything(), TokenRequest(most), NOW).token) <= MAX_TOKEN_LENGTH
+    assert TOKENS.issue(everything(), TokenRequest(["a"] * MAX_NAMES, ["publish"] * 100), NOW)
 
 
 def test_a_token_that_is_too_long_is_not_read_though_its_signature_is_good(monkeypatch):
@@ -635,6 +668,7 @@ async def test_each_bad_credential_has_its_refusal_and_none_is_logged_or_quoted(
         assert answer.code == ("bad_request" if status == 400 else "unauthorized")
         assert (answer.headers.get("www-authenticate") == "Bearer") is (status == 401)
         said = answer.body.decode() + everything_logged.text
+        assert f": {status} " in broker_log(everything_logged)
         for secret in ("dm_live_", "wst_", "xxx", "sk_live", ALICE.upper(), token, TOKEN, FLIPPED):
             assert secret not in said
         assert served.broker.statistics().slots.connections == 0
@@ -672,5 +706,6 @@ async def test_no_credential_of_a_living_connection_is_logged_or_said_at_its_end
             reasons.append(closed.reason)
         await trio.testing.wait_all_tasks_blocked()
         said = " ".join(reasons) + everything_logged.text
+        assert broker_log(everything_logged).count(" ended: ") == 9
         for secret in ("dm_live_", "wst_", token, token.rpartition(".")[2], digest_of(ALICE), digest_of(INBOXES)):
             assert secret not in said
