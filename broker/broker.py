@@ -13,7 +13,7 @@ import trio
 from msgspec import Struct
 
 from .access.keyring import Keyring, KeyringStatistics
-from .access.keys import Key
+from .access.keys import Access, Key
 from .access.lookup import AskAccess, Lookup, asks_api
 from .access.slots import Slots, SlotsStatistics
 from .access.tokens import Tokens
@@ -85,12 +85,12 @@ class Broker:
         self.schedule = Schedule()
         self.slots = Slots()
         tokens = Tokens(config.tokens.secret or secrets.token_urlsafe(32), config.tokens.ttl_seconds)
-        self.keyring = Keyring(config, tokens, lookup, self.schedule)
+        self.keyring = Keyring(Access(config), tokens, lookup, self.schedule)
         self.bodies = Bodies(config.limits.max_bodies_bytes)
         self.draining = trio.Event()
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16))
-        self._hub = Hub(self._buffers)
+        self._hub = Hub(self._buffers, self.keyring.settle)
         self._engine = make_engine(self._buffers, self._hub)
         self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
 
@@ -272,18 +272,20 @@ class Broker:
 
     # --- its life
 
-    def reload(self, config: Config) -> list[str]:
+    def reload(self, config: Config | Access) -> list[str]:
         """Take the accounts, keys, operators and rates of another configuration, without dropping a connection.
 
         But those whose key is gone are closed (4401), and those whose key reaches less keep what it still reaches
         (PROTOCOL section 8). Returns the sections that differ and need a restart: they stay as they were. Raises
-        `ConfigError`, and then nothing has changed.
+        `ConfigError`, and then nothing has changed. A large configuration is checked, and `Access` made of it, in a
+        thread beforehand: then this is a short step.
         """
-        config = check_config(config)
+        access = config if isinstance(config, Access) else Access(check_config(config))
+        config = access.config
         taken = {name: getattr(config, name) for name in RELOADED_SECTIONS}
         self.config = msgspec.structs.replace(self.config, **taken)
         self.commands.reload(self.config)
-        self.keyring.reload(self.config)
+        self.keyring.reload(access)
         return [name for name in config.__struct_fields__ if getattr(config, name) != getattr(self.config, name)]
 
     def start_draining(self) -> None:

@@ -8,13 +8,13 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
 from .errors import ConfigError
-from .protocol.names import Identifier, Scope, Tier
+from .protocol.names import Identifier, Scope, Tier, located
 
 Positive = Annotated[int, Meta(gt=0)]
 PositiveSeconds = Annotated[int, Meta(gt=0, le=86_400)] | Annotated[float, Meta(gt=0, le=86_400)]
@@ -24,9 +24,11 @@ Origin = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@,]+$(?!\n)")]
 """A web page's origin as browsers name it: scheme, host and port, no path."""
 WebhookSecret = Annotated[
     str,
-    Meta(pattern=r"^whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(?:==)?)$(?!\n)"),
+    Meta(pattern=r"^whsec_(?:[A-Za-z0-9+/]{4}){8,}(?:[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(?:==)?)?$(?!\n)"),
 ]
-"""`whsec_` and base64, its padding there or not."""
+"""`whsec_` and the base64 of 24 bytes or more, as Standard Webhooks has it; its padding there or not."""
+
+T = TypeVar("T")
 
 _ENVIRONMENT_PREFIX = "BROKER_"
 
@@ -243,7 +245,7 @@ def _override(section: str, name: str, variable: str, value: str) -> Any:
 
 def _checked(raw: Any, source: str) -> Config:
     try:
-        config = msgspec.convert(raw, Config)
+        config = _converted(raw)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}") from None
     _check_unique(config, source)
@@ -251,6 +253,32 @@ def _checked(raw: Any, source: str) -> Config:
         if (section.url is None) != (section.secret is None):
             raise ConfigError(f"{source}: `url` and `secret` go together - at `$.{name}`")
     return config
+
+
+def _converted(raw: Any) -> Config:
+    """Convert account by account and key by key: no thread but this one runs in the middle of a conversion."""
+    accounts = raw.get("accounts") if isinstance(raw, dict) else None
+    if not isinstance(accounts, (list, tuple)):
+        return msgspec.convert(raw, Config)
+    config = msgspec.convert({**raw, "accounts": []}, Config)
+    converted = [_account(account, f"$.accounts[{index}]") for index, account in enumerate(accounts)]
+    return msgspec.structs.replace(config, accounts=tuple(converted))
+
+
+def _account(raw: Any, path: str) -> AccountConfig:
+    keys = raw.get("keys") if isinstance(raw, dict) else None
+    if not isinstance(keys, (list, tuple)):
+        return _converted_at(raw, AccountConfig, path)
+    account = _converted_at({**raw, "keys": []}, AccountConfig, path)
+    converted = [_converted_at(key, KeyConfig, f"{path}.keys[{index}]") for index, key in enumerate(keys)]
+    return msgspec.structs.replace(account, keys=tuple(converted))
+
+
+def _converted_at(raw: Any, kind: type[T], path: str) -> T:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(located(str(error), path)) from None
 
 
 def _check_unique(config: Config, source: str) -> None:

@@ -9,11 +9,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook
 
-from broker.config import Config, RateConfig, TierRatesConfig, load_config, parse_config
+from broker.config import (
+    AccessConfig,
+    CommandsConfig,
+    Config,
+    RateConfig,
+    TierRatesConfig,
+    TokensConfig,
+    check_config,
+    load_config,
+    parse_config,
+)
 from broker.errors import ConfigError
 
 DIGEST = "0123456789abcdef" * 4
 OTHER = "f" * 64
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+"""As short as it may be: 24 bytes."""
 
 PROTOCOL_7 = f"""
 [server]
@@ -288,22 +300,22 @@ def test_every_single_setting_can_be_set_by_its_variable_and_keeps_its_type(sect
 
 
 def test_the_operators_api_can_be_set_by_variables():
-    variables = {"BROKER_COMMANDS__URL": "https://a.example/x", "BROKER_COMMANDS__SECRET": "whsec_AAAA"}
+    variables = {"BROKER_COMMANDS__URL": "https://a.example/x", "BROKER_COMMANDS__SECRET": SECRET}
     commands = parse_config("", variables).commands
-    assert (commands.url, commands.secret) == ("https://a.example/x", "whsec_AAAA")
+    assert (commands.url, commands.secret) == ("https://a.example/x", SECRET)
 
 
-@pytest.mark.parametrize("given", ['url = "https://a.example"', 'secret = "whsec_AAAA"'])
+@pytest.mark.parametrize("given", ['url = "https://a.example"', f'secret = "{SECRET}"'])
 def test_the_operators_api_needs_both_a_url_and_a_secret(given):
     assert "`$.commands`" in refusal(f"[commands]\n{given}")
 
 
 @pytest.mark.parametrize("url", ["", "a.example", "ftp://a.example", "http://", "http://a b", "http://a\\n"])
 def test_a_url_that_is_none_of_http_is_refused(url):
-    assert "`$.commands.url`" in refusal(f'[commands]\nurl = "{url}"\nsecret = "whsec_AAAA"')
+    assert "`$.commands.url`" in refusal(f'[commands]\nurl = "{url}"\nsecret = "{SECRET}"')
 
 
-@pytest.mark.parametrize("length", range(1, 13))
+@pytest.mark.parametrize("length", range(32, 45))
 @pytest.mark.parametrize("padding", ["", "=", "=="])
 def test_a_secret_is_taken_if_and_only_if_a_webhook_can_be_signed_with_it(length, padding):
     secret = "whsec_" + "A" * length + padding
@@ -315,9 +327,28 @@ def test_a_secret_is_taken_if_and_only_if_a_webhook_can_be_signed_with_it(length
         assert Webhook(config.commands.secret).sign("msg", datetime.now(UTC), "body").startswith("v1,")
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_", "AAAA", "whsec_AA-_", "whsec_AAAA\\n"])
+@pytest.mark.parametrize("secret", ["", "whsec_", SECRET[6:], SECRET + "-_", SECRET + "\\n", "A" + SECRET])
 def test_a_secret_of_another_form_is_refused(secret):
     assert "`$.commands.secret`" in refusal(f'[commands]\nurl = "http://a.example"\nsecret = "{secret}"')
+
+
+SHORT = {
+    "commands": {"url": "http://a.example", "secret": SECRET[:-1]},
+    "access": {"url": "http://a.example", "secret": SECRET[:-2] + "=="},
+    "tokens": {"secret": "x" * 31},
+}
+
+
+@pytest.mark.parametrize("section", SHORT)
+def test_a_secret_that_is_too_short_is_refused_everywhere_alike_also_by_hand(section):
+    """Anybody who sees one thing that it signed could find it out."""
+    settings = SHORT[section]
+    lines = "\n".join(f'{name} = "{value}"' for name, value in settings.items())
+    assert f"`$.{section}.secret`" in refusal(f"[{section}]\n{lines}")
+    by_hand = {"commands": CommandsConfig, "access": AccessConfig, "tokens": TokensConfig}[section](**settings)
+    with pytest.raises(ConfigError, match=rf"`\$\.{section}\.secret`") as refused:
+        check_config(Config(**{section: by_hand}))
+    assert settings["secret"] not in str(refused.value)
 
 
 def test_each_tier_has_rates_of_its_own():

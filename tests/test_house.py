@@ -20,7 +20,7 @@ HOUSE_PLAN = [
     ("", 0, [("errors", "schedule", "turns", "accounts", "fairness", "version")]),
     ("protocol", 1, [("framing", "selection"), "names", "documents", "messages", ("events", "decoding")]),
     ("", 2, [("config", "callout")]),
-    ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("keyring", "admission")]),
+    ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("watched", "admission"), "keyring"]),
     ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
     ("fanout", 4, [("subscriptions", "places"), "follower", "hub", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),

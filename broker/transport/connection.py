@@ -24,6 +24,7 @@ from msgspec import Raw, Struct
 from wsproto.frame_protocol import FrameProtocol
 
 from ..access.keys import Key
+from ..access.watched import Watch
 from ..broker import Broker
 from ..commands.remembered import Outcome
 from ..commands.requests import CommandRequest, PublishRequest
@@ -110,8 +111,9 @@ class Connection:
 
     # --- its life
 
-    async def run(self) -> None:
-        """Serve the client until it ends. Raises nothing but Cancelled."""
+    async def run(self, watch: Watch) -> None:
+        """Serve the client, whose key is watched, until it ends. Raises nothing but Cancelled."""
+        self._watch = watch
         try:
             async with trio.open_nursery() as self._nursery:
                 try:
@@ -163,6 +165,7 @@ class Connection:
 
     async def _serve(self, websocket: trio_websocket.WebSocketConnection) -> None:
         """Take every message that the client sends, until it or somebody else ends the connection."""
+        self._watch.settle()
         self.session.open(trio.current_time())
         self.wake()
         while True:
@@ -183,6 +186,8 @@ class Connection:
         # trio-websocket counts characters, the limit is one of bytes.
         if isinstance(message, str) and len(message.encode()) > self._config.limits.max_message_bytes:
             self.end(CloseCode.TOO_BIG, "message too big")
+            return
+        if not self._settled():
             return
         action = self.session.receive(message, trio.current_time(), datetime.now(UTC))
         if isinstance(action, Command):
@@ -256,7 +261,7 @@ class Connection:
         """Write all that lies between the client's position and the fan-out, then let the fan-out do it."""
         try:
             await self._stream.send_frames(b"")
-            while self._state is State.OPEN:
+            while self._settled():
                 frames = self.session.take()
                 if frames is None:
                     break
@@ -289,6 +294,11 @@ class Connection:
             self._begin(self._publishing.do_waiting)
 
     # --- its key
+
+    def _settled(self) -> bool:
+        """Learn what the key reaches by now, before it is used; return whether the connection is still open."""
+        self._watch.settle()
+        return self._state is State.OPEN
 
     def change_key(self, key: Key | None) -> None:
         """Go on with what its key reaches now; end the connection if the key is gone (PROTOCOL section 8)."""

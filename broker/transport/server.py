@@ -16,6 +16,8 @@ from typing import Final
 import trio
 from msgspec import Struct
 
+from ..access.keys import Access
+from ..access.watched import Watch
 from ..broker import Broker, open_broker
 from ..config import Config
 from ..errors import ConfigError, RequestError
@@ -89,17 +91,17 @@ class _Server:
         try:
             async with upgrade.hold:
                 connection = Connection(self.broker, stream, upgrade)
-                with self.broker.keyring.watch(upgrade.key, stream.remote, connection.change_key):
-                    await self._run(connection)
+                with self.broker.keyring.watch(upgrade.key, stream.remote, connection.change_key) as watch:
+                    await self._run(connection, watch)
         finally:
             upgrade.slot.release()
 
-    async def _run(self, connection: Connection) -> None:
+    async def _run(self, connection: Connection, watch: Watch) -> None:
         due = trio.current_time() + self.broker.config.limits.heartbeat_seconds
         stop_beating = self.broker.schedule.add(due, connection.beat)
         self.connections[connection.id] = connection
         try:
-            await connection.run()
+            await connection.run(watch)
         finally:
             stop_beating()
             del self.connections[connection.id]
@@ -199,12 +201,12 @@ async def _drain_at_signal(broker: Broker, signals: AsyncIterator[int]) -> None:
 async def _reload_at_signal(broker: Broker, load_again: Callable[[], Config], signals: AsyncIterator[int]) -> None:
     async for _ in signals:
         try:
-            config = await trio.to_thread.run_sync(load_again)
-            needs_restart = broker.reload(config)
+            access = await trio.to_thread.run_sync(lambda: Access(load_again()))
+            needs_restart = broker.reload(access)
         except ConfigError as error:
             logger.error("the configuration was not reloaded, nothing has changed: %s", error)
             continue
-        logger.info("the configuration was reloaded: %d accounts", len(config.accounts))
+        logger.info("the configuration was reloaded: %d accounts", len(access.config.accounts))
         if needs_restart:
             logger.warning("these sections have changed and need a restart: %s", ", ".join(needs_restart))
 

@@ -28,9 +28,9 @@ from clients import (
 from trio.testing import MockClock
 
 from broker import CloseCode, RateConfig, RatesConfig, RequestError, TierRatesConfig, open_broker
-from broker.access.keyring import MAX_ASKING_AGAIN
 from broker.access.keys import digest_of
 from broker.access.lookup import MAX_ASKING, RETRY_SECONDS
+from broker.access.watched import MAX_ASKING_AGAIN
 
 ONE, TWO = "dm_live_one", "dm_live_two"
 DIGEST = digest_of(ONE)

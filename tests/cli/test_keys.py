@@ -126,7 +126,10 @@ def test_check_says_why_it_does_not_know_a_key(key, says, path):
 
 
 def test_check_says_who_else_would_be_asked(path):
-    path.write_text(path.read_text() + '[access]\nurl = "https://api.example.com/a"\nsecret = "whsec_MfKQ9r8GKYqrTwjU"')
+    path.write_text(
+        path.read_text()
+        + '[access]\nurl = "https://api.example.com/a"\nsecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"'
+    )
     answer = run("keys", "check", key="dm_live_unknown")
     assert "https://api.example.com/a would be asked" in answer.stderr
 
