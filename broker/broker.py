@@ -49,7 +49,6 @@ _FORGET_SLICE: Final = 256
 """Accounts that are looked at in one step, and answers that are forgotten."""
 AWAY_RETRY_MS: Final = 1_000
 
-MakeEngine = Callable[[ReplayBuffers, Log], Engine]
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 
 
@@ -69,17 +68,15 @@ class BrokerStatistics(Struct, frozen=True):
     """Whether it refuses to publish and to open."""
 
 
-def make_memory_engine(buffers: ReplayBuffers, log: Log) -> Engine:
-    """Return the engine that keeps everything in this process."""
+def make_engine(buffers: ReplayBuffers, log: Log) -> Engine:
+    """Return the engine that fills the log: the one that keeps everything in this process."""
     return MemoryEngine(buffers, log, trio.current_time, time.time)
 
 
 class Broker:
     """An event broker. Made by `open_broker`, which runs its tasks."""
 
-    def __init__(
-        self, config: Config, lookup: Lookup | None = None, make_engine: MakeEngine = make_memory_engine
-    ) -> None:
+    def __init__(self, config: Config, lookup: Lookup | None = None) -> None:
         self.config = config
         self.commands = Commands(config)
         self.schedule = Schedule()

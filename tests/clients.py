@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -332,6 +332,24 @@ async def ask(
 async def post_events(address: Address, events: Any, *headers: tuple[str, str], key: str = ALICE) -> Answer:
     body = events if isinstance(events, bytes) else json.dumps(events).encode()
     return await ask(address, "POST", "/v1/events", *headers, key=key, body=body)
+
+
+@contextlib.asynccontextmanager
+async def half_sent(
+    address: Address, path: str, body: bytes, key: str = ALICE
+) -> AsyncIterator[Callable[[], Awaitable[Answer]]]:
+    """A POST of which half the body was sent; sending the other half gives the answer."""
+    async with await open_socket(address) as stream:
+        lines = [f"POST {path} HTTP/1.1", "Host: x", "Connection: close", ": ".join(bearer(key))]
+        head = "\r\n".join([*lines, f"Content-Length: {len(body)}"]) + "\r\n\r\n"
+        await stream.send_all(head.encode() + body[: len(body) // 2])
+
+        async def send_the_rest() -> Answer:
+            await stream.send_all(body[len(body) // 2 :])
+            with trio.fail_after(20):
+                return parse_answer(await read_to_end(stream))
+
+        yield send_the_rest
 
 
 # --- WebSocket ---------------------------------------------------------------

@@ -1,11 +1,14 @@
-"""What the tests of logs share: events, entries and buffers, made by hand."""
+"""What the tests of logs share: events, entries and buffers made by hand, and an engine that must wait."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import trio
 
-from broker.log.engines import Engine, Log, Stored
+from broker.errors import RequestError
+from broker.log.engines import Answer, Done, Engine, EventsByAccount, Log, Stored
 from broker.log.engines.memory import MemoryEngine
 from broker.log.replay import Mark, ReplayBuffer, Shared
 from broker.log.retention import ReplayBuffers
@@ -52,8 +55,59 @@ def memory_engine(buffers: ReplayBuffers, log: Log) -> MemoryEngine:
 
 
 def begin(engine: Engine, account_id: str, events: Sequence[PreparedEvent]) -> list[Stored]:
-    """Store events with an engine that does so at once."""
+    """Store events, and have it stored."""
     outcomes = []
     engine.begin({account_id: events}, outcomes.append)
+    settle(engine)
     [stored] = outcomes
     return list(stored[account_id])
+
+
+class WaitingEngine(MemoryEngine):
+    """An engine that must wait: what was begun is stored when the test says so, in the order in which it was begun."""
+
+    def __init__(self, buffers: ReplayBuffers, log: Log) -> None:
+        super().__init__(buffers, log, trio.current_time, lambda: wall_at(trio.current_time()).timestamp())
+        self.begun: deque[tuple[EventsByAccount, Done, Answer | None]] = deque()
+        self.answers: dict[tuple[str, str, str], bytes] = {}
+        """The digests of the answers that are remembered, by who gets them."""
+        self.is_away = False
+        self.attaching = trio.Event()
+        self.attaching.set()
+        """Set while accounts are attached at once."""
+        self.reached: list[tuple[str, str]] = []
+
+    @property
+    def away(self) -> bool:
+        return self.is_away
+
+    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> None:
+        self.begun.append((by_account, done, answer))
+
+    def commit(self, number: int = 1) -> None:
+        """Store what was begun first."""
+        for _ in range(number):
+            by_account, done, answer = self.begun.popleft()
+            if answer is not None:
+                self.answers[answer.identity] = answer.digest
+            super().begin(by_account, done, answer)
+
+    def refuse(self, error: RequestError) -> None:
+        """Store nothing of what was begun first."""
+        _, done, _ = self.begun.popleft()
+        done(error)
+
+    @asynccontextmanager
+    async def attach(self, account_id: str) -> AsyncIterator[None]:
+        await self.attaching.wait()
+        yield
+
+    async def reach(self, account_id: str, since: str) -> None:
+        self.reached.append((account_id, since))
+        await trio.lowlevel.checkpoint()
+
+
+def settle(engine: Engine) -> None:
+    """Let an engine store all that was begun."""
+    if isinstance(engine, WaitingEngine):
+        engine.commit(len(engine.begun))

@@ -1,0 +1,49 @@
+"""Counting what the code does between two checkpoints: work, not time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import trio
+
+
+class Work(trio.abc.Instrument):
+    """Counts calls. ``most`` is the most of them that any step of any task made, ``total`` all."""
+
+    def __init__(self) -> None:
+        self._in_step = 0
+        self.most = 0
+        self.total = 0
+
+    def counted(self, function: Callable[..., Any], amount: Callable[[Any], int] = lambda _: 1) -> Callable[..., Any]:
+        """The same function, counting: one a call, or as much as ``amount(result)`` says."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            self._in_step += amount(result)
+            return result
+
+        return call
+
+    def before_task_step(self, task: object) -> None:
+        self._in_step = 0
+
+    def after_task_step(self, task: object) -> None:
+        self.most = max(self.most, self._in_step)
+        self.total += self._in_step
+        self._in_step = 0
+
+
+@contextmanager
+def counting(target: str, amount: Callable[[Any], int] = lambda _: 1) -> Iterator[Work]:
+    """Count the calls of what stands at this dotted name, inside the block, which must run in trio."""
+    work = Work()
+    with pytest.MonkeyPatch.context() as patch:
+        where, _, name = target.rpartition(".")
+        patch.setattr(target, work.counted(getattr(pytest.importorskip(where), name), amount))
+        trio.lowlevel.add_instrument(work)
+        try:
+            yield work
+        finally:
+            trio.lowlevel.remove_instrument(work)
