@@ -59,10 +59,11 @@ class Accounts(Generic[K]):
         while self._left:
             account_id = self._order[0]
             kept = self._by_id[account_id]
-            forgotten = kept.forget(now, most)
-            most -= forgotten + 1
-            if most < 0:
+            if most > 0:
+                most -= kept.forget(now, most)
+            if most <= 0:
                 return True
+            most -= 1
             self._left -= 1
             self._order.popleft()
             if not kept.idle(now):

@@ -1,5 +1,6 @@
 """Counting what the code does between two checkpoints: work, not time."""
 
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,8 +41,7 @@ def counting(target: str, amount: Callable[[Any], int] = lambda _: 1) -> Iterato
     """Count the calls of what stands at this dotted name, inside the block, which must run in trio."""
     work = Work()
     with pytest.MonkeyPatch.context() as patch:
-        where, _, name = target.rpartition(".")
-        patch.setattr(target, work.counted(getattr(pytest.importorskip(where), name), amount))
+        patch.setattr(target, work.counted(pkgutil.resolve_name(target), amount))
         trio.lowlevel.add_instrument(work)
         try:
             yield work

@@ -1,15 +1,30 @@
 """What is done by the clock for all accounts: what is too old goes, and what is idle is forgotten."""
 
+import json
+from contextlib import suppress
+
 import pytest
 import trio
-from clients import configured, event
+from clients import ALICE, configured, event, key_of
+from steps import counting
 
-from broker import ReplayConfig, open_broker
-from broker.broker import FORGET_SECONDS, MAX_EXPIRY_SECONDS, expire_and_forget
+from broker import (
+    CommandContext,
+    RateConfig,
+    RatesConfig,
+    ReplayConfig,
+    RequestError,
+    TierRatesConfig,
+    open_broker,
+)
+from broker.broker import _FORGET_SLICE, FORGET_SECONDS, MAX_EXPIRY_SECONDS, expire_and_forget
 from broker.commands.dispatch import Commands
+from broker.commands.remembered import Outcome
 from broker.config import Config
 from broker.fanout.hub import Hub
+from broker.log import dropped
 from broker.log.retention import ReplayBuffers
+from broker.protocol.decoding import decode_command
 
 
 @pytest.mark.parametrize(("seconds", "late"), [(300, MAX_EXPIRY_SECONDS), (2, 0.5)])
@@ -52,3 +67,80 @@ async def test_accounts_of_which_nothing_is_left_are_forgotten(autojump_clock, n
     used.uses -= 1
     await trio.sleep(FORGET_SECONDS + 2)
     assert hub.statistics().accounts == 0
+
+
+async def test_answers_that_are_old_together_are_forgotten_in_slices(autojump_clock):
+    async with open_broker(configured(replay=ReplayConfig(seconds=10))) as opened:
+        for number in range(5):
+            remembered = opened.commands._accounts.open(f"acct_{number}").remembered
+            for command in range(2_000):
+                run, _ = remembered.begin(("key", "", f"r{command}"), b"", trio.current_time())
+                remembered.finish(run, Outcome(b"{}"), trio.current_time())
+        with counting("broker.commands.remembered.Remembered._forget") as forgotten:
+            await trio.sleep(10 + FORGET_SECONDS + 2)
+        assert forgotten.total == 10_000
+        assert forgotten.most <= _FORGET_SLICE
+        assert len(opened.commands._accounts) == 0
+
+
+async def test_idle_accounts_are_forgotten_in_slices(autojump_clock):
+    async with open_broker(configured()) as opened:
+        for number in range(2_000):
+            opened._hub.account(f"acct_{number}")
+        with counting("broker.fanout.hub.Account.idle") as looked_at:
+            await trio.sleep(FORGET_SECONDS + 2)
+        assert looked_at.total >= 2_000
+        assert looked_at.most <= _FORGET_SLICE
+        assert opened.statistics().hub.accounts == 0
+
+
+async def test_positions_of_dropped_events_are_forgotten_a_bucket_a_step(autojump_clock, monkeypatch):
+    monkeypatch.setattr(dropped, "_BUCKET_BYTES", 1_000)
+    async with open_broker(configured(replay=ReplayConfig(seconds=10, max_events_per_account=1))) as opened:
+        await opened.publish("acct", [event(n) for n in range(1_000)])
+        with counting("broker.log.dropped.DroppedBuckets._forget_oldest") as forgotten:
+            await trio.sleep(3_600 + 600 + FORGET_SECONDS + 12)
+        assert forgotten.total > 30
+        assert forgotten.most == 1
+        assert opened.statistics().replay.accounts == 0
+
+
+async def test_who_owes_its_rate_is_not_forgotten_so_that_leaving_gains_nothing(autojump_clock):
+    rates = RatesConfig(
+        enterprise=TierRatesConfig(
+            events_per_account=RateConfig(per_second=0.01, burst=5),
+            commands_per_account=RateConfig(per_second=0.01, burst=5),
+        )
+    )
+    async with open_broker(configured(rates=rates)) as opened:
+        opened.command("work")(_work)
+        key = key_of(opened, ALICE)
+
+        async def publishes(number: int) -> bool:
+            with suppress(RequestError):
+                await opened.intake.publish_raw(key, json.dumps([event(n) for n in range(number)]).encode())
+                return True
+            return False
+
+        async def works() -> bool:
+            with suppress(RequestError):
+                await opened.do_command(key, decode_command('{"action":"work"}'))
+                return True
+            return False
+
+        assert await publishes(5)
+        assert [await works() for _ in range(5)] == [True] * 5
+        await trio.sleep(2 * FORGET_SECONDS + 2)
+        assert not await publishes(1)
+        assert not await works()
+        await trio.sleep(100)
+        assert await publishes(1)
+        assert not await publishes(1), "what came in is one"
+        assert await works()
+        assert not await works()
+        await trio.sleep(600 + FORGET_SECONDS)
+        assert len(opened.commands._accounts) == 0, "who owes nothing is not kept"
+
+
+async def _work(params: dict, context: CommandContext) -> None:
+    """Do nothing."""

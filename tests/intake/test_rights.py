@@ -112,7 +112,7 @@ async def test_a_publish_that_waits_on_a_socket_is_not_stored_when_its_key_has_l
         assert served.broker.statistics().published == 1
 
 
-async def test_a_publish_that_waits_on_a_socket_is_not_stored_when_its_key_is_gone():
+async def test_a_publish_that_waits_on_a_socket_is_not_stored_when_its_key_is_gone(quick_close):
     async with serving(WHOLE) as served, connected(served.address) as client:
         places = take_all_places(served)
         await client.say(action="publish", request_id="lost", events=event(1))

@@ -1,7 +1,7 @@
 """retention.py: one set of limits over all accounts. (The state machine of test_replay.py drives it, too.)"""
 
 import pytest
-from logs import EPOCH, entry_of, prepared
+from logs import EPOCH, entry_of, prepared, wall_at
 
 from broker.config import ReplayConfig
 from broker.log import retention
@@ -36,6 +36,12 @@ class Windows:
         """Do what the fan-out does, with so many events."""
         batch = buffer.batch(max_events=number, max_bytes=1_000_000)
         buffer.delivered = batch[-1].position if batch else buffer.delivered
+
+    def times(self, account_id: str) -> list[int]:
+        """When the events that an account's window holds were stored."""
+        buffer = self.buffers.open(account_id)
+        entries, _ = buffer.read(EVERYTHING, 0, buffer.head, max_events=1_000, max_bytes=1_000_000)
+        return [int(entry.stored_at) for entry in entries]
 
     def forget(self, buffer: ReplayBuffer, now: float, *, in_use: bool) -> None:
         """Do what is done for all accounts now and then."""
@@ -97,6 +103,30 @@ def test_age_alone_drops_what_is_older_than_the_window_in_bounded_steps():
     assert windows.buffers.statistics().events == 3
 
 
+def test_at_expiry_nothing_goes_that_is_younger_whatever_an_accounts_own_limit_took_before():
+    windows = Windows(seconds=10, max_events_per_account=2)
+    windows.store("small", 6)  # stored at 1 to 6; 5 and 6 are left
+    windows.store("other", 2)  # stored at 7 and 8
+    windows.store("small", 1)  # stored at 9: 6 and 9 are left
+    for now, left in ((15.5, ([6, 9], [7, 8])), (16.5, ([9], [7, 8])), (17.5, ([9], [8])), (19.5, ([], []))):
+        assert windows.buffers.expire(now, most=100) is False
+        assert (windows.times("small"), windows.times("other")) == left
+
+
+def test_what_one_account_has_too_much_of_costs_no_other_account_anything():
+    cost = cost_of_one()
+    windows = Windows(max_bytes_per_account=10 * cost + 40, max_bytes_total=25 * cost)
+    windows.store("quiet", 10)
+    greedy = windows.store("greedy", 500, delivered=False)
+    assert (len(windows.buffers.open("quiet")), len(greedy)) == (10, 500)
+    while greedy.delivered < greedy.head:
+        windows.deliver(greedy, 7)
+        windows.buffers.trim(greedy, windows.now)
+        assert len(windows.buffers.open("quiet")) == 10
+        assert windows.buffers.statistics().bytes <= 21 * cost
+    assert len(greedy) == 10
+
+
 def test_an_account_of_which_nothing_is_left_shrinks_to_its_last_position():
     windows = Windows(seconds=10)
     buffer = windows.store("a", 3)
@@ -132,6 +162,31 @@ def test_the_last_positions_of_accounts_are_bounded_and_never_used_again(monkeyp
         assert windows.buffers.open(account_id).head == 2, "of those whose mark is gone, none is reused"
     assert windows.buffers.open("a").position_of(cursors["a"]) == 1
     assert windows.buffers.open("a").missed(EVERYTHING, 1, 2) is None
+
+
+def test_the_times_of_accounts_that_are_forgotten_are_never_said_wrongly(monkeypatch):
+    monkeypatch.setattr(retention, "MAX_MARKS", 1)
+    windows = Windows(seconds=10)
+    for account_id, number in (("late", 5), ("early", 1), ("last", 1)):
+        windows.store(account_id, number)  # stored up to 5, at 6, at 7
+    for account_id in ("early", "late", "last"):  # forgotten in another order than they were stored
+        buffer = windows.buffers.open(account_id)
+        windows.buffers.expire(1_000.0, most=100)
+        windows.forget(buffer, 10_000.0, in_use=False)
+    kept = windows.buffers.open("last")
+    assert (kept.position_before(7.5), kept.position_before(7.0)) == (1, None)
+    for account_id in ("late", "early", "new"):
+        buffer = windows.buffers.open(account_id)
+        assert buffer.head == 5, "no position of any of them is used again"
+        for by_wall, at in ((False, 0.0), (True, wall_at(0).timestamp())):
+            assert buffer.position_before(at + 6.5, by_wall=by_wall) == 5
+            assert buffer.position_before(at + 6.0, by_wall=by_wall) is None, "one of them was stored then"
+
+
+def test_what_has_no_mark_has_dropped_nothing_at_any_time():
+    windows = Windows()
+    assert windows.buffers.open("new").position_before(-1e9) == 0
+    assert windows.buffers.open("new").position_before(-1e9, by_wall=True) == 0
 
 
 def test_statistics_count_what_is_held_and_what_was_dropped():
