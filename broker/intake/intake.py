@@ -25,7 +25,7 @@ from ..errors import RequestError
 from ..fanout.hub import Hub
 from ..fanout.places import Place
 from ..log.engines import Answer, Engine, Stored, StoredByAccount
-from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events
+from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events, too_many_events
 from ..protocol.messages import (
     ENTRY_OVERHEAD_BYTES,
     NewEvent,
@@ -143,7 +143,7 @@ class Intake:
         """Publish the library's events to an account, in one step. Raises `RequestError`."""
         most = self._limits.max_events_per_request
         if len(events) > most:
-            raise RequestError("too_large", f"The list has more than {most:,} events (max_events_per_request) - at `$`")
+            raise too_many_events(most, "$")
         texts = ((f"$[{index}]", as_json(event, f"$[{index}]")) for index, event in enumerate(events))
         batch = Batch(prove_events(texts, self._limits.max_event_bytes), account_id=account_id)
         published: list[Published] = []

@@ -59,8 +59,13 @@ def _of_one_document(body: bytes, path: str, max_bytes: int) -> Iterator[tuple[s
 def _at_most(most: int, items: Iterable[tuple[str, bytes]], path: str) -> Iterator[tuple[str, bytes]]:
     for number, item in enumerate(items):
         if number == most:
-            raise RequestError("too_large", f"More than {most:,} events (max_events_per_request) - at `{path}`")
+            raise too_many_events(most, path)
         yield item
+
+
+def too_many_events(most: int, path: str) -> RequestError:
+    """Return the refusal of a list of more than ``most`` events."""
+    return RequestError("too_large", f"More than {most:,} events (max_events_per_request) - at `{path}`")
 
 
 class _RawEvent(Struct, gc=False):
