@@ -2,6 +2,7 @@
 
     BROKER_KEY=dm_live_… python examples/browser/server.py
 
+The broker's configuration lists the origin that this prints: `[browsers] origins = ["http://127.0.0.1:8000"]`.
 In yours, /token asks first who is logged in, and which inboxes are theirs.
 """
 
@@ -57,5 +58,5 @@ def token() -> str:
 
 if __name__ == "__main__":
     server = ThreadingHTTPServer(("127.0.0.1", int(os.environ.get("PORT", "8000"))), Server)
-    print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import httpx
+import msgspec
 import pytest
 import trio
 from apis import SECRET
@@ -14,7 +15,7 @@ from documents import ROOT
 from node import node_program
 from reconnecting import INBOX, KEY, broker_on_a_road, comes_back_by_cursor, running
 
-from broker import AccessConfig, CommandsConfig, Config, RequestError, open_broker
+from broker import AccessConfig, BrowsersConfig, CommandsConfig, Config, RequestError, open_broker
 from broker.testing import connect
 
 EXAMPLES = ROOT / "examples"
@@ -76,8 +77,8 @@ import WebSocket from "ws";
 // What the page needs of a browser, and no more.
 const made = () => ({ set textContent(text) { console.log(text); }, prepend() {} });
 globalThis.WebSocket = class extends WebSocket {
-  constructor(...given) {
-    super(...given);
+  constructor(url, protocols) {
+    super(url, protocols, { origin: process.env.PAGE });
     this.onerror = () => {}; // where a browser only writes to its console
   }
 };
@@ -96,6 +97,7 @@ async def test_the_page_comes_back_by_cursor_with_a_fresh_token():
         environment = {"BROKER_KEY": KEY, "BROKER_URL": url, "PORT": "0"}
         async with running(python("browser/server.py"), environment) as server:
             page = await server.until("http://")
+            broker.reload(msgspec.structs.replace(broker.config, browsers=BrowsersConfig(origins=(page,))))
             with node_program(BROWSER) as command:
                 async with running(command, {"PAGE": page}) as lines:
                     await comes_back_by_cursor(lines, broker, road)
