@@ -4,13 +4,17 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any
 
 import trio
 
 from .client import UnexpectedError, answer_of, connected, head_of, post, read_to_end, send, talk
-from .row import ACCOUNT_BODIES_BYTES, BODY_BYTES, MEBIBYTE, Row
+from .row import ACCOUNT_BODIES_BYTES, BODY_BYTES, MEBIBYTE, WINDOW_BYTES, Row
 from .target import ANY, LISTENER, OPERATOR, Target
 
+EVENTS, COMMANDS, TOKEN = "/v1/events", "/v1/commands", "/v1/websocket/token"
+LAST_CHUNK = b"0\r\n\r\n"
+EXTENDED_CHUNK = b"1;" + b"x" * 10_000 + b"\r\n \r\n"
 NDJSON = "application/x-ndjson"
 REFUSED = (400, 413)
 EVENT = b'{"type":"a.b","inbox_id":"in_1","payload":{}}'
@@ -116,14 +120,14 @@ def _each_other(field: str, count: int = 10_000) -> bytes:
 
 async def chunked(body: bytes, target: Target) -> None:
     """POST a body that is chunked so."""
-    head = head_of(target, "POST", "/v1/events", ANY, ["Transfer-Encoding: chunked"])
+    head = head_of(target, "POST", EVENTS, ANY, ["Transfer-Encoding: chunked"])
     answer_of(await talk(target, head + body)).require(*REFUSED, 431)
 
 
-async def answers_unread(target: Target, sockets: int = 50) -> None:
+async def answers_unread(target: Target, sockets: int = 20) -> None:
     """Publish lists of 10,000 events on many sockets, and read no answer."""
     body = listed(10_000)
-    head = head_of(target, "POST", "/v1/events", ANY, [f"Content-Length: {len(body)}"])
+    head = head_of(target, "POST", EVENTS, ANY, [f"Content-Length: {len(body)}"])
     async with AsyncExitStack() as stack:
         for _ in range(sockets):
             stream = await stack.enter_async_context(connected(target))
@@ -152,89 +156,82 @@ async def bodies_under_way(key: str, path: str, target: Target, sockets: int = 6
         raise UnexpectedError(f"only {refused} of {sockets} bodies under way were refused")
 
 
-def _rows() -> Iterator[Row]:
-    events, commands, token = "/v1/events", "/v1/commands", "/v1/websocket/token"
-    for name, does, make, statuses in (
-        ("list-of-ones", "8 MiB of `[1,1,1,…]`", _ones, REFUSED),
-        ("list-of-lists", "8 MiB of `[[[[`", _deep, REFUSED),
-        ("list-50000", "a list of 50,000 small events", partial(listed, 50_000), REFUSED),
-        ("list-100000", "a list of 100,000 small events", partial(listed, 100_000), REFUSED),
-        ("list-250000", "a list of 250,000 small events", partial(listed, 250_000, SMALL), REFUSED),
-        ("list-10000", "a list of 10,000 small events, the most there may be", partial(listed, 10_000), (200,)),
-        ("last-is-bad", "a list of 10,000 events, the last of which is bad", _last_is_bad, REFUSED),
-        ("payloads-of-lists", "32 events with payloads of 80,000 `[]`", _empty_lists, (200, *REFUSED)),
-        ("payloads-of-numbers", "32 events with payloads of 120,000 numbers", _numbers, (200, *REFUSED)),
-        ("payloads-of-names", "32 events with payloads of 25,000 names", _names, (200, *REFUSED)),
-        ("payloads-of-lines", "32 events with payloads of 80,000 lines", _line_breaks, (200, *REFUSED)),
-        ("fields", "an event with 700,000 fields of no meaning", _other_fields, REFUSED),
-        ("not-utf8", "8 MiB of which the last byte is no UTF-8", _not_utf8, REFUSED),
-        ("payloads-deep", "10,000 events with payloads of 128 levels", _deep_payloads, (200,)),
-        ("duplicates", "10,000 events with one `event_id`", partial(listed, 10_000, DUPLICATE), (200,)),
-        ("types", "10,000 events, each of another type", partial(_each_other, "type"), (200,)),
-        ("inboxes", "10,000 events, each for another inbox", partial(_each_other, "inbox_id"), (200,)),
+def _refused(make: Callable[[], bytes], path: str, key: str, statuses: tuple[int, ...] = REFUSED) -> dict[str, Any]:
+    """Return what a row has of a body that is refused."""
+    return {"attack": partial(posted, path, key, make, statuses), "body": make}
+
+
+def _of_events() -> Iterator[Row]:
+    for name, does, make in (
+        ("list-of-ones", "8 MiB of `[1,1,1,…]`", _ones),
+        ("list-of-lists", "8 MiB of `[[[[`", _deep),
+        ("list-50000", "a list of 50,000 small events", partial(listed, 50_000)),
+        ("list-100000", "a list of 100,000 small events", partial(listed, 100_000)),
+        ("list-250000", "a list of 250,000 small events", partial(listed, 250_000, SMALL)),
+        ("last-is-bad", "a list of 10,000 events, the last of which is bad", _last_is_bad),
+        ("fields", "an event with 700,000 fields of no meaning", _other_fields),
+        ("not-utf8", "8 MiB of which the last byte is no UTF-8", _not_utf8),
     ):
-        yield Row(name, f"publish key: {does}", partial(posted, events, ANY, make, statuses), BODY_BYTES)
+        yield Row(name, f"publish key: {does}", **_refused(make, EVENTS, ANY))
+    for name, does, make in (
+        ("list-10000", "a list of 10,000 small events, the most there may be", partial(listed, 10_000)),
+        ("payloads-of-lists", "32 events with payloads of 80,000 `[]`", _empty_lists),
+        ("payloads-of-numbers", "32 events with payloads of 120,000 numbers", _numbers),
+        ("payloads-of-names", "32 events with payloads of 25,000 names", _names),
+        ("payloads-of-lines", "32 events with payloads of 80,000 lines", _line_breaks),
+        ("payloads-deep", "10,000 events with payloads of 128 levels", _deep_payloads),
+        ("duplicates", "10,000 events with one `event_id`", partial(listed, 10_000, DUPLICATE)),
+        ("types", "10,000 events, each of another type", partial(_each_other, "type")),
+        ("inboxes", "10,000 events, each for another inbox", partial(_each_other, "inbox_id")),
+    ):
+        taken = partial(posted, EVENTS, ANY, make, (200, *REFUSED))
+        yield Row(name, f"publish key: {does}", taken, body=make, may_hold_bytes=WINDOW_BYTES)
     for name, does, make in (
         ("ndjson-breaks", "8 MiB of line breaks as NDJSON", _breaks),
         ("ndjson-ones", "8 MiB of lines of `1` as NDJSON", _ndjson_rubbish),
     ):
-        attack = partial(posted, events, ANY, make, (200, *REFUSED), content_type=NDJSON)
-        yield Row(name, f"publish key: {does}", attack, BODY_BYTES)
-    yield Row(
-        "unscoped-events",
-        "subscribe-only key: 8 MiB of events",
-        partial(posted, events, LISTENER, _ones, (403,)),
-        BODY_BYTES,
-    )
+        attack = partial(posted, EVENTS, ANY, make, (200, *REFUSED), content_type=NDJSON)
+        yield Row(name, f"publish key: {does}", attack, body=make)
+    yield Row("operator-ones", "operator key: 8 MiB of `[1,1,1,…]`", **_refused(_ones, EVENTS, OPERATOR))
+    yield Row("unscoped-events", "subscribe-only key: 8 MiB of events", **_refused(_ones, EVENTS, LISTENER, (403,)))
+
+
+def _of_commands_and_tokens() -> Iterator[Row]:
     for name, does, make in (
         ("token-inboxes", "a token body with 2,000,000 `inbox_ids`", _inboxes),
         ("token-scopes", "a token body with 700,000 `scopes`", _scopes),
     ):
-        yield Row(name, f"subscribe-only key: {does}", partial(posted, token, LISTENER, make, REFUSED), BODY_BYTES)
-    yield Row(
-        "unscoped-command",
-        "subscribe-only key: a command with 8 MiB of parameters",
-        partial(posted, commands, LISTENER, partial(_params, "act"), (403, *REFUSED)),
-        BODY_BYTES,
-    )
+        yield Row(name, f"subscribe-only key: {does}", **_refused(make, TOKEN, LISTENER))
     for name, does, make in (
         ("unhandled-command", "a command that nobody handles with 8 MiB of parameters", partial(_params, "act")),
         ("repeated-command", "the same with a `request_id`", partial(_params, "act", request_id=True)),
         ("command-names", "a command that nobody handles with 700,000 names", partial(_many_params, "act")),
         ("command-of-the-stream", "`subscribe` by HTTP with 8 MiB of parameters", partial(_params, "subscribe")),
     ):
-        attack = partial(posted, commands, ANY, make, (404, *REFUSED))
-        yield Row(name, f"command key: {does}", attack, BODY_BYTES)
-    yield Row(
-        "operator-ones",
-        "operator key: 8 MiB of `[1,1,1,…]`",
-        partial(posted, events, OPERATOR, _ones, REFUSED),
-        BODY_BYTES,
-    )
+        yield Row(name, f"command key: {does}", **_refused(make, COMMANDS, ANY, (404, *REFUSED)))
+    does, make = "subscribe-only key: a command with 8 MiB of parameters", partial(_params, "act")
+    yield Row("unscoped-command", does, **_refused(make, COMMANDS, LISTENER, (403, *REFUSED)))
+
+
+def _of_many_pieces() -> Iterator[Row]:
     for name, does, body in (
-        ("one-byte-chunks", "20,000 chunks of one byte", b"1\r\n \r\n" * 20_000 + b"0\r\n\r\n"),
-        (
-            "chunk-extensions",
-            "200 chunks with 10,000 bytes beside each",
-            (b"1;" + b"x" * 10_000 + b"\r\n \r\n") * 200 + b"0\r\n\r\n",
-        ),
-        ("trailers", "a chunk and 200,000 trailers", b"1\r\n \r\n0\r\n" + b"a:1\r\n" * 200_000 + b"\r\n"),
+        ("one-byte-chunks", "20,000 chunks of one byte", b"1\r\n \r\n" * 20_000 + LAST_CHUNK),
+        ("chunk-extensions", "200 chunks, each with 10,000 bytes beside it", EXTENDED_CHUNK * 200 + LAST_CHUNK),
+        ("trailers", "200,000 trailers", LAST_CHUNK[:-2] + b"a:1\r\n" * 200_000 + b"\r\n"),
     ):
-        yield Row(name, f"publish key: a body of {does}", partial(chunked, body), BODY_BYTES)
-    yield Row(
-        "answers-unread",
-        "publish key: 50 sockets publish 10,000 events each, and read no answer",
-        answers_unread,
-        may_hold_bytes=128 * MEBIBYTE,
-    )
+        yield Row(name, f"publish key: a body of {does}", partial(chunked, body), len(body))
     for name, key, path in (
-        ("bodies-of-tokens", LISTENER, token),
-        ("bodies-of-events", ANY, events),
-        ("bodies-of-commands", ANY, commands),
+        ("bodies-of-tokens", LISTENER, TOKEN),
+        ("bodies-of-events", ANY, EVENTS),
+        ("bodies-of-commands", ANY, COMMANDS),
     ):
-        does = f"60 sockets send all but the last byte of 2 MiB to {path}"
-        attack = partial(bodies_under_way, key, path)
-        yield Row(name, f"any key: {does}", attack, 2 * MEBIBYTE, may_hold_bytes=2 * ACCOUNT_BODIES_BYTES)
+        does = f"any key: 60 sockets send all but the last byte of 2 MiB to {path}"
+        yield Row(name, does, partial(bodies_under_way, key, path), may_hold_bytes=2 * ACCOUNT_BODIES_BYTES)
+    does, every_body = (
+        "publish key: 20 sockets publish 10,000 events each, and read no answer",
+        20 * len(listed(10_000)),
+    )
+    yield Row("answers-unread", does, answers_unread, every_body, may_hold_bytes=WINDOW_BYTES)
 
 
-ROWS = list(_rows())
+ROWS = [*_of_events(), *_of_commands_and_tokens(), *_of_many_pieces()]

@@ -1,7 +1,7 @@
 """A client without manners, on trio: raw connections, requests and WebSockets that say what no library would."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,12 @@ async def connected(target: Target, source: str | None = None) -> AsyncIterator[
         yield trio.SocketStream(raw)
     finally:
         raw.close()
+
+
+def cut(streams: Iterable[trio.SocketStream]) -> None:
+    """End connections all at once."""
+    for stream in streams:
+        stream.socket.close()
 
 
 async def send(stream: trio.SocketStream, data: bytes, times: int = 1) -> bool:

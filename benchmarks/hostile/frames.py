@@ -73,7 +73,8 @@ def _message(payload: bytes, opcode: int = TEXT) -> bytes:
 
 
 def _flooding(name: str, does: str, unit: bytes, begin: bytes = b"", total_bytes: int = FLOOD_BYTES) -> Row:
-    return Row(name, f"any key: {does}", partial(flood, begin, unit, total_bytes=total_bytes), MESSAGE_BYTES)
+    attack = partial(flood, begin, unit, total_bytes=total_bytes)
+    return Row(name, f"any key: {does}", attack, MESSAGE_BYTES if begin else len(unit))
 
 
 def _great(name: str, does: str, message: bytes) -> Row:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from .target import Target
@@ -13,8 +14,17 @@ BODY_BYTES: Final = 8 * MEBIBYTE
 """The greatest body by default."""
 TIMES_THE_BODY: Final = 8
 """What a message or a body may cost in memory while it is dealt with, times its own size."""
+SMALL_BYTES: Final = 65_536
+"""What is no greater costs nothing that can be told from what everybody else costs."""
+SLACK_BYTES: Final = 4 * MEBIBYTE
+"""What everybody else, and the allocator, takes meanwhile."""
 ACCOUNT_BODIES_BYTES: Final = 32 * MEBIBYTE
 """What bodies under way may hold for one account by default."""
+WINDOW_BYTES: Final = 64 * MEBIBYTE
+"""What an account's window may hold by default."""
+
+DROPPED_BYTES: Final = 32 * MEBIBYTE
+"""What positions of dropped events may hold for one account."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,9 @@ class Row:
         name: of a few words, joined by hyphens.
         does: what the client does, and with which key.
         attack: does it once. Raises `UnexpectedError` if the broker answers otherwise than it promises.
-        body_bytes: of the greatest single message or body that it sends.
-        may_hold_bytes: what it may make the broker hold at most; 0: `TIMES_THE_BODY`.
+        message_bytes: of the greatest single message or body that it sends.
+        body: makes that body, if its size is not said.
+        may_hold_bytes: what it may make the broker keep beside `TIMES_THE_BODY`: a window, a budget.
         settings: sections of TOML that the broker's configuration has for it.
         asks: whether the broker asks the operator's API for keys and commands that it does not know.
     """
@@ -34,12 +45,19 @@ class Row:
     name: str
     does: str
     attack: Callable[[Target], Awaitable[None]]
-    body_bytes: int = 0
+    message_bytes: int = 0
+    body: Callable[[], bytes] | None = None
     may_hold_bytes: int = 0
     settings: str = ""
     asks: bool = False
 
     @property
+    def has_bound(self) -> bool:
+        """Whether it sends something great, or makes the broker keep something."""
+        return bool(self.message_bytes > SMALL_BYTES or self.body or self.may_hold_bytes)
+
+    @cached_property
     def most_bytes(self) -> int:
-        """What it may make the broker hold at most."""
-        return self.may_hold_bytes or TIMES_THE_BODY * self.body_bytes
+        """What it may make the broker hold at most, if it has a bound."""
+        greatest = len(self.body()) if self.body else self.message_bytes
+        return self.may_hold_bytes + TIMES_THE_BODY * greatest + SLACK_BYTES

@@ -16,7 +16,6 @@ from ..generator.publisher import Fixed, Sent
 from ..generator.schedule import Schedule
 from ..generator.worker import Worker
 from ..histograms import encoded, merged, milliseconds
-from ..hostile.row import TIMES_THE_BODY
 from ..hostile.table import ROWS
 from ..hostile.target import NEIGHBOUR, Target, configuration
 from ..options import OURS, Options
@@ -118,7 +117,7 @@ def opened(options: Options, case: Case) -> Iterator[Street]:
 
 
 def _row(case: Case, running: Running, alone: Waits, beside: Waits, attacked: Attacked, grown: int) -> Row:
-    body_bytes = ROWS[case.case].body_bytes
+    of_table = ROWS[case.case]
     worst, alone_worst = (milliseconds(waits.latency, 100) for waits in (beside, alone))
     row = Row(
         peer=case.peer,
@@ -139,8 +138,8 @@ def _row(case: Case, running: Running, alone: Waits, beside: Waits, attacked: At
             "times": attacked.times,
         },
     )
-    if body_bytes:
-        row.figures["times_the_body"] = grown / body_bytes
+    if of_table.has_bound:
+        row.figures |= {"most_mb": of_table.most_bytes / 2**20, "of_most": grown / of_table.most_bytes}
     return row
 
 
@@ -151,7 +150,7 @@ SCENARIO = Scenario(
         "An account gets 50 events and gives 200 pings a second at random times: alone, and while another client does "
         "what the case says (`benchmarks/hostile`), again and again. The waits are those for its events and for the "
         "answers to its pings; what the worst one is longer than alone is what was added. Memory is how much the "
-        "greatest resident size of the server grew meanwhile, and how many times the input's greatest body that is."
+        "greatest resident size of the server grew meanwhile, and the part of what the input may make it hold."
     ),
     columns=(
         Column("alone_p99_ms", "alone p99 ms", 1, "lower"),
@@ -161,7 +160,8 @@ SCENARIO = Scenario(
         Column("max_ms", "worst ms", 1, "lower"),
         Column("added_ms", "added ms", 1, "lower", at_most=LONGEST_WAIT_MS),
         Column("memory_mb", "+ MB", 1, "lower"),
-        Column("times_the_body", "x body", 1, "lower", at_most=TIMES_THE_BODY),
+        Column("most_mb", "of MB", 1),
+        Column("of_most", "is", 2, "lower", at_most=1),
         Column("times", "done", 0),
     ),
     headline="max_ms",
