@@ -181,10 +181,10 @@ class Commands:
             account.rates.change(rates.commands_per_account, rates.events_per_account, trio.current_time())
         return account
 
-    def require_rate(self, key: Key, kind: Literal["commands", "events"]) -> None:
-        """Raise `RequestError` (`rate_limited`) if a request of a key may not do even one by now; nothing is taken."""
-        if not key.is_operator:
-            require_of_all(getattr(self.account(key).rates, kind), 1, trio.current_time(), kind)
+    def require(self, key: Key) -> None:
+        """Raise `RequestError` if a key may give a handler no command at all now. To be asked before it is read."""
+        key.require("command")
+        require_of_all(self.account(key).rates.commands, 1, trio.current_time(), "commands")
 
     def lane(self, key: Key, *, shared_rates_only: bool = False) -> Lane:
         """Return a connection's own lane; `leave` it in the end. A single request has no rates of its own."""

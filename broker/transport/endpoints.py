@@ -157,8 +157,7 @@ async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
     if key.is_operator:
         raise RequestError("forbidden", "An operator key gives no commands")
     if not _is_small(request):
-        key.require("command")
-        broker.commands.require_rate(key, "commands")
+        broker.commands.require(key)
     trace = request.header(b"traceparent")
     traceparent = None if trace is None else trace.decode("latin-1")
     with broker.bodies.hold(key.account_id) as held:

@@ -14,10 +14,10 @@ from functools import partial
 import pytest
 import trio
 import websockets.sync.client
-from clients import ACCOUNT, ALICE, configured, connected, event, numbers, serving
+from clients import ACCOUNT, ALICE, ask, configured, connected, event, numbers, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from broker import LimitsConfig, open_broker, serve
+from broker import LimitsConfig, ServerConfig, open_broker, serve
 
 # Both do the same: say on standard output, one JSON a line, what they see; publish and ping once; come back with
 # their last cursor whenever they are closed with 1012; leave after the event of number 99.
@@ -233,13 +233,13 @@ async def test_a_foreign_client_that_comes_back_with_its_cursor_has_every_event_
 # --- the sync client of `websockets` -----------------------------------------
 
 
-async def in_thread(served, act, query: str = "", key: str = ALICE):
+async def in_thread(served, act, query: str = "", key: str | None = ALICE, **options):
     """Run ``act(websocket)`` in a thread."""
 
     def run() -> object:
         url = f"ws://127.0.0.1:{served.address[1]}/v1/stream?{query}"
-        headers = {"Authorization": f"Bearer {key}"}
-        with websockets.sync.client.connect(url, additional_headers=headers, close_timeout=5) as websocket:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        with websockets.sync.client.connect(url, additional_headers=headers, close_timeout=5, **options) as websocket:
             return act(websocket)
 
     with trio.fail_after(30):
@@ -298,6 +298,18 @@ async def test_the_sync_client_is_refused_with_a_body_it_can_read():
     assert json.loads(refused.value.response.body)["error"]["code"] == "unauthorized"
 
 
+async def test_the_sync_client_is_given_our_subprotocol_and_may_carry_a_token_beside_it():
+    def act(websocket) -> str | None:
+        assert json.loads(websocket.recv(timeout=10))["type"] == "connection.ready"
+        return websocket.subprotocol
+
+    async with serving() as served:
+        assert await in_thread(served, act) is None
+        assert await in_thread(served, act, subprotocols=["daimon.v1"]) == "daimon.v1"
+        token = (await ask(served.address, "POST", "/v1/websocket/token", key=ALICE, body=b"")).result["token"]
+        assert await in_thread(served, act, key=None, subprotocols=["daimon.v1", f"bearer.{token}"]) == "daimon.v1"
+
+
 # --- curl --------------------------------------------------------------------
 
 
@@ -353,3 +365,17 @@ async def test_curl_that_offers_http2_is_answered_in_http_1():
         assert (status, answer) == (200, {"result": {"status": "ready"}})
         status, answer = await curl(served, "/v1/events", "--http2", "--data-binary", "[]")
         assert (status, answer) == (200, {"result": {"events": []}})
+
+
+async def test_curl_that_takes_us_for_a_proxy_is_answered():
+    async with serving() as served:
+        proxy = ("--proxy", f"http://127.0.0.1:{served.address[1]}", "--noproxy", "")
+        status, answer = await curl(served, "/healthz", *proxy)
+        assert (status, answer) == (200, {"result": {"status": "ok"}})
+
+
+async def test_curl_asks_over_a_socket_file(tmp_path):
+    path = tmp_path / "broker.sock"
+    async with serving(configured(server=ServerConfig(unix=str(path)))) as served:
+        status, answer = await curl(served, "/readyz", "--unix-socket", str(path))
+        assert (status, answer) == (200, {"result": {"status": "ready"}})
