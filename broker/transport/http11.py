@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import TypeAlias, TypeVar
 
 import trio
@@ -51,7 +51,12 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response | T]]
 """Answers a request, or takes its connection over by returning anything that is no `Response`."""
 
 
-async def serve_http(stream: ClientStream, handle: Handler[T], limits: HttpLimits) -> tuple[T, bytes] | None:
+async def serve_http(
+    stream: ClientStream,
+    handle: Handler[T],
+    limits: HttpLimits,
+    under_way: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> tuple[T, bytes] | None:
     """Serve exchanges on ``stream`` until it ends, or until ``handle`` takes it over.
 
     Returns None after the end: the client left, a deadline passed, or an answer closed the connection. Returns
@@ -59,15 +64,18 @@ async def serve_http(stream: ClientStream, handle: Handler[T], limits: HttpLimit
     stream is left open: closing it well, so that the last answer is seen, is the caller's.
 
     A `RequestError` from ``handle`` is answered; any other exception is logged, answered with 500 and closes.
+    ``under_way`` is held while a request is answered, to the last piece of the answer.
     """
     connection = _Connection(stream, limits)
     try:
-        return await _exchanges(connection, handle)
+        return await _exchanges(connection, handle, under_way)
     except PeerGoneError:
         return None
 
 
-async def _exchanges(connection: "_Connection", handle: Handler[T]) -> tuple[T, bytes] | None:
+async def _exchanges(
+    connection: "_Connection", handle: Handler[T], under_way: Callable[[], AbstractContextManager[None]]
+) -> tuple[T, bytes] | None:
     while True:
         try:
             request = await connection.read_request()
@@ -76,11 +84,12 @@ async def _exchanges(connection: "_Connection", handle: Handler[T]) -> tuple[T, 
             return None
         if request is None:
             return None
-        answer = await _ask(handle, request)
-        if not isinstance(answer, Response):
-            return answer, connection.take_rest()
-        if not await connection.answer(request, answer):
-            return None
+        with under_way():
+            answer = await _ask(handle, request)
+            if not isinstance(answer, Response):
+                return answer, connection.take_rest()
+            if not await connection.answer(request, answer):
+                return None
 
 
 async def _ask(handle: Handler[T], request: Request) -> Response | T:

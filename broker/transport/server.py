@@ -9,7 +9,8 @@ import logging
 import random
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -61,7 +62,7 @@ class _Server:
         stream: trio.abc.AsyncResource = transport
         try:
             stream = client = ClientStream(transport)
-            taken = await serve_http(client, self._answer, self._http_limits)
+            taken = await serve_http(client, self._answer, self._http_limits, self._exchange)
             if taken is None:
                 await client.aclose()
             else:
@@ -75,7 +76,6 @@ class _Server:
             await trio.aclose_forcefully(stream)
 
     async def _answer(self, request: Request) -> Response | Upgrade:
-        self.exchanges += 1
         try:
             return await handle(self.broker, request)
         except RequestError as error:
@@ -83,6 +83,13 @@ class _Server:
             for line in self._refusals.tell(trio.current_time(), what, request.remote, request.key, error):
                 logger.info(line)
             raise
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Count an exchange while it is under way."""
+        self.exchanges += 1
+        try:
+            yield
         finally:
             self.exchanges -= 1
             self._changed.unpark_all()

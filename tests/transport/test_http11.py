@@ -219,6 +219,19 @@ async def test_a_head_request_is_answered_without_its_body():
     assert answers[0].headers["content-length"] == str(len(b'{"result":"/hello"}'))
 
 
+async def test_an_answer_larger_than_the_kernels_buffer_is_sent_whole_and_once():
+    body = bytes(range(256)) * 20_000
+
+    async def handle(request: Request) -> Response:
+        return Response(200, body, close=True)
+
+    async with served_socket(handle) as client:
+        await client.send_all(GET)
+        await trio.testing.wait_all_tasks_blocked()
+        (answer,) = parse_answers(await read_all(client))
+        assert answer.body == body
+
+
 async def test_an_answer_without_content_has_no_length():
     async def handle(request: Request) -> Response:
         return Response(204, headers=(("X-Y", "z"),))
@@ -390,33 +403,41 @@ async def test_the_linger_ends_by_its_deadline(autojump_clock):
 # ---------------------------------------------------------------- turns
 
 
-async def turns_of_others_while(handle, sent: bytes) -> tuple[int, list[Answer]]:
-    """How often another task had its turn while ``sent``, which came in one piece, was answered."""
-    turns = 0
+@contextlib.asynccontextmanager
+async def another_task():
+    """Another task that always wants its turn; what is given counts how often it had it."""
+    turns = [0]
 
-    async def other() -> None:
-        nonlocal turns
+    async def run() -> None:
         while True:
-            turns += 1
+            turns[0] += 1
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(other)
-        answers = await exchange(handle, sent)
+        nursery.start_soon(run)
+        yield turns
         nursery.cancel_scope.cancel()
-    return turns, answers
 
 
 async def test_a_long_run_of_tiny_chunks_lets_others_have_their_turn():
-    turns, (answer,) = await turns_of_others_while(echo, CHUNKED + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
+    async with another_task() as turns:
+        answer = await one(echo, CHUNKED + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
     assert answer.body == b"x" * 50_000
-    assert turns > 6 * 50_000 / STEP_BYTES
+    assert turns[0] > 6 * 50_000 / STEP_BYTES
 
 
 async def test_between_requests_that_came_together_others_have_their_turn():
-    turns, answers = await turns_of_others_while(hello, GET * 1_000)
-    assert len(answers) == 1_000
-    assert turns > 1_000
+    """Over a real socket: there an answer is written without a pause."""
+    number = 1_000
+    ours, theirs = (trio.SocketStream(end) for end in trio.socket.socketpair())
+    async with ClientStream(ours) as stream, theirs, trio.open_nursery() as nursery, another_task() as turns:
+        await theirs.send_all(GET * number)
+        nursery.start_soon(serve_http, stream, hello, HttpLimits())
+        received = b""
+        while received.count(b"HTTP/1.1 200 OK") < number:
+            received += bytes(await theirs.receive_some())
+        nursery.cancel_scope.cancel()
+    assert turns[0] > number
 
 
 # ---------------------------------------------------------------- answers in pieces
@@ -569,23 +590,17 @@ async def test_an_answer_that_breaks_off_is_logged_and_is_never_taken_for_a_whol
     assert record.exc_info
 
 
-async def test_pieces_that_never_wait_let_others_have_their_turn(autojump_clock):
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
-    async with served(in_pieces(*[b"x"] * 500)) as client, trio.open_nursery() as nursery:
-        nursery.start_soon(other)
-        await client.send_all(GET)
+async def test_pieces_that_never_wait_let_others_have_their_turn():
+    ours, theirs = (trio.SocketStream(end) for end in trio.socket.socketpair())
+    handle = in_pieces(*[b"x"] * 500)
+    async with ClientStream(ours) as stream, theirs, trio.open_nursery() as nursery, another_task() as turns:
+        nursery.start_soon(serve_http, stream, handle, HttpLimits())
+        await theirs.send_all(GET)
         received = b""
         while not received.endswith(b"0\r\n\r\n"):
-            received += await client.receive_some()
+            received += bytes(await theirs.receive_some())
         nursery.cancel_scope.cancel()
-    assert turns > 500
+    assert turns[0] > 500
 
 
 # ---------------------------------------------------------------- while something is done

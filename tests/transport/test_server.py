@@ -315,6 +315,30 @@ async def test_a_request_under_way_is_answered_before_the_drain_ends():
                 await served.ended.wait()
 
 
+async def test_the_drain_waits_for_an_answer_in_pieces_that_ends_by_itself(monkeypatch):
+    async def last_forever(opened, request) -> Response:
+        async def pieces():
+            yield b"first"
+            await opened.draining.wait()
+            yield b"last"
+
+        return Response(200, pieces())
+
+    monkeypatch.setitem(broker.transport.endpoints.ROUTES["/healthz"], "GET", last_forever)
+    async with serving() as served, await open_socket(served.address) as stream:
+        with trio.fail_after(10):
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            while not (await stream.receive_some()).endswith(b"first\r\n"):
+                pass
+            assert served.streams().exchanges == 1
+            served.broker.start_draining()
+            received = b""
+            while not received.endswith(b"0\r\n\r\n"):
+                received += bytes(await stream.receive_some())
+            assert received.startswith(b"4\r\nlast\r\n")
+            await served.ended.wait()
+
+
 async def test_a_newcomer_that_was_let_in_before_the_drain_is_closed_with_1012_too(monkeypatch):
     """Between the check of its head and its first frame lies a handshake."""
     real, gate, inside = broker.transport.endpoints.open_stream, trio.Event(), trio.Event()
