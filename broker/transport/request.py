@@ -6,7 +6,7 @@ in the buffer, and is looked at when its turn comes. Nothing of a header or a qu
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import unquote
@@ -71,6 +71,7 @@ class Request:
     key: str | None = None
     """Whose credential it bears, in words, once that is known."""
     wire: Wire | None = field(default=None, repr=False)
+    _lines: dict[bytes, list[bytes]] | None = field(default=None, init=False, repr=False)
     _query: dict[str, str] | None = field(default=None, init=False, repr=False)
     _content: list[bytearray] = field(default_factory=list, init=False, repr=False)
     _content_bytes: int = field(default=0, init=False, repr=False)
@@ -78,15 +79,22 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the only value of a header (``name`` in lower case), or None. Two of it raise `RequestError`."""
-        values = [value for key, value in self.headers if key == name]
+        values = self._values(name)
         if len(values) > 1:
             raise RequestError("bad_request", f"The header {name.decode('ascii')} stands twice")
         return values[0] if values else None
 
+    def _values(self, name: bytes) -> Sequence[bytes]:
+        if self._lines is None:
+            self._lines = {}
+            for key, value in self.headers:
+                self._lines.setdefault(key, []).append(value)
+        return self._lines.get(name, ())
+
     def items(self, name: bytes) -> list[bytes]:
         """Return the members of a list header, on however many lines it is (RFC 9110 section 5.6.1)."""
-        lines = [value for key, value in self.headers if key == name]
-        return [stripped for line in lines for item in line.split(b",") if (stripped := item.strip(b" \t"))]
+        items = [item.strip(b" \t") for value in self._values(name) for item in value.split(b",")]
+        return [item for item in items if item]
 
     def tokens(self, name: bytes) -> list[bytes]:
         """Return the members of a list header whose case does not matter, in lower case."""
@@ -126,12 +134,11 @@ class Request:
         if self.body_bytes != 0 and not {b"identity"}.issuperset(self.tokens(b"content-encoding")):
             headers = (("Accept-Encoding", "identity"),)
             raise RequestError("unsupported_media_type", "Content-Encoding must be identity", headers=headers)
-        too_large = RequestError("too_large", f"The body may have {max_bytes} bytes")
         if self.body_bytes is not None and self.body_bytes > max_bytes:
-            raise too_large
+            raise _too_large(max_bytes)
         while self.wire and (piece := await self.wire.read_piece()):
             if self._content_bytes + len(piece) > max_bytes:
-                raise too_large
+                raise _too_large(max_bytes)
             count(len(piece))
             self._keep(piece)
 
@@ -148,6 +155,10 @@ class Request:
         Its body must have been read. A client that ends its side of the connection has left.
         """
         return await (self.wire.unless_client_leaves(act) if self.wire else act())
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError("too_large", f"The body may have {max_bytes} bytes")
 
 
 def _parse_query(query_string: str) -> dict[str, str]:
