@@ -27,8 +27,8 @@ HOUSE_PLAN = [
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "intake"), "publishing"]),
     ("", 6, ["broker"]),
-    ("transport", 7, [("stream", "request", "response", "refusals"), ("http11", "upgrade", "session", "browsers"),
-                      ("reading", "polling"), ("connection", "endpoints", "listeners"), "server"]),
+    ("transport", 7, [("stream", "request", "response", "refusals"), ("http11", "upgrade", "session", "browsers", "reading"),
+                      "polling", ("connection", "endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import trio
 
 from .stream import ClientStream
-from .upgrade import with_reason
 
 
 class LentStream(trio.abc.Stream):
@@ -51,9 +50,9 @@ class LentStream(trio.abc.Stream):
         return head
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write whole frames, after the answers that wait; before all of them, the answer to the upgrade."""
+        """Write whole frames, after the answers that wait."""
         self._flush()
-        await self._stream.send_all(with_reason(data) if self._opened is not None else data)
+        await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait as the stream does."""

@@ -69,8 +69,3 @@ def check_upgrade(request: Request) -> bytes:
 def offered_subprotocols(request: Request) -> list[str]:
     """Return the subprotocols that a client offers, as they were sent (RFC 6455 section 11.3.4)."""
     return [item.decode("latin-1") for item in request.items(b"sec-websocket-protocol")]
-
-
-def with_reason(answer: bytes | bytearray | memoryview) -> bytes:
-    """Return trio-websocket's answer to the head with the reason phrase that it leaves out: some clients need it."""
-    return bytes(answer).replace(b"HTTP/1.1 101 \r\n", b"HTTP/1.1 101 Switching Protocols\r\n", 1)
