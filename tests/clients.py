@@ -303,6 +303,17 @@ async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
     return b"".join([bytes(data) async for data in stream])
 
 
+async def read_until(stream: trio.abc.ReceiveStream, what: bytes) -> bytes:
+    """What is read up to the read that brings ``what``."""
+    received = b""
+    with trio.fail_after(10):
+        while what not in received:
+            part = await stream.receive_some(65_536)
+            assert part, f"it ended: {received!r}"
+            received += bytes(part)
+    return received
+
+
 async def send_raw(address: Address, data: bytes) -> Answer:
     """Send ``data`` as it is, and return the answer, which must end the connection."""
     with trio.fail_after(20):

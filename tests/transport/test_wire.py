@@ -17,6 +17,7 @@ from clients import (
     parse_answer,
     post_events,
     read_to_end,
+    read_until,
     send_raw,
     serving,
     upgrade_head,
@@ -29,14 +30,9 @@ AUTHORIZED = b"Host: x\r\nAuthorization: Bearer " + ALICE.encode() + b"\r\n"
 
 async def head_of_answer(served, data: bytes) -> Answer:
     """The head of what answers ``data``; the connection may go on."""
-    with trio.fail_after(10):
-        async with await open_socket(served.address) as stream:
-            await stream.send_all(data)
-            received = b""
-            while b"\r\n\r\n" not in received:
-                part = await stream.receive_some()
-                assert part, f"it ended: {received!r}"
-                received += bytes(part)
+    async with await open_socket(served.address) as stream:
+        await stream.send_all(data)
+        received = await read_until(stream, b"\r\n\r\n")
     return parse_answer(received.partition(b"\r\n\r\n")[0])
 
 
@@ -64,14 +60,9 @@ UPGRADES = {
 @pytest.mark.parametrize("head", UPGRADES.values(), ids=UPGRADES.keys())
 async def test_an_upgrade_is_accepted_with_reason_and_date(head, no_errors):
     async with serving() as served:
-        with trio.fail_after(10):
-            async with await open_socket(served.address) as stream:
-                await stream.send_all(head)
-                received = b""
-                while b"connection.ready" not in received:
-                    part = await stream.receive_some()
-                    assert part, f"it ended: {received!r}"
-                    received += bytes(part)
+        async with await open_socket(served.address) as stream:
+            await stream.send_all(head)
+            received = await read_until(stream, b"connection.ready")
         assert received.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
         answer = parse_answer(received.partition(b"\r\n\r\n")[0])
         assert answer.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
