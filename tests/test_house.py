@@ -27,8 +27,9 @@ HOUSE_PLAN = [
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "intake"), "publishing"]),
     ("", 6, ["broker"]),
-    ("transport", 7, [("stream", "request", "response", "refusals"), ("http11", "upgrade", "session", "browsers", "reading"),
-                      "polling", ("connection", "endpoints", "listeners"), "server"]),
+    ("transport", 7, [("stream", "request", "response", "refusals"),
+                      ("parsing", "upgrade", "session", "browsers", "reading", "polling"),
+                      ("http11", "connection", "endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip
@@ -54,8 +55,8 @@ PURE = {
     "protocol.messages", "protocol.events", "protocol.decoding",
     "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
-    "commands.remembered", "commands.requests", "intake.budget", "transport.session", "transport.request",
-    "transport.response", "transport.refusals", "transport.browsers", "cli.lines",
+    "commands.remembered", "commands.requests", "intake.budget", "transport.parsing", "transport.request",
+    "transport.response", "transport.refusals", "transport.browsers", "transport.session", "cli.lines",
 }  # fmt: skip
 IMPURE = {
     "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",

@@ -1,7 +1,7 @@
 """HTTP/1.1 on one client's stream (RFC 9112): one exchange after another, with their deadlines.
 
 Here lives what every exchange needs whatever it is about. Not here: what a request is and how an answer is written
-(request, response), routes and credentials (endpoints), listeners and who closes the stream (server).
+(parsing, request, response), routes and credentials (endpoints), listeners and who closes the stream (server).
 
 Costs: an idle connection holds one head's parser and no timer but its deadline. An exchange holds at most one head,
 one read of what comes after it, one body and one answer, or one piece of it.
@@ -18,7 +18,8 @@ import trio
 from msgspec import Struct
 
 from ..errors import RequestError
-from .request import Body, HeadParser, LengthBody, Request, body_of
+from .parsing import Body, HeadParser, LengthBody, body_of
+from .request import Request
 from .response import CONTINUE, LAST_CHUNK, Response, chunk_of, error_response, has_content, head_of
 from .stream import ClientStream
 

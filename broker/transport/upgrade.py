@@ -1,6 +1,6 @@
 """What a WebSocket upgrade must be (RFC 6455 section 4.2.1), and the head of our own that stands for it.
 
-Pure. trio-websocket and wsproto never see what the client sent: they get a constant head, but for the client's key and
+trio-websocket and wsproto never see what the client sent: they get a constant head, but for the client's key and
 the subprotocol that was chosen.
 """
 

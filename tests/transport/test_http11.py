@@ -17,7 +17,8 @@ from trio.testing import memory_stream_pair
 
 from broker.errors import RequestError
 from broker.transport.http11 import HttpLimits, PeerGoneError, serve_http
-from broker.transport.request import STEP_BYTES, Request
+from broker.transport.parsing import STEP_BYTES
+from broker.transport.request import Request
 from broker.transport.response import Response, error_response, json_response
 from broker.transport.stream import ClientStream
 

@@ -8,7 +8,7 @@ from wsproto.events import AcceptConnection
 from wsproto.events import Request as WebSocketRequest
 
 from broker.errors import RequestError
-from broker.transport.request import HeadParser
+from broker.transport.parsing import HeadParser
 from broker.transport.upgrade import check_upgrade
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
