@@ -1,14 +1,17 @@
 """How many bytes of what clients send are held at once, for each account and in all (`limits.max_bodies_bytes`).
 
-Pure. Bytes are held from before they are read, or kept, until they are let go: a request's body until the request is
-answered, a publish that waits until it is stored. A reader of a body holds what comes, as it comes, not what its head
-announces, so that who announces much and sends nothing takes room from nobody:
+Pure. Bytes are held from before they are read, or kept, until they are let go: a request's body until there is an
+answer, an answer until the client has taken it, a publish that waits until it is stored. A reader of a body holds what
+comes, as it comes, not what its head announces, so that who announces much and sends nothing takes room from nobody:
 
     with bodies.hold(key.account_id) as held:
+        held.require(announced)
         while data := await read_some():
             held.grow(len(data))  # raises RequestError: it is the answer, and no further byte is read
             body += data
-        ...  # answer
+        answer = ...
+        held.settle(len(answer))
+        ...  # send it
 """
 
 from typing import Final
@@ -35,10 +38,21 @@ class Held:
         self._bodies.take(self._account_id, size)
         self.size += size
 
+    def require(self, size: int) -> None:
+        """Raise `RequestError` (`unavailable`) if there is no room for so many bytes more now; nothing is held."""
+        self._bodies.require(self._account_id, size)
+
+    def settle(self, size: int) -> None:
+        """Hold ``size`` bytes from now on, be there room or not: an answer that is there already, instead of a body.
+
+        What is more than the account's part takes no room from others; the account itself finds none until it is gone.
+        """
+        self._bodies.give_back(self._account_id, self.size - size)
+        self.size = size
+
     def let_go(self) -> None:
         """Hold nothing any more. May be called again."""
-        size, self.size = self.size, 0
-        self._bodies.give_back(self._account_id, size)
+        self.settle(0)
 
     def __enter__(self) -> "Held":
         return self
@@ -55,13 +69,15 @@ class Bodies:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._bytes = 0
+        self._most_of_account = most // SHARES
+        self._taken = 0
+        """Of the whole: what is held, of each account no more than its part."""
         self._of_accounts: dict[str | None, int] = {}
 
     @property
     def bytes(self) -> int:
         """What is held now, in all."""
-        return self._bytes
+        return sum(self._of_accounts.values())
 
     def hold(self, account_id: str | None, size: int = 0) -> Held:
         """Hold ``size`` bytes for an account. Raises `RequestError` (`unavailable`) if there is no room."""
@@ -70,21 +86,24 @@ class Bodies:
         return held
 
     def take(self, account_id: str | None, size: int) -> None:
-        """Count bytes, or raise `RequestError` (`unavailable`, with when to come back); `Held` does this."""
+        """Count bytes, or raise `RequestError`; `Held` does this."""
+        self.require(account_id, size)
+        self._set(account_id, self._of_accounts.get(account_id, 0) + size)
+
+    def require(self, account_id: str | None, size: int) -> None:
+        """Raise `RequestError` (`unavailable`, with when to come back) if there is no room for so many bytes more."""
         of_account = self._of_accounts.get(account_id, 0) + size
-        if of_account > self._most // SHARES or self._bytes + size > self._most:
-            whose = "account's requests" if of_account > self._most // SHARES else "requests"
+        if of_account > self._most_of_account or self._taken + size > self._most:
+            whose = "account's requests" if of_account > self._most_of_account else "requests"
             message = f"The {whose} under way are too large together (limits.max_bodies_bytes)"
             raise RequestError("unavailable", message, retry_after_ms=RETRY_MS)
-        if of_account:
-            self._of_accounts[account_id] = of_account
-        self._bytes += size
 
     def give_back(self, account_id: str | None, size: int) -> None:
-        """Count bytes no more; `Held` does this."""
-        left = self._of_accounts.get(account_id, 0) - size
-        if left:
-            self._of_accounts[account_id] = left
-        else:
-            self._of_accounts.pop(account_id, None)
-        self._bytes -= size
+        """Count bytes no more (below 0: so many more); `Held` does this."""
+        self._set(account_id, self._of_accounts.get(account_id, 0) - size)
+
+    def _set(self, account_id: str | None, of_account: int) -> None:
+        before = self._of_accounts.pop(account_id, 0)
+        self._taken += min(of_account, self._most_of_account) - min(before, self._most_of_account)
+        if of_account:
+            self._of_accounts[account_id] = of_account

@@ -18,6 +18,7 @@ from ..access.keys import Key, credential_of
 from ..access.opening import Opening, check_opening
 from ..broker import Broker
 from ..errors import BadCommandError, BadFrameError, RequestError
+from ..intake.budget import Held
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from .browsers import cross_origin_headers, preflight_headers
@@ -144,10 +145,10 @@ async def publish_events(broker: Broker, request: Request) -> Response | Upgrade
     broker.intake.require(key)
     content_type = (request.header(b"content-type") or b"").decode("latin-1")
     ndjson = content_type.partition(";")[0].strip().lower() == _NDJSON
-    with broker.bodies.hold(key.account_id) as held:
-        body = await request.body(broker.config.limits.max_body_bytes, held.grow)
-        answer = await broker.intake.publish_raw(key, body, ndjson=ndjson)
-    return json_response(Raw(answer))
+    body, held = await _read(broker, request, key, broker.config.limits.max_body_bytes)
+    response = json_response(Raw(await broker.intake.publish_raw(key, body, ndjson=ndjson)))
+    held.settle(response.size)
+    return response
 
 
 async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
@@ -160,10 +161,23 @@ async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
         broker.commands.require(key)
     trace = request.header(b"traceparent")
     traceparent = None if trace is None else trace.decode("latin-1")
-    with broker.bodies.hold(key.account_id) as held:
-        command = _command_of(await request.body(broker.config.limits.max_message_bytes, held.grow))
-        do = partial(broker.do_command, key, command, traceparent)
-        return json_response(await request.unless_client_leaves(do))
+    body, held = await _read(broker, request, key, broker.config.limits.max_message_bytes)
+    do = partial(broker.do_command, key, _command_of(body), traceparent)
+    response = json_response(await request.unless_client_leaves(do))
+    held.settle(response.size)
+    return response
+
+
+async def _read(broker: Broker, request: Request, key: Key, max_bytes: int) -> tuple[bytes, Held]:
+    """Read a body; its bytes are held, and those of the answer after it, until the client has taken that.
+
+    Raises `RequestError`: ``too_large``, and ``unavailable`` if there is no room, now or as it grows.
+    """
+    held = request.keep(broker.bodies.hold(key.account_id))
+    announced = request.body_bytes or 0
+    if announced <= max_bytes:
+        held.require(announced)
+    return await request.body(max_bytes, held.grow), held
 
 
 def _is_small(request: Request) -> bool:

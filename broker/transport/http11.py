@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing, closing, nullcontext
 from typing import TypeAlias, TypeVar
 
 import trio
@@ -85,8 +85,9 @@ async def _exchanges(
             return None
         if request is None:
             return None
-        with under_way():
+        with under_way(), closing(request):
             answer = await _ask(handle, request)
+            request.forget_body()
             if not isinstance(answer, Response):
                 return answer, connection.take_rest()
             if not await connection.answer(request, answer):
@@ -229,7 +230,7 @@ class _Connection:
         head = head_of(answer, time.time(), close=not goes_on, chunked=chunked)
         with_body = has_content(answer) and not (request is not None and request.method == "HEAD")
         if isinstance(answer.body, bytes):
-            await self._send(head + answer.body if with_body else head, answer.piece_seconds)
+            await self._send_whole(head, answer.body if with_body else b"", answer.piece_seconds)
         else:
             async with aclosing(answer.body) as pieces:
                 await self._send(head, answer.piece_seconds)
@@ -261,6 +262,14 @@ class _Connection:
             logger.exception("An answer in pieces broke off")
             return False
         return True
+
+    async def _send_whole(self, head: bytes, body: bytes, seconds: float) -> None:
+        """Send a short answer in one write; a long body is not copied for that."""
+        if len(body) > _READ_BYTES:
+            await self._send(head, seconds)
+            await self._send(body, seconds)
+        else:
+            await self._send(head + body, seconds)
 
     async def _send(self, data: bytes, seconds: float) -> None:
         """Send at once what the kernel takes at once: for a short answer this is no checkpoint."""

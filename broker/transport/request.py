@@ -4,6 +4,7 @@ Pure: where the bytes come from is `Wire`'s. Nothing of a header or a query is e
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 from urllib.parse import unquote
@@ -53,9 +54,10 @@ class Request:
     wire: Wire | None = field(default=None, repr=False)
     _lines: dict[bytes, list[bytes]] | None = field(default=None, init=False, repr=False)
     _query: dict[str, str] | None = field(default=None, init=False, repr=False)
-    _content: list[bytearray] = field(default_factory=list, init=False, repr=False)
+    _content: list[bytes | bytearray] = field(default_factory=list, init=False, repr=False)
     _content_bytes: int = field(default=0, init=False, repr=False)
     _refusal: RequestError | None = field(default=None, init=False, repr=False)
+    _kept: ExitStack | None = field(default=None, init=False, repr=False)
 
     def header(self, name: bytes) -> bytes | None:
         """Return the only value of a header (``name`` in lower case), or None. Two of it raise `RequestError`."""
@@ -108,7 +110,9 @@ class Request:
             self._refusal = error
         if self._refusal is not None:
             raise self._refusal
-        return b"".join(self._content)
+        content = b"".join(self._content)
+        self._content = [content]
+        return content
 
     async def _read_body(self, max_bytes: int, count: Callable[[int], None]) -> None:
         if self.body_bytes != 0 and not {b"identity"}.issuperset(self.tokens(b"content-encoding")):
@@ -124,10 +128,26 @@ class Request:
 
     def _keep(self, piece: bytes) -> None:
         """Keep a piece of the body with others in a block: one that grew to megabytes would be copied as it grows."""
-        if not self._content or len(self._content[-1]) + len(piece) > _BLOCK_BYTES:
-            self._content.append(bytearray())
-        self._content[-1] += piece
+        block = self._content[-1] if self._content else b""
+        if isinstance(block, bytearray) and len(block) + len(piece) <= _BLOCK_BYTES:
+            block += piece
+        else:
+            self._content.append(bytearray(piece))
         self._content_bytes += len(piece)
+
+    def keep(self, held: AbstractContextManager[T]) -> T:
+        """Enter a context that is left when the client has taken the answer, or cannot any more."""
+        self._kept = self._kept or ExitStack()
+        return self._kept.enter_context(held)
+
+    def close(self) -> None:
+        """Leave what was to be kept until now. For whoever sends the answer."""
+        if self._kept is not None:
+            self._kept.close()
+
+    def forget_body(self) -> None:
+        """Keep nothing of the body any more. For whoever sends the answer."""
+        self._content.clear()
 
     async def unless_client_leaves(self, act: Callable[[], Awaitable[T]]) -> T:
         """Return what ``act`` returns; cancel it and raise `PeerGoneError` if the client leaves meanwhile.

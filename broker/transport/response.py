@@ -36,6 +36,11 @@ class Response(Struct, frozen=True):
     piece_seconds: float = PIECE_SECONDS
     """How long the client may take to let itself be sent the whole, or a piece."""
 
+    @property
+    def size(self) -> int:
+        """The bytes of a body that is whole; 0 if it comes in pieces."""
+        return len(self.body) if isinstance(self.body, bytes) else 0
+
 
 def json_response(result: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
     """Return ``{"result": ...}`` (PROTOCOL, preface), encoded by msgspec."""

@@ -194,7 +194,8 @@ class ClientStream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("the end was sent")
         if self._broken:
             raise trio.BrokenResourceError("an earlier write failed")
-        self._remainder = memoryview(bytes(self._remainder) + data) if self._remainder else memoryview(data)
+        if data:
+            self._remainder = memoryview(bytes(self._remainder) + data) if self._remainder else memoryview(data)
         try:
             if isinstance(self._transport, trio.SocketStream):
                 while self._remainder:

@@ -43,6 +43,32 @@ def test_all_together_have_the_whole():
     assert raised.value.retry_after_ms
 
 
+def test_to_ask_for_room_holds_nothing():
+    bodies = Bodies(MOST)
+    held = bodies.hold("a", 40)
+    held.require(60)
+    with pytest.raises(RequestError, match="account's"):
+        held.require(61)
+    assert held.size == bodies.bytes == 40
+
+
+def test_what_is_there_already_is_held_be_there_room_or_not_and_who_comes_next_finds_none():
+    bodies = Bodies(MOST)
+    held = bodies.hold("a", 10)
+    held.settle(150)
+    assert held.size == bodies.bytes == 150
+    with pytest.raises(RequestError):
+        bodies.hold("a", 0)
+    for account_id in "bcd":
+        bodies.hold(account_id, 100)  # what "a" has too much takes nothing from the others
+    with pytest.raises(RequestError):
+        bodies.hold("e", 1)
+    held.settle(99)
+    bodies.hold("a", 1)
+    held.let_go()
+    assert bodies.bytes == 301
+
+
 @given(steps=st.lists(st.tuples(accounts, st.integers(0, 120), st.booleans()), max_size=60))
 def test_what_is_held_is_what_was_taken_and_not_given_back_and_never_more_than_the_limits(steps):
     bodies, holding = Bodies(MOST), []

@@ -28,6 +28,7 @@ from clients import (
     parse_answer,
     post_events,
     read_to_end,
+    reset,
     send_raw,
     serving,
     until,
@@ -583,6 +584,12 @@ async def test_bodies_under_way_are_bounded_for_each_account_and_let_go_when_the
         assert (await post_events(served.address, b" " * 9_000 + b"[]")).status == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/commands"])
+async def test_what_is_announced_and_will_not_fit_is_refused_before_it_is_read(path):
+    async with serving(bodies(40_000)) as served:
+        check_refusal(await refused_before_its_body(served, path, 10_001, ALICE), 503, "unavailable")
+
+
 async def test_who_announces_much_and_sends_nothing_takes_no_room_and_who_leaves_gives_it_back():
     async with serving(bodies(40_000)) as served:
         head = f"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\nContent-Length: 9999\r\n\r\n"
@@ -591,6 +598,43 @@ async def test_who_announces_much_and_sends_nothing_takes_no_room_and_who_leaves
             assert (await post_events(served.address, b" " * 9_900 + b"[]")).status == 200
         async with body_under_way(served, 9_000):
             pass
+        await until(lambda: served.broker.bodies.bytes == 0)
+
+
+async def test_an_answer_is_held_until_its_client_has_taken_it():
+    """A short command, a long answer, and a client that reads late."""
+    async with serving(bodies(4_000_000)) as served:
+
+        @served.broker.command("work")
+        async def work(params, context):
+            return {"long": "x" * 1_000_000}
+
+        body = b'{"action":"work"}'
+        head = f"POST /v1/commands HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {ALICE}\r\n"
+        async with await open_socket(served.address, receive_buffer_bytes=4_096) as stream:
+            await stream.send_all(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            await until(lambda: served.broker.bodies.bytes > 1_000_000)
+            check_refusal(await post_events(served.address, event(1)), 503, "unavailable")
+            assert (await post_events(served.address, event(1), key=BOB)).status == 200
+            with trio.fail_after(20):
+                assert len(parse_answer(await read_to_end(stream)).result["long"]) == 1_000_000
+        await until(lambda: served.broker.bodies.bytes == 0)
+        assert (await post_events(served.address, event(1))).status == 200
+
+
+async def test_an_answer_whose_client_leaves_is_let_go():
+    async with serving(bodies(400_000)) as served:
+
+        @served.broker.command("work")
+        async def work(params, context):
+            return {"long": "x" * 1_000_000}
+
+        body = b'{"action":"work"}'
+        head = f"POST /v1/commands HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n"
+        async with await open_socket(served.address, receive_buffer_bytes=4_096) as stream:
+            await stream.send_all(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            await until(lambda: served.broker.bodies.bytes > 1_000_000)
+            reset(stream)
         await until(lambda: served.broker.bodies.bytes == 0)
 
 

@@ -220,6 +220,32 @@ async def test_a_head_request_is_answered_without_its_body():
     assert answers[0].headers["content-length"] == str(len(b'{"result":"/hello"}'))
 
 
+async def test_what_a_handler_keeps_is_let_go_when_the_client_has_taken_the_answer():
+    client, server = memory_stream_pair()
+    kept, sent = [], trio.Event()
+
+    @contextlib.contextmanager
+    def keeping():
+        kept.append("kept")
+        yield
+        kept.append("let go")
+
+    async def handle(request: Request) -> Response:
+        request.keep(keeping())
+        if request.method == "POST":
+            raise RequestError("conflict", "no")
+        return Response(200, close=request.method == "PUT")
+
+    server.send_stream.send_all_hook = sent.wait
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_http, ClientStream(server), handle, HttpLimits())
+        await client.send_all(GET + post(b"") + GET.replace(b"GET", b"PUT"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert kept == ["kept"]
+        sent.set()
+    assert kept == ["kept", "let go"] * 3
+
+
 async def test_an_answer_larger_than_the_kernels_buffer_is_sent_whole_and_once():
     body = bytes(range(256)) * 20_000
 
