@@ -175,14 +175,15 @@ async def test_a_socket_file_that_somebody_else_has_put_there_is_not_removed(tmp
 class Failing:
     """A listener where somebody always waits; ``accept`` raises or returns what it is told, and then waits, too."""
 
-    def __init__(self, *outcomes: object) -> None:
+    def __init__(self, *outcomes: object, comes: bool = True) -> None:
         self.outcomes = list(outcomes)
         self.accepts = 0
         self.socket = socket.create_server(("127.0.0.1", 0))
-        self.client = socket.create_connection(self.socket.getsockname())
+        self.client = socket.create_connection(self.socket.getsockname()) if comes else None
 
     def close(self) -> None:
-        self.client.close()
+        if self.client is not None:
+            self.client.close()
         self.socket.close()
 
     async def accept(self) -> object:
@@ -232,6 +233,12 @@ async def test_a_lack_of_several_listeners_is_one(autojump_clock, caplog):
     taken = await accepted_by(Failing(*[lack(errno.EMFILE)] * 20, "a"), Failing(*[lack(errno.EMFILE)] * 30, "b"))
     assert taken == ["a", "b"]
     assert len(caplog.records) == 2
+
+
+async def test_a_lack_that_keeps_nobody_waiting_is_not_said(autojump_clock, caplog):
+    listener = Failing(lack(errno.EMFILE), comes=False)
+    assert await accepted_by(listener) == []
+    assert (listener.accepts, caplog.records) == (0, [])
 
 
 async def test_during_a_lack_accepting_is_tried_ten_times_a_second(autojump_clock):
