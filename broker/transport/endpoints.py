@@ -173,7 +173,8 @@ async def _read(broker: Broker, request: Request, key: Key, max_bytes: int) -> t
 
     Raises `RequestError`: ``too_large``, and ``unavailable`` if there is no room, now or as it grows.
     """
-    held = request.keep(broker.bodies.hold(key.account_id))
+    held = broker.bodies.hold(key.account_id)
+    request.when_answered(held.let_go)
     announced = request.body_bytes or 0
     if announced <= max_bytes:
         held.require(announced)

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _READ_BYTES = 65_536
 """One read: trio's own default, so a whole body of 8 MiB is 128 of them."""
+_NOTHING = nullcontext()
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ async def serve_http(
     stream: ClientStream,
     handle: Handler[T],
     limits: HttpLimits,
-    under_way: Callable[[], AbstractContextManager[None]] = nullcontext,
+    under_way: AbstractContextManager[None] = _NOTHING,
 ) -> tuple[T, bytes] | None:
     """Serve exchanges on ``stream`` until it ends, or until ``handle`` takes it over.
 
@@ -65,7 +66,7 @@ async def serve_http(
     stream is left open: closing it well, so that the last answer is seen, is the caller's.
 
     A `RequestError` from ``handle`` is answered; any other exception is logged, answered with 500 and closes.
-    ``under_way`` is held while a request is answered, to the last piece of the answer.
+    ``under_way`` is entered again for each request, until the last piece of its answer is sent.
     """
     connection = _Connection(stream, limits)
     try:
@@ -75,7 +76,7 @@ async def serve_http(
 
 
 async def _exchanges(
-    connection: "_Connection", handle: Handler[T], under_way: Callable[[], AbstractContextManager[None]]
+    connection: "_Connection", handle: Handler[T], under_way: AbstractContextManager[None]
 ) -> tuple[T, bytes] | None:
     while True:
         try:
@@ -85,7 +86,7 @@ async def _exchanges(
             return None
         if request is None:
             return None
-        with under_way(), closing(request):
+        with under_way, closing(request):
             answer = await _ask(handle, request)
             request.forget_body()
             if not isinstance(answer, Response):

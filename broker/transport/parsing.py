@@ -23,7 +23,7 @@ _STEP_PARTS: Final = 64
 _CHUNK_FRAMING_BYTES: Final = 16
 """What a chunk may cost beside its content: a size of ten digits, and the ends of two lines."""
 _EMPTY_LINE: Final = b"\r\n\r\n"
-_REQUEST_LINE: Final = re.compile(rb"[^ ]+ [^ ]+ HTTP/([0-9]\.[0-9])")
+_REQUEST_LINE: Final = re.compile(rb"[^ \r\n]+ [^ \r\n]+ HTTP/([0-9]\.[0-9])\r\n")
 _ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?")
 """`uri-host [":" port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2), and not empty."""
@@ -39,9 +39,13 @@ def _take_part(waiting: bytearray, most: int) -> bytes:
     if size < len(_EMPTY_LINE):
         size = min(len(waiting), most)
         size = max(len(waiting[:size].rstrip(b"\r\n")), size - 3, 0)
-    part = bytes(waiting[:size])
-    del waiting[:size]
-    return part
+    return _take(waiting, size)
+
+
+def _take(waiting: bytearray, most: int) -> bytes:
+    taken = bytes(waiting) if len(waiting) <= most else bytes(waiting[:most])
+    del waiting[: len(taken)]
+    return taken
 
 
 class _Told:
@@ -126,7 +130,7 @@ class HeadParser:
 
     def _check_request_line(self) -> str:
         """Return the version. llhttp takes two spaces, no version at all, and HTTP/2.0."""
-        line = _REQUEST_LINE.fullmatch(self._seen.partition(b"\r\n")[0])
+        line = _REQUEST_LINE.match(self._seen)
         if line is None:
             raise _malformed("The request line must be `METHOD TARGET HTTP/1.1`")
         version = line[1].decode()
@@ -154,13 +158,11 @@ def _malformed(message: str) -> RequestError:
 
 def _split_target(method: str, target: str) -> tuple[str, str]:
     """Return path and query of a target in origin-form, absolute-form or, for OPTIONS, ``*`` (RFC 9112 section 3.2)."""
-    if absolute := _ABSOLUTE_FORM.fullmatch(target):
-        authority, target = absolute[1], absolute[2]
-        if not _HOST.fullmatch(authority.encode()):
-            raise _malformed("The target's host is no host name")
-        target = target if target.startswith("/") else f"/{target}"
-    elif not (target.startswith("/") or (target == "*" and method == "OPTIONS")):
-        raise _malformed("The target must be a path")
+    if not target.startswith("/") and not (target == "*" and method == "OPTIONS"):
+        absolute = _ABSOLUTE_FORM.fullmatch(target)
+        if absolute is None or not _HOST.fullmatch(absolute[1].encode()):
+            raise _malformed("The target must be a path, or a URL with a host")
+        target = absolute[2] if absolute[2].startswith("/") else f"/{absolute[2]}"
     path, _, query_string = target.partition("?")
     return path, query_string
 
@@ -196,12 +198,9 @@ class LengthBody:
 
     def take(self, waiting: bytearray) -> bytes | None:
         """Take what is there off a buffer; None: more must come."""
-        if not waiting:
-            return None
-        piece = bytes(waiting if len(waiting) <= self._left else waiting[: self._left])
-        del waiting[: len(piece)]
+        piece = _take(waiting, self._left)
         self._left -= len(piece)
-        return piece
+        return piece or None
 
 
 class ChunkedBody:

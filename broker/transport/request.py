@@ -4,7 +4,6 @@ Pure: where the bytes come from is `Wire`'s. Nothing of a header or a query is e
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 from urllib.parse import unquote
@@ -57,7 +56,7 @@ class Request:
     _content: list[bytes | bytearray] = field(default_factory=list, init=False, repr=False)
     _content_bytes: int = field(default=0, init=False, repr=False)
     _refusal: RequestError | None = field(default=None, init=False, repr=False)
-    _kept: ExitStack | None = field(default=None, init=False, repr=False)
+    _when_answered: list[Callable[[], None]] = field(default_factory=list, init=False, repr=False)
 
     def header(self, name: bytes) -> bytes | None:
         """Return the only value of a header (``name`` in lower case), or None. Two of it raise `RequestError`."""
@@ -135,15 +134,14 @@ class Request:
             self._content.append(bytearray(piece))
         self._content_bytes += len(piece)
 
-    def keep(self, held: AbstractContextManager[T]) -> T:
-        """Enter a context that is left when the client has taken the answer, or cannot any more."""
-        self._kept = self._kept or ExitStack()
-        return self._kept.enter_context(held)
+    def when_answered(self, call: Callable[[], None]) -> None:
+        """Let something be called when the client has taken the answer, or cannot any more."""
+        self._when_answered.append(call)
 
     def close(self) -> None:
-        """Leave what was to be kept until now. For whoever sends the answer."""
-        if self._kept is not None:
-            self._kept.close()
+        """Call what was to be called then. For whoever sent the answer."""
+        while self._when_answered:
+            self._when_answered.pop()()
 
     def forget_body(self) -> None:
         """Keep nothing of the body any more. For whoever sends the answer."""

@@ -9,8 +9,7 @@ import logging
 import random
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -46,15 +45,30 @@ class ServerStatistics(Struct, frozen=True):
     """HTTP requests being answered."""
 
 
+class _Exchanges:
+    """The HTTP requests that are being answered: to be entered for each."""
+
+    def __init__(self, changed: trio.lowlevel.ParkingLot) -> None:
+        self.count = 0
+        self._changed = changed
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        self._changed.unpark_all()
+
+
 class _Server:
     """What the clients of one `serve` share."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.connections: dict[str, Connection] = {}
-        self.exchanges = 0
         self._refusals = Refusals()
         self._changed = trio.lowlevel.ParkingLot()
+        self._exchanges = _Exchanges(self._changed)
         self._http_limits = HttpLimits()
 
     async def serve_client(self, transport: trio.abc.HalfCloseableStream) -> None:
@@ -62,7 +76,7 @@ class _Server:
         stream: trio.abc.AsyncResource = transport
         try:
             stream = client = ClientStream(transport)
-            taken = await serve_http(client, self._answer, self._http_limits, self._exchange)
+            taken = await serve_http(client, self._answer, self._http_limits, self._exchanges)
             if taken is None:
                 await client.aclose()
             else:
@@ -83,16 +97,6 @@ class _Server:
             for line in self._refusals.tell(trio.current_time(), what, request.remote, request.key, error):
                 logger.info(line)
             raise
-
-    @contextmanager
-    def _exchange(self) -> Iterator[None]:
-        """Count an exchange while it is under way."""
-        self.exchanges += 1
-        try:
-            yield
-        finally:
-            self.exchanges -= 1
-            self._changed.unpark_all()
 
     async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
         try:
@@ -135,6 +139,11 @@ class _Server:
 
     def _open_now(self) -> str:
         return f"connections open {len(self.connections):,}, requests under way {self.exchanges:,}"
+
+    @property
+    def exchanges(self) -> int:
+        """How many HTTP requests are being answered."""
+        return self._exchanges.count
 
     def statistics(self) -> ServerStatistics:
         """Return what is open."""

@@ -224,14 +224,9 @@ async def test_what_a_handler_keeps_is_let_go_when_the_client_has_taken_the_answ
     client, server = memory_stream_pair()
     kept, sent = [], trio.Event()
 
-    @contextlib.contextmanager
-    def keeping():
-        kept.append("kept")
-        yield
-        kept.append("let go")
-
     async def handle(request: Request) -> Response:
-        request.keep(keeping())
+        kept.append("kept")
+        request.when_answered(lambda: kept.append("let go"))
         if request.method == "POST":
             raise RequestError("conflict", "no")
         return Response(200, close=request.method == "PUT")
