@@ -197,7 +197,7 @@ ALLOWED = {
     "/healthz": "GET, HEAD, OPTIONS",
     "/readyz": "GET, HEAD, OPTIONS",
     "/v1/stream": "GET, OPTIONS",
-    "/v1/events": "POST, OPTIONS",
+    "/v1/events": "GET, POST, OPTIONS",
     "/v1/commands": "POST, OPTIONS",
     "/v1/websocket/token": "POST, OPTIONS",
 }
