@@ -24,7 +24,8 @@ async def test_between_two_steps_everybody_else_has_a_turn():
         nursery.start_soon(other)
         assert await in_turns(steps_of(10)) == "done"
         nursery.cancel_scope.cancel()
-    assert len(turns) >= 10
+    # Who of two is first within one turn of the loop is chance: the last one may be missed.
+    assert len(turns) >= 9
 
 
 async def test_what_takes_one_step_is_done_at_once():
