@@ -45,8 +45,9 @@ unhandled-command repeated-command command-names command-of-the-stream unscoped-
 chunk-extensions trailers bodies-of-tokens bodies-of-commands answers-unread publish-ones publish-40000
 publish-10000 publish-small publish-remembered publish-great replays-unread replays-filtered types-60000
 types-100 inboxes-in-query tier-limit filters groups empty-subscribes to-and-fro one-by-one long-names
-cut-streams closed-streams one-slot other-windows dropped-inboxes no-keys answers-of-numbers answers-of-lines
-deep-answers answers-of-headers endless-answers
+cut-streams closed-streams one-slot other-windows dropped-inboxes pages pages-unread pages-filtered
+polls-waiting polls-cut slow-commands unknown-keys no-keys answers-of-numbers answers-of-lines deep-answers
+answers-of-headers endless-answers
 """.split()]  # fmt: skip  # noqa: SIM905
 each_row = pytest.mark.parametrize("row", HELD, ids=[row.name for row in HELD])
 each_row_with_a_bound = pytest.mark.parametrize(
