@@ -8,7 +8,7 @@ the body: nothing is read of a client that may not send it.
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Raw
 from msgspec.structs import replace
@@ -123,11 +123,12 @@ async def read_events(broker: Broker, request: Request) -> Response | Upgrade:
     key.require("subscribe")
     judge = _judge_of(broker, request, key)
     judge()  # who is refused is not kept waiting
+    held = _hold(broker, request, key)
     since = request.query().get("since")
     async with broker.hold(str(key.account_id)) as account:
         if since is not None:
             await broker.reach(account, since)
-        return json_response(await poll(broker, request, account, key, judge))
+        return _held_answer(held, await poll(broker, request, account, key, judge))
 
 
 async def make_token(broker: Broker, request: Request) -> Response | Upgrade:
@@ -146,9 +147,7 @@ async def publish_events(broker: Broker, request: Request) -> Response | Upgrade
     content_type = (request.header(b"content-type") or b"").decode("latin-1")
     ndjson = content_type.partition(";")[0].strip().lower() == _NDJSON
     body, held = await _read(broker, request, key, broker.config.limits.max_body_bytes)
-    response = json_response(Raw(await broker.intake.publish_raw(key, body, ndjson=ndjson)))
-    held.settle(response.size)
-    return response
+    return _held_answer(held, Raw(await broker.intake.publish_raw(key, body, ndjson=ndjson)))
 
 
 async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
@@ -163,18 +162,29 @@ async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
     traceparent = None if trace is None else trace.decode("latin-1")
     body, held = await _read(broker, request, key, broker.config.limits.max_message_bytes)
     do = partial(broker.do_command, key, _command_of(body), traceparent)
-    response = json_response(await request.unless_client_leaves(do))
+    return _held_answer(held, await request.unless_client_leaves(do))
+
+
+def _hold(broker: Broker, request: Request, key: Key) -> Held:
+    """Hold bytes for a request until its client has taken the answer. Raises `RequestError` if there is no room."""
+    held = broker.bodies.hold(key.account_id)
+    request.when_answered(held.let_go)
+    return held
+
+
+def _held_answer(held: Held, result: Any) -> Response:
+    """Return an answer, and hold its bytes instead of the body's."""
+    response = json_response(result)
     held.settle(response.size)
     return response
 
 
 async def _read(broker: Broker, request: Request, key: Key, max_bytes: int) -> tuple[bytes, Held]:
-    """Read a body; its bytes are held, and those of the answer after it, until the client has taken that.
+    """Read a body; its bytes are held.
 
     Raises `RequestError`: ``too_large``, and ``unavailable`` if there is no room, now or as it grows.
     """
-    held = broker.bodies.hold(key.account_id)
-    request.when_answered(held.let_go)
+    held = _hold(broker, request, key)
     announced = request.body_bytes or 0
     if announced <= max_bytes:
         held.require(announced)

@@ -622,6 +622,20 @@ async def test_an_answer_is_held_until_its_client_has_taken_it():
         assert (await post_events(served.address, event(1))).status == 200
 
 
+async def test_a_page_of_events_is_held_until_its_client_has_taken_it():
+    async with serving(bodies(4_000_000)) as served:
+        await served.broker.publish(ACCOUNT, [event(number, size=20_000) for number in range(60)])
+        line = "GET /v1/events?inbox_ids=*&since=5m HTTP/1.1"
+        head = f"{line}\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {ALICE}\r\n\r\n"
+        async with await open_socket(served.address, receive_buffer_bytes=4_096) as stream:
+            await stream.send_all(head.encode())
+            await until(lambda: served.broker.bodies.bytes > 1_000_000)
+            check_refusal(await ask(served.address, "GET", "/v1/events", key=ALICE), 503, "unavailable")
+            with trio.fail_after(20):
+                assert len(parse_answer(await read_to_end(stream)).result["events"]) == 60
+        await until(lambda: served.broker.bodies.bytes == 0)
+
+
 async def test_an_answer_whose_client_leaves_is_let_go():
     async with serving(bodies(400_000)) as served:
 
