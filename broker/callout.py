@@ -16,6 +16,7 @@ import trio
 from standardwebhooks.webhooks import Webhook
 
 from .errors import RequestError
+from .protocol.wording import located
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Outage:
     def not_understood(self, reason: msgspec.ValidationError) -> None:
         """Note that an answer was of another form."""
         if trio.current_time() >= self._complain_at:
-            self._logger.warning(self._misunderstood, reason)
+            self._logger.warning(self._misunderstood, located(str(reason), "$"))
             self._complain_at = trio.current_time() + COMPLAIN_SECONDS
 
 

@@ -14,17 +14,25 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import ConfigError
-from .protocol.names import Identifier, Scope, Tier, located
+from .protocol.names import Identifier, InboxId, Scope, Tier
+from .protocol.wording import located, spelled
 
 Positive = Annotated[int, Meta(gt=0)]
 PositiveSeconds = Annotated[int, Meta(gt=0, le=86_400)] | Annotated[float, Meta(gt=0, le=86_400)]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
-Url = Annotated[str, Meta(pattern=r"^https?://[^\s]+$(?!\n)")]
-Origin = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@,]+$(?!\n)")]
+Sha256 = Annotated[
+    str, spelled(r"^[0-9a-f]{64}$(?!\n)", "the SHA-256 of a key, 64 of `0-9` and `a-f`, and not the key itself")
+]
+Url = Annotated[str, spelled(r"^https?://[^\s]+$(?!\n)", "a URL, `http://…` or `https://…`")]
+Origin = Annotated[
+    str, spelled(r"^https?://[^\s/?#@,]+$(?!\n)", "an origin: `https://` (or `http://`), host and port, no path")
+]
 """A web page's origin as browsers name it: scheme, host and port, no path."""
 WebhookSecret = Annotated[
     str,
-    Meta(pattern=r"^whsec_(?:[A-Za-z0-9+/]{4}){8,}(?:[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(?:==)?)?$(?!\n)"),
+    spelled(
+        r"^whsec_(?:[A-Za-z0-9+/]{4}){8,}(?:[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(?:==)?)?$(?!\n)",
+        "`whsec_` and the base64 of 24 bytes or more, as `broker secrets new` makes it",
+    ),
 ]
 """`whsec_` and the base64 of 24 bytes or more, as Standard Webhooks has it; its padding there or not."""
 
@@ -149,7 +157,7 @@ class KeyConfig(_Section, frozen=True):
     id: Identifier
     sha256: Sha256
     scopes: tuple[Scope, ...] = ("subscribe", "command", "publish")
-    inbox_ids: Annotated[tuple[Identifier, ...], Meta(min_length=1)] | None = None
+    inbox_ids: Annotated[tuple[InboxId, ...], Meta(min_length=1)] | None = None
 
 
 class AccountConfig(_Section, frozen=True):
@@ -240,14 +248,14 @@ def _override(section: str, name: str, variable: str, value: str) -> Any:
             return msgspec.convert([item.strip() for item in value.split(",")], kinds[name])
         return msgspec.convert(value, kinds[name], strict=False)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
-        raise ConfigError(f"{variable}: {error}") from None
+        raise ConfigError(located(str(error), variable)) from None
 
 
 def _checked(raw: Any, source: str) -> Config:
     try:
         config = _converted(raw)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(f"{source}: {located(str(error), '$')}") from None
     _check_unique(config, source)
     for name, section in (("commands", config.commands), ("access", config.access)):
         if (section.url is None) != (section.secret is None):

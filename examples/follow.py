@@ -13,6 +13,7 @@ import os
 import random
 import sys
 import urllib.request
+from urllib.parse import quote
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -42,7 +43,7 @@ async def follow(inbox_ids: list[str]) -> None:
         failures += 1
         try:
             headers = {"Authorization": f"Bearer {await asyncio.to_thread(token, inbox_ids)}"}
-            query = "inbox_ids=" + ",".join(inbox_ids) + (f"&since={cursor}" if cursor else "")
+            query = "inbox_ids=" + quote(",".join(inbox_ids)) + (f"&since={cursor}" if cursor else "")
             stream = f"ws{URL.removeprefix('http')}/v1/stream?{query}"
             async with connect(stream, additional_headers=headers, max_size=2**24) as websocket:
                 async for message in websocket:

@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from ..callout import Callout, NoAnswerError, Outage, decode_answer
 from ..errors import RequestError, first_of
 from ..fairness import FairLimiter
-from ..protocol.names import Identifier, Scope, Tier
+from ..protocol.names import Identifier, InboxId, Scope, Tier
 from .keys import Key
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class AccessAnswer(Struct, frozen=True):
     tier: Tier
     key_id: Identifier
     scopes: list[Scope]
-    inbox_ids: list[Identifier] | None
+    inbox_ids: list[InboxId] | None
     ttl_seconds: Annotated[int, Meta(gt=0, le=_YEAR)] | Annotated[float, Meta(gt=0, le=_YEAR)]
     """For how long this may be believed."""
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from ..access.keys import Key
-from ..protocol.decoding import decode_id, decode_values, sound
+from ..protocol.decoding import decode_inbox_id, decode_values, sound
 from ..protocol.messages import Command
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -60,7 +60,7 @@ def check_command(
     inbox_id = None
     if "inbox_id" in params:
         path = command.paths["inbox_id"]
-        inbox_id = decode_id(params.pop("inbox_id"), path)
+        inbox_id = decode_inbox_id(params.pop("inbox_id"), path)
         if inbox_id is not None:
             key.require_inbox(inbox_id, path)
     if command.paths.get("traceparent") == "$.traceparent":

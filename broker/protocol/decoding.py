@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from ..errors import BadCommandError, BadFrameError, RequestError
 from .documents import STEP_BYTES, Steps, at_once, canonical, check_document, check_values, decode_as
 from .messages import Command, Proof
-from .names import Identifier
+from .names import Identifier, InboxId
 
 T = TypeVar("T", bound=Struct)
 P = TypeVar("P")
@@ -32,6 +32,7 @@ _decode_any = msgspec.json.Decoder().decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_id = msgspec.json.Decoder(Identifier).decode
 _decode_optional_id = msgspec.json.Decoder(Identifier | None).decode
+_decode_optional_inbox_id = msgspec.json.Decoder(InboxId | None).decode
 _PLACE = re.compile(r"`\$(?:\.([^.\[`]+)|\[\.\.\.\])")
 """A parameter at the start of a path in msgspec's words: its name, or ``[...]`` in a mapping."""
 
@@ -44,14 +45,14 @@ def decode_command(text: str) -> Command:
     try:
         fields = _decode_members(text, "$")
         if "action" not in fields:
-            raise RequestError("invalid_params", "Object missing required field `action` - at `$`")
+            raise RequestError("invalid_params", "There is no `action` - at `$`")
         action = decode_as(_decode_id, fields.pop("action"), "$.action")
     except RequestError as error:
         raise BadFrameError(error) from None
     request_id = None
     try:
         if "request_id" in fields:
-            request_id = decode_id(fields.pop("request_id"), "$.request_id")
+            request_id = decode_as(_decode_optional_id, fields.pop("request_id"), "$.request_id")
         nested = _decode_nested(fields)
         both = sorted(fields.keys() & nested.keys())
         if both:
@@ -63,10 +64,10 @@ def decode_command(text: str) -> Command:
     return Command(action, request_id, fields | nested, paths, len(text))
 
 
-def decode_id(raw: Raw, path: str) -> str | None:
-    """Decode one name, or null. Raises `RequestError` with its path."""
-    name: str | None = decode_as(_decode_optional_id, raw, path)
-    return name
+def decode_inbox_id(raw: Raw, path: str) -> str | None:
+    """Decode an `inbox_id`, or null. Raises `RequestError` with its path."""
+    inbox_id: str | None = decode_as(_decode_optional_inbox_id, raw, path)
+    return inbox_id
 
 
 def _decode_nested(fields: dict[str, Raw]) -> dict[str, Raw]:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from ..errors import RequestError
-from .names import located
+from .wording import located, size
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
@@ -85,7 +85,7 @@ def skip_space(text: bytes, position: int, path: str, most: int) -> int:
     found = _SPACES.match(text, position, position + most + 1)
     end = position if found is None else found.end()
     if end - position > most:
-        raise RequestError("too_large", f"More than {most:,} bytes of white space - at `{path}`")
+        raise RequestError("too_large", f"More than {size(most)} of white space - at `{path}`")
     return end
 
 
@@ -160,7 +160,7 @@ def lines(text: bytes, path: str, most: int) -> Iterator[tuple[str, bytes]]:
 
 def too_large(most: int, path: str) -> RequestError:
     """Return the refusal of an event that has more bytes than it may."""
-    return RequestError("too_large", f"The event has more than {most:,} bytes (max_event_bytes) - at `{path}`")
+    return RequestError("too_large", f"The event has more than {size(most)} (max_event_bytes) - at `{path}`")
 
 
 # --- proving -----------------------------------------------------------------

@@ -5,16 +5,16 @@ proved to be a strict JSON object in one line. msgspec's `Raw` by itself takes a
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
-from typing import Annotated, Final, NewType
+from typing import Final, NewType
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from ..errors import RequestError
 from .documents import MAX_DEPTH, SPACE, check_document, decode_as, elements, lines, skip_space, too_large
 from .messages import PreparedEvent, format_time
-from .names import EventType, Identifier, check_spelling
+from .names import EventType, Identifier, InboxId, check_spelling, parse_time
+from .wording import A_TIME
 
 ProvedJson = NewType("ProvedJson", bytes)
 """UTF-8, and if it is JSON at all: not too deep, with no number out of range. `prove_events` makes it."""
@@ -71,9 +71,9 @@ def too_many_events(most: int, path: str) -> RequestError:
 class _RawEvent(Struct, gc=False):
     type: EventType
     payload: Raw
-    inbox_id: Identifier | None = None
+    inbox_id: InboxId | None = None
     event_id: Identifier | None = None
-    created_at: Annotated[datetime, Meta(tz=True)] | None = None
+    created_at: str | None = None
     account_id: Identifier | None = None
     inbox: Raw | UnsetType = UNSET
     inboxes: Raw | UnsetType = UNSET
@@ -103,23 +103,28 @@ def prepare_event(text: ProvedJson, path: str, *, now: str, new_id: Callable[[],
     first_word = event.type.partition(".")[0]
     if first_word in _RESERVED_WORDS or event.type in _RESERVED_TYPES:
         raise RequestError("invalid_params", f"The type {event.type!r} is the broker's own - at `{path}.type`")
-    try:
-        created_at = now if event.created_at is None else format_time(event.created_at)
-    except OverflowError:
-        raise RequestError("invalid_params", f"The time is out of range - at `{path}.created_at`") from None
     return PreparedEvent(
         event.type,
         event.inbox_id,
         event.event_id or new_id(),
-        created_at,
+        now if event.created_at is None else _normalised(event.created_at, f"{path}.created_at"),
         _object_in_one_line(bytes(event.payload), f"{path}.payload"),
         event.account_id,
     )
 
 
+def _normalised(time: str, path: str) -> str:
+    try:
+        return format_time(parse_time(time))
+    except ValueError:
+        raise RequestError("invalid_params", f"{A_TIME} - at `{path}`") from None
+    except OverflowError:
+        raise RequestError("invalid_params", f"The time is out of range - at `{path}`") from None
+
+
 def _object_in_one_line(text: bytes, path: str) -> bytes:
     if text[:1] != b"{":
-        raise RequestError("invalid_params", f"Expected `object` - at `{path}`")
+        raise RequestError("invalid_params", f"Expected an object - at `{path}`")
     if b"\n" in text or b"\r" in text:
         return msgspec.json.format(text, indent=-1)
     return text

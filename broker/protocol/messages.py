@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ..errors import RequestError
-from .names import ALL_INBOXES, EventType, Identifier, InboxName, Scope, TypeFilter
+from .names import ALL_INBOXES, EventType, Identifier, InboxId, InboxName, Scope, TypeFilter
 
 
 class NewEvent(Struct, frozen=True, gc=False):
@@ -20,7 +20,7 @@ class NewEvent(Struct, frozen=True, gc=False):
 
     type: EventType
     payload: Any
-    inbox_id: Identifier | None = None
+    inbox_id: InboxId | None = None
     event_id: Identifier | None = None
     created_at: Annotated[datetime, Meta(tz=True)] | None = None
     account_id: Identifier | None = None

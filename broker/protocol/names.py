@@ -5,26 +5,41 @@ Pure. What does not fit is a `RequestError` that names the field.
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from ..errors import RequestError
+from .wording import any_of, located, spelled, told
 
 # `$` alone would let a trailing line break pass.
-Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@-]{1,128}$(?!\n)")]
-"""`inbox_id`, `account_id`, `client_id`, `event_id`, `request_id`, `action`."""
-InboxName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9_.:@-]{1,128}|\*)$(?!\n)")]
+_WORDS = r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*"
+_IN_AN_ADDRESS = r"[A-Za-z0-9.:@!#$%&'*+/=?^_`{|}~-]{1,254}"
+_AN_INBOX = "an inbox: 1 to 254 of letters, digits and .:@!#$%&'*+-/=?^_`{|}~"
+_A_TYPE = (
+    "an event type: words of `a-z`, `0-9` and `_`, joined by `.`, each with a letter first, at most 128 characters"
+)
+
+Identifier = Annotated[str, spelled(r"^[A-Za-z0-9_.:@-]{1,128}$(?!\n)", "1 to 128 of letters, digits and `_.:@-`")]
+"""`account_id`, `client_id`, `event_id`, `request_id`, `action`."""
+InboxId = Annotated[str, spelled(rf"^(?!\*$){_IN_AN_ADDRESS}$(?!\n)", f"{_AN_INBOX}, but not `*` alone")]
+"""An `inbox_id`, often an address: RFC 5322 `atext`, `.`, `:` and `@`. None of it needs an escape in JSON."""
+InboxName = Annotated[str, spelled(rf"^{_IN_AN_ADDRESS}$(?!\n)", f"{_AN_INBOX}, or `*` for all")]
 """An `inbox_id`, or `*` for all that the key reaches."""
-EventType = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$(?!\n)", max_length=128)]
-TypeFilter = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*(\.\*)?$(?!\n)", max_length=130)]
+EventType = Annotated[str, spelled(rf"^(?=.{{1,128}}$){_WORDS}$(?!\n)", _A_TYPE)]
+TypeFilter = Annotated[
+    str, spelled(rf"^(?=.{{1,128}}(\.\*)?$){_WORDS}(\.\*)?$(?!\n)", f"{_A_TYPE}, or the beginning of one and `.*`")
+]
 """An event type, or a prefix of types with `.*`."""
 
 Scope = Literal["subscribe", "command", "publish"]
 """What a key may do."""
 Tier = Literal["free", "developer", "growth", "enterprise"]
+told("scopes", any_of(Scope))
+told("tier", any_of(Tier))
+told("inbox_ids", "a list of inboxes, or `*`")
 
 ALL_INBOXES: Final = "*"
 
@@ -35,6 +50,7 @@ class Duration(Struct, frozen=True):
     seconds: float
 
 
+_Moment = Annotated[datetime, Meta(tz=True)]
 _DURATION = re.compile(r"([0-9]{1,12})(ms|s|m|h)")
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -45,9 +61,27 @@ def parse_since(text: str) -> Duration | datetime | str:
     if match:
         return Duration(int(match[1]) * _UNIT_SECONDS[match[2]])
     try:
-        moment: datetime = msgspec.convert(text, Annotated[datetime, Meta(tz=True)])
-    except (msgspec.ValidationError, UnicodeEncodeError):
+        return parse_time(text)
+    except ValueError:
         return text
+
+
+def parse_time(text: str) -> datetime:
+    """Return the moment of an RFC 3339 time with its offset; a leap second, as the second after it.
+
+    Raises ValueError for what is none.
+    """
+    leaps = text[17:19] == "60"
+    try:
+        moment: datetime = msgspec.convert(f"{text[:17]}59{text[19:]}" if leaps else text, _Moment)
+        if not leaps:
+            return moment
+        moment += timedelta(seconds=1)
+        after = moment.astimezone(UTC)
+    except (msgspec.ValidationError, UnicodeEncodeError, OverflowError):
+        raise ValueError(f"{text!r} is no time") from None
+    if after.time().replace(microsecond=0) != time() or after.day != 1:  # leap seconds end a month of UTC
+        raise ValueError(f"no leap second was at {text!r}")
     return moment
 
 
@@ -96,10 +130,3 @@ def check_spelling(
         for name in _SPELLINGS[right]:
             if name in paths and name != right:
                 raise RequestError(code, f"The name is `{right}` - at `{paths[name]}`")
-
-
-def located(message: str, path: str) -> str:
-    """Return msgspec's ``message`` with the value's own ``path`` in it instead of the bare ``$``."""
-    if "`$" in message:
-        return message.replace("`$", f"`{path}", 1)
-    return f"{message} - at `{path}`"

@@ -286,7 +286,7 @@ class Session:
     def _publish(self, command: Command, request_id: str) -> PublishRequest:
         self.key.require("publish")
         if "events" not in command.params:
-            raise RequestError("invalid_params", "Object missing required field `events` - at `$`")
+            raise RequestError("invalid_params", "There is no `events` - at `$`")
         request = CommandRequest(sound(command), self.key, request_id, client_id=self._client_id)
         return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
 

@@ -48,7 +48,7 @@ def test_without_an_inbox_there_is_none(command, key):
     assert request.command.params == {}
 
 
-@pytest.mark.parametrize("value", [7, True, [], {}, "", "a b", "*", "x" * 129, ["in_1"]])
+@pytest.mark.parametrize("value", [7, True, [], {}, "", "a b", "*", "x" * 255, ["in_1"]])
 def test_an_inbox_that_is_no_name_is_refused_with_its_path(value):
     code, message = refusal({"action": "read", "inbox_id": value})
     assert code == "invalid_params"

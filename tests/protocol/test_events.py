@@ -152,12 +152,21 @@ def test_what_is_given_is_kept():
     assert event == PreparedEvent("a.b", "inbox_a", "evt_mine", "2026-01-02T03:04:05.678Z", b"{}", "acct_a")
 
 
+def test_an_inbox_may_be_an_address():
+    event = prepare(event_json(inbox_id="o'hara+{tag}&50%@example.com"))
+    assert decode_event(encode_event(event, "c1")).inbox_id == event.inbox_id == "o'hara+{tag}&50%@example.com"
+
+
+def test_a_leap_second_is_the_second_after_it():
+    assert prepare(event_json(created_at="2016-12-31T23:59:60Z")).created_at == "2017-01-01T00:00:00.000Z"
+
+
 def test_unknown_fields_are_ignored():
     assert prepare(event_json(colour="red", nested={"a": [1]})) == prepare(event_json())
 
 
 @pytest.mark.parametrize("field", ["inbox_id", "event_id", "account_id"])
-@pytest.mark.parametrize("value", ["", "a b", "a\n", "x" * 129, "*", 5, ["a"], "é"])
+@pytest.mark.parametrize("value", ["", "a b", "a,b", "a\n", "x" * 255, "*", 5, ["a"], "é"])
 def test_a_bad_name_is_refused_with_its_path(field, value):
     error = refusal(prepare, event_json(**{field: value}), "$[3]")
     assert error.code == "invalid_params"
@@ -235,6 +244,7 @@ def test_a_time_of_any_offset_is_normalised_to_utc_milliseconds(moment, offset):
         "2026-11-23T10:00:00",
         "2026-11-23",
         "2026-11-23T10:00:00Z\n",
+        "2026-11-23T10:00:60Z",
         "",
         1_700_000_000,
     ],

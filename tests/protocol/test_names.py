@@ -12,16 +12,18 @@ from broker.protocol.names import (
     Duration,
     EventType,
     Identifier,
+    InboxId,
     InboxName,
     TypeFilter,
     check_identifier,
     check_list,
-    located,
     parse_since,
+    parse_time,
 )
 
 CURSORS = st.from_regex(r"c[A-Za-z0-9._-]{0,63}", fullmatch=True)
 IDENTIFIERS = st.from_regex(r"[A-Za-z0-9_.:@-]{1,128}", fullmatch=True)
+ATEXT = "ABCxyz0189!#$%&'*+-/=?^_`{|}~"
 EVENT_TYPES = st.from_regex(r"[a-z][a-z0-9_]{0,20}(\.[a-z][a-z0-9_]{0,20}){0,4}", fullmatch=True)
 
 
@@ -39,9 +41,38 @@ def fits(kind, value) -> bool:
 @given(IDENTIFIERS)
 def test_every_name_of_the_alphabet_is_an_identifier_and_an_inbox(name):
     assert fits(Identifier, name)
-    assert fits(InboxName, name)
+    assert fits(InboxId, name)
     check_identifier(name, "client_id")
     check_list([name], "inbox_ids")
+
+
+@given(st.text(ATEXT + ".:@", min_size=1, max_size=254).filter(lambda name: name != "*"))
+@example("ada+tag@example.com")
+@example("o'brien&sons/50%=#1!@example.com")
+@example("$^`{|}~?-_")
+@example("**")
+@example("a*")
+@example("x" * 254)
+def test_every_address_is_an_inbox_and_stands_in_a_frame_as_it_is(name):
+    assert fits(InboxId, name)
+    check_list([name], "inbox_ids")
+    assert msgspec.json.encode(name) == f'"{name}"'.encode()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "*", "a b", "a,b", "a\n", "\na", "*\n", "é@example.com", '"a b"@x', "(a)", "<a>", "a;b", "a\\b", "x" * 255],
+)
+def test_what_no_address_has_no_inbox_has(name):
+    assert not fits(InboxId, name)
+    with pytest.raises(RequestError, match=r"Expected an inbox: 1 to 254 .*`inbox_ids\[0\]`"):
+        check_list([name + ("," if name == "*" else "")], "inbox_ids")
+
+
+@pytest.mark.parametrize("name", ["a+b", "a/b", "a'b", "a!b", "a*"])
+def test_what_only_an_address_has_no_other_name_has(name):
+    assert fits(InboxId, name)
+    assert not fits(Identifier, name)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a,b", "é", "a\n", "\na", "a\x00", "x" * 129, "*", "\ud800"])
@@ -57,7 +88,7 @@ def test_an_identifier_has_up_to_128_characters():
     assert fits(Identifier, "x" * 128)
 
 
-@pytest.mark.parametrize("kind", [Identifier, InboxName, EventType, TypeFilter])
+@pytest.mark.parametrize("kind", [Identifier, InboxId, InboxName, EventType, TypeFilter])
 def test_a_name_with_a_trailing_line_break_is_refused(kind):
     assert fits(kind, "abc")
     assert not fits(kind, "abc\n")
@@ -70,9 +101,9 @@ def test_a_star_with_a_trailing_line_break_is_no_star():
     assert not fits(TypeFilter, "a.*\n")
 
 
-@pytest.mark.parametrize("name", ["**", "a*", "*a", ""])
-def test_a_star_stands_for_all_inboxes_only_alone(name):
-    assert not fits(InboxName, name)
+def test_a_star_stands_for_all_inboxes_only_alone_and_is_the_name_of_none():
+    assert fits(InboxName, "*")
+    assert not fits(InboxId, "*")
 
 
 @given(EVENT_TYPES)
@@ -127,11 +158,6 @@ def test_a_star_is_an_inbox_and_no_event_type():
         check_list(["*"], "event_types")
 
 
-def test_a_message_gets_the_path_of_the_value_itself():
-    assert located("Expected `int` - at `$[0].a`", "$.params.x") == "Expected `int` - at `$.params.x[0].a`"
-    assert located("Expected `int`", "since") == "Expected `int` - at `since`"
-
-
 # --- since -------------------------------------------------------------------
 
 
@@ -171,6 +197,41 @@ def test_a_time_in_utc_may_end_in_z():
 @pytest.mark.parametrize("text", ["2026-11-23T10:00:00", "2026-11-23", "2026-02-30T10:00:00Z", "2026", "1732356000"])
 def test_a_time_without_an_offset_or_of_no_calendar_is_no_time(text):
     assert parse_since(text) == text
+
+
+@pytest.mark.parametrize(
+    ("leap", "next_second"),
+    [
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"),
+        ("2016-12-31T23:59:60.25Z", "2017-01-01T00:00:00.25Z"),
+        ("2015-06-30T19:59:60-04:00", "2015-07-01T00:00:00Z"),
+        ("2017-01-01T05:29:60+05:30", "2017-01-01T00:00:00Z"),
+        ("1998-12-31t23:59:60z", "1999-01-01T00:00:00Z"),
+    ],
+)
+def test_a_leap_second_is_the_second_after_it(leap, next_second):
+    assert parse_time(leap) == parse_since(leap) == datetime.fromisoformat(next_second)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2016-12-31T23:58:60Z",
+        "2016-12-31T22:59:60Z",
+        "2016-12-31T23:59:60+01:00",
+        "2016-12-30T23:59:60Z",
+        "2016-12-31T23:59:61Z",
+        "2016-12-31T23:59:60",
+        "2016-12-31T23:59:600Z",
+        "9999-12-31T23:59:60Z",
+        "",
+        "60",
+    ],
+)
+def test_a_second_that_no_leap_second_was_is_no_time(text):
+    assert parse_since(text) == text
+    with pytest.raises(ValueError, match=r"no (time|leap second)"):
+        parse_time(text)
 
 
 @given(CURSORS)
