@@ -156,11 +156,21 @@ class FakeConnection:
         self.session.heartbeat()
         self._flush()
 
+    def change_key(self, key: Key | None) -> None:
+        """Do what `Connection.change_key` does; one that is gone leaves it to its session to do nothing."""
+        if self.close_code is not None:
+            return
+        if key is None or key.account_id != self.account.buffer.account_id:
+            self.end(CloseCode.REVOKED)
+            return
+        self.session.change_key(key)
+        self._flush()
+
     def pong(self) -> None:
         self.tasks.append(self.stream.send_all(PONG_FRAME))
 
     def wake(self) -> None:
-        if not self._writing and self.alive:
+        if not self._writing and self.alive and self.close_code is None:
             self._writing = True
             self.tasks.append(self._catch_up())
 
@@ -168,7 +178,7 @@ class FakeConnection:
         try:
             yield
             yield from self.stream.send_frames(b"")
-            while True:
+            while self.close_code is None:
                 frames = self.session.take()
                 if frames is None:
                     break
@@ -180,7 +190,7 @@ class FakeConnection:
             self._writing = False
 
     def _flush(self) -> None:
-        if not self._writing and self.session.flush(self.stream.write_nowait):
+        if not self._writing and self.session.waiting_bytes and self.session.flush(self.stream.write_nowait):
             self.wake()
 
     def step(self, number: int) -> None:
@@ -195,9 +205,10 @@ class FakeConnection:
             self.kill()
 
     def end(self, code: CloseCode) -> None:
-        """Close as `Connection.end` does: what waits is still said, then a Close frame."""
-        if self.close_code is None:
+        """Close as `Connection.end` does: what waits is still said, then a Close frame; no event from this step on."""
+        if self.close_code is None and not self.ended:
             self.close_code = code
+            self.session.follower.pause()
             self.tasks.append(self._close(code))
 
     def _close(self, code: CloseCode) -> Task:
@@ -264,6 +275,18 @@ class History:
 
 
 @dataclass
+class Held:
+    """What a client holds from some step on without a word: of ``inboxes`` all after ``progress``.
+
+    Up to ``through`` it comes with replays that were under way.
+    """
+
+    inboxes: frozenset[str]
+    progress: int
+    through: int
+
+
+@dataclass
 class Asked:
     """What a client asked for, and how far it had been served when the broker took it."""
 
@@ -281,6 +304,17 @@ class Asked:
     """How far its replays were then; the same as ``through`` if there were none."""
     answer: list[str] | None
     """The `inbox_ids` of the answer; None: it must be refused."""
+    then: list["Held"] = field(default_factory=list)
+    """What it holds, after that and before anything else was asked, without a word."""
+
+
+@dataclass
+class Narrowed:
+    """What `connection.updated` must say, and what is held after it."""
+
+    answer: list[str]
+    inboxes: frozenset[str]
+    then: list[Held] = field(default_factory=list)
 
 
 class Client:
@@ -305,6 +339,9 @@ class Client:
         self.other_frames: list[dict] = []
         self.close_code: int | None = None
         self._opening: Asked | None = opening
+        self._narrowed: deque[Narrowed] = deque()
+        self._awaited: Asked | Narrowed | None = opening
+        """What it was said last that it must be told, unless it was told by now."""
         self._announced: tuple[frozenset[str], int | None, int, dict] | None = None
 
     def read(self, wire: bytearray) -> None:
@@ -315,6 +352,41 @@ class Client:
                 (self.close_code,) = struct.unpack("!H", payload)
             elif opcode == TEXT:
                 self._frame(json.loads(payload))
+
+    def ask(self, request_id: str, asked: Asked) -> None:
+        """It has asked for something."""
+        self.asked[request_id] = self._awaited = asked
+
+    def key_changed(self, narrowed: Narrowed | None, more: Held) -> None:
+        """Its key reaches something else: less, and then it is told; ``more`` of what it reaches now it is not told."""
+        if narrowed is not None:
+            self._narrowed.append(narrowed)
+            self._awaited = narrowed
+        if self._awaited is not None:
+            self._awaited.then.append(more)
+        else:
+            self._hold(more)
+
+    def _told(self, awaited: Asked | Narrowed) -> None:
+        if self._awaited is awaited:
+            self._awaited = None
+        for more in awaited.then:
+            self._hold(more)
+
+    def _hold(self, more: Held) -> None:
+        new = more.inboxes - self.reached.keys()
+        self.reached |= dict.fromkeys(new, more.progress)
+        if new and more.progress < more.through:
+            self.replaying |= dict.fromkeys(new, more.through)
+            self.again_through = max(self.again_through, more.through)
+
+    def _updated(self, frame: dict) -> None:
+        narrowed = self._narrowed.popleft()
+        assert frame["inbox_ids"] == narrowed.answer
+        for name in self.reached.keys() - narrowed.inboxes:
+            del self.reached[name]
+            self.replaying.pop(name, None)
+        self._told(narrowed)
 
     def _frame(self, frame: dict) -> None:
         kind = frame["type"]
@@ -332,6 +404,8 @@ class Client:
             self.replaying.clear()
         elif kind == "response" and frame["action"] in ("subscribe", "unsubscribe"):
             self._answer(frame)
+        elif kind == "connection.updated":
+            self._updated(frame)
         elif "event_id" in frame:
             self._event(frame)
         else:
@@ -345,6 +419,7 @@ class Client:
     def has_everything(self, head: int) -> None:
         """Fail if anything up to ``head`` is still to come, or if an answer is."""
         assert not self.asked, "an answer is missing"
+        assert not self._narrowed, "it was not told that it reaches less"
         assert not self.waits_for_ready
         self._nothing_left_out(head)
 
@@ -374,6 +449,7 @@ class Client:
             assert cursor == opening.through
             self.reached = dict.fromkeys(opening.inboxes, cursor)
         self.last = cursor
+        self._told(opening)
 
     def _begin_replay(self, added: frozenset[str], since: int | None, through: int, replay: dict, cursor: int) -> None:
         """``replay`` was promised for some inboxes, from a position (None: an unknown one) on."""
@@ -393,6 +469,7 @@ class Client:
         assert asked.action == frame["action"]
         if asked.answer is None:
             assert "error" in frame
+            self._told(asked)
             return
         result = frame["result"]
         assert result["inbox_ids"] == asked.answer
@@ -411,6 +488,7 @@ class Client:
         else:
             self._subscribed(asked, result, cursor)
         self.last = cursor
+        self._told(asked)
 
     def _subscribed(self, asked: Asked, result: dict, cursor: int) -> None:
         added = asked.inboxes - self.reached.keys()

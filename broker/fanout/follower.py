@@ -14,7 +14,7 @@ from ..log.replay import ReplayBuffer
 from ..protocol.messages import Entry, Gap, Replay
 from ..protocol.names import Duration, parse_since
 from ..protocol.selection import NOTHING, Selection, TypeFilter
-from .subscriptions import Listener, Subscriptions
+from .subscriptions import Listener, State, Subscriptions
 
 READ_EVENTS: Final = 256
 READ_BYTES: Final = 65_536
@@ -35,7 +35,7 @@ class _PendingReplay(Struct):
 class Follower:
     """One subscriber's place in one account. Ended by `close`."""
 
-    __slots__ = ("_buffer", "_group", "_listener", "_replays", "_subscriptions")
+    __slots__ = ("_buffer", "_listener", "_replays", "_subscriptions")
 
     def __init__(
         self,
@@ -48,31 +48,33 @@ class Follower:
         self._buffer = buffer
         self._subscriptions = subscriptions
         self._listener = listener
-        self._group = subscriptions.hold(selection, event_filter)
         self._replays: list[_PendingReplay] = []
-        listener.position = listener.told_through = subscriptions.position
+        subscriptions.enter(listener, selection, event_filter)
 
     @property
     def selection(self) -> Selection:
         """What is followed now."""
-        return self._group.selection
+        return self._listener.group.selection
 
     @property
     def event_filter(self) -> TypeFilter | None:
         """The types that are followed now; None: all."""
-        return self._group.event_filter
+        return self._listener.group.event_filter
 
     @property
     def live(self) -> bool:
         """Whether the fan-out writes to this subscriber by itself."""
-        return self._listener.group is not None
+        return self._listener.state is State.LIVE
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is followed any more."""
+        return self._listener.state is State.CLOSED
 
     @property
     def position(self) -> int:
         """How far this subscriber was fed."""
-        if self.live:
-            return self._subscriptions.position_of(self._listener)
-        return self._listener.position
+        return self._subscriptions.position_of(self._listener)
 
     @property
     def cursor(self) -> str:
@@ -100,7 +102,7 @@ class Follower:
         """
         through = self._listener.position
         gap, position = self._look_back(self.selection, since, self._buffer.dropped_through)
-        self._listener.position = self._listener.told_through = position
+        self._listener.position = self._listener.told = position
         count = self._buffer.count(self.selection, position, max(through, position))
         return Replay(gap is None, count), gap
 
@@ -115,7 +117,7 @@ class Follower:
         position = min(position, through)
         if position < through and added != NOTHING:
             self._weave(added, position, through)
-        self._listener.told_through = min(self._listener.told_through, position)
+        self._listener.told = min(self._listener.told, position)
         return Replay(gap is None, self._buffer.count(added, position, through)), gap
 
     def join_replay(self, added: Selection) -> None:
@@ -151,13 +153,7 @@ class Follower:
 
     def change(self, selection: Selection, event_filter: TypeFilter | None) -> None:
         """Follow another selection or other types from `position` on. Live stays live where that is possible."""
-        was_live = self.live
-        self._subscriptions.leave(self._listener)
-        held = self._group
-        self._group = self._subscriptions.hold(selection, event_filter)
-        self._subscriptions.release(held)
-        if was_live:
-            self._subscriptions.join(self._listener, self._group)
+        self._subscriptions.move(self._listener, selection, event_filter)
 
     def drop_from_replays(self, removed: Selection) -> None:
         """Let no pending replay bring events of ``removed`` any more."""
@@ -169,26 +165,28 @@ class Follower:
         self._subscriptions.leave(self._listener)
 
     def close(self) -> None:
-        """Follow nothing any more."""
-        self._subscriptions.leave(self._listener)
-        self._subscriptions.release(self._group)
+        """Follow nothing any more, for ever; what is called after that changes nothing."""
+        self._subscriptions.close(self._listener)
+        self._replays.clear()
 
     # --- following
 
     def next(self) -> list[Entry] | Gap | None:
         """Return what comes next: events (none: just call again), a gap, or None, and then nothing is left to send.
 
-        With None the follower is live from this very step on, or is ahead of the fan-out and will be woken.
+        With None the follower is live from this very step on, is ahead of the fan-out and will be woken, or is closed.
         """
+        if self.closed:
+            return None
         if self._replays:
             return self._next_of_replay()
         listener, through = self._listener, self._subscriptions.position
         if listener.position >= through:
-            self._subscriptions.join(listener, self._group)
+            self._subscriptions.join(listener)
             return None
         gap, listener.position = self._look_back(self.selection, listener.position, self._buffer.dropped_through)
         if gap is not None:
-            listener.told_through = listener.position
+            listener.told = listener.position
             return gap
         entries, listener.position = self._buffer.read(
             self.selection, listener.position, through, max_events=READ_EVENTS, max_bytes=READ_BYTES
@@ -232,12 +230,12 @@ class Follower:
         if event_filter is not None:
             entries = [entry for entry in entries if event_filter.accepts(entry.type)]
         if entries:
-            self._listener.told_through = entries[-1].position
+            self._listener.told = entries[-1].position
         return entries
 
     def news(self) -> str | None:
         """Return the cursor to tell a live subscriber for whom no event was lately; None if it knows it."""
-        if not self.live or self._listener.told_through >= self.position:
+        if not self.live or self._listener.told >= self.position:
             return None
-        self._listener.told_through = self.position
+        self._listener.told = self.position
         return self._buffer.cursor_at(self.position)

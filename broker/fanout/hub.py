@@ -19,10 +19,9 @@ from ..log.replay import ReplayBuffer
 from ..log.retention import ReplayBuffers
 from ..protocol.messages import Entry
 from .places import Places
-from .subscriptions import Delivery, Subscriptions
+from .subscriptions import Subscriptions, Tally
 
 TURN_SECONDS: Final = 0.0005
-_WRITES_PER_CLOCK: Final = 32
 BATCH_EVENTS: Final = 256
 BATCH_BYTES: Final = 65_536
 """One write for a listener is at most this, or one event: a healthy client's socket takes it whole."""
@@ -50,7 +49,7 @@ class Account:
 
     async def passed(self, position: int) -> None:
         """Wait until everything up to a position is written to everybody who is live."""
-        while self.subscriptions.turn_start < position:
+        while self.subscriptions.settled < position:
             await self._moved.park()
 
     @property
@@ -96,8 +95,7 @@ class Hub:
         self._new: deque[Account] = deque()
         self._queue: deque[Account] = deque()
         self._wakeup = trio.Event()
-        self._delivered = 0
-        self._fell_behind = 0
+        self._tally = Tally()
 
     def account(self, account_id: str) -> Account:
         """Return what is held of an account; make it if there is nothing."""
@@ -173,40 +171,7 @@ class Hub:
             return iter(())
         deliveries = subscriptions.advance(batch)
         buffer.delivered = subscriptions.position
-        return self._write(subscriptions, deliveries)
-
-    def _write(self, subscriptions: Subscriptions, deliveries: list[Delivery]) -> Iterator[None]:
-        """Write to each listener that is still live in its group and was not served; pause now and then."""
-        end, start = subscriptions.position, subscriptions.turn_start
-        until_clock = _WRITES_PER_CLOCK
-        for delivery in deliveries:
-            group, data, last = delivery.group, delivery.data, delivery.last
-            size = len(data)
-            for listener in delivery.members:
-                # After a pause it may have left, or have caught up by itself.
-                if listener.group is not group or listener.served_through == end:
-                    continue
-                try:
-                    taken = listener.send(data)
-                except OSError as error:
-                    taken = 0
-                    listener.send_failed(error)
-                if taken == size:
-                    listener.served_through = end
-                    listener.told_through = last
-                else:
-                    self._fell_behind += 1
-                    subscriptions.fall_behind(listener, end if taken else start)
-                    if taken:
-                        listener.sent_part(data, taken)
-                        listener.told_through = last
-                    listener.wake()
-                until_clock -= 1
-                if not until_clock:
-                    until_clock = _WRITES_PER_CLOCK
-                    self._delivered += _WRITES_PER_CLOCK
-                    yield
-        self._delivered += _WRITES_PER_CLOCK - until_clock
+        return subscriptions.write(deliveries, self._tally)
 
     def forget(self, now: float, *, most: int) -> bool:
         """Forget idle accounts, looking at no more than so many. Returns whether the round over all is under way."""
@@ -219,6 +184,5 @@ class Hub:
     def statistics(self) -> HubStatistics:
         """Return what the fan-out has done and has to do."""
         live = sum(account.subscriptions.live for account in self._accounts)
-        return HubStatistics(
-            len(self._accounts), live, len(self._new) + len(self._queue), self._delivered, self._fell_behind
-        )
+        queued = len(self._new) + len(self._queue)
+        return HubStatistics(len(self._accounts), live, queued, self._tally.writes, self._tally.fell_behind)

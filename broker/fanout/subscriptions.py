@@ -1,62 +1,77 @@
-"""Who listens to what, in one account, and how far the fan-out is.
+"""Who listens to what in one account, how far the fan-out is, and where each listener stands to it.
 
-Pure. Subscribers with the same selection and filter form a `Group`: what is for one is for all, so a batch of
-frames is joined once for each group. Sets are copied when they are read after a change, never while they are
-iterated.
+Pure. Subscribers with the same selection and filter form a `Group`: what is for one is for all. A listener stands in
+one of four ways, and only this module moves it from one to another:
 
-The two rules that make "at most once, none missing" hold:
+| `State` | it is fed by | ends with |
+|---|---|---|
+| LIVE | the fan-out: `write` | `leave`, or a write that it does not take whole: BEHIND. Both wake its owner |
+| BEHIND | its owner, from the log | `join`: LIVE at the fan-out's position, AHEAD beyond it |
+| AHEAD | nobody: it waits for the fan-out | the fan-out moves, or `leave`: BEHIND. Both wake its owner |
+| CLOSED | nobody, for ever; what is called changes nothing | |
 
-* `advance` moves the fan-out's position to the batch's last event *before* it takes the snapshot of subscribers.
-* A live listener has no position: it is where the fan-out is (`position_of`). It gets one when it falls behind,
-  and gives it up in `join`, when that equals the fan-out's.
+Every position there is, in the order in which an event passes them:
+
+| position | is | moved by |
+|---|---|---|
+| `ReplayBuffer.head` | the newest event stored | the engine |
+| `Subscriptions.position` | the fan-out's: the end of the batch that is written, or was last | `advance` |
+| `Subscriptions.settled` | all who are live have all up to here: behind `position` in mid-batch | `settle` |
+| `Listener.position` | this one has all up to here; a live one also up to `settled` | live: `write`, else its owner |
+| `Listener.told` | of the newest cursor that was written to it | the same |
+
+The rules that make "at most once, none missing" hold:
+
+* `advance` moves the fan-out's position to the batch's end *before* anybody's members are looked at. So who is
+  live and not at `position` is still to be written to, and who joins in mid-batch is at `position` and is not.
+* `join` compares with the fan-out's position, never the log's head, in the step in which it makes live.
+* Who leaves in mid-batch is where it was served to (`position_of`), and has the rest of the batch from the log.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from typing import Final
 
 from msgspec import Struct
 
 from ..protocol.messages import Entry
-from ..protocol.selection import Selection, TypeFilter
+from ..protocol.selection import NOTHING, Selection, TypeFilter
 
 MAX_MATCHES: Final = 1_024
-"""Events times groups in one step: well under a millisecond."""
+"""Events times groups that are joined in one step: well under a millisecond."""
+LISTENERS_PER_PAUSE: Final = 32
+
+
+class State(Enum):
+    """How a listener stands to the fan-out; see the table above."""
+
+    LIVE = "live"
+    BEHIND = "behind"
+    AHEAD = "ahead"
+    CLOSED = "closed"
 
 
 class Listener:
     """One subscriber's end, as the fan-out sees it.
 
     ``write_nowait(data)`` takes whole frames and returns how many bytes it took, without ever blocking or raising;
-    ``wake()`` says, without content, that the listener fell behind or may go on.
+    ``wake()`` says, without content, that the listener is behind and is to be fed by its owner.
 
     The fan-out calls ``send``, which is ``write_nowait`` unless a stream has put its socket's own there. That may take
     a part, or raise `OSError`; the stream hears of it by ``sent_part`` and ``send_failed``.
     """
 
-    __slots__ = (
-        "group",
-        "position",
-        "send",
-        "send_failed",
-        "sent_part",
-        "served_through",
-        "told_through",
-        "wake",
-    )
+    __slots__ = ("group", "position", "send", "send_failed", "sent_part", "state", "told", "wake")
 
     def __init__(self, write_nowait: Callable[[bytes], int], wake: Callable[[], None]) -> None:
         self.send = write_nowait
         self.sent_part: Callable[[bytes, int], None] = _ignore
         self.send_failed: Callable[[OSError], None] = _ignore
         self.wake = wake
-        self.group: Group | None = None
-        """Set while it is live."""
+        self.state = State.CLOSED
+        self.group = _NO_GROUP
         self.position = 0
-        """How far it was fed, while it is not live."""
-        self.served_through = 0
-        """While it is live: the end of the last batch that was written to it, or where it became live."""
-        self.told_through = 0
-        """The position of the last cursor that was written to it."""
+        self.told = 0
 
 
 def _ignore(*_: object) -> None:
@@ -64,7 +79,10 @@ def _ignore(*_: object) -> None:
 
 
 class Group:
-    """The live listeners of one selection and filter."""
+    """One selection and filter: how many hold it, and the live listeners among them.
+
+    Members are copied when they are read after a change, never while they are iterated.
+    """
 
     __slots__ = ("_snapshot", "event_filter", "holders", "members", "selection")
 
@@ -92,8 +110,12 @@ class Group:
         return self._snapshot
 
 
+_NO_GROUP: Final = Group(NOTHING, None)
+"""Of a listener that is closed, or that has not entered yet."""
+
+
 class Delivery(Struct, frozen=True, gc=False):
-    """A batch's frames for one group: ``data`` joined, up to the event at ``last``; who was live at its start."""
+    """A batch's frames for one group: ``data`` joined, up to the event at ``last``; who is live in it."""
 
     group: Group
     members: tuple[Listener, ...]
@@ -101,19 +123,28 @@ class Delivery(Struct, frozen=True, gc=False):
     last: int
 
 
-class Subscriptions:
-    """One account's listeners by inbox. ``position`` is the fan-out's, ``turn_start`` where its last batch began."""
+class Tally(Struct):
+    """What a fan-out has done since its start."""
 
-    __slots__ = ("_by_inbox", "_groups", "_of_all", "_waiting", "live", "position", "turn_start")
+    writes: int = 0
+    """Writes made to listeners."""
+    fell_behind: int = 0
+    """Times that a listener did not take all of a write."""
+
+
+class Subscriptions:
+    """One account's listeners by inbox, and the fan-out's ``position`` among their events."""
+
+    __slots__ = ("_ahead", "_by_inbox", "_groups", "_of_all", "live", "position", "settled")
 
     def __init__(self, position: int) -> None:
         self.position = position
-        self.turn_start = position
+        self.settled = position
         self.live = 0
         self._groups: dict[tuple[Selection, TypeFilter | None], Group] = {}
         self._by_inbox: dict[str, dict[Group, None]] = {}
         self._of_all: dict[Group, None] = {}
-        self._waiting: list[Listener] = []
+        self._ahead: dict[Listener, None] = {}
 
     # --- groups: held by whoever may go live in them
 
@@ -129,11 +160,14 @@ class Subscriptions:
         return group
 
     def release(self, group: Group) -> None:
-        """Give back what `hold` gave; a group that nobody holds is forgotten."""
+        """Give back what `hold` gave; a group that nobody holds is forgotten. Raises ValueError if it is already."""
+        key = (group.selection, group.event_filter)
+        if self._groups.get(key) is not group:
+            raise ValueError(f"nobody holds the group of {group.selection}")
         group.holders -= 1
         if group.holders:
             return
-        del self._groups[group.selection, group.event_filter]
+        del self._groups[key]
         for groups in self._indexes(group.selection, create=False):
             del groups[group]
         for inbox in group.selection.inboxes or ():
@@ -152,44 +186,71 @@ class Subscriptions:
             return [self._by_inbox.setdefault(inbox, {}) for inbox in selection.inboxes]
         return [self._by_inbox[inbox] for inbox in selection.inboxes]
 
-    # --- live or behind
+    # --- where a listener stands
+
+    def enter(self, listener: Listener, selection: Selection, event_filter: TypeFilter | None) -> None:
+        """Let a newcomer in. It is behind, at the fan-out's position: a batch that is being written is not for it."""
+        listener.group = self.hold(selection, event_filter)
+        listener.state = State.BEHIND
+        listener.position = listener.told = self.position
 
     def position_of(self, listener: Listener) -> int:
-        """Return how far a live listener was served, inside an unfinished batch too."""
-        return self.position if listener.served_through == self.position else self.turn_start
+        """Return up to where a listener has everything."""
+        return max(listener.position, self.settled) if listener.state is State.LIVE else listener.position
 
-    def join(self, listener: Listener, group: Group) -> bool:
-        """Make a listener live if its position is the fan-out's. If it is ahead, it is woken when that moves."""
-        if listener.position != self.position:
-            if listener.position > self.position:
-                self._waiting.append(listener)
-            return False
-        listener.served_through = self.position
-        listener.group = group
-        group.add(listener)
+    def join(self, listener: Listener) -> None:
+        """Make a listener that is behind live if it is where the fan-out is; if it is beyond, it is woken later."""
+        if listener.state in (State.LIVE, State.CLOSED) or listener.position < self.position:
+            return
+        if listener.position > self.position:
+            listener.state = State.AHEAD
+            self._ahead[listener] = None
+            return
+        self._ahead.pop(listener, None)
+        listener.state = State.LIVE
+        listener.group.add(listener)
         self.live += 1
-        return True
 
     def leave(self, listener: Listener) -> None:
-        """Make a live listener one with a position of its own: where it was served to."""
-        if listener.group is not None:
-            self.fall_behind(listener, self.position_of(listener))
+        """Make a listener that is live or ahead one that is behind, and wake its owner, who is to feed it."""
+        if listener.state in (State.LIVE, State.AHEAD):
+            self._stop(listener, State.BEHIND)
+            listener.wake()
 
-    def fall_behind(self, listener: Listener, position: int) -> None:
-        """Make a live listener one with this position."""
-        if listener.group is not None:
+    def move(self, listener: Listener, selection: Selection, event_filter: TypeFilter | None) -> None:
+        """Let a listener follow something else from where it is. It stays live, unless it is to be written a batch."""
+        if listener.state is State.CLOSED:
+            return
+        if listener.state is State.LIVE and self.position_of(listener) != self.position:
+            self.leave(listener)
+        held, listener.group = listener.group, self.hold(selection, event_filter)
+        if listener.state is State.LIVE:
+            held.discard(listener)
+            listener.group.add(listener)
+        self.release(held)
+
+    def close(self, listener: Listener) -> None:
+        """Let a listener follow nothing any more, for ever."""
+        if listener.state is not State.CLOSED:
+            self._stop(listener, State.CLOSED)
+            held, listener.group = listener.group, _NO_GROUP
+            self.release(held)
+
+    def _stop(self, listener: Listener, state: State) -> None:
+        if listener.state is State.LIVE:
+            listener.position = self.position_of(listener)
             listener.group.discard(listener)
-            listener.group = None
-            listener.position = position
             self.live -= 1
+        self._ahead.pop(listener, None)
+        listener.state = state
 
     # --- the fan-out
 
-    def advance(self, batch: list[Entry]) -> list[Delivery]:
+    def advance(self, batch: list[Entry]) -> Iterable[Delivery]:
         """Move the position over a batch, or its first part; return what is to be written to whom.
 
-        `settle` when that is done. The batch is cut where it has gone to `MAX_MATCHES` groups: one step is short,
-        however many groups an account has.
+        `write` it, and `settle` when that is done. The batch is cut where it has gone to `MAX_MATCHES` groups: one
+        step is short, however many groups an account has.
         """
         frames: dict[Group, list[bytes]] = {}
         last: dict[Group, int] = {}
@@ -204,13 +265,45 @@ class Subscriptions:
             if matches >= MAX_MATCHES:
                 reached = entry.position
                 break
-        self.turn_start, self.position = self.position, reached
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for listener in waiting:
-                listener.wake()
+        self.position = reached
+        for listener in list(self._ahead):
+            self.leave(listener)
         return [Delivery(group, group.snapshot(), b"".join(joined), last[group]) for group, joined in frames.items()]
+
+    def write(self, deliveries: Iterable[Delivery], tally: Tally) -> Iterator[None]:
+        """Write to each listener that is still live and was not served; yield now and then, for a pause."""
+        end, live = self.position, State.LIVE
+        seen = written = 0
+        for delivery in deliveries:
+            data, last = delivery.data, delivery.last
+            size = len(data)
+            for listener in delivery.members:
+                # After a pause it may have left, or have caught up by itself.
+                if listener.state is live and listener.position != end:
+                    try:
+                        taken = listener.send(data)
+                    except OSError as error:
+                        taken = 0
+                        listener.send_failed(error)
+                    if taken:
+                        listener.position, listener.told = end, last
+                    if taken != size:
+                        self._not_taken(listener, data, taken, tally)
+                    written += 1
+                seen += 1
+                if seen == LISTENERS_PER_PAUSE:
+                    tally.writes += written
+                    seen = written = 0
+                    yield
+        tally.writes += written
+
+    def _not_taken(self, listener: Listener, data: bytes, taken: int, tally: Tally) -> None:
+        """Let a listener that took a part of a write, or nothing, fall behind; the rest of a part is its stream's."""
+        tally.fell_behind += 1
+        if taken:
+            listener.sent_part(data, taken)
+        self.leave(listener)
 
     def settle(self) -> None:
         """Say that all that `advance` returned is written: who had nothing to get is served too."""
-        self.turn_start = self.position
+        self.settled = self.position

@@ -164,7 +164,9 @@ class Session:
         self._say_gap(gap)
 
     def change_key(self, key: Key) -> None:
-        """Go on with what the key reaches now. If that is less, keep the rest, and say so."""
+        """Go on with what the key reaches now. If that is less, keep the rest, and say so. After the end: nothing."""
+        if self.follower.closed:
+            return
         less = self.key.reach.minus(key.reach) != NOTHING
         self.key = key
         held = self.follower.selection
@@ -182,7 +184,7 @@ class Session:
         self._say(encode(Draining(reconnect_after_ms)))
 
     def close(self) -> None:
-        """Follow nothing any more. To be called once, when the connection ends."""
+        """Follow nothing any more."""
         self.follower.close()
 
     def _say_gap(self, gap: Gap | None) -> None:

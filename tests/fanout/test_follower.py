@@ -144,6 +144,34 @@ def test_what_is_closed_holds_nothing():
     assert house.subscriptions.live == 0
 
 
+def test_what_is_closed_follows_nothing_any_more_whatever_is_called():
+    house = House("aab")
+    followed, other = house.follow(), house.follow()
+    rest(other)
+    rest(followed)
+    followed.close()
+    followed.close()
+    followed.change(A_AND_B, None)
+    followed.replay(A_AND_B, 0)
+    followed.pause()
+    house.publish("ab")
+    assert followed.closed
+    assert (rest(followed), followed.live, followed.news(), followed.selection) == ([], False, None, NOTHING)
+    other.pause()
+    assert rest(other) == []
+    assert house.subscriptions.live == 1
+
+
+def test_leaving_live_wakes_whoever_is_to_feed_it():
+    house = House("ab")
+    followed = house.follow(A_AND_B)
+    assert not house.woken
+    for number, leave in enumerate((followed.pause, lambda: followed.replay(ONLY_A, 0)), start=1):
+        rest(followed)
+        leave()
+        assert len(house.woken) == number
+
+
 # --- where to start
 
 

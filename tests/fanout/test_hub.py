@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import pytest
 import trio
 from hypothesis import settings
@@ -18,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from logs import begin, memory_engine, prepared, wall_at
-from streams import ACCOUNT, Asked, Client, FakeConnection, FakeStream, History
+from streams import ACCOUNT, Asked, Client, FakeConnection, FakeStream, Held, History, Narrowed
 
 from broker.access.keys import Key
 from broker.access.opening import check_opening
@@ -28,11 +29,11 @@ from broker.errors import CloseCode, RequestError
 from broker.fanout import follower, hub, subscriptions
 from broker.fanout.hub import Hub
 from broker.fanout.places import MAX_PLACES
-from broker.fanout.subscriptions import Listener
+from broker.fanout.subscriptions import Listener, State
 from broker.log import replay
 from broker.log.retention import ReplayBuffers
 from broker.protocol.messages import Published, format_time
-from broker.protocol.selection import EVERYTHING, TypeFilter
+from broker.protocol.selection import EVERYTHING, NOTHING, TypeFilter
 
 ACCOUNTS = ("acct_a", "acct_b")
 INBOXES = ("i1", "i2", "i3", "i4")
@@ -43,6 +44,16 @@ KEYS = {
     "inbox": (frozenset({"subscribe", "publish"}), frozenset({"i1", "i2"})),
     "publisher": (frozenset({"publish"}), None),
 }
+SUBSCRIBES = frozenset({"subscribe", "publish"})
+BECOMES = {
+    "the whole account": Key("account", None, SUBSCRIBES),
+    "two inboxes": Key("inbox", None, SUBSCRIBES, frozenset({"i1", "i2"})),
+    "one inbox": Key("inbox", None, SUBSCRIBES, frozenset({"i1"})),
+    "other inboxes": Key("inbox", None, SUBSCRIBES, frozenset({"i2", "i3", "i4"})),
+    "without the scope": Key("publisher", None, frozenset({"publish"})),
+    "of another account": None,
+}
+"""What a reload may make of a key."""
 MAX_AGENTS = 7
 SMALL_WINDOW = ReplayConfig(seconds=300, max_events_per_account=9, max_bytes_per_account=7_000, max_bytes_total=9_000)
 
@@ -64,6 +75,13 @@ class Agent:
     filter_patterns: list[str] | None = None
     bad_frames: int = 0
     came_back: bool = False
+
+    @property
+    def holds(self) -> frozenset[str]:
+        """All of the universe that it is subscribed to."""
+        if "subscribe" not in self.key.scopes:
+            return frozenset()
+        return self.universe_of(None if self.everything else self.names)
 
     def universe_of(self, names: frozenset[str] | None) -> frozenset[str]:
         """What names (None: ``*``) mean for the key, with the account's own events."""
@@ -97,6 +115,7 @@ rooms = st.one_of(st.just(math.inf), st.integers(0, 400), st.integers(0, 2_000))
 which = st.integers(0, 20)
 accounts = st.sampled_from([*ACCOUNTS, ACCOUNTS[0]])
 some_inboxes = st.one_of(st.none(), st.frozensets(st.sampled_from(INBOXES), min_size=1, max_size=3))
+reaches = st.sampled_from([*BECOMES, "the whole account", "the whole account", "two inboxes"])
 events = st.lists(st.tuples(st.sampled_from(UNIVERSE), st.sampled_from(TYPES)), min_size=1, max_size=6)
 
 
@@ -116,11 +135,7 @@ class FanOut(RuleBasedStateMachine):
         self.agents: list[Agent] = []
         self.ids = 0
 
-    @initialize(
-        first=st.lists(
-            st.tuples(st.sampled_from(["account", "account", "inbox"]), st.just(math.inf) | rooms), max_size=4
-        )
-    )
+    @initialize(first=st.lists(st.tuples(st.sampled_from(["account", "inbox"]), st.just(math.inf) | rooms), max_size=4))
     def some_are_there(self, first):
         for kind, room in first:
             self._connect(ACCOUNTS[0], kind, None, None, None, room)
@@ -203,6 +218,53 @@ class FanOut(RuleBasedStateMachine):
         for number in range(rounds):
             if agent.connection.tasks:
                 agent.connection.step(number)
+
+    @rule(
+        batch=events,
+        steps=st.integers(0, 3),
+        which=which,
+        becomes=reaches,
+        everybody=st.booleans(),
+        ends=st.sampled_from(["", "", "before", "after"]),
+        rests=st.booleans(),
+    )
+    def a_reload_in_the_middle_of_a_broadcast(self, batch, steps, which, becomes, everybody, ends, rests):
+        """One or all of an account have another key, and one may end in that very tick."""
+        agent = self._pick(which)
+        self._publish(agent.account_id, batch)
+        self.hub.take_turns(self.ticks.now + steps)
+        reloaded = [a for a in self._talkers() if a.account_id == agent.account_id] if everybody else [agent]
+        if ends == "before":
+            agent.connection.kill()
+        for one in reloaded:
+            self._change_key(one, BECOMES[becomes])
+        if ends == "after":
+            agent.connection.kill()
+        if rests:
+            self.everything_runs_to_its_end()
+
+    @rule(which=which, becomes=reaches)
+    def a_key_changes(self, which, becomes):
+        self._change_key(self._pick(which), BECOMES[becomes])
+
+    def _change_key(self, agent: Agent, becomes: Key | None) -> None:
+        if becomes is None:
+            agent.connection.change_key(Key("moved", "acct_elsewhere", SUBSCRIBES))
+            return
+        before, held, follower = agent.key, agent.holds, agent.connection.session.follower
+        key = msgspec.structs.replace(becomes, account_id=agent.account_id)
+        progress, through = self.histories[agent.account_id].position_of(follower.cursor), follower.position
+        agent.connection.change_key(key)
+        if not agent.connection.alive:
+            return
+        agent.key = key
+        if key.reach.inboxes is not None:
+            agent.names = key.reach.inboxes if agent.everything else agent.names & key.reach.inboxes
+            agent.everything = False
+        narrowed = None
+        if before.reach.minus(key.reach) != NOTHING:
+            narrowed = Narrowed(agent.answer(), agent.holds)
+        agent.client.key_changed(narrowed, Held(agent.holds - held, progress, through))
 
     @rule(account_id=accounts, batch=events, room=rooms)
     def resume_at_a_cursor_that_the_fan_out_has_not_reached(self, account_id, batch, room):
@@ -294,7 +356,7 @@ class FanOut(RuleBasedStateMachine):
         gone = [agent for agent in self.agents if agent.connection.ended and not agent.came_back]
         old = gone[which % len(gone)]
         old.came_back = True
-        held = frozenset(old.client.reached) - {ACCOUNT}
+        held = frozenset(old.client.reached) & old.holds - {ACCOUNT}
         if "subscribe" not in old.key.scopes or old.client.waits_for_ready or not (held or old.key.inbox_ids is None):
             return
         query = {}
@@ -333,10 +395,11 @@ class FanOut(RuleBasedStateMachine):
         assert progress <= through
         agent.requests += 1
         request_id = f"r{agent.requests}"
-        agent.client.asked[request_id] = Asked(
+        asked = Asked(
             action, inboxes, None if patterns is None else TypeFilter(patterns), patterns is None,
             position, "since" in more, through, progress, answer,
         )  # fmt: skip
+        agent.client.ask(request_id, asked)
         command = {"action": action, "request_id": request_id, **more}
         if patterns is not None:
             command["event_types"] = patterns
@@ -456,7 +519,7 @@ class FanOut(RuleBasedStateMachine):
 
     @invariant()
     def the_live_are_counted(self):
-        live = sum(agent.connection.listener.group is not None for agent in self.agents)
+        live = sum(agent.connection.listener.state is State.LIVE for agent in self.agents)
         assert self.hub.statistics().live == live
 
     @rule()
@@ -513,7 +576,7 @@ def small_steps(monkeypatch):
     """Everything that is bounded is bounded tightly, so that a few events go over each edge."""
     ticks = Ticks()
     monkeypatch.setattr(hub, "perf_counter", ticks)
-    monkeypatch.setattr(hub, "_WRITES_PER_CLOCK", 1)
+    monkeypatch.setattr(subscriptions, "LISTENERS_PER_PAUSE", 1)
     monkeypatch.setattr(hub, "BATCH_EVENTS", 4)
     monkeypatch.setattr(hub, "BATCH_BYTES", 600)
     monkeypatch.setattr(subscriptions, "MAX_MATCHES", 5)
@@ -551,8 +614,9 @@ class House:
 
         subscriptions = self.hub.account(account_id).subscriptions
         listener = self.listeners[name] = Listener(write, lambda: self.woken.append(name))
-        listener.position = subscriptions.position
-        assert subscriptions.join(listener, subscriptions.hold(EVERYTHING, None))
+        subscriptions.enter(listener, EVERYTHING, None)
+        subscriptions.join(listener)
+        assert listener.state is State.LIVE
         return listener
 
     def publish(self, account_id: str = "acct_a", number: int = 1) -> bool:
@@ -612,9 +676,11 @@ async def test_an_account_with_a_long_broadcast_delays_another_by_no_more_than_a
     house.publish("acct_a", 5)
     house.publish("acct_b")
     house.hub.take_turns(ticks.now + 1)
-    assert len(house.written) == hub._WRITES_PER_CLOCK, "a turn is as long as its time, not as its broadcast"
+    assert len(house.written) == subscriptions.LISTENERS_PER_PAUSE, (
+        "a turn is as long as its time, not as its broadcast"
+    )
     house.hub.take_turns(ticks.now + 1)
-    assert house.written[hub._WRITES_PER_CLOCK][0] == "b"
+    assert house.written[subscriptions.LISTENERS_PER_PAUSE][0] == "b"
     house.run()
     assert len(house.written) == 1_001
 
@@ -678,7 +744,7 @@ async def test_a_listener_that_takes_nothing_falls_behind_and_hurts_nobody():
     house.publish()
     house.run()
     assert [name for name, _ in house.written] == ["a", "stuck", "b", "a", "b"]
-    assert (stuck.group, stuck.position, house.woken) == (None, 0, ["stuck"])
+    assert (stuck.state, stuck.position, house.woken) == (State.BEHIND, 0, ["stuck"])
     assert house.hub.statistics().fell_behind == 1
 
 
@@ -687,7 +753,7 @@ async def test_a_listener_that_takes_a_part_is_behind_from_the_end_of_the_batch_
     listener = house.listen("a", takes=lambda data: len(data) - 1)
     house.publish(number=3)
     house.run()
-    assert (listener.group, listener.position, listener.told_through) == (None, 3, 3)
+    assert (listener.state, listener.position, listener.told) == (State.BEHIND, 3, 3)
 
 
 async def test_who_leaves_in_the_middle_of_a_broadcast_is_written_to_no_more(small_steps):
@@ -712,10 +778,10 @@ async def test_who_caught_up_in_the_middle_of_a_broadcast_does_not_get_it_twice(
     house.hub.take_turns(small_steps.now + 1)
     subscriptions = house.hub.account("acct_a").subscriptions
     listener = house.listeners["b"]
-    group = listener.group
     subscriptions.leave(listener)
     listener.position = 1  # fed from the log
-    assert subscriptions.join(listener, group)
+    subscriptions.join(listener)
+    assert listener.state is State.LIVE
     house.run()
     assert [name for name, _ in house.written] == ["a", "c"]
 

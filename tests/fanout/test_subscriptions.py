@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.fanout.subscriptions import Listener, Subscriptions
+from broker.fanout.subscriptions import Listener, State, Subscriptions
 from broker.protocol.messages import Entry
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection, TypeFilter
 
@@ -25,9 +25,19 @@ def written(subscriptions: Subscriptions, *batch: Entry) -> dict[Selection, byte
 
 
 def live(subscriptions: Subscriptions, selection: Selection, types: TypeFilter | None = None) -> Listener:
-    listener = make_listener()
-    listener.position = subscriptions.position
-    assert subscriptions.join(listener, subscriptions.hold(selection, types))
+    return join(subscriptions, entered(subscriptions, selection, types))
+
+
+def entered(
+    subscriptions: Subscriptions, selection: Selection, types: TypeFilter | None = None, woken: list | None = None
+) -> Listener:
+    listener = make_listener(woken)
+    subscriptions.enter(listener, selection, types)
+    return listener
+
+
+def join(subscriptions: Subscriptions, listener: Listener) -> Listener:
+    subscriptions.join(listener)
     return listener
 
 
@@ -65,7 +75,7 @@ def test_a_group_with_a_filter_is_another_group():
 def test_nothing_is_joined_for_a_group_in_which_nobody_is_live():
     subscriptions = Subscriptions(0)
     subscriptions.hold(ONLY_A, None)
-    assert subscriptions.advance([entry(1)]) == []
+    assert list(subscriptions.advance([entry(1)])) == []
 
 
 def test_a_group_that_nobody_holds_is_forgotten_with_its_inboxes():
@@ -113,25 +123,24 @@ def test_everybody_gets_exactly_what_it_wants(groups, batch):
 
 def test_a_listener_becomes_live_only_where_the_fan_out_is():
     subscriptions = Subscriptions(5)
-    group = subscriptions.hold(ONLY_A, None)
-    listener = make_listener()
+    listener = entered(subscriptions, ONLY_A)
     listener.position = 4
-    assert not subscriptions.join(listener, group)
-    assert listener.group is None
+    assert join(subscriptions, listener).state is State.BEHIND
+    assert not listener.group.members
     listener.position = 5
-    assert subscriptions.join(listener, group)
-    assert (listener.group, subscriptions.live) == (group, 1)
+    assert join(subscriptions, listener).state is State.LIVE
+    assert (list(listener.group.members), subscriptions.live) == ([listener], 1)
 
 
 def test_a_listener_ahead_of_the_fan_out_is_woken_when_that_moves():
-    subscriptions = Subscriptions(5)
-    group, woken = subscriptions.hold(ONLY_A, None), []
-    listener = make_listener(woken)
+    subscriptions, woken = Subscriptions(5), []
+    listener = entered(subscriptions, ONLY_A, woken=woken)
     listener.position = 7
-    assert not subscriptions.join(listener, group)
+    assert join(subscriptions, listener).state is State.AHEAD
     assert not woken
     subscriptions.advance([entry(6)])
     assert woken == [1]
+    assert listener.state is State.BEHIND
     subscriptions.advance([entry(7)])
     assert woken == [1], "it is asked again when it says so again"
 
@@ -139,12 +148,12 @@ def test_a_listener_ahead_of_the_fan_out_is_woken_when_that_moves():
 def test_the_position_moves_before_the_members_are_taken():
     subscriptions = Subscriptions(0)
     listener = live(subscriptions, ONLY_A)
-    group, late = listener.group, make_listener()
+    late = entered(subscriptions, ONLY_A)
     (delivery,) = subscriptions.advance([entry(1), entry(2)])
     assert subscriptions.position == 2
-    assert not subscriptions.join(late, group), "who comes now is behind: the batch is not for it"
+    assert join(subscriptions, late).state is State.BEHIND, "who comes now is behind: the batch is not for it"
     late.position = 2
-    assert subscriptions.join(late, group)
+    assert join(subscriptions, late).state is State.LIVE
     assert delivery.members == (listener,)
 
 
@@ -152,7 +161,7 @@ def test_in_mid_batch_a_listener_is_where_it_was_served_to():
     subscriptions = Subscriptions(0)
     served, waiting = live(subscriptions, ONLY_A), live(subscriptions, ONLY_A)
     subscriptions.advance([entry(1), entry(2)])
-    served.served_through = 2
+    served.position = 2
     assert (subscriptions.position_of(served), subscriptions.position_of(waiting)) == (2, 0)
     for listener in (served, waiting):
         subscriptions.leave(listener)
@@ -168,16 +177,68 @@ def test_after_a_batch_whoever_is_live_has_all_of_it():
     assert subscriptions.position_of(listener) == 1
 
 
-@pytest.mark.parametrize("end", ["leave", "fall_behind"])
-def test_to_end_twice_changes_nothing(end):
-    subscriptions = Subscriptions(3)
-    listener = live(subscriptions, ONLY_A)
+def test_leaving_wakes_the_owner_once_and_a_second_time_changes_nothing():
+    subscriptions, woken = Subscriptions(3), []
+    listener = join(subscriptions, entered(subscriptions, ONLY_A, woken=woken))
     for _ in range(2):
-        if end == "leave":
-            subscriptions.leave(listener)
-        else:
-            subscriptions.fall_behind(listener, 3)
-    assert (listener.group, listener.position, subscriptions.live) == (None, 3, 0)
+        subscriptions.leave(listener)
+    assert (listener.state, listener.position, subscriptions.live, woken) == (State.BEHIND, 3, 0, [1])
+
+
+def test_who_leaves_while_it_is_ahead_is_woken_then_and_not_by_the_fan_out():
+    subscriptions, woken = Subscriptions(3), []
+    listener = entered(subscriptions, ONLY_A, woken=woken)
+    listener.position = 4
+    join(subscriptions, listener)
+    subscriptions.leave(listener)
+    assert (listener.state, listener.position, woken) == (State.BEHIND, 4, [1])
+    subscriptions.advance([entry(4)])
+    assert woken == [1]
+
+
+@pytest.mark.parametrize("state", [State.LIVE, State.BEHIND, State.AHEAD])
+def test_what_is_closed_is_called_in_vain(state):
+    """Neither it nor the others of its group hear of anything that is done to it after."""
+    subscriptions, woken = Subscriptions(3), []
+    other = live(subscriptions, ONLY_A)
+    listener = entered(subscriptions, ONLY_A, woken=woken)
+    listener.position = {State.LIVE: 3, State.BEHIND: 2, State.AHEAD: 4}[state]
+    assert join(subscriptions, listener).state is state
+    for _ in range(2):
+        subscriptions.close(listener)
+        subscriptions.join(listener)
+        subscriptions.move(listener, A_AND_B, None)
+        subscriptions.leave(listener)
+    assert (listener.state, subscriptions.live, woken) == (State.CLOSED, 1, [])
+    (delivery,) = subscriptions.advance([entry(4)])
+    assert delivery.members == (other,)
+    subscriptions.close(other)
+    assert not subscriptions.in_use
+    assert woken == []
+
+
+def test_a_group_that_nobody_holds_cannot_be_released():
+    subscriptions = Subscriptions(0)
+    group = subscriptions.hold(ONLY_A, None)
+    subscriptions.release(group)
+    again = subscriptions.hold(ONLY_A, None)
+    with pytest.raises(ValueError, match="nobody holds"):
+        subscriptions.release(group)
+    assert again.holders == 1
+
+
+def test_a_live_one_moves_without_a_break_unless_a_batch_is_still_to_come_to_it():
+    subscriptions, woken = Subscriptions(0), []
+    served, waiting = (join(subscriptions, entered(subscriptions, ONLY_A, woken=woken)) for _ in range(2))
+    subscriptions.move(served, A_AND_B, None)
+    subscriptions.move(served, ONLY_A, None)
+    assert (served.state, woken) == (State.LIVE, [])
+    subscriptions.advance([entry(1), entry(2, "b")])
+    served.position = 2
+    for listener in (served, waiting):
+        subscriptions.move(listener, A_AND_B, None)
+    assert (served.state, waiting.state, waiting.position) == (State.LIVE, State.BEHIND, 0)
+    assert woken == [1], "who is not live any more is to be fed"
 
 
 def test_who_left_is_in_no_later_batch():
