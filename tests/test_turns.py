@@ -15,13 +15,14 @@ def steps_of(count, value="done"):
 async def test_between_two_steps_everybody_else_has_a_turn():
     turns = []
 
-    async def other():
+    async def other(*, task_status):
+        task_status.started()
         while True:
             turns.append(None)
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(other)
+        await nursery.start(other)
         assert await in_turns(steps_of(10)) == "done"
         nursery.cancel_scope.cancel()
     # Who of two is first within one turn of the loop is chance: the last one may be missed.
