@@ -5,31 +5,17 @@ live in the same step. Sockets and in-process subscribers follow alike; what dif
 """
 
 from datetime import datetime
-from itertools import pairwise
 from typing import Final
-
-from msgspec import Struct
 
 from ..log.replay import ReplayBuffer
 from ..protocol.messages import Entry, Gap, Replay
 from ..protocol.names import Duration, parse_since
 from ..protocol.selection import NOTHING, Selection, TypeFilter
+from .replays import Replays
 from .subscriptions import Listener, State, Subscriptions
 
 READ_EVENTS: Final = 256
 READ_BYTES: Final = 65_536
-
-
-class _PendingReplay(Struct):
-    """Events of a selection after ``position`` and up to ``through`` that are to be sent before anything newer.
-
-    Those that wait lie end to end and reach to the follower's position, so that all is sent in the log's order:
-    whatever was sent last, resuming from its cursor misses nothing.
-    """
-
-    selection: Selection
-    position: int
-    through: int
 
 
 class Follower:
@@ -48,7 +34,7 @@ class Follower:
         self._buffer = buffer
         self._subscriptions = subscriptions
         self._listener = listener
-        self._replays: list[_PendingReplay] = []
+        self._replays = Replays()
         subscriptions.enter(listener, selection, event_filter)
 
     @property
@@ -67,6 +53,11 @@ class Follower:
         return self._listener.state is State.LIVE
 
     @property
+    def replays(self) -> int:
+        """How many replays are under way."""
+        return len(self._replays)
+
+    @property
     def closed(self) -> bool:
         """Whether nothing is followed any more."""
         return self._listener.state is State.CLOSED
@@ -79,7 +70,7 @@ class Follower:
     @property
     def cursor(self) -> str:
         """The cursor to resume from: of `position`, or of how far a replay under way has come."""
-        return self._buffer.cursor_at(self._replays[0].position if self._replays else self.position)
+        return self._buffer.cursor_at(self._replays.position if self._replays else self.position)
 
     # --- where to start
 
@@ -115,28 +106,15 @@ class Follower:
         through = self._listener.position
         gap, position = self._look_back(added, since, min(self._buffer.dropped_through, through))
         position = min(position, through)
-        if position < through and added != NOTHING:
-            self._weave(added, position, through)
+        if position < through and added != NOTHING and not self.closed:
+            self._replays.begin(added, position, through)
         self._listener.told = min(self._listener.told, position)
         return Replay(gap is None, self._buffer.count(added, position, through)), gap
 
     def join_replay(self, added: Selection) -> None:
         """Let a replay under way bring ``added`` too, from where it is: so that takes effect at `cursor`."""
-        if self._replays:
-            self._weave(added, self._replays[0].position, self._listener.position)
-
-    def _weave(self, added: Selection, position: int, through: int) -> None:
-        """Add a replay to those that wait, without a change to their order."""
-        starts = [pending.position for pending in self._replays]
-        bounds = sorted({position, *starts, through})
-        woven = []
-        for start, end in pairwise(bounds):
-            parts = [pending.selection for pending in self._replays if pending.position <= start < pending.through]
-            if start >= position:
-                parts.append(added)
-            selection = parts[0] if len(parts) == 1 else parts[0].union(parts[1])
-            woven.append(_PendingReplay(selection, start, end))
-        self._replays = woven
+        if self._replays and added != NOTHING:
+            self._replays.begin(added, self._replays.position, self._listener.position)
 
     def _look_back(self, selection: Selection, since: int | None, dropped_through: int) -> tuple[Gap | None, int]:
         """Return the gap after a position, if there is one, and the position from which the window is whole."""
@@ -157,8 +135,7 @@ class Follower:
 
     def drop_from_replays(self, removed: Selection) -> None:
         """Let no pending replay bring events of ``removed`` any more."""
-        for pending in self._replays:
-            pending.selection = pending.selection.minus(removed)
+        self._replays.remove(removed)
 
     def pause(self) -> None:
         """Be fed by `next` from `position` on, until that returns None again."""
@@ -167,7 +144,7 @@ class Follower:
     def close(self) -> None:
         """Follow nothing any more, for ever; what is called after that changes nothing."""
         self._subscriptions.close(self._listener)
-        self._replays.clear()
+        self._replays = Replays()
 
     # --- following
 
@@ -194,23 +171,15 @@ class Follower:
         return self._filtered(entries)
 
     def gap_of_replay(self) -> Gap | None:
-        """Return the next gap in a replay under way, if events that it was to bring were dropped; it counts as sent."""
-        while self._replays:
-            pending = self._replays[0]
-            dropped_through = min(self._buffer.dropped_through, pending.through)
-            if dropped_through <= pending.position:
-                break
-            gap, _ = self._look_back(pending.selection, pending.position, dropped_through)
-            self._advance_replay(dropped_through)
-            if gap is not None:
-                return gap
-        return None
-
-    def _advance_replay(self, position: int) -> None:
-        """Move the replay under way to a position; at its end the next one follows."""
-        self._replays[0].position = position
-        if position >= self._replays[0].through:
-            self._replays.pop(0)
+        """Return the gap in the replays under way, if events that they were to bring are gone; it counts as sent."""
+        replays, to = self._replays, min(self._buffer.dropped_through, self._replays.through)
+        if not replays or to <= replays.position:
+            return None
+        from_ = replays.position
+        missed = [self._buffer.missed(stretch.selection, stretch.after, to) for stretch in replays.behind(to)]
+        replays.advance(to)
+        count = None if None in missed else sum(filter(None, missed))
+        return None if count == 0 else Gap(self._buffer.cursor_at(from_), self._buffer.cursor_at(to), count)
 
     def _next_of_replay(self) -> list[Entry] | Gap:
         gap = self.gap_of_replay()
@@ -218,11 +187,9 @@ class Follower:
             return gap
         if not self._replays:
             return []
-        pending = self._replays[0]
-        entries, position = self._buffer.read(
-            pending.selection, pending.position, pending.through, max_events=READ_EVENTS, max_bytes=READ_BYTES
-        )
-        self._advance_replay(position)
+        after, through, selection = self._replays.next()
+        entries, position = self._buffer.read(selection, after, through, max_events=READ_EVENTS, max_bytes=READ_BYTES)
+        self._replays.advance(position)
         return self._filtered(entries)
 
     def _filtered(self, entries: list[Entry]) -> list[Entry]:

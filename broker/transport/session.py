@@ -48,6 +48,8 @@ SILENT_SECONDS: Final = 40.0
 """Nothing read for the replay window and so long: the client's events are gone anyway."""
 MAX_WAITING_ANSWER_BYTES: Final = 262_144
 """A client whose answers wait for more than this is not read from until it takes some."""
+MAX_REPLAYS: Final = 64
+"""Nor one with more replays under way, until some have met: what all of them have missed is counted in one step."""
 _DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping"})
 
 
@@ -81,8 +83,8 @@ class Session:
 
     @property
     def congested(self) -> bool:
-        """Whether so many answers wait that no further message should be read."""
-        return self.waiting_bytes > MAX_WAITING_ANSWER_BYTES
+        """Whether so much waits to be written that no further message should be read."""
+        return self.waiting_bytes > MAX_WAITING_ANSWER_BYTES or self.follower.replays > MAX_REPLAYS
 
     def take_answers(self) -> bytes:
         """Return the frames of all waiting answers, joined; they count as written."""
@@ -189,11 +191,6 @@ class Session:
 
     def _say_gap(self, gap: Gap | None) -> None:
         if gap is not None:
-            self._say(encode(gap))
-
-    def _say_gaps_of_replay(self) -> None:
-        """Say what a replay under way has missed by now, before an answer says something newer."""
-        while (gap := self.follower.gap_of_replay()) is not None:
             self._say(encode(gap))
 
     # --- heartbeats
@@ -305,7 +302,8 @@ class Session:
         if wanted != held and size_of(wanted) > most:
             raise RequestError("invalid_params", f"More than {most} inboxes - at `{where}`")
         types = follower.event_filter if params.event_types is None else TypeFilter(params.event_types)
-        self._say_gaps_of_replay()
+        # What a replay under way has missed by now is said before an answer that says something newer.
+        self._say_gap(follower.gap_of_replay())
         follower.change(wanted, types)
         replay: Replay | UnsetType = UNSET
         gap = None

@@ -297,6 +297,17 @@ def test_what_a_replay_misses_while_it_waits_is_said_for_it_alone():
     assert rest(followed) == [(0, 3, 1), 4]
 
 
+def test_what_many_replays_miss_while_they_wait_is_one_gap_that_counts_for_each_from_where_it_was():
+    house = House("abcabcabc")
+    followed = house.follow(Selection(frozenset("abc")))
+    rest(followed)
+    followed.replay(ONLY_A, 1)
+    followed.replay(ONLY_B, 4)
+    followed.replay(Selection(frozenset("c")), 8)
+    house.drop(7)
+    assert rest(followed) == [(1, 7, 3), 8, 9], "4 and 7 of a, and 5 of b"
+
+
 def test_what_was_dropped_and_not_for_any_replay_is_passed_without_a_gap():
     house = House("aab")
     followed = house.follow(A_AND_B)

@@ -15,7 +15,7 @@ from broker.commands.requests import CommandRequest, PublishRequest
 from broker.config import Config, LimitsConfig, ReplayConfig
 from broker.errors import CloseCode, RequestError
 from broker.fanout.subscriptions import Listener, Subscriptions
-from broker.transport.session import MAX_BAD_FRAMES, MAX_WAITING_ANSWER_BYTES, Session
+from broker.transport.session import MAX_BAD_FRAMES, MAX_REPLAYS, MAX_WAITING_ANSWER_BYTES, Session
 
 ALL_SCOPES = frozenset({"subscribe", "command", "publish"})
 NOW = 1_000.0
@@ -578,6 +578,19 @@ def test_a_client_that_takes_no_answers_is_not_read_from_until_it_does():
     talk.session.put_back(taken)
     assert talk.session.congested
     assert len(talk.heard()) == 2 * said
+    assert not talk.session.congested
+
+
+def test_a_client_with_many_replays_under_way_is_not_read_from_until_some_have_met():
+    talk = opened(stored="a" * 200)
+    said = 0
+    while not talk.session.congested:
+        inbox = f"inbox_{said}"
+        talk.say({"action": "subscribe", "request_id": "r", "inbox_ids": [inbox], "since": talk.cursor(said)})
+        talk.session.take_answers()
+        said += 1
+    assert said == MAX_REPLAYS + 1
+    talk.session.take()
     assert not talk.session.congested
 
 
