@@ -38,8 +38,9 @@ from ..protocol.messages import Entry
 from ..protocol.selection import NOTHING, Selection, TypeFilter
 
 MAX_MATCHES: Final = 1_024
-"""Events times groups that are joined in one step: well under a millisecond."""
-LISTENERS_PER_PAUSE: Final = 32
+"""Events times groups that are joined in one step: about a millisecond."""
+STEPS_PER_PAUSE: Final = 32
+"""Listeners, or groups without any, that are gone through before the fan-out looks at the clock."""
 
 
 class State(Enum):
@@ -103,6 +104,10 @@ class Group:
         self.members.pop(listener, None)
         self._snapshot = None
 
+    def wants(self, entry: Entry) -> bool:
+        """Whether an event of its inboxes is for anybody in it."""
+        return bool(self.members) and (self.event_filter is None or self.event_filter.accepts(entry.type))
+
     def snapshot(self) -> tuple[Listener, ...]:
         """Return the members as they are now."""
         if self._snapshot is None:
@@ -115,9 +120,8 @@ _NO_GROUP: Final = Group(NOTHING, None)
 
 
 class Delivery(Struct, frozen=True, gc=False):
-    """A batch's frames for one group: ``data`` joined, up to the event at ``last``; who is live in it."""
+    """What a batch is for one group: its frames joined, up to the event at ``last``, for those who are live in it."""
 
-    group: Group
     members: tuple[Listener, ...]
     data: bytes
     last: int
@@ -150,41 +154,57 @@ class Subscriptions:
 
     def hold(self, selection: Selection, event_filter: TypeFilter | None) -> Group:
         """Return the group of a selection that excludes nothing; `release` it in the end."""
-        key = (selection, event_filter)
-        group = self._groups.get(key)
+        group = self._groups.get((selection, event_filter))
         if group is None:
-            group = self._groups[key] = Group(selection, event_filter)
-            for groups in self._indexes(selection, create=True):
-                groups[group] = None
+            group = self._groups[selection, event_filter] = Group(selection, event_filter)
+            self._enlist(group, selection)
         group.holders += 1
         return group
 
     def release(self, group: Group) -> None:
         """Give back what `hold` gave; a group that nobody holds is forgotten. Raises ValueError if it is already."""
-        key = (group.selection, group.event_filter)
-        if self._groups.get(key) is not group:
+        if self._groups.get((group.selection, group.event_filter)) is not group:
             raise ValueError(f"nobody holds the group of {group.selection}")
         group.holders -= 1
-        if group.holders:
-            return
-        del self._groups[key]
-        for groups in self._indexes(group.selection, create=False):
-            del groups[group]
-        for inbox in group.selection.inboxes or ():
-            if not self._by_inbox[inbox]:
-                del self._by_inbox[inbox]
+        if not group.holders:
+            del self._groups[group.selection, group.event_filter]
+            self._strike(group, group.selection)
 
     @property
     def in_use(self) -> bool:
         """Whether anybody holds a group here."""
         return bool(self._groups)
 
-    def _indexes(self, selection: Selection, *, create: bool) -> Iterable[dict[Group, None]]:
+    def _change(self, group: Group, selection: Selection, event_filter: TypeFilter | None) -> None:
+        """Let a group be of something else: for the one who holds it, at the cost of what differs."""
+        del self._groups[group.selection, group.event_filter]
+        before, group.selection, group.event_filter = group.selection, selection, event_filter
+        self._groups[selection, event_filter] = group
+        if before.inboxes is None or selection.inboxes is None:
+            self._strike(group, before)
+            self._enlist(group, selection)
+        else:
+            self._strike(group, before.minus(selection))
+            self._enlist(group, selection.minus(before))
+
+    def _enlist(self, group: Group, selection: Selection) -> None:
         if selection.inboxes is None:
-            return [self._of_all]
-        if create:
-            return [self._by_inbox.setdefault(inbox, {}) for inbox in selection.inboxes]
-        return [self._by_inbox[inbox] for inbox in selection.inboxes]
+            self._of_all[group] = None
+        for inbox in selection.inboxes or ():
+            groups = self._by_inbox.get(inbox)
+            if groups is None:
+                self._by_inbox[inbox] = {group: None}
+            else:
+                groups[group] = None
+
+    def _strike(self, group: Group, selection: Selection) -> None:
+        if selection.inboxes is None:
+            del self._of_all[group]
+        for inbox in selection.inboxes or ():
+            groups = self._by_inbox[inbox]
+            del groups[group]
+            if not groups:
+                del self._by_inbox[inbox]
 
     # --- where a listener stands
 
@@ -219,11 +239,15 @@ class Subscriptions:
 
     def move(self, listener: Listener, selection: Selection, event_filter: TypeFilter | None) -> None:
         """Let a listener follow something else from where it is. It stays live, unless it is to be written a batch."""
-        if listener.state is State.CLOSED:
+        held = listener.group
+        if listener.state is State.CLOSED or (held.selection, held.event_filter) == (selection, event_filter):
             return
         if listener.state is State.LIVE and self.position_of(listener) != self.position:
             self.leave(listener)
-        held, listener.group = listener.group, self.hold(selection, event_filter)
+        if held.holders == 1 and (selection, event_filter) not in self._groups:
+            self._change(held, selection, event_filter)
+            return
+        listener.group = self.hold(selection, event_filter)
         if listener.state is State.LIVE:
             held.discard(listener)
             listener.group.add(listener)
@@ -246,35 +270,58 @@ class Subscriptions:
 
     # --- the fan-out
 
-    def advance(self, batch: list[Entry]) -> Iterable[Delivery]:
+    def advance(self, batch: list[Entry]) -> Iterable[Delivery | None]:
         """Move the position over a batch, or its first part; return what is to be written to whom.
 
-        `write` it, and `settle` when that is done. The batch is cut where it has gone to `MAX_MATCHES` groups: one
-        step is short, however many groups an account has.
+        `write` it, and `settle` when that is done. The first part is what goes to `MAX_MATCHES` groups: that is
+        joined in this step. One event alone is for any number of groups: those are gone through while it is written.
         """
-        frames: dict[Group, list[bytes]] = {}
-        last: dict[Group, int] = {}
-        matches = 0
-        reached = batch[-1].position
-        for entry in batch:
-            for group in (*self._by_inbox.get(entry.inbox, ()), *self._of_all):
-                matches += 1
-                if group.members and (group.event_filter is None or group.event_filter.accepts(entry.type)):
-                    frames.setdefault(group, []).append(entry.frame)
-                    last[group] = entry.position
-            if matches >= MAX_MATCHES:
-                reached = entry.position
-                break
-        self.position = reached
+        part = self._cut(batch)
+        self.position = part[-1].position
         for listener in list(self._ahead):
             self.leave(listener)
-        return [Delivery(group, group.snapshot(), b"".join(joined), last[group]) for group, joined in frames.items()]
+        return self._each(part[0]) if len(part) == 1 else self._joined(part)
 
-    def write(self, deliveries: Iterable[Delivery], tally: Tally) -> Iterator[None]:
+    def _cut(self, batch: list[Entry]) -> list[Entry]:
+        matches = 0
+        for number, entry in enumerate(batch):
+            matches += len(self._by_inbox.get(entry.inbox, ())) + len(self._of_all)
+            if matches > MAX_MATCHES and number:
+                return batch[:number]
+        return batch
+
+    def _groups_of(self, entry: Entry) -> tuple[Group, ...]:
+        return (*self._by_inbox.get(entry.inbox, ()), *self._of_all)
+
+    def _joined(self, batch: list[Entry]) -> list[Delivery]:
+        frames: dict[Group, list[bytes]] = {}
+        last: dict[Group, int] = {}
+        for entry in batch:
+            for group in self._groups_of(entry):
+                if group.wants(entry):
+                    frames.setdefault(group, []).append(entry.frame)
+                    last[group] = entry.position
+        return [Delivery(group.snapshot(), b"".join(joined), last[group]) for group, joined in frames.items()]
+
+    def _each(self, entry: Entry) -> Iterator[Delivery | None]:
+        """Yield what one event is for each group, with its members of that moment; None now and then, for a pause.
+
+        Groups that come meanwhile hold nobody who is to be written to: who joins in mid-batch is at its end.
+        """
+        for number, group in enumerate(self._groups_of(entry), start=1):
+            if group.wants(entry):
+                yield Delivery(group.snapshot(), entry.frame, entry.position)
+            elif number % STEPS_PER_PAUSE == 0:
+                yield None
+
+    def write(self, deliveries: Iterable[Delivery | None], tally: Tally) -> Iterator[None]:
         """Write to each listener that is still live and was not served; yield now and then, for a pause."""
         end, live = self.position, State.LIVE
-        seen = written = 0
+        seen = skipped = 0
         for delivery in deliveries:
+            if delivery is None:
+                yield
+                continue
             data, last = delivery.data, delivery.last
             size = len(data)
             for listener in delivery.members:
@@ -285,23 +332,26 @@ class Subscriptions:
                     except OSError as error:
                         taken = 0
                         listener.send_failed(error)
-                    if taken:
-                        listener.position, listener.told = end, last
-                    if taken != size:
-                        self._not_taken(listener, data, taken, tally)
-                    written += 1
+                    if taken == size:
+                        listener.position = end
+                        listener.told = last
+                    else:
+                        self._not_taken(listener, delivery, taken, tally)
+                else:
+                    skipped += 1
                 seen += 1
-                if seen == LISTENERS_PER_PAUSE:
-                    tally.writes += written
-                    seen = written = 0
+                if seen == STEPS_PER_PAUSE:
+                    tally.writes += seen - skipped
+                    seen = skipped = 0
                     yield
-        tally.writes += written
+        tally.writes += seen - skipped
 
-    def _not_taken(self, listener: Listener, data: bytes, taken: int, tally: Tally) -> None:
+    def _not_taken(self, listener: Listener, delivery: Delivery, taken: int, tally: Tally) -> None:
         """Let a listener that took a part of a write, or nothing, fall behind; the rest of a part is its stream's."""
         tally.fell_behind += 1
         if taken:
-            listener.sent_part(data, taken)
+            listener.position, listener.told = self.position, delivery.last
+            listener.sent_part(delivery.data, taken)
         self.leave(listener)
 
     def settle(self) -> None:

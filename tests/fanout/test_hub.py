@@ -33,7 +33,7 @@ from broker.fanout.subscriptions import Listener, State
 from broker.log import replay
 from broker.log.retention import ReplayBuffers
 from broker.protocol.messages import Published, format_time
-from broker.protocol.selection import EVERYTHING, NOTHING, TypeFilter
+from broker.protocol.selection import EVERYTHING, NOTHING, Selection, TypeFilter
 
 ACCOUNTS = ("acct_a", "acct_b")
 INBOXES = ("i1", "i2", "i3", "i4")
@@ -407,7 +407,9 @@ class FanOut(RuleBasedStateMachine):
 
     @rule(which=which, inboxes=some_inboxes, since=sinces, types=filters)
     def subscribe(self, which, inboxes, since, types):
-        agent = self._pick(which)
+        self._subscribe(self._pick(which), inboxes, since, types)
+
+    def _subscribe(self, agent: Agent, inboxes, since, types):
         more = {"inbox_ids": "*" if inboxes is None else sorted(inboxes)}
         position = None
         if since is not None:
@@ -424,7 +426,9 @@ class FanOut(RuleBasedStateMachine):
 
     @rule(which=which, inboxes=some_inboxes)
     def unsubscribe(self, which, inboxes):
-        agent = self._pick(which)
+        self._unsubscribe(self._pick(which), inboxes)
+
+    def _unsubscribe(self, agent: Agent, inboxes):
         allowed = "subscribe" in agent.key.scopes and (inboxes is None or not agent.everything)
         if allowed:
             agent.everything = False
@@ -451,6 +455,40 @@ class FanOut(RuleBasedStateMachine):
             self._publish(agent.account_id, [(INBOXES[i % 3], "x") for i in range(crowd)])
             self.hub.take_turns(math.inf)
         self.subscribe(which, other, second, None)
+
+    @rule(
+        which=which,
+        batch=st.lists(st.sampled_from(UNIVERSE), min_size=4, max_size=8),
+        order=st.permutations(INBOXES),
+        starts=st.lists(
+            st.one_of(st.integers(1, 8), st.integers(1, 8), st.none()), min_size=3, max_size=4, unique=True
+        ),
+        rounds=st.lists(st.sampled_from([0, 0, 1, 2]), min_size=4, max_size=4),
+        gone=st.sampled_from([None, None, *INBOXES]),
+        crowd=st.sampled_from([0, 0, 5, 12]),
+    )
+    def three_replays_and_more_meet(self, which, batch, order, starts, rounds, gone, crowd):
+        """Each begins anywhere, or joins those under way; between them some is sent, and one may be given up again.
+
+        At the end, events may be dropped that all of them wait for.
+        """
+        agent = self._pick(which)
+        self._change_key(agent, BECOMES["the whole account"])
+        self._unsubscribe(agent, None)
+        self._publish(agent.account_id, [(inbox, TYPES[i % 3]) for i, inbox in enumerate(batch)])
+        self.everything_runs_to_its_end()
+        for inbox, start, steps in zip(order, starts, rounds, strict=False):
+            self._subscribe(agent, frozenset({inbox}), None if start is None else Since("recent", start), None)
+            for number in range(steps):
+                if agent.connection.tasks:
+                    agent.connection.step(number)
+            if agent not in self._talkers():
+                return
+        if gone and not agent.everything:
+            self._unsubscribe(agent, frozenset({gone}))
+        if crowd:
+            self._publish(agent.account_id, [(INBOXES[i % 3], "x") for i in range(crowd)])
+            self.hub.take_turns(math.inf)
 
     @rule(which=which, said=st.one_of(events, st.sampled_from(["no json", '{"action":"ping"}', '{"action":"x"}'])))
     def say_something_else(self, which, said):
@@ -576,7 +614,7 @@ def small_steps(monkeypatch):
     """Everything that is bounded is bounded tightly, so that a few events go over each edge."""
     ticks = Ticks()
     monkeypatch.setattr(hub, "perf_counter", ticks)
-    monkeypatch.setattr(subscriptions, "LISTENERS_PER_PAUSE", 1)
+    monkeypatch.setattr(subscriptions, "STEPS_PER_PAUSE", 1)
     monkeypatch.setattr(hub, "BATCH_EVENTS", 4)
     monkeypatch.setattr(hub, "BATCH_BYTES", 600)
     monkeypatch.setattr(subscriptions, "MAX_MATCHES", 5)
@@ -676,11 +714,9 @@ async def test_an_account_with_a_long_broadcast_delays_another_by_no_more_than_a
     house.publish("acct_a", 5)
     house.publish("acct_b")
     house.hub.take_turns(ticks.now + 1)
-    assert len(house.written) == subscriptions.LISTENERS_PER_PAUSE, (
-        "a turn is as long as its time, not as its broadcast"
-    )
+    assert len(house.written) == subscriptions.STEPS_PER_PAUSE, "a turn is as long as its time, not as its broadcast"
     house.hub.take_turns(ticks.now + 1)
-    assert house.written[subscriptions.LISTENERS_PER_PAUSE][0] == "b"
+    assert house.written[subscriptions.STEPS_PER_PAUSE][0] == "b"
     house.run()
     assert len(house.written) == 1_001
 
@@ -732,6 +768,35 @@ async def test_an_account_that_just_got_something_waits_for_no_broadcast_and_sta
     assert any(name.startswith("long") for name in names), "the second half of the time is for those that wait"
     house.run()
     assert len(house.written) == 204
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "behind"])
+async def test_one_event_for_very_many_groups_is_gone_through_in_short_steps(monkeypatch, live):
+    """However few of them it is anything for: what is bounded is how many are looked at before the clock is."""
+    ticks = Ticks()
+    monkeypatch.setattr(hub, "perf_counter", ticks)
+    house, looked, most = House(), [], 0
+    subscribed = house.hub.account("acct_a").subscriptions
+
+    class Watched(subscriptions.Group):
+        def wants(self, entry):
+            looked.append(1)
+            return super().wants(entry)
+
+    monkeypatch.setattr(subscriptions, "Group", Watched)
+    for number in range(5_000):
+        listener = Listener(lambda data: house.written.append(data) or len(data), lambda: None)
+        subscribed.enter(listener, Selection(frozenset({"i1", f"own{number}"})), None)
+        if live:
+            subscribed.join(listener)
+    house.publish(number=2)
+    while house.hub.statistics().queued_accounts:
+        before = len(looked)
+        house.hub.take_turns(ticks.now + 1)
+        most = max(most, len(looked) - before)
+    assert most <= 2 * subscriptions.STEPS_PER_PAUSE
+    assert len(looked) == 10_000
+    assert len(house.written) == (10_000 if live else 0)
 
 
 async def test_a_listener_that_takes_nothing_falls_behind_and_hurts_nobody():

@@ -43,7 +43,7 @@ async def up_to(client: WebSocket, number: int) -> list[int]:
 def many_turns(monkeypatch):
     """Let a broadcast be as many steps as it has listeners, four at a time."""
     monkeypatch.setattr(hub, "TURN_SECONDS", 0.0)
-    monkeypatch.setattr(subscriptions, "LISTENERS_PER_PAUSE", 4)
+    monkeypatch.setattr(subscriptions, "STEPS_PER_PAUSE", 4)
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.fanout.subscriptions import Listener, State, Subscriptions
+from broker.fanout.subscriptions import Listener, State, Subscriptions, Tally
 from broker.protocol.messages import Entry
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection, TypeFilter
 
@@ -21,7 +21,7 @@ def entry(position: int, inbox: str = "a", event_type: str = "x") -> Entry:
 
 
 def written(subscriptions: Subscriptions, *batch: Entry) -> dict[Selection, bytes]:
-    return {delivery.group.selection: delivery.data for delivery in subscriptions.advance(list(batch))}
+    return {delivery.members[0].group.selection: delivery.data for delivery in subscriptions.advance(list(batch))}
 
 
 def live(subscriptions: Subscriptions, selection: Selection, types: TypeFilter | None = None) -> Listener:
@@ -247,6 +247,72 @@ def test_who_left_is_in_no_later_batch():
     subscriptions.leave(leaving)
     (delivery,) = subscriptions.advance([entry(1)])
     assert delivery.members == (staying,)
+
+
+def test_one_event_is_for_all_who_are_live_when_it_comes_to_them_and_were_so_when_it_began():
+    """Others come, go, move, end, or catch up from the log while it is on its way."""
+    subscriptions = Subscriptions(0)
+    written: list[tuple[str, bytes]] = []
+
+    def listening(name: str, inboxes: str) -> Listener:
+        listener = Listener(lambda data: written.append((name, data)) or len(data), lambda: None)
+        subscriptions.enter(listener, Selection(frozenset(inboxes)), None)
+        return join(subscriptions, listener)
+
+    names = ["first", "leaves", "moves", "catches up", "stays", "ends"]
+    those = {name: listening(name, f"a{number}") for number, name in enumerate(names)}
+    writing = subscriptions.write(subscriptions.advance([entry(1)]), Tally())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("broker.fanout.subscriptions.STEPS_PER_PAUSE", 1)
+        next(writing)
+        assert written == [("first", b"<1>")]
+        subscriptions.leave(those["leaves"])
+        subscriptions.move(those["moves"], Selection(frozenset("a9")), None)
+        subscriptions.leave(those["catches up"])
+        those["catches up"].position = 1
+        join(subscriptions, those["catches up"])
+        subscriptions.close(those["ends"])
+        subscriptions.move(those["first"], Selection(frozenset("a8")), None)
+        new = listening("new", "a7")
+        list(writing)
+    assert written == [("first", b"<1>"), ("stays", b"<1>")]
+    states = {name: (listener.state, listener.position) for name, listener in those.items()}
+    assert states == {
+        "first": (State.LIVE, 1),
+        "leaves": (State.BEHIND, 0),
+        "moves": (State.BEHIND, 0),
+        "catches up": (State.LIVE, 1),
+        "stays": (State.LIVE, 1),
+        "ends": (State.CLOSED, 0),
+    }
+    assert (new.state, new.position) == (State.LIVE, 1)
+
+
+def test_a_group_of_one_that_moves_costs_what_differs_and_leaves_nothing_behind():
+    subscriptions = Subscriptions(0)
+    listener = live(subscriptions, A_AND_B)
+    others = [live(subscriptions, ONLY_A), live(subscriptions, EVERYTHING)]
+    for selection in (Selection(frozenset("bc")), EVERYTHING, ONLY_A, Selection(frozenset("d")), A_AND_B):
+        subscriptions.move(listener, selection, None)
+        for inbox in "abcd":
+            (*deliveries,) = subscriptions.advance([entry(subscriptions.position + 1, inbox)])
+            subscriptions.settle()
+            got = [member for delivery in deliveries for member in delivery.members]
+            assert got.count(listener) == (inbox in selection)
+            assert got.count(others[0]) == (inbox == "a")
+            assert got.count(others[1]) == 1
+    for each in (listener, *others):
+        subscriptions.close(each)
+    assert not subscriptions.in_use
+    assert not {**subscriptions._by_inbox, **subscriptions._of_all}
+
+
+def test_to_move_to_where_it_is_changes_nothing_even_in_mid_batch():
+    subscriptions, woken = Subscriptions(0), []
+    listener = join(subscriptions, entered(subscriptions, ONLY_A, woken=woken))
+    (delivery,) = subscriptions.advance([entry(1), entry(2)])
+    subscriptions.move(listener, ONLY_A, None)
+    assert (listener.state, woken, delivery.members) == (State.LIVE, [], (listener,))
 
 
 def test_a_step_is_bounded_by_events_times_groups_and_the_next_goes_on_where_it_ended(monkeypatch):
