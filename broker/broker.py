@@ -144,7 +144,7 @@ class Broker:
         if names:
             check_list(names, "inbox_ids")
         if patterns is not None:
-            check_list(patterns, "event_types")
+            check_list(patterns, "event_types", self.config.limits.max_event_types)
         if since is not None:
             check_since(since)
         selection = Key("library", account_id, frozenset({"subscribe"})).select(names, "inbox_ids")

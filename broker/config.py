@@ -77,6 +77,7 @@ class LimitsConfig(_Section, frozen=True):
     max_bodies_bytes: Positive = 134_217_728
     max_message_bytes: Positive = 1_048_576
     max_inboxes_per_connection: Positive = 10_000
+    max_event_types: Positive = 100
     heartbeat_seconds: PositiveSeconds = 30
 
 

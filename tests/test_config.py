@@ -44,6 +44,7 @@ max_bodies_bytes = 134_217_728        # request bodies under way, in all; an acc
 max_body_bytes = 8_388_608             # of an HTTP request
 max_message_bytes = 1_048_576          # of a WebSocket message from a client
 max_inboxes_per_connection = 10_000
+max_event_types = 100                 # of a connection's filter
 heartbeat_seconds = 30
 [[accounts]]
 id = "acct_demo"
@@ -206,6 +207,7 @@ def test_an_unknown_section_or_key_is_named(text, names):
         ("limits", "max_events_per_request", "0"),
         ("limits", "max_message_bytes", "0"),
         ("limits", "max_inboxes_per_connection", "0"),
+        ("limits", "max_event_types", "0"),
         ("limits", "heartbeat_seconds", "0"),
         ("limits", "heartbeat_seconds", '"30"'),
     ],

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from ..config import LimitsConfig
 from ..errors import RequestError
-from ..protocol.names import check_identifier, check_list, check_since, check_spelling
+from ..protocol.names import check_identifier, check_list, check_since, check_spelling, too_many
 from ..protocol.selection import ACCOUNT_EVENTS, Selection, TypeFilter
 from .keys import Key
 
@@ -22,7 +23,7 @@ class Opening(Struct, frozen=True):
     client_id: str | None = None
 
 
-def check_opening(key: Key, query: Mapping[str, str], max_inboxes: int) -> Opening:
+def check_opening(key: Key, query: Mapping[str, str], limits: LimitsConfig) -> Opening:
     """Return what a query asks for. Raises `RequestError` (`bad_request`, `forbidden`)."""
     if key.is_operator:
         raise RequestError("forbidden", "An operator key opens no stream")
@@ -38,12 +39,12 @@ def check_opening(key: Key, query: Mapping[str, str], max_inboxes: int) -> Openi
         names = query["inbox_ids"].split(",")
         check_list(names, "inbox_ids")
         selection = key.select(names, "inbox_ids")
-        if size_of(selection) > max_inboxes:
-            raise RequestError("bad_request", f"More than {max_inboxes} inboxes - at `inbox_ids`")
+        if size_of(selection) > limits.max_inboxes_per_connection:
+            raise too_many("inbox_ids", limits.max_inboxes_per_connection, "inbox_ids", code="bad_request")
     event_filter = None
     if "event_types" in query:
         patterns = query["event_types"].split(",")
-        check_list(patterns, "event_types")
+        check_list(patterns, "event_types", limits.max_event_types)
         event_filter = TypeFilter(patterns)
     client_id = query.get("client_id")
     if client_id is not None:

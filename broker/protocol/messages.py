@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ..errors import RequestError
-from .names import ALL_INBOXES, EventType, Identifier, InboxId, InboxName, Scope, TypeFilter
+from .names import ALL_INBOXES, EventType, Identifier, InboxId, InboxName, Scope, TypePattern
 
 
 class NewEvent(Struct, frozen=True, gc=False):
@@ -106,6 +106,7 @@ class Limits(Struct, frozen=True):
     max_message_bytes: int
     max_event_bytes: int
     max_inboxes: int
+    max_event_types: int
     max_events_per_request: int
     commands_per_second: float | None = None
 
@@ -190,7 +191,7 @@ class SubscribeParams(Struct, frozen=True):
 
     inbox_ids: list[InboxName] | Literal["*"] | UnsetType = UNSET
     since: Annotated[str, Meta(min_length=1)] | None = None
-    event_types: Annotated[list[TypeFilter], Meta(min_length=1)] | None = None
+    event_types: Annotated[list[TypePattern], Meta(min_length=1)] | None = None
 
     def asked(self) -> Sequence[str]:
         """Return the inboxes to add, `*` for all: of a bare `subscribe` all, else what it says."""

@@ -29,13 +29,15 @@ InboxId = Annotated[str, spelled(rf"^(?!\*$){_IN_AN_ADDRESS}$(?!\n)", f"{_AN_INB
 InboxName = Annotated[str, spelled(rf"^{_IN_AN_ADDRESS}$(?!\n)", f"{_AN_INBOX}, or `*` for all")]
 """An `inbox_id`, or `*` for all that the key reaches."""
 EventType = Annotated[str, spelled(rf"^(?=.{{1,128}}$){_WORDS}$(?!\n)", _A_TYPE)]
-TypeFilter = Annotated[
+TypePattern = Annotated[
     str, spelled(rf"^(?=.{{1,128}}(\.\*)?$){_WORDS}(\.\*)?$(?!\n)", f"{_A_TYPE}, or the beginning of one and `.*`")
 ]
-"""An event type, or a prefix of types with `.*`."""
+"""One of a filter's: an event type, or a prefix of types with `.*`."""
 
 Scope = Literal["subscribe", "command", "publish"]
 """What a key may do."""
+NameList = Literal["inbox_ids", "event_types"]
+"""What a client gives as a list of names."""
 Tier = Literal["free", "developer", "growth", "enterprise"]
 told("scopes", any_of(Scope))
 told("tier", any_of(Tier))
@@ -91,13 +93,21 @@ def check_since(text: str) -> None:
         raise RequestError("bad_request", "A cursor, a duration or a time is missing - at `since`")
 
 
-def check_list(values: Sequence[str], kind: Literal["inbox_ids", "event_types"]) -> None:
-    """Check names that came in a query. Raises `RequestError` (`bad_request`) that names the field."""
-    item: Any = InboxName if kind == "inbox_ids" else TypeFilter
+def check_list(values: Sequence[str], kind: NameList, most: int | None = None) -> None:
+    """Check names that came in a query, at most so many. Raises `RequestError` (`bad_request`) that names the field."""
+    if most is not None and len(values) > most:
+        raise too_many(kind, most, kind, code="bad_request")
+    item: Any = InboxName if kind == "inbox_ids" else TypePattern
     try:
         msgspec.convert(values, Annotated[list[item], Meta(min_length=1)])
     except msgspec.ValidationError as error:
         raise RequestError("bad_request", located(str(error), kind)) from None
+
+
+def too_many(kind: NameList, most: int, path: str, *, code: str = "invalid_params") -> RequestError:
+    """Return the refusal of a list of names that is too long, and stands at ``path``."""
+    what = "inboxes" if kind == "inbox_ids" else "event types"
+    return RequestError(code, f"More than {most:,} {what} - at `{path}`")
 
 
 def check_identifier(value: str, name: str, *, code: str = "invalid_params") -> None:

@@ -105,13 +105,12 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
 
 def _judge_of(broker: Broker, request: Request, key: Key) -> Judge:
     """Return what says, in the very step in which it is asked, what a key and the request's query are worth."""
-    most = broker.config.limits.max_inboxes_per_connection
 
     def judge() -> tuple[Key, Opening]:
         worth = broker.keyring.confirm(key)
         if worth.account_id != key.account_id:
             raise RequestError("unavailable", "The key has just moved to another account", retry_after_ms=0)
-        return worth, check_opening(worth, request.query(), most)
+        return worth, check_opening(worth, request.query(), broker.config.limits)
 
     return judge
 

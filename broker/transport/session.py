@@ -19,7 +19,7 @@ from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError
 from ..fanout.follower import Follower
 from ..fanout.subscriptions import Listener, Subscriptions
 from ..log.replay import ReplayBuffer
-from ..protocol.decoding import decode_command, decode_params, is_long, sound
+from ..protocol.decoding import decode_command, decode_params, is_long, require_few, sound
 from ..protocol.framing import PING, text_frame
 from ..protocol.messages import (
     Command,
@@ -38,7 +38,7 @@ from ..protocol.messages import (
     encode_response,
     format_time,
 )
-from ..protocol.names import ALL_INBOXES, check_spelling
+from ..protocol.names import ALL_INBOXES, check_spelling, too_many
 from ..protocol.selection import NOTHING, Selection, TypeFilter
 
 MAX_BAD_FRAMES: Final = 20
@@ -156,6 +156,7 @@ class Session:
                 limits.max_message_bytes,
                 limits.max_event_bytes,
                 limits.max_inboxes_per_connection,
+                limits.max_event_types,
                 limits.max_events_per_request,
                 self._config.rates.of(self.key.tier).commands_per_second,
             ),
@@ -292,15 +293,15 @@ class Session:
     def _subscribe(self, command: Command, now: float) -> tuple[SubscriptionResult, Gap | None]:
         self.key.require("subscribe")
         check_spelling(command.paths, "inbox_ids")
-        params = decode_params(command, SubscribeParams)
-        follower = self.follower
+        follower, most = self.follower, self._config.limits.max_inboxes_per_connection
         held = follower.selection
+        self._require_few_inboxes(command)
+        require_few(command, "event_types", self._config.limits.max_event_types)
+        params = decode_params(command, SubscribeParams)
         where = command.paths.get("inbox_ids", "$.inbox_ids")
-        asked = self.key.select(params.asked(), where)
-        wanted = held.union(asked)
-        most = self._config.limits.max_inboxes_per_connection
+        wanted = held.union(self.key.select(params.asked(), where))
         if wanted != held and size_of(wanted) > most:
-            raise RequestError("invalid_params", f"More than {most} inboxes - at `{where}`")
+            raise too_many("inbox_ids", most, where)
         types = follower.event_filter if params.event_types is None else TypeFilter(params.event_types)
         # What a replay under way has missed by now is said before an answer that says something newer.
         self._say_gap(follower.gap_of_replay())
@@ -313,8 +314,14 @@ class Session:
             replay, gap = follower.replay(wanted.minus(held), follower.resolve(params.since, now))
         return SubscriptionResult(inbox_ids_of(wanted), follower.cursor, replay), gap
 
+    def _require_few_inboxes(self, command: Command) -> None:
+        """Refuse a longer list of inboxes than a connection may hold, or this one does."""
+        most = max(self._config.limits.max_inboxes_per_connection, size_of(self.follower.selection))
+        require_few(command, "inbox_ids", most)
+
     def _unsubscribe(self, command: Command) -> SubscriptionResult:
         self.key.require("subscribe")
+        self._require_few_inboxes(command)
         params = decode_params(command, UnsubscribeParams)
         follower = self.follower
         held = follower.selection

@@ -24,7 +24,7 @@ from streams import ACCOUNT, Asked, Client, FakeConnection, FakeStream, Held, Hi
 from broker.access.keys import Key
 from broker.access.opening import check_opening
 from broker.commands.requests import PublishRequest
-from broker.config import Config, ReplayConfig
+from broker.config import Config, LimitsConfig, ReplayConfig
 from broker.errors import CloseCode, RequestError
 from broker.fanout import follower, hub, subscriptions
 from broker.fanout.hub import Hub
@@ -299,7 +299,7 @@ class FanOut(RuleBasedStateMachine):
             query["since"], position = self._resolve(key.account_id, since)
         elif since is not None:
             query["since"], position = account.buffer.cursor_at(since), since
-        opening = check_opening(key, query, 100)
+        opening = check_opening(key, query, LimitsConfig())
         number = len(self.agents)
         connection = FakeConnection(
             key, self.config, opening, account, f"conn_{number}", FakeStream(room),

@@ -33,7 +33,7 @@ from broker.protocol.messages import (
     time_ordered_id,
 )
 
-LIMITS = Limits(max_message_bytes=1, max_event_bytes=2, max_inboxes=3, max_events_per_request=4)
+LIMITS = Limits(max_message_bytes=1, max_event_bytes=2, max_inboxes=3, max_event_types=5, max_events_per_request=4)
 
 
 def prepared(**changes) -> PreparedEvent:
@@ -101,6 +101,7 @@ def test_the_first_frame_is_as_the_protocol_shows_it():
             "max_message_bytes": 1,
             "max_event_bytes": 2,
             "max_inboxes": 3,
+            "max_event_types": 5,
             "max_events_per_request": 4,
             "commands_per_second": None,
         },

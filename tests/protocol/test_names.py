@@ -14,7 +14,7 @@ from broker.protocol.names import (
     Identifier,
     InboxId,
     InboxName,
-    TypeFilter,
+    TypePattern,
     check_identifier,
     check_list,
     parse_since,
@@ -88,7 +88,7 @@ def test_an_identifier_has_up_to_128_characters():
     assert fits(Identifier, "x" * 128)
 
 
-@pytest.mark.parametrize("kind", [Identifier, InboxId, InboxName, EventType, TypeFilter])
+@pytest.mark.parametrize("kind", [Identifier, InboxId, InboxName, EventType, TypePattern])
 def test_a_name_with_a_trailing_line_break_is_refused(kind):
     assert fits(kind, "abc")
     assert not fits(kind, "abc\n")
@@ -98,7 +98,7 @@ def test_a_name_with_a_trailing_line_break_is_refused(kind):
 def test_a_star_with_a_trailing_line_break_is_no_star():
     assert fits(InboxName, "*")
     assert not fits(InboxName, "*\n")
-    assert not fits(TypeFilter, "a.*\n")
+    assert not fits(TypePattern, "a.*\n")
 
 
 def test_a_star_stands_for_all_inboxes_only_alone_and_is_the_name_of_none():
@@ -109,27 +109,27 @@ def test_a_star_stands_for_all_inboxes_only_alone_and_is_the_name_of_none():
 @given(EVENT_TYPES)
 def test_every_event_type_is_a_filter_alone_and_as_a_prefix(name):
     assert fits(EventType, name)
-    assert fits(TypeFilter, name)
-    assert fits(TypeFilter, name + ".*")
+    assert fits(TypePattern, name)
+    assert fits(TypePattern, name + ".*")
     assert not fits(EventType, name + ".*")
 
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "_a", "a.", ".a", "a..b", "a.1", "a.B", "a-b", "a b", "é"])
 def test_what_is_not_of_the_alphabet_is_neither_type_nor_filter(name):
     assert not fits(EventType, name)
-    assert not fits(TypeFilter, name)
+    assert not fits(TypePattern, name)
 
 
 @pytest.mark.parametrize("name", ["*", ".*", "a*", "a.*.b", "a.*.*", "*.a"])
 def test_a_filter_is_a_prefix_of_whole_words_with_one_star_at_its_end(name):
-    assert not fits(TypeFilter, name)
+    assert not fits(TypePattern, name)
 
 
 def test_an_event_type_has_up_to_128_characters_and_its_prefix_filter_two_more():
     assert fits(EventType, "a" * 128)
     assert not fits(EventType, "a" * 129)
-    assert fits(TypeFilter, "a" * 128 + ".*")
-    assert not fits(TypeFilter, "a" * 129 + ".*")
+    assert fits(TypePattern, "a" * 128 + ".*")
+    assert not fits(TypePattern, "a" * 129 + ".*")
 
 
 # --- lists of a query --------------------------------------------------------

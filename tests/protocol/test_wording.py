@@ -13,7 +13,7 @@ from broker.access.lookup import AccessAnswer
 from broker.config import Config
 from broker.protocol import messages
 from broker.protocol.events import prepare_event, prove_events
-from broker.protocol.names import EventType, Identifier, InboxId, InboxName, Tier, TypeFilter
+from broker.protocol.names import EventType, Identifier, InboxId, InboxName, Tier, TypePattern
 from broker.protocol.wording import counted, listed, located, size
 
 
@@ -79,7 +79,7 @@ def test_what_is_expected_is_told_in_words(kind, value, words):
             "an event type: words of `a-z`, `0-9` and `_`, joined by `.`, each with a letter first, at most 128",
         ),
         (
-            TypeFilter,
+            TypePattern,
             "an event type: words of `a-z`, `0-9` and `_`, joined by `.`, each with a letter first, at most 128",
         ),
     ],

@@ -42,7 +42,7 @@ class Talk:
         self.subscriptions = Subscriptions(0)
         self.publish(self.stored)
         config = Config(limits=self.limits, replay=ReplayConfig(seconds=300))
-        opening = check_opening(self.key, self.query, self.limits.max_inboxes_per_connection)
+        opening = check_opening(self.key, self.query, self.limits)
         self.listener = Listener(len, lambda: None)
         self.session = Session(self.key, config, self.buffer, self.subscriptions, self.listener, opening, "conn_1")
 
@@ -126,6 +126,7 @@ def test_the_first_frame_says_who_and_where_the_client_is_and_what_the_limits_ar
             "max_message_bytes": 1_048_576,
             "max_event_bytes": 262_144,
             "max_inboxes": 10_000,
+            "max_event_types": 100,
             "max_events_per_request": 10_000,
             "commands_per_second": None,
         },
@@ -166,6 +167,7 @@ def test_an_opening_holds_what_it_asks_for_and_an_inbox_key_all_its_inboxes(inbo
         ),
         ({"query": {"event_types": "a,.b"}}, "bad_request", "event_types[1]"),
         ({"query": {"event_types": "*"}}, "bad_request", "event_types[0]"),
+        ({"query": {"event_types": "a" + ",a" * 100}}, "bad_request", "More than 100 event types - at `event_types`"),
     ],
 )
 def test_an_opening_that_may_not_be_is_refused_and_says_why(fields, code, said):
@@ -241,7 +243,7 @@ def test_an_unknown_cursor_is_not_recovered_and_a_gap_from_nowhere_is_the_very_n
 def test_a_cursor_beyond_the_window_is_not_recovered_and_the_gap_is_counted():
     talk = Talk(query={"inbox_ids": "a", "since": "cursor"}, stored="abaaa")
     talk.drop(4)
-    talk.session._opening = check_opening(talk.key, {"inbox_ids": "a", "since": talk.cursor(1)}, 10)
+    talk.session._opening = check_opening(talk.key, {"inbox_ids": "a", "since": talk.cursor(1)}, talk.limits)
     ready = talk.open()
     assert ready["replay"] == {"recovered": False, "count": 1}
     assert talk.later[0] == {"type": "replay.gap", "from": talk.cursor(1), "to": talk.cursor(4), "count": 2}
@@ -412,6 +414,8 @@ def test_event_types_replace_the_filter_for_everything_that_comes_after_the_answ
         ({}, {"event_types": []}, "invalid_params", "`$.event_types`"),
         ({}, {"event_types": ["A"]}, "invalid_params", "`$.event_types[0]`"),
         ({"limits": LimitsConfig(max_inboxes_per_connection=2)}, {"inbox_ids": list("abc")}, "invalid_params", "2 inb"),
+        ({}, {"event_types": ["a"] * 101}, "invalid_params", "100 event types - at `$.event_types`"),
+        ({}, {"params": {"event_types": ["A"] * 101}}, "invalid_params", "100 event types - at `$.params.event_types`"),
     ],
 )
 def test_a_subscribe_that_may_not_be_changes_nothing_and_names_what_is_wrong(fields, params, code, said):
@@ -434,6 +438,30 @@ def test_an_inbox_key_of_more_inboxes_than_a_connection_may_hold_can_still_chang
     assert talk.ask("subscribe", event_types=["x"])["result"]["inbox_ids"] == ["a", "b"]
     assert talk.ask("unsubscribe", inbox_ids=["a"])["result"]["inbox_ids"] == ["b"]
     assert talk.error("subscribe", inbox_ids=["a"])[0] == "invalid_params"
+
+
+def test_a_filter_of_as_many_types_as_it_may_have_is_taken():
+    limits = LimitsConfig(max_event_types=3)
+    types = ["a", "b.*", "c"]
+    talk = opened(limits=limits, query={"event_types": ",".join(types)})
+    assert talk.ask("subscribe", inbox_ids=["a"], event_types=types)["result"]["inbox_ids"] == ["a"]
+    assert talk.error("subscribe", event_types=[*types, "d"])[0] == "invalid_params"
+
+
+def test_a_list_that_is_too_long_is_refused_before_its_names_are_looked_at(monkeypatch):
+    decoded = []
+    monkeypatch.setattr("broker.transport.session.decode_params", lambda *given: decoded.append(given))
+    talk = opened(limits=LimitsConfig(max_inboxes_per_connection=10))
+    for action, name in (("subscribe", "inbox_ids"), ("subscribe", "event_types"), ("unsubscribe", "inbox_ids")):
+        code, message = talk.error(action, **{name: ["x"] * 1_000})
+        assert (code, f"`$.{name}`" in message) == ("invalid_params", True)
+    assert not decoded
+
+
+def test_who_holds_more_inboxes_than_a_connection_may_add_can_name_them_all():
+    talk = opened(key=key_of(inbox_ids={"a", "b", "c"}), limits=LimitsConfig(max_inboxes_per_connection=1))
+    assert talk.ask("subscribe", inbox_ids=["a", "b", "c"])["result"]["inbox_ids"] == ["a", "b", "c"]
+    assert talk.ask("unsubscribe", inbox_ids=["a", "b", "c"])["result"]["inbox_ids"] == []
 
 
 @given(since=st.text(min_size=1, max_size=300))
