@@ -25,7 +25,7 @@ from .commands.requests import check_command
 from .config import CalloutConfig, Config, check_config
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
 from .fanout.hub import Account, Hub, HubStatistics
-from .fanout.subscriber import Subscriber
+from .fanout.subscriber import Subscriber, Subscribers
 from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
 from .log.engines import Engine, Log
@@ -88,6 +88,7 @@ class Broker:
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16))
         self._hub = Hub(self._buffers, self.keyring.settle)
+        self._subscribers = Subscribers()
         self._engine = make_engine(self._buffers, self._hub)
         self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
 
@@ -132,8 +133,8 @@ class Broker:
         """Subscribe to inboxes of an account (None: all), with its own events; iterate to get `Event` and `Gap`.
 
         ``since``: a cursor, a duration or a time (PROTOCOL section 2); ``event_types``: exact types or prefixes
-        with ``.*``. Raises `RequestError` for a bad name, `TypeError` for one string in the place of a list. A
-        reader that is slow keeps nothing but its position.
+        with ``.*``. Raises `RequestError` for a bad name, `TypeError` for one string in the place of a list, and
+        `BrokerClosedError` while the broker drains. A reader that is slow keeps nothing but its position.
         """
         check_identifier(account_id, "account_id")
         for name, given in (("inbox_ids", inbox_ids), ("event_types", event_types)):
@@ -151,13 +152,13 @@ class Broker:
         async with self.hold(account_id) as account:
             if since is not None:
                 await self.reach(account, since)
-            subscriber = Subscriber(account, selection, None if patterns is None else TypeFilter(patterns))
-            try:
+            if self.draining.is_set():
+                raise BrokerClosedError("The broker is draining")
+            types = None if patterns is None else TypeFilter(patterns)
+            with self._subscribers.open(account, selection, types) as subscriber:
                 if since is not None:
                     subscriber.start(subscriber.follower.resolve(since, trio.current_time()))
                 yield subscriber
-            finally:
-                subscriber.follower.close()
 
     @asynccontextmanager
     async def hold(self, account_id: str) -> AsyncIterator[Account]:
@@ -300,6 +301,7 @@ class Broker:
             await nursery.start(self.commands.run)
             await nursery.start(self.intake.run)
             nursery.start_soon(self._hub.deliver)
+            await nursery.start(self._subscribers.run, self.draining)
             nursery.start_soon(self.schedule.run)
             await nursery.start(self.keyring.run)
             nursery.start_soon(self._keep_house)

@@ -151,9 +151,10 @@ class Follower:
     def next(self) -> list[Entry] | Gap | None:
         """Return what comes next: events (none: just call again), a gap, or None, and then nothing is left to send.
 
-        With None the follower is live from this very step on, is ahead of the fan-out and will be woken, or is closed.
+        With None the follower is live, from this very step on if it was not, or is ahead of the fan-out: it will be
+        woken. Or it is closed.
         """
-        if self.closed:
+        if self.live or self.closed:
             return None
         if self._replays:
             return self._next_of_replay()

@@ -1,12 +1,16 @@
-"""An in-process subscriber: the account's log as an async iterator of events and gaps.
+"""In-process subscribers: an account's log as an async iterator of events and gaps.
 
-It follows as a socket does: a slow reader keeps nothing but its position, and is fed from the replay buffer.
+Each follows as a socket does: a slow reader keeps nothing but its position, and is fed from the replay buffer. And
+each ends with the broker: after the last event where that drains, else with an error.
 """
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
+from ..errors import BrokerClosedError
 from ..protocol.framing import payload_of
 from ..protocol.messages import Event, Gap, Replay, decode_event
 from ..protocol.selection import Selection, TypeFilter
@@ -16,11 +20,17 @@ from .subscriptions import Listener
 
 
 class Subscriber:
-    """Iterate over it to get `Event` and `Gap`, for ever. One task at a time may iterate."""
+    """Iterate over it to get `Event` and `Gap`; it ends after the last event when the broker drains.
+
+    One task at a time may iterate. Raises `BrokerClosedError` when the broker is gone, `trio.ClosedResourceError`
+    when the block in which it was open has ended, each after what could still be read.
+    """
 
     def __init__(self, account: Account, selection: Selection, event_filter: TypeFilter | None) -> None:
+        self._account = account
         self._woken = trio.Event()
         self._ready: deque[Event | Gap] = deque()
+        self._end: Exception | None = None
         listener = Listener(_take_nothing, self._wake)
         self.follower = Follower(account.buffer, account.subscriptions, listener, selection, event_filter)
         self.replay: Replay | None = None
@@ -36,6 +46,17 @@ class Subscriber:
         else:
             self.cursor = self.follower.cursor
 
+    async def end_after_head(self) -> None:
+        """Wait until the fan-out has passed all that is stored; then let the iteration end after that."""
+        await self._account.passed(self._account.buffer.head)
+        self.end(StopAsyncIteration())
+
+    def end(self, error: Exception) -> None:
+        """Let the iteration end with an error when nothing is left to read. The first call counts."""
+        if self._end is None:
+            self._end = error
+        self._wake()
+
     def _wake(self) -> None:
         self._woken.set()
 
@@ -47,13 +68,15 @@ class Subscriber:
         while not self._ready:
             self._woken = trio.Event()
             following = self.follower.next()
-            if following is None:
-                await self._woken.wait()
-            elif isinstance(following, Gap):
+            if isinstance(following, Gap):
                 self._ready.append(following)
-            else:
+            elif following is not None:
                 self._ready.extend(decode_event(payload_of(entry.frame)) for entry in following)
                 await trio.lowlevel.checkpoint()
+            elif self._end is not None:
+                raise self._end
+            else:
+                await self._woken.wait()
         item = self._ready.popleft()
         self.cursor = item.to if isinstance(item, Gap) else item.cursor
         return item
@@ -61,3 +84,36 @@ class Subscriber:
 
 def _take_nothing(_: bytes) -> int:
     return 0
+
+
+class Subscribers:
+    """All subscribers of one broker."""
+
+    def __init__(self) -> None:
+        self._open: set[Subscriber] = set()
+
+    @contextmanager
+    def open(self, account: Account, selection: Selection, event_filter: TypeFilter | None) -> Iterator[Subscriber]:
+        """Yield a new subscriber, which follows until the block ends."""
+        subscriber = Subscriber(account, selection, event_filter)
+        self._open.add(subscriber)
+        try:
+            yield subscriber
+        finally:
+            self._open.discard(subscriber)
+            subscriber.follower.close()
+            subscriber.end(trio.ClosedResourceError("the block of this subscription has ended"))
+
+    async def run(self, draining: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """End each after the last event when the broker drains, and what is left when this is cancelled."""
+        try:
+            task_status.started()
+            await draining.wait()
+            # Where the broker ends in the same step, this is cancelled here.
+            await trio.lowlevel.checkpoint()
+            for subscriber in list(self._open):
+                await subscriber.end_after_head()
+            await trio.sleep_forever()
+        finally:
+            for subscriber in self._open:
+                subscriber.end(BrokerClosedError("The broker has ended"))

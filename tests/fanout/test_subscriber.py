@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from trio.testing import assert_checkpoints
 from trio.testing import wait_all_tasks_blocked as blocked
 
-from broker import Event, Gap, ReplayConfig, open_broker
+from broker import BrokerClosedError, Event, Gap, ReplayConfig, open_broker
 
 
 async def take(subscriber, count: int) -> list[Event | Gap]:
@@ -195,3 +195,95 @@ async def test_a_long_replay_is_whole(count):
         async with opened.subscribe("acct", since=start) as subscriber:
             await opened.publish("acct", event(count))
             assert numbers(await take(subscriber, count + 1)) == list(range(count + 1))
+
+
+# --- how it ends
+
+
+async def rest(subscriber, got: list) -> None:
+    """Note all that comes until the iteration ends."""
+    async for item in subscriber:
+        got += [item]
+
+
+async def test_when_the_broker_drains_it_ends_after_the_last_event():
+    """Of one that has read nothing yet, of one that waits, and of one for which nothing is."""
+    async with open_broker() as opened, opened.subscribe("acct") as late, opened.subscribe("acct") as waiting:
+        async with opened.subscribe("acct", ["quiet"]) as quiet, trio.open_nursery() as nursery:
+            found: dict[object, list] = {late: [], waiting: [], quiet: []}
+            for subscriber in (waiting, quiet):
+                nursery.start_soon(rest, subscriber, found[subscriber])
+            await blocked()
+            await opened.publish("acct", [event(n) for n in range(1_000)])
+            opened.start_draining()
+            with trio.fail_after(20):
+                await rest(late, found[late])
+        assert [len(items) for items in found.values()] == [1_000, 1_000, 0]
+        assert numbers(found[late]) == numbers(found[waiting]) == list(range(1_000))
+        with pytest.raises(StopAsyncIteration):
+            await anext(late)
+
+
+async def test_when_the_broker_is_gone_it_says_so_after_what_can_still_be_read():
+    errors = []
+
+    async def read(subscriber, got: list) -> None:
+        try:
+            await rest(subscriber, got)
+        except BrokerClosedError as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        async with open_broker() as opened:
+            waiting = await nursery.start(subscribed, opened)
+            late = await nursery.start(subscribed, opened)
+            nursery.start_soon(read, waiting, [])
+            await opened.publish("acct", [event(1), event(2)])
+            await blocked()
+        got: list[Event | Gap] = []
+        await read(late, got)
+        assert numbers(got) == [1, 2]
+        with pytest.raises(BrokerClosedError):
+            async with opened.subscribe("acct"):
+                raise AssertionError("there is nothing to subscribe to")
+        await blocked()
+        assert len(errors) == 2
+        nursery.cancel_scope.cancel()
+
+
+async def subscribed(opened, *, task_status) -> None:
+    """Subscribe for longer than the broker may live."""
+    async with opened.subscribe("acct") as subscriber:
+        task_status.started(subscriber)
+        await trio.sleep_forever()
+
+
+async def test_after_its_block_it_is_closed():
+    async with open_broker() as opened:
+        async with opened.subscribe("acct") as subscriber:
+            await opened.publish("acct", event(1))
+        with pytest.raises(trio.ClosedResourceError):
+            await anext(subscriber)
+        await opened.publish("acct", event(2))
+        with pytest.raises(trio.ClosedResourceError):
+            await anext(subscriber)
+        assert opened.statistics().hub.live == 0
+
+
+async def test_one_that_waits_and_is_asked_again_has_missed_nothing_meanwhile():
+    """Though the window has dropped events since it was fed last: of types that it does not want."""
+    config = configured(replay=ReplayConfig(max_events_per_account=10))
+    async with open_broker(config) as opened, opened.subscribe("acct", event_types=["rare"]) as subscriber:
+        got: list[Event | Gap] = []
+        for round_number in range(2):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(rest, subscriber, got)
+                    await blocked()
+                    scope.cancel()
+            for number in range(100 * (1 - round_number)):
+                await opened.publish("acct", event(number))
+                await blocked()
+        assert got == []
+        await opened.publish("acct", event(100, type="rare"))
+        assert numbers(await take(subscriber, 1)) == [100]
