@@ -25,7 +25,7 @@ HOUSE_PLAN = [
     ("fanout", 4, [("replays", "subscriptions", "places"), "follower", "hub", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
-    ("intake", 5, [("budget", "intake"), "publishing"]),
+    ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
     ("", 6, ["broker"]),
     ("transport", 7, [("stream", "request", "response", "refusals"),
                       ("parsing", "upgrade", "session", "browsers", "reading", "polling"),

@@ -8,8 +8,7 @@ the answer only.
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -27,22 +26,18 @@ from ..fanout.places import Place
 from ..log.engines import Answer, Engine, Stored, StoredByAccount
 from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events, too_many_events
 from ..protocol.messages import (
-    ENTRY_OVERHEAD_BYTES,
     NewEvent,
     PreparedEvent,
     Published,
     encode,
-    format_time,
     time_ordered_id,
 )
+from .batch import Batch, in_slices, write_answer
 
 SLICE_BYTES: Final = 32_768
 """Of events that are checked before others have their turn."""
 _EVENT_BYTES: Final = 256
 """What checking an event costs beside its bytes, in bytes."""
-ANSWER_SLICE: Final = 512
-"""Events whose answers are written before others have their turn."""
-
 EventLike = NewEvent | Mapping[str, Any]
 PlacesByAccount = Mapping[str, Place]
 Ended = Callable[[Sequence[Stored] | RequestError], None]
@@ -56,50 +51,6 @@ class IntakeStatistics(Struct, frozen=True):
     """Events stored since the start."""
     duplicates: int
     """Events that were there already."""
-
-
-class Batch:
-    """One publish on its way in. ``key`` None: of the library, for ``account_id``; operators' events name their own.
-
-    ``lane``: the connection it came over, if it did. ``answer``: whose it is, if it may be sent again.
-    """
-
-    __slots__ = ("account_id", "answer", "by_account", "items", "key", "lane", "now", "order", "sizes")
-
-    def __init__(
-        self,
-        items: Iterator[tuple[str, ProvedJson] | None],
-        *,
-        key: Key | None = None,
-        account_id: str | None = None,
-        lane: Lane | None = None,
-        answer: Answer | None = None,
-    ) -> None:
-        self.items = items
-        self.key = key
-        self.account_id = account_id
-        self.lane = lane
-        self.answer = answer
-        self.now = format_time(datetime.now(UTC))
-        self.by_account: dict[str, list[PreparedEvent]] = {}
-        self.sizes: dict[str, int] = {}
-        """What the events of each account will take in the log, in bytes."""
-        self.order: list[str] = []
-        """The account of each event, as they came."""
-
-    def add(self, account_id: str, event: PreparedEvent, size: int) -> None:
-        """Take an event that was checked."""
-        self.by_account.setdefault(account_id, []).append(event)
-        self.sizes[account_id] = self.sizes.get(account_id, 0) + size + ENTRY_OVERHEAD_BYTES
-        self.order.append(account_id)
-
-    def in_order(self, stored: StoredByAccount) -> Sequence[Stored]:
-        """Return where the events are in the order in which they came."""
-        if len(stored) == 1:
-            [of_account] = stored.values()
-            return of_account
-        streams = {account_id: iter(of_account) for account_id, of_account in stored.items()}
-        return [next(streams[account_id]) for account_id in self.order]
 
 
 class Intake:
@@ -147,10 +98,8 @@ class Intake:
         texts = ((f"$[{index}]", as_json(event, f"$[{index}]")) for index, event in enumerate(events))
         batch = Batch(prove_events(texts, self._limits.max_event_bytes), account_id=account_id)
         published: list[Published] = []
-        for part in _slices(await self._commit(batch)):
+        async for part in in_slices(await self._commit(batch)):
             published += part
-            if len(published) < len(events):
-                await trio.lowlevel.checkpoint()
         return published
 
     async def publish_raw(self, key: Key, raw: bytes, *, ndjson: bool = False) -> bytes:
@@ -184,11 +133,14 @@ class Intake:
         """Raise `RequestError` if a key may publish nothing at all now. To be asked before its events are read."""
         self.require_open()
         key.require("publish")
-        if not key.is_operator:
-            require_of_all(self._buckets(key, lane), 1, trio.current_time(), "events")
+        buckets = self._buckets(key, lane)
+        if buckets:
+            require_of_all(buckets, 1, trio.current_time(), "events")
 
     def _buckets(self, key: Key, lane: Lane | None) -> list[TokenBucket]:
-        return self._commands.account(key).rates.events if lane is None else lane.buckets("events")
+        if lane is not None:
+            return lane.buckets("events")
+        return [] if key.is_operator else self._commands.account(key).rates.events
 
     def require_open(self) -> None:
         """Raise `RequestError` (`draining`) if nothing is taken in any more."""
@@ -307,7 +259,9 @@ class Intake:
             return
         if key != batch.key:
             self._judge_again(batch, key)
-        take_from_all(self._buckets(key, batch.lane), len(batch.order), trio.current_time(), "events")
+        buckets = self._buckets(key, batch.lane)
+        if buckets:
+            take_from_all(buckets, batch.count, trio.current_time(), "events")
 
     def _judge_again(self, batch: Batch, key: Key) -> None:
         """Raise `RequestError` unless a key that has changed since a batch was checked may still publish it."""
@@ -321,11 +275,16 @@ class Intake:
     def _hand_on(self, places: PlacesByAccount, stored: StoredByAccount) -> None:
         """Leave the places of what was stored to the fan-out."""
         for account_id, of_account in stored.items():
-            duplicates = sum(item.duplicate for item in of_account)
+            last = duplicates = 0
+            for item in of_account:
+                if item.duplicate:
+                    duplicates += 1
+                else:
+                    last = item.position
             self._duplicates += duplicates
             self._published += len(of_account) - duplicates
-            if duplicates < len(of_account):
-                places[account_id].hand_on(max(item.position for item in of_account if not item.duplicate))
+            if last:
+                places[account_id].hand_on(last)
             else:
                 places[account_id].give_back()
 
@@ -336,35 +295,6 @@ class Intake:
     def statistics(self) -> IntakeStatistics:
         """Return what came in."""
         return IntakeStatistics(self._published, self._duplicates)
-
-
-def answer_of(stored: Sequence[Stored]) -> bytes:
-    """Return the JSON of the answer to a publish of few events (PROTOCOL section 6)."""
-    return _answer(map(_inner_json, _slices(stored)))
-
-
-async def write_answer(stored: Sequence[Stored]) -> bytes:
-    """Return the JSON of the answer to a publish of however many events; others have their turn meanwhile."""
-    parts: list[bytes] = []
-    for part in _slices(stored):
-        if parts:
-            await trio.lowlevel.checkpoint()
-        parts.append(_inner_json(part))
-    return _answer(parts)
-
-
-def _inner_json(published: list[Published]) -> bytes:
-    return encode(published)[1:-1]
-
-
-def _answer(parts: Iterable[bytes]) -> bytes:
-    return b'{"events":[%b]}' % b",".join(parts)
-
-
-def _slices(stored: Sequence[Stored]) -> Iterator[list[Published]]:
-    """Return what became of published events, as their publisher is told, a bounded number at once."""
-    for start in range(0, len(stored), ANSWER_SLICE):
-        yield [Published(s.event_id, s.cursor, s.duplicate) for s in stored[start : start + ANSWER_SLICE]]
 
 
 def _give_back(places: PlacesByAccount) -> None:

@@ -13,8 +13,9 @@ from ..commands.remembered import Outcome, Run
 from ..commands.requests import PublishRequest
 from ..errors import RequestError
 from ..log.engines import Answer, Stored
+from .batch import ANSWER_SLICE, Batch, answer_of, write_answer
 from .budget import Bodies, Held
-from .intake import ANSWER_SLICE, Batch, Intake, answer_of, write_answer
+from .intake import Intake
 
 MAX_WAITING_PUBLISHES: Final = 64
 """Publish commands of one connection that wait for their turn; the next one is refused."""
@@ -92,7 +93,8 @@ class Publishing:
                     self._finish(waiting.run, refused(error))
                 waiting.held.let_go()
                 self._waiting.popleft()
-                await trio.lowlevel.checkpoint()
+                if self._waiting:  # when nothing waits, the next `submit` is to find this ended
+                    await trio.lowlevel.checkpoint()
 
     def _ended(self, run: Run, outcome: Sequence[Stored] | RequestError) -> None:
         """Answer a publish, whether its client is still there or not: it may be sent again."""

@@ -179,7 +179,8 @@ class ReplayBuffer:
         entries: list[Entry] = []
         size = 0
         for entry in self._entries.items[start : start + max_events]:
-            self._complete(entry.position)
+            if entry.position > self._complete_through:
+                self._take_in(entry)
             size += len(entry.frame)
             if entries and size > max_bytes:
                 break
@@ -262,23 +263,25 @@ class ReplayBuffer:
             self._latest_wall, self.head = wall, items[-1].position
 
     def _complete(self, through: int) -> None:
-        """Give the events up to a position their frame and their place in their inbox's order."""
-        if through <= self._complete_through:
-            return
-        run = self._entries
-        size = 0
-        for entry in run.items[run.after(self._complete_through) : run.after(through)]:
-            if entry.event is not None:
-                entry.frame = text_frame(encode_event(entry.event, self.cursor_at(entry.position)))
-                entry.event = None
-            of_inbox = self._by_inbox.get(entry.inbox)
-            if of_inbox is None:
-                of_inbox = self._by_inbox[entry.inbox] = _Run()
-            of_inbox.items.append(entry)
-            size += entry.cost
-        self.bytes += size
-        self._shared.bytes += size
-        self._complete_through = min(through, self.head)
+        """Take in the events up to a position that were not yet."""
+        if through > self._complete_through:
+            run = self._entries
+            for entry in run.items[run.after(self._complete_through) : run.after(through)]:
+                self._take_in(entry)
+
+    def _take_in(self, entry: Entry) -> None:
+        """Give the next event its frame and its place in its inbox's order, and count it."""
+        if entry.event is not None:
+            entry.frame = text_frame(encode_event(entry.event, self.cursor_at(entry.position)))
+            entry.event = None
+        of_inbox = self._by_inbox.get(entry.inbox)
+        if of_inbox is None:
+            of_inbox = self._by_inbox[entry.inbox] = _Run()
+        of_inbox.items.append(entry)
+        cost = entry.cost
+        self.bytes += cost
+        self._shared.bytes += cost
+        self._complete_through = entry.position
 
     def drop_first(self, now: float) -> Entry:
         """Drop the oldest event; its position stays known for an hour. Raises IndexError if there is none."""

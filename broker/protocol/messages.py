@@ -242,7 +242,7 @@ def encode_error(error: RequestError) -> bytes:
 
 def format_time(moment: datetime) -> str:
     """Return RFC 3339 in UTC with milliseconds. Raises OverflowError where UTC leaves the years 1 to 9999."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
 
 
 def time_ordered_id(prefix: str, time_ns: int, random_bits: int) -> str:

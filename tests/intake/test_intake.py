@@ -30,7 +30,7 @@ from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import Broker, LimitsConfig, NewEvent, RateConfig, RatesConfig, RequestError, TierRatesConfig, open_broker
 from broker.fanout.places import MAX_PLACES
-from broker.intake.intake import ANSWER_SLICE
+from broker.intake.batch import ANSWER_SLICE
 
 MANY = 3_000
 SLICE_EVENTS = 129
@@ -88,7 +88,7 @@ async def test_a_long_list_over_http_is_checked_and_answered_in_short_steps(size
     async with serving() as served:
         with (
             counting("broker.intake.intake.prepare_event") as checked,
-            counting("broker.intake.intake.encode", lambda json: json.count(b"event_id")) as answered,
+            counting("broker.intake.batch.encode", lambda json: json.count(b"event_id")) as answered,
         ):
             answer = await post_events(served.address, body_of(number, size=size))
         assert (answer.status, checked.total, answered.total) == (200, number, number)
@@ -102,7 +102,7 @@ async def test_a_long_list_over_a_socket_is_checked_and_answered_in_short_steps(
     async with serving() as served, connected(served.address) as client:
         with (
             counting("broker.intake.intake.prepare_event") as checked,
-            counting("broker.intake.intake.encode", lambda json: json.count(b"event_id")) as answered,
+            counting("broker.intake.batch.encode", lambda json: json.count(b"event_id")) as answered,
         ):
             await client.say(action="publish", request_id="p", events=[event(n) for n in range(MANY)])
             answer = await client.answer("p")

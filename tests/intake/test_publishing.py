@@ -4,12 +4,17 @@ import json
 
 import pytest
 import trio
-from clients import ACCOUNT, configured, connected, event, numbers, serving, take_all_places, until
+from clients import ACCOUNT, ALICE, configured, connected, event, key_of, numbers, serving, take_all_places, until
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from logs import settle
 from trio.testing import wait_all_tasks_blocked as blocked
 
-from broker import LimitsConfig, RequestError
-from broker.intake.intake import ANSWER_SLICE
+from broker import LimitsConfig, RequestError, open_broker
+from broker.commands.requests import CommandRequest, PublishRequest
+from broker.intake.batch import ANSWER_SLICE
+from broker.intake.publishing import Publishing
+from broker.protocol.decoding import decode_command
 
 MANY = 2_000
 
@@ -54,6 +59,29 @@ async def test_a_short_publish_that_comes_while_another_waits_waits_behind_it():
         await client.say(action="publish", request_id="second", events=event(2))
         frames = [await client.next() for _ in range(4)]
         assert numbers(frames) == [1, 2]
+
+
+@given(gaps=st.lists(st.integers(0, 6), min_size=2, max_size=12))
+@settings(max_examples=100)
+async def test_whenever_publishes_come_each_begins_once_and_in_its_order(gaps):
+    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
+        lane = opened.commands.lane(key_of(opened, ALICE))
+        publishing = Publishing(opened.intake, opened.bodies, opened.commands, lane)
+        answers: list[int] = []
+        for number, gap in enumerate(gaps):
+            listed = json.dumps(events(number % 2 * 200 + 1, 1_000 * number)).encode()
+            request = CommandRequest(decode_command('{"action":"publish"}'), key_of(opened, ALICE), f"r{number}")
+
+            def reply(outcome, number=number):
+                assert outcome.error is None
+                answers.append(number)
+
+            if publishing.submit(PublishRequest(request, listed, "$"), reply):
+                nursery.start_soon(publishing.do_waiting)
+            for _ in range(gap):
+                await trio.lowlevel.checkpoint()
+        await blocked()
+        assert answers == list(range(len(gaps)))
 
 
 async def test_publishes_begin_in_their_order_and_none_waits_for_the_commit_of_another(engines):

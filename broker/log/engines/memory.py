@@ -46,7 +46,7 @@ class MemoryEngine:
             duplicate = entry is not None
             if entry is None:
                 position += 1
-                entry = Entry(position, now, event.type, inbox, event_id, wall=wall, event=event)
+                entry = Entry(position, now, event.type, inbox, event_id, b"", wall, event)
                 fresh[inbox, event_id] = entry
             stored.append(Stored(event_id, entry.position, prefix, duplicate))
         if fresh:
