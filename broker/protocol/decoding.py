@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ..errors import BadCommandError, BadFrameError, RequestError
-from .documents import STEP_BYTES, Steps, at_once, canonical, check_document, check_values, decode_as
+from .documents import MAX_DEPTH, STEP_BYTES, Steps, at_once, canonical, check_document, decode_as, has_more_values
 from .messages import Command, Proof
 from .names import Identifier, InboxId, NameList, too_many
 
@@ -23,7 +23,7 @@ P = TypeVar("P")
 MAX_PARAMS: Final = 1_000
 """Of one command."""
 MAX_VALUES: Final = 20_000
-"""In one parameter that is decoded here: objects cost by their number."""
+"""In parameters that are decoded here: objects cost by their number."""
 AS_WRITTEN: Final = dict[str, Raw]
 """The type of parameters that are handed on as JSON."""
 _FEW_COLONS: Final = 4_096
@@ -125,34 +125,41 @@ def prove_command(command: Command) -> Steps[Command]:
     content is digested if it may be sent again: equal for two exactly if action and merged parameters are, white
     space, the order of names and escapes aside, and numbers by how they are written.
     """
-    digest = blake2b(msgspec.json.encode(command.action), digest_size=16)
-    done = 0
+    said = {name: raw for name, raw in command.params.items() if not _says_nothing(name, raw, command)}
+    text = msgspec.json.encode(said)
+    digest = b""
     try:
-        for name in sorted(command.params):
-            text, path = bytes(command.params[name]), command.paths[name]
-            done += len(text)
-            if done > STEP_BYTES:
-                done = 0
-                yield
-            if command.action != "publish":  # events have limits of their own
-                yield from check_document(text, path)
-            if command.request_id is not None and not _says_nothing(name, text, path):
-                digest.update(msgspec.json.encode(name))
-                digest.update((yield from canonical(text)))
+        if command.action != "publish":  # events have limits of their own
+            yield from _check_params(command, text)
+        if command.request_id is not None:
+            content = yield from canonical(text)
+            digest = blake2b(b"%b %b" % (command.action.encode(), content), digest_size=16).digest()
     except RequestError as fault:
         return msgspec.structs.replace(command, proof=Proof(b"", fault))
-    known_by = b"" if command.request_id is None else digest.digest()
-    return msgspec.structs.replace(command, proof=Proof(known_by))
+    return msgspec.structs.replace(command, proof=Proof(digest))
 
 
-def _says_nothing(name: str, text: bytes, path: str) -> bool:
+def _says_nothing(name: str, raw: Raw, command: Command) -> bool:
     """Whether a parameter is no part of a command's content: a trace, or an inbox that is not given."""
-    return path == "$.traceparent" or (name == "inbox_id" and text == b"null")
+    if name == "traceparent":
+        return command.paths[name] == "$.traceparent"
+    return name == "inbox_id" and bytes(raw) == b"null"
+
+
+def _check_params(command: Command, text: bytes) -> Steps[None]:
+    """Prove parameters, all at a time; if there is something wrong, the one that it is in is named."""
+    try:
+        yield from check_document(text, "$", MAX_DEPTH + 1)
+    except RequestError:
+        for name, raw in command.params.items():
+            yield from check_document(bytes(raw), command.paths[name])
+        raise
 
 
 def decode_struct(body: bytes, kind: type[T]) -> T:
     """Decode a request's body. Raises `RequestError` with the field's path."""
-    check_values(body, "$", MAX_VALUES)
+    if has_more_values(body, MAX_VALUES):
+        raise _too_many_values("$")
     decode = _decoder_for(kind)
     decoded: T = decode_as(lambda data: decode(data.decode()), body, "$")
     return decoded
@@ -165,11 +172,13 @@ def decode_params(command: Command, params_type: type[P]) -> P:
     """
     if params_type is AS_WRITTEN:
         return cast("P", command.params)
-    for name, raw in command.params.items():
-        check_values(bytes(raw), command.paths[name], MAX_VALUES)
+    text = msgspec.json.encode(command.params)
+    if has_more_values(text, MAX_VALUES):
+        largest = max(command.params, key=lambda name: len(bytes(command.params[name])))
+        raise _too_many_values(command.paths[largest])
     decode = _decoder_for(params_type)
     try:
-        decoded: P = decode_as(decode, msgspec.json.encode(command.params), "$")
+        decoded: P = decode_as(decode, text, "$")
     except RequestError as error:
         decode_values(command)  # what is no JSON has its place named by this
         place = _PLACE.search(error.message)
@@ -179,6 +188,10 @@ def decode_params(command: Command, params_type: type[P]) -> P:
         message = error.message.replace(place[0], f"`{command.paths[where]}", 1)
         raise RequestError(error.code, message) from None
     return decoded
+
+
+def _too_many_values(path: str) -> RequestError:
+    return RequestError("too_large", f"More than {MAX_VALUES:,} values - at `{path}`")
 
 
 def _first_refused(params: dict[str, Raw], decode: Any) -> str | None:

@@ -29,6 +29,7 @@ STEP_BYTES: Final = 16_384
 
 SPACE: Final = b" \t\r\n"
 """White space, as JSON has it."""
+_SPACE_OR_END: Final = frozenset({b" ", b"\t", b"\r", b"\n", b""})
 _SPACES: Final = re.compile(rb"[ \t\r\n]*+")
 _TRAILING: Final = re.compile(r"trailing characters \(byte (\d+)\)")
 _skip = msgspec.json.Decoder(Raw).decode
@@ -82,6 +83,8 @@ def _half_of_a_pair(text: Any) -> str | None:
 
 def skip_space(text: bytes, position: int, path: str, most: int) -> int:
     """Return where the white space at ``position`` ends. Raises `RequestError` if it is longer than ``most`` bytes."""
+    if text[position : position + 1] not in _SPACE_OR_END:
+        return position
     found = _SPACES.match(text, position, position + most + 1)
     end = position if found is None else found.end()
     if end - position > most:
@@ -165,7 +168,7 @@ def too_large(most: int, path: str) -> RequestError:
 
 # --- proving -----------------------------------------------------------------
 
-_GATE_BYTES: Final = 65_536
+_LOOK_BYTES: Final = 65_536
 _LONGEST_SIGN: Final = 256
 _DIGITS_ALIKE: Final = bytes.maketrans(b"E123456789", b"e000000000")
 _BIG_EXPONENT: Final = b"e000"
@@ -184,14 +187,24 @@ def check_document(text: bytes, path: str, most_deep: int = MAX_DEPTH) -> Steps[
     Nearly every document is proved by what it does not have. Raises `RequestError` that names ``path``. Whether it is
     JSON at all is msgspec's to prove.
     """
-    for start in range(0, len(text), _GATE_BYTES):
+    if not (yield from _is_plain(text, most_deep)):
+        yield from _check_closely(text, path, most_deep)
+
+
+def _is_plain(text: bytes, most_deep: int) -> Steps[bool]:
+    """Whether a document has nothing that might be too deep or out of range."""
+    if text.count(b"[") + text.count(b"{") > most_deep:
+        return False
+    for start in range(0, len(text), _LOOK_BYTES):
         if start:
             yield
-        if _may_be_out_of_range(text[start : start + _GATE_BYTES + _LONGEST_SIGN]):
-            break
-    else:
-        if text.count(b"[") + text.count(b"{") <= most_deep:
-            return
+        part = text if len(text) <= _LOOK_BYTES else text[start : start + _LOOK_BYTES + _LONGEST_SIGN]
+        if _may_be_out_of_range(part):
+            return False
+    return True
+
+
+def _check_closely(text: bytes, path: str, most_deep: int) -> Steps[None]:
     depth, rest = 0, b""
     for outside in _outside_strings(text):
         depth = _check_depth(outside, depth, most_deep, path)
@@ -205,18 +218,19 @@ def check_document(text: bytes, path: str, most_deep: int = MAX_DEPTH) -> Steps[
     _check_numbers(rest, path)
 
 
-def check_values(text: bytes, path: str, most: int) -> None:
-    """Refuse valid JSON of more than ``most`` values: what is to become objects costs by their number.
+def has_more_values(text: bytes, most: int) -> bool:
+    """Whether JSON has more than ``most`` values: what is to become objects costs by their number.
 
-    Raises `RequestError` as soon as there is one too many.
+    No more is looked at than it takes to know.
     """
     if _separators(text) <= most:
-        return
+        return False
     found = 0
     for outside in _outside_strings(text):
         found += _separators(outside)
         if found > most:
-            raise RequestError("too_large", f"More than {most:,} values - at `{path}`")
+            return True
+    return False
 
 
 def _separators(text: bytes) -> int:

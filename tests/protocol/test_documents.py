@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from texts import refusal, strict_json
 
 from broker.errors import RequestError
-from broker.protocol.documents import MAX_DEPTH, STEP_BYTES, at_once, canonical, check_document, check_values, decode_as
+from broker.protocol.documents import (
+    MAX_DEPTH,
+    STEP_BYTES,
+    at_once,
+    canonical,
+    check_document,
+    decode_as,
+    has_more_values,
+)
 
 SPACE = " \t\r\n"
 PADDING = b" " * (STEP_BYTES + 1)
@@ -177,11 +185,9 @@ def test_a_long_proof_is_made_in_steps_of_bounded_work(item):
 
 
 def test_values_are_counted_outside_of_strings():
-    check_values(b'["%b",[1,2]]' % (b",[{" * 100), "$.x", 4)
-    error = refusal(check_values, b'["%b",[1,2,3]]' % (b",[{" * 100), "$.x", 4)
-    assert error.code == "too_large"
-    assert "More than 4 values" in error.message
-    assert "`$.x`" in error.message
+    text = b'["%b",[1,2]]' % (b",[{" * 100)
+    assert not has_more_values(text, 4)
+    assert has_more_values(text, 3)
 
 
 def test_counting_ends_with_the_first_value_too_many():
@@ -192,7 +198,7 @@ def test_counting_ends_with_the_first_value_too_many():
             counted.append(key)
             return super().__getitem__(key)
 
-    assert refusal(check_values, Text(b"[%b]" % b",".join([b"1"] * 1_000_000)), "$", 1_000)
+    assert has_more_values(Text(b"[%b]" % b",".join([b"1"] * 1_000_000)), 1_000)
     assert len(counted) == 1
 
 
