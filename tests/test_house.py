@@ -18,7 +18,16 @@ HOUSE = ROOT / "broker"
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
     ("", 0, [("errors", "schedule", "turns", "accounts", "fairness", "version")]),
-    ("protocol", 1, [("framing", "selection", "wording"), "names", "documents", "messages", ("events", "decoding")]),
+    (
+        "protocol",
+        1,
+        [
+            ("framing", "selection", "wording"),
+            ("names", "documents"),
+            ("proving", "canonical", "messages"),
+            ("events", "decoding"),
+        ],
+    ),
     ("", 2, [("config", "callout")]),
     ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("watched", "admission"), "keyring"]),
     ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
@@ -53,7 +62,8 @@ WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
     "fanout.replays",
     "errors", "accounts", "config", "protocol.framing", "protocol.selection", "protocol.wording", "protocol.names",
-    "protocol.documents", "protocol.messages", "protocol.events", "protocol.decoding",
+    "protocol.documents", "protocol.proving", "protocol.canonical", "protocol.messages", "protocol.events",
+    "protocol.decoding",
     "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
     "commands.remembered", "commands.requests", "intake.budget", "transport.parsing", "transport.request",

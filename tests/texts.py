@@ -24,6 +24,11 @@ def refusal(call, *args, **kwargs) -> RequestError:
     return error
 
 
+def steps_of(work) -> int:
+    """Return in how many steps work is done, beside the last."""
+    return sum(1 for _ in work)
+
+
 def strict_json(text: str | bytes) -> Any:
     """Return what another parser reads, which takes no NaN."""
 

@@ -13,9 +13,11 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ..errors import BadCommandError, BadFrameError, RequestError
-from .documents import MAX_DEPTH, STEP_BYTES, Steps, at_once, canonical, check_document, decode_as, has_more_values
+from .canonical import canonical
+from .documents import STEP_BYTES, Steps, at_once, decode_as
 from .messages import Command, Proof
 from .names import Identifier, InboxId, NameList, too_many
+from .proving import MAX_DEPTH, check_document, has_more_values
 
 T = TypeVar("T", bound=Struct)
 P = TypeVar("P")

@@ -11,9 +11,10 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from ..errors import RequestError
-from .documents import MAX_DEPTH, SPACE, check_document, decode_as, elements, lines, skip_space, too_large
+from .documents import SPACE, decode_as, elements, lines, skip_space, too_large
 from .messages import PreparedEvent, format_time
 from .names import EventType, Identifier, InboxId, check_spelling, parse_time
+from .proving import MAX_DEPTH, check_document
 from .wording import A_TIME
 
 ProvedJson = NewType("ProvedJson", bytes)
