@@ -36,6 +36,7 @@ from .protocol.messages import Command, NewEvent, Published, encode, format_time
 from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_since
 from .protocol.selection import TypeFilter
 from .schedule import Schedule
+from .turns import Turns
 
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers")
 AHEAD_SECONDS: Final = 5.0
@@ -80,6 +81,7 @@ class Broker:
         self.config = config
         self.commands = Commands(config)
         self.schedule = Schedule()
+        self.turns = Turns()
         self.slots = Slots()
         tokens = Tokens(config.tokens.secret or secrets.token_urlsafe(32), config.tokens.ttl_seconds)
         self.keyring = Keyring(Access(config), tokens, lookup, self.schedule)

@@ -90,7 +90,13 @@ class FakeStream:
     def send_all(self, data: bytes) -> Task:
         yield from self._send(data, closing=is_close(data))
 
+    def write_from(self, take: Callable[[], bytes | None]) -> Generator[None, None, bool]:
+        return (yield from self._write(take, closing=False))
+
     def _send(self, data: bytes, *, closing: bool) -> Task:
+        yield from self._write(lambda: data, closing=closing)
+
+    def _write(self, take: Callable[[], bytes | None], *, closing: bool) -> Generator[None, None, bool]:
         # trio.Lock is fair: first come, first served, and a checkpoint even for the first.
         ticket = object()
         self._lock.append(ticket)
@@ -101,12 +107,18 @@ class FakeStream:
             if self.closing or self.broken:
                 raise StreamClosedError
             self.closing = closing
-            self.remainder += data
-            while self.remainder:
-                self.remainder = self.remainder[self._take(self.remainder) :]
-                yield
+            yield from self._write_out(b"")
+            data = take()
+            yield from self._write_out(data or b"")
+            return data is not None
         finally:
             self._lock.remove(ticket)
+
+    def _write_out(self, data: bytes) -> Task:
+        self.remainder += data
+        while self.remainder:
+            self.remainder = self.remainder[self._take(self.remainder) :]
+            yield
 
 
 Publish = Callable[[PublishRequest], object]
@@ -177,15 +189,8 @@ class FakeConnection:
     def _catch_up(self) -> Task:
         try:
             yield
-            yield from self.stream.send_frames(b"")
-            while self.close_code is None:
-                frames = self.session.take()
-                if frames is None:
-                    break
-                if frames:
-                    yield from self.stream.send_frames(frames)
-                else:
-                    yield
+            while (yield from self.stream.write_from(lambda: self.session.take() if self.alive else None)):
+                pass
         finally:
             self._writing = False
 
@@ -205,15 +210,15 @@ class FakeConnection:
             self.kill()
 
     def end(self, code: CloseCode) -> None:
-        """Close as `Connection.end` does: what waits is still said, then a Close frame; no event from this step on."""
+        """Close as `Connection.end` does: nothing more is taken, what waits is still said, then a Close frame."""
         if self.close_code is None and not self.ended:
             self.close_code = code
+            self.alive = False
             self.session.follower.pause()
             self.tasks.append(self._close(code))
 
     def _close(self, code: CloseCode) -> Task:
         yield
-        self.alive = False
         yield from self.stream.send_frames(self.session.take_answers())
         yield from self.stream.send_all(struct.pack("!BBH", CLOSE, 2, code))
         self.kill()

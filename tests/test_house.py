@@ -36,8 +36,8 @@ HOUSE_PLAN = [
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
     ("", 6, ["broker"]),
-    ("transport", 7, [("stream", "request", "response", "refusals"),
-                      ("parsing", "upgrade", "session", "browsers", "reading", "polling"),
+    ("transport", 7, [("ending", "stream", "request", "response", "refusals"),
+                      ("pacing", "parsing", "upgrade", "session", "browsers", "polling"), "reading",
                       ("http11", "connection", "endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
@@ -67,7 +67,8 @@ PURE = {
     "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
     "commands.remembered", "commands.requests", "intake.budget", "transport.parsing", "transport.request",
-    "transport.response", "transport.refusals", "transport.browsers", "transport.session", "cli.lines",
+    "transport.response", "transport.refusals", "transport.browsers", "transport.session", "transport.ending",
+    "transport.pacing", "cli.lines",
 }  # fmt: skip
 IMPURE = {
     "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",

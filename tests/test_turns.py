@@ -2,8 +2,9 @@
 
 import pytest
 import trio
+from trio.testing import assert_checkpoints
 
-from broker.turns import in_turns
+from broker.turns import Turns, in_turns
 
 
 def steps_of(count, value="done"):
@@ -45,3 +46,36 @@ async def test_what_a_step_raises_comes_out():
 
     with pytest.raises(ValueError, match="here"):
         await in_turns(steps())
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts how often the network was looked at."""
+
+    number = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.number += 1
+
+
+async def test_of_many_at_the_turnstile_one_goes_on_between_two_looks_at_the_network_who_came_first_first():
+    turns, rounds, went = Turns(), Rounds(), []
+
+    async def go_twice(name: int) -> None:
+        for _ in range(2):
+            await turns.take()
+            went.append((name, rounds.number))
+
+    trio.lowlevel.add_instrument(rounds)
+    async with trio.open_nursery() as nursery:
+        for name in range(10):
+            nursery.start_soon(go_twice, name)
+    trio.lowlevel.remove_instrument(rounds)
+    assert len({number for _, number in went}) == len(went) == 20
+    names = [name for name, _ in went]
+    assert names[:10] == names[10:]
+    assert sorted(names[:10]) == list(range(10))
+
+
+async def test_the_turnstile_is_a_checkpoint_even_where_nobody_waits():
+    with assert_checkpoints():
+        await Turns().take()

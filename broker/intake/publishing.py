@@ -43,8 +43,6 @@ class Publishing:
         self._commands = commands
         self._lane = lane
         self._waiting: deque[_Waiting] = deque()
-        self._scope: trio.CancelScope | None = None
-        self._stopped = False
 
     def submit(self, publish: PublishRequest, reply: Reply) -> bool:
         """Publish, or let it wait; ``reply`` gets the outcome. Returns whether it is the first that waits."""
@@ -81,20 +79,19 @@ class Publishing:
         return len(self._waiting) == 1
 
     async def do_waiting(self) -> None:
-        """Begin what waits, one after the other, until there is nothing left or it is stopped."""
-        with trio.CancelScope() as self._scope:
-            while self._waiting and not self._stopped:
-                waiting = self._waiting[0]
-                try:
-                    await self._intake.prepare(waiting.batch)
-                    places = await self._intake.places(waiting.batch)
-                    self._intake.begin(waiting.batch, places, partial(self._ended, waiting.run))
-                except RequestError as error:
-                    self._finish(waiting.run, refused(error))
-                waiting.held.let_go()
-                self._waiting.popleft()
-                if self._waiting:  # when nothing waits, the next `submit` is to find this ended
-                    await trio.lowlevel.checkpoint()
+        """Begin what waits, one after the other, until there is nothing left. Cancelled, it leaves the rest."""
+        while self._waiting:
+            waiting = self._waiting[0]
+            try:
+                await self._intake.prepare(waiting.batch)
+                places = await self._intake.places(waiting.batch)
+                self._intake.begin(waiting.batch, places, partial(self._ended, waiting.run))
+            except RequestError as error:
+                self._finish(waiting.run, refused(error))
+            waiting.held.let_go()
+            self._waiting.popleft()
+            if self._waiting:  # when nothing waits, the next `submit` is to find this ended
+                await trio.lowlevel.checkpoint()
 
     def _ended(self, run: Run, outcome: Sequence[Stored] | RequestError) -> None:
         """Answer a publish, whether its client is still there or not: it may be sent again."""
@@ -108,18 +105,14 @@ class Publishing:
     async def _write_answer(self, run: Run, stored: Sequence[Stored]) -> None:
         self._finish(run, Outcome(await write_answer(stored)))
 
-    def stop(self) -> None:
-        """Begin nothing more of what waits."""
-        self._stopped = True
-        if self._scope is not None:
-            self._scope.cancel()
-
     def give_up(self) -> None:
-        """Refuse what waits: the client left."""
+        """Refuse what waits: the connection ends."""
         while self._waiting:
             waiting = self._waiting.popleft()
             waiting.held.let_go()
-            self._finish(waiting.run, refused(RequestError("unavailable", "The client left")))
+            self._finish(
+                waiting.run, refused(RequestError("unavailable", "The connection ended before this was published"))
+            )
 
     def _finish(self, run: Run, outcome: Outcome) -> None:
         self._commands.finish(self._lane, run, outcome)

@@ -34,6 +34,11 @@ def payload_of(frame: bytes) -> bytes:
     return frame[2:] if short < 126 else frame[4:] if short == 126 else frame[10:]
 
 
+def close_frame(payload: bytes) -> bytes:
+    """Return a Close frame around ``payload``: nothing, or a code in 2 bytes and a reason, 125 bytes in all."""
+    return bytes((_FIN_CLOSE, len(payload))) + payload
+
+
 def is_close(data: bytes | bytearray | memoryview) -> bool:
     """Whether ``data``, which starts at a frame's first byte, starts with a Close frame."""
     return len(data) > 0 and data[0] == _FIN_CLOSE

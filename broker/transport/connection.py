@@ -1,11 +1,12 @@
 """The I/O shell of one client: its nursery, its tasks, its deadlines, and why it ended.
 
-What a client may say and hear is `session`'s; here are only bytes and time. A connection has two tasks at rest:
-trio-websocket's reader, and the one that always takes messages from it. A third, the catch-up writer, lives
-only while the client is not live; a fourth only while publishes wait for the fan-out.
+What a client may say and hear is `session`'s, how it is read from is `reading`'s; here is who runs when. A connection
+has two tasks at rest: trio-websocket's reader, and the one that always takes messages from it. A third, the catch-up
+writer, lives only while the client is not live; a fourth only while publishes wait for the fan-out.
 
-To end a connection, from anywhere: `Connection.end(code)`. One place (`_close`) turns that into a Close frame.
-Nothing that fails in here leaves: of the server, this is the one module that imports trio_websocket.
+To end a connection, from anywhere: `Connection.end`. That stops all its tasks; then one place, `_say_last_words`, has
+the stream for itself. Nothing that fails in here leaves: of the server, this is the one module that imports
+trio_websocket.
 """
 
 import logging
@@ -19,9 +20,7 @@ from typing import Final
 
 import trio
 import trio_websocket
-import wsproto.utilities
 from msgspec import Raw, Struct
-from wsproto.frame_protocol import FrameProtocol
 
 from ..access.keys import Key
 from ..access.watched import Watch
@@ -31,7 +30,9 @@ from ..commands.requests import CommandRequest, PublishRequest
 from ..errors import CloseCode
 from ..fanout.subscriptions import Listener
 from ..intake.publishing import Publishing
+from ..protocol.framing import close_frame
 from ..protocol.messages import Command
+from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
 from .reading import LentStream
 from .response import http_date
 from .session import Session
@@ -43,16 +44,11 @@ logger = logging.getLogger(__name__)
 HANDSHAKE_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 """How long the peer may take to answer our Close."""
-RECEIVE_BYTES: Final = 65_536
 MAX_HELD_ANSWER_BYTES: Final = 4_096
 """Answers to what came in one read are held back, to be written together, up to this: some twenty."""
-_BROKEN: Final = (CloseCode.PROTOCOL_ERROR, CloseCode.NOT_UTF8)
-_PEER_ENDED: Final = (
-    wsproto.utilities.LocalProtocolError,
-    trio_websocket.ConnectionClosed,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-)
+_BROKEN: Final = {1002: "broken framing", 1007: "text that is not UTF-8"}
+"""What trio-websocket stops at without a word."""
+_PEER_ENDED: Final = (trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class ConnectionStatistics(Struct, frozen=True):
@@ -82,29 +78,39 @@ class State(Enum):
 
 
 class Connection:
-    """One client on one stream. ``upgrade`` has been judged, and its head is put back into the stream."""
+    """One client on one stream. ``upgrade`` has been judged."""
 
     def __init__(self, broker: Broker, stream: ClientStream, upgrade: Upgrade) -> None:
         self.id = f"conn_{secrets.token_hex(12)}"
         self._slot = upgrade.slot
         self._slot.holder = self
         self._stream = stream
-        self._lent = LentStream(stream, upgrade.head_bytes, self._flush)
-        self._account_id = str(upgrade.key.account_id)
-        self._account = account = upgrade.account
         self._config = broker.config
+        self._turns = broker.turns
         self._commands = broker.commands
         self._lane = broker.commands.lane(upgrade.key)
+        self._account_id = str(upgrade.key.account_id)
+        self._account = account = upgrade.account
         self._publishing = Publishing(broker.intake, broker.bodies, broker.commands, self._lane)
         listener = Listener(stream.write_nowait, self.wake)
         stream.lend(listener)
         self.session = Session(
             upgrade.key, broker.config, account.buffer, account.subscriptions, listener, upgrade.opening, self.id
         )
+        self._lent = LentStream(
+            stream,
+            upgrade.head,
+            broker.config.limits.max_message_bytes,
+            self.session.patience_seconds,
+            broker.turns,
+            self._flush,
+        )
         self._state = State.HANDSHAKING
+        self._ending = CANCELLED
         self._nursery: trio.Nursery | None = None
-        self._scope = trio.CancelScope()
-        self._why: tuple[CloseCode | None, str] | None = None
+        """Who reads and writes."""
+        self._obeying: trio.Nursery | None = None
+        """Who does what the client asks; inside of the other."""
         self._writing = False
         self._changed = trio.lowlevel.ParkingLot()
         """Where those wait who need the state, the writer or a command to get further."""
@@ -115,48 +121,63 @@ class Connection:
         """Serve the client, whose key is watched, until it ends. Raises nothing but Cancelled."""
         self._watch = watch
         try:
-            async with trio.open_nursery() as self._nursery:
-                try:
-                    websocket = await self._open(self._nursery)
-                    if websocket is not None:
-                        with self._scope:
-                            await self._guard(self._serve, websocket)
-                        await self._close(websocket)
-                finally:
-                    # Whoever wakes it from here on, also while the nursery ends, begins no task in it.
-                    self._stop()
-                self._nursery.cancel_scope.cancel()
-        except* _PEER_ENDED:
-            # The reader raises these when the peer goes on talking after our Close, or is gone.
-            self.end(None, "the peer broke off")
-            await self._stream.aclose()
-        except* Exception:
-            logger.exception("connection %s failed", self.id)
+            await self._live()
+            await self._turns.take()
+            if self._lent.opened:
+                await self._say_last_words()
         finally:
             self._state = State.ENDED
-            self._publishing.give_up()
             self._commands.leave(self._lane)
             self.session.close()
-            code, why = self._why or (None, "cancelled")
-            logger.info("connection %s of %s ended: %s %s", self.id, self._account_id, code or "", why)
+            logger.info("connection %s of %s ended: %s", self.id, self._account_id, self._ending.said)
+
+    async def _live(self) -> None:
+        """Answer the upgrade, then do what the client asks, until it or somebody else ends the connection."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    websocket = await self._open(nursery)
+                    if websocket is not None:
+                        await self._obey(websocket)
+                finally:
+                    # Whoever wakes it from here on, also while the nursery ends, begins no task in it.
+                    self._stop(CANCELLED)
+                    nursery.cancel_scope.cancel()
+        except* _PEER_ENDED:
+            self._ending = CLIENT_GONE
+        except* Exception:
+            logger.exception("connection %s failed", self.id)
+            self._ending = closed_by_broker(CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            self._publishing.give_up()
 
     async def _open(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection | None:
         """Answer the upgrade; None if that was not possible in time. Who was ended meanwhile stays so."""
         websocket = None
         with trio.move_on_after(HANDSHAKE_SECONDS):
             websocket = await self._handshake(nursery)
+        if websocket is None:
+            self._stop(Ending("the upgrade could not be answered"))
+        else:
+            self._watch.settle()
+            self.session.open(trio.current_time())
             if self._state is State.HANDSHAKING:
                 self._state = State.OPEN
                 self._changed.unpark_all()
         return websocket
 
+    async def _obey(self, websocket: trio_websocket.WebSocketConnection) -> None:
+        """Do what the client asks. At the end that stops at once; who is writing may end his frame."""
+        if self._state is State.OPEN:
+            async with trio.open_nursery() as self._obeying:
+                await self._guard(partial(self._serve, websocket))
+        with trio.move_on_after(CLOSE_SECONDS):
+            await self._stream.settle()
+
     async def _handshake(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
-        request = await trio_websocket.wrap_server_stream(
-            nursery,
-            self._lent,
-            max_message_size=self._config.limits.max_message_bytes,
-            receive_buffer_size=RECEIVE_BYTES,
-        )
+        most = self._config.limits.max_message_bytes
+        request = await trio_websocket.wrap_server_stream(nursery, self._lent, max_message_size=most)
         subprotocol = next(iter(request.proposed_subprotocols), None)
         date = http_date(int(datetime.now(UTC).timestamp()))
         websocket = await request.accept(subprotocol=subprotocol, extra_headers=[(b"Date", date.encode())])
@@ -164,29 +185,22 @@ class Connection:
         return websocket
 
     async def _serve(self, websocket: trio_websocket.WebSocketConnection) -> None:
-        """Take every message that the client sends, until it or somebody else ends the connection."""
-        self._watch.settle()
-        self.session.open(trio.current_time())
+        """Take every message that the client sends, until there is none any more."""
         self.wake()
-        while True:
-            try:
-                message = await websocket.get_message()
-            except trio_websocket.ConnectionClosed as closed:
-                code = closed.reason.code if closed.reason else None
-                if code in _BROKEN and not self._stream.statistics().closing:
-                    self.end(CloseCode(code), "broken framing, or not UTF-8")
-                else:
-                    self.end(None, f"the client closed ({code or 'no code'})")
-                return
-            await self._receive(message)
-            while self.session.congested:
-                await self._changed.park()
+        try:
+            while True:
+                await self._receive(await websocket.get_message())
+                while self.session.congested:
+                    await self._changed.park()
+        except trio_websocket.ConnectionClosed as closed:
+            ending = self._lent.ending
+            if ending is None:
+                # trio-websocket has stopped by itself: what still comes cannot be told apart.
+                self._lent.close()
+                ending = _ending_of(closed.reason)
+            self._stop(ending)
 
     async def _receive(self, message: str | bytes) -> None:
-        # trio-websocket counts characters, the limit is one of bytes.
-        if isinstance(message, str) and len(message.encode()) > self._config.limits.max_message_bytes:
-            self.end(CloseCode.TOO_BIG, "message too big")
-            return
         if not self._settled():
             return
         action = self.session.receive(message, trio.current_time(), datetime.now(UTC))
@@ -202,48 +216,47 @@ class Connection:
             if action is not None:
                 self.end(action, "too many frames that are no commands")
 
-    def end(self, code: CloseCode | None, why: str) -> None:
-        """End the connection with a close code; None: without a Close frame. The first call counts.
+    def end(self, code: CloseCode, why: str) -> None:
+        """End the connection with a close code. The first call counts.
 
-        From this step on its slot is free, and no event is written to it.
+        From this step on its slot is free, nothing is published for it, and no event is written to it.
         """
-        if self._why is None:
-            self._why = (code, why)
-        self._stop()
+        self._stop(closed_by_broker(code, why))
 
-    def _stop(self) -> None:
-        """Begin nothing any more."""
-        if self._state in (State.HANDSHAKING, State.OPEN):
-            self._state = State.ENDING
-            self._slot.release()
-            self._publishing.stop()
-            self.session.follower.pause()
-            self._scope.cancel()
-            self._changed.unpark_all()
+    def _stop(self, ending: Ending) -> None:
+        if self._state in (State.ENDING, State.ENDED):
+            return
+        if self._obeying is not None:
+            self._obeying.cancel_scope.cancel()
+        self._state = State.ENDING
+        self._ending = ending
+        self._slot.release()
+        self.session.follower.pause()
+        self._changed.unpark_all()
 
-    async def _close(self, websocket: trio_websocket.WebSocketConnection) -> None:
-        """Turn the reason why it ended into the last bytes that the client sees."""
-        code, why = self._why or (None, "")
+    async def _say_last_words(self) -> None:
+        """Turn the reason why it ended into the last bytes that the client sees, and wait until it has seen them."""
         with trio.move_on_after(CLOSE_SECONDS):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                if code is not None:
-                    await self._stream.send_frames(self.session.take_answers())
-                    if websocket.closed is None:
-                        await websocket.aclose(code, why)
-                    else:
-                        # Broken framing: trio-websocket has stopped without a word.
-                        await self._stream.send_all(FrameProtocol(client=False, extensions=[]).close(code, why))
+                await self._stream.send_frames(self.session.take_answers())
+                if self._ending.close is not None:
+                    await self._stream.send_all(close_frame(self._ending.close))
+                    await self._lent.discard()
             await self._stream.aclose()
 
-    async def _guard(self, task: Callable[..., object], *args: object) -> None:
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run one of the connection's tasks; whatever fails in it ends this connection only."""
         try:
-            await task(*args)  # type: ignore[misc]  # an async function of any arguments
+            await task()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.end(None, "the client is gone")
+            self._stop(CLIENT_GONE)
         except Exception:
-            logger.exception("connection %s failed", self.id)
-            self.end(CloseCode.INTERNAL_ERROR, "internal error")
+            self._fail()
+
+    def _fail(self) -> None:
+        """Log what is being handled, and end the connection by it."""
+        logger.exception("connection %s failed", self.id)
+        self.end(CloseCode.INTERNAL_ERROR, "internal error")
 
     # --- writing
 
@@ -251,28 +264,20 @@ class Connection:
         """Let the catch-up writer run, if it does not yet."""
         if not self._writing and self._state is State.OPEN:
             self._writing = True
-            self._begin(self._catch_up)
-
-    def _begin(self, task: Callable[[], Awaitable[None]]) -> None:
-        assert self._nursery is not None
-        self._nursery.start_soon(self._guard, task)
+            assert self._nursery is not None
+            self._nursery.start_soon(self._guard, self._catch_up)
 
     async def _catch_up(self) -> None:
         """Write all that lies between the client's position and the fan-out, then let the fan-out do it."""
         try:
-            await self._stream.send_frames(b"")
-            while self._settled():
-                frames = self.session.take()
-                if frames is None:
-                    break
-                if frames:
-                    await self._stream.send_frames(frames)
-                else:
-                    await trio.lowlevel.checkpoint()
+            while await self._stream.write_from(self._take):
                 self._changed.unpark_all()
         finally:
             self._writing = False
             self._changed.unpark_all()
+
+    def _take(self) -> bytes | None:
+        return self.session.take() if self._settled() else None
 
     def _flush(self) -> None:
         """Write waiting answers: at once if the client is live and takes them, else by the catch-up writer."""
@@ -291,7 +296,8 @@ class Connection:
 
     def _publish(self, publish: PublishRequest) -> None:
         if self._publishing.submit(publish, partial(self._answer, publish.request)):
-            self._begin(self._publishing.do_waiting)
+            assert self._obeying is not None
+            self._obeying.start_soon(self._guard, self._publishing.do_waiting)
 
     # --- its key
 
@@ -312,8 +318,7 @@ class Connection:
             self.session.change_key(key)
             self._flush()
         except Exception:
-            logger.exception("connection %s failed", self.id)
-            self.end(CloseCode.INTERNAL_ERROR, "internal error")
+            self._fail()
 
     # --- heartbeats and draining
 
@@ -338,8 +343,10 @@ class Connection:
 
     def beat(self, now: float) -> float | None:
         """Ping the client, or end the connection if it is dead. Returns when to be called again; None: never."""
-        if self._state is not State.OPEN:
+        if self._state is State.HANDSHAKING:
             return now + self._config.limits.heartbeat_seconds
+        if self._state is not State.OPEN:
+            return None
         session = self.session
         silent = now - self._stream.last_read
         unacknowledged = self._stream.unacknowledged_seconds() if silent > session.patience_seconds else None
@@ -381,3 +388,9 @@ class Connection:
             len(self._lane.waiting),
             self._stream.statistics().remainder_bytes,
         )
+
+
+def _ending_of(reason: trio_websocket.CloseReason | None) -> Ending:
+    """Return why trio-websocket has stopped by itself."""
+    code = None if reason is None else reason.code
+    return closed_by_broker(CloseCode(code), _BROKEN[code]) if code in _BROKEN else CLIENT_GONE

@@ -1,53 +1,132 @@
-"""What trio-websocket has of a client's stream: it reads when and what it may, and ends nothing but its own reading."""
+"""What trio-websocket reads of a client: in small pieces, in turn, and nothing after the end.
+
+It handles all frames of one read in one step and counts too little, so what it is given is measured before (`pacing`).
+Why a client is read from no more is `ending`: trio-websocket only sees the end of a stream.
+"""
 
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
+from ..errors import CloseCode
+from ..turns import Turns
+from .ending import CLIENT_GONE, Ending, closed_by_broker, closed_by_client
+from .pacing import FrameScanner
 from .stream import ClientStream
+
+READ_BYTES: Final = 65_536
 
 
 class LentStream(trio.abc.Stream):
-    """A client's stream as trio-websocket has it; the last words, and the wait until they are seen, are `Connection`'s.
+    """A client's stream as trio-websocket has it; the Close, and the wait until it is seen, are `Connection`'s.
 
-    The first ``head_bytes`` are the head of the upgrade; what follows it is kept back until `open`: wsproto throws
-    away what it gets between the head and its own answer. ``flush`` is called before its reader waits for the client
-    or writes: answers to what came in one read go out in one write.
+    It reads ``head`` first, which asks for the upgrade; what the client sends is kept back until `open`: wsproto throws
+    away what it gets between a head and its own answer. A message that is begun may keep us waiting for
+    ``patience_seconds`` in all. ``flush`` is called before the client is waited for, and before trio-websocket writes:
+    answers to what came in one read go out in one write.
     """
 
-    def __init__(self, stream: ClientStream, head_bytes: int, flush: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        stream: ClientStream,
+        head: bytes,
+        max_message_bytes: int,
+        patience_seconds: float,
+        turns: Turns,
+        flush: Callable[[], None],
+    ) -> None:
         self._stream = stream
-        self._head_bytes = head_bytes
+        self._head = head
+        self._scanner = FrameScanner(max_message_bytes)
+        self._patience_seconds = patience_seconds
+        self._waited_seconds = 0.0
+        """For the rest of messages that were begun: the scanner's clock, which stands while the client waits for us."""
+        self._turns = turns
         self._flush = flush
-        self._opened: trio.Event | None = trio.Event()
+        self._answered: trio.Event | None = trio.Event()
         self._closed = False
+        self.ending: Ending | None = None
+        """Why nothing more is read, if it was the client's doing or too much of it."""
         self.handing_out = False
         """Whether messages of the last read may still be on their way, and ``flush`` is to come."""
 
     def open(self) -> None:
         """Let frames be read: the upgrade is answered."""
-        assert self._opened is not None
-        self._opened.set()
-        self._opened = None
+        assert self._answered is not None
+        self._answered.set()
+        self._answered = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the upgrade is answered."""
+        return self._answered is None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Read the head, then frames."""
+        """Read the head, then frames; b"" at the end."""
         if self._closed:
             raise trio.ClosedResourceError
-        if self._head_bytes:
-            return await self._receive_head()
-        if self._opened is not None:
-            await self._opened.wait()
+        if self._head:
+            head, self._head = self._head, b""
+            await trio.lowlevel.checkpoint()
+            return head
+        if self._answered is not None:
+            await self._answered.wait()
+        return await self._receive_piece()
+
+    async def _receive_piece(self) -> bytes:
+        """Return what may be handled in one step; between two such pieces others have their turn."""
+        scanner = self._scanner
+        if scanner.holds:
+            await self._turns.take()
+        while not (piece := scanner.next_piece()) and self.ending is None:
+            if scanner.close is not None:
+                self.ending = closed_by_client(scanner.close)
+            elif scanner.too_much is not None:
+                self.ending = scanner.too_much
+            else:
+                await self._feed()
+        return piece
+
+    async def _feed(self) -> None:
+        """Wait for more of what the client sends; if nothing comes any more, that is its end."""
         self.handing_out = False
         self._flush()
-        received = await self._stream.receive_some(max_bytes)
-        self.handing_out = bool(received)
-        return received
+        try:
+            data = await self._wait_for_client()
+        except trio.BrokenResourceError:
+            data = b""
+        if data:
+            self._scanner.feed(data, self._waited_seconds)
+            self.handing_out = True
+        else:
+            # A thousand clients may be cut off at once: they do not end in one step.
+            await self._turns.take()
+            self.ending = self.ending or CLIENT_GONE
 
-    async def _receive_head(self) -> bytes:
-        head = await self._stream.receive_some(self._head_bytes)
-        self._head_bytes -= len(head)
-        return head
+    async def _wait_for_client(self) -> bytes:
+        begun_at = self._scanner.begun_at
+        if begun_at is None:
+            return await self._stream.receive_some(READ_BYTES)
+        started, data = trio.current_time(), b""
+        with trio.move_on_at(started + begun_at + self._patience_seconds - self._waited_seconds) as waiting:
+            data = await self._stream.receive_some(READ_BYTES)
+        self._waited_seconds += trio.current_time() - started
+        if waiting.cancelled_caught:
+            self.ending = closed_by_broker(CloseCode.HEARTBEAT_MISSED, "a message that was begun was not finished")
+        return data
+
+    async def discard(self) -> None:
+        """Throw away what still comes, until the client's Close or its end; nothing where its frames are broken."""
+        scanner = self._scanner
+        scanner.pardon()
+        while not self._closed:
+            if scanner.next_piece():
+                await self._turns.take()
+            elif scanner.close is None and (data := await self._stream.receive_some(READ_BYTES)):
+                scanner.feed(data, self._waited_seconds)
+            else:
+                break
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write whole frames, after the answers that wait."""
@@ -58,7 +137,11 @@ class LentStream(trio.abc.Stream):
         """Wait as the stream does."""
         await self._stream.wait_send_all_might_not_block()
 
-    async def aclose(self) -> None:
-        """Read nothing any more."""
+    def close(self) -> None:
+        """Read nothing any more: trio-websocket has found a frame that is broken, or cannot write."""
         self._closed = True
+
+    async def aclose(self) -> None:
+        """Do the same, as trio-websocket does it."""
+        self.close()
         await trio.lowlevel.checkpoint()

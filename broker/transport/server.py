@@ -81,7 +81,7 @@ class _Server:
                 await client.aclose()
             else:
                 upgrade, early = taken
-                client.put_back(upgrade.head + early)
+                client.put_back(early)
                 del taken, early  # for as long as the connection lives
                 await self._connect(client, upgrade)
         except Exception:

@@ -23,7 +23,6 @@ LINGER_SECONDS: Final = 2.0
 """How long a closing stream reads on after its own end, so that the peer sees our last words and no reset."""
 SEND_BUFFER_BYTES: Final = 131_072
 """SO_SNDBUF of a client's socket: what a client that stops reading costs in the kernel (which doubles it)."""
-_READER_POLL_SECONDS: Final = 0.02
 _TCP_INFO: Final = struct.Struct("=3xB20xI28xI")
 """Of Linux's `struct tcp_info`, what `_TcpInfo` names."""
 
@@ -159,9 +158,25 @@ class ClientStream(trio.abc.HalfCloseableStream):
     async def send_frames(self, frames: bytes) -> None:
         """Write the remainder, then whole frames. Raises `trio.ClosedResourceError` once a Close was sent."""
         async with self._alone():
-            if self._closing:
-                raise trio.ClosedResourceError("a Close frame was sent")
-            await self._write_out(frames)
+            await self._write_frames(frames)
+
+    async def write_from(self, take: Callable[[], bytes | None]) -> bool:
+        """Write the remainder, then the frames that ``take`` gives when it is their turn. False: it gave None.
+
+        What was taken is written, or is the remainder. Raises `trio.ClosedResourceError` once a Close was sent.
+        """
+        async with self._alone():
+            await self._write_frames(b"")
+            frames = take()
+            if frames:
+                await self._write_out(frames)
+            return frames is not None
+
+    async def settle(self) -> None:
+        """Wait until nobody is inside a frame that only he can finish. Over a socket the next writer can."""
+        if self._socket is None:
+            async with self._lock:
+                pass
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write the remainder, then ``data``: how trio-websocket writes, always whole frames."""
@@ -188,6 +203,11 @@ class ClientStream(trio.abc.HalfCloseableStream):
         if self._door is not None:
             self._door.send = self._send
 
+    async def _write_frames(self, frames: bytes) -> None:
+        if self._closing:
+            raise trio.ClosedResourceError("a Close frame was sent")
+        await self._write_out(frames)
+
     async def _write_out(self, data: bytes | bytearray | memoryview) -> None:
         """Write the remainder and ``data``. If cancelled, what is left is the remainder."""
         if self._ended:
@@ -201,7 +221,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
                 while self._remainder:
                     sent = await self._transport.socket.send(self._remainder)
                     self._remainder = self._remainder[sent:]
-            else:
+            elif self._remainder:
                 await self._transport.send_all(self._remainder)
                 self._remainder = memoryview(b"")
         except OSError as error:
@@ -227,7 +247,10 @@ class ClientStream(trio.abc.HalfCloseableStream):
                 await self._transport.send_eof()
 
     async def aclose(self) -> None:
-        """End our side, read on for a moment so that the peer sees it, and close. Cancelled: close at once."""
+        """End our side, read on for a moment so that the peer sees it, and close.
+
+        At once if cancelled, or if somebody else reads.
+        """
         if self._closed:
             await trio.lowlevel.checkpoint()
             return
@@ -235,7 +258,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
             with trio.move_on_after(LINGER_SECONDS):
                 await self.send_eof()
                 await self._read_to_end()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             pass
         finally:
             self._closed = self._closing = self._ended = True
@@ -244,11 +267,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     async def _read_to_end(self) -> None:
         while not self._at_end:
-            try:
-                await self.receive_some(65_536)
-            except trio.BusyResourceError:
-                # trio-websocket's reader may be in its last read; its end is not announced.
-                await trio.sleep(_READER_POLL_SECONDS)
+            await self.receive_some(65_536)
 
     # --- what the kernel knows
 

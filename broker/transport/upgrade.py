@@ -28,7 +28,7 @@ _HEAD: Final = (
 
 
 class Upgrade(Struct, frozen=True):
-    """A WebSocket that may be opened: by whom, what it asks for, its slot, and the head to put before its frames.
+    """A WebSocket that may be opened: by whom, what it asks for, its slot, and the head that asks for it.
 
     ``account`` is held until ``hold`` is closed, by whoever takes this over.
     """
@@ -39,11 +39,6 @@ class Upgrade(Struct, frozen=True):
     account: Account
     hold: AsyncExitStack
     head: bytes
-
-    @property
-    def head_bytes(self) -> int:
-        """The length of the head."""
-        return len(self.head)
 
 
 def check_upgrade(request: Request) -> bytes:

@@ -35,7 +35,8 @@ ROUNDS = 3
 GUARD_SECONDS = 100
 
 HELD = [ROWS[name] for name in """
-header-lines upgrade-lines query-names query-values query-separators small-heads subprotocols long-keys
+empty-fragments one-byte-fragments wide-fragments half-characters binary-fragments many-fragments pongs after-close
+empty-messages header-lines upgrade-lines query-names query-values query-separators small-heads subprotocols long-keys
 long-tokens dripped-heads bodies-for-nobody wrong-keys cut-heads pings long-pings broken-frames endless-frame
 closes pings-unread ping-commands commands-unread unscoped-commands great-rubbish great-lists great-binary
 great-numbers great-names list-of-ones list-of-lists list-50000 list-100000 list-250000 last-is-bad fields

@@ -1,54 +1,335 @@
-"""`LentStream`: what trio-websocket reads of a client, and when."""
+"""`LentStream`: what trio-websocket reads of a client, when, and for how long."""
+
+import math
+from itertools import pairwise
 
 import pytest
 import trio
+from clients import CLOSE, PING, PONG, TEXT, masked
 from trio.testing import memory_stream_pair
 from trio.testing import wait_all_tasks_blocked as blocked
 
+from broker import CloseCode
+from broker.transport.ending import CLIENT_GONE
+from broker.transport.pacing import PIECE_FRAMES
 from broker.transport.reading import LentStream
 from broker.transport.stream import ClientStream
+from broker.turns import Turns
+
+PATIENCE = 40.0
+HALF = masked(TEXT, b"half", first_byte=TEXT)
+"""The first fragment of a message."""
+COMMAND = masked(TEXT, b"{}")
 
 
-def lent(put_back: bytes, head_bytes: int) -> tuple[LentStream, trio.StapledStream]:
-    """A lent stream whose upgrade's head was put back, and the client's end."""
-    ours, theirs = memory_stream_pair()
-    stream = ClientStream(ours)
-    stream.put_back(put_back)
-    return LentStream(stream, head_bytes, lambda: None), theirs
+class Rounds(trio.abc.Instrument):
+    """Notes how long a list is at each look at the network."""
+
+    def __init__(self, watched: list) -> None:
+        self._watched = watched
+        self._lengths = [0]
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._lengths.append(len(self._watched))
+
+    @property
+    def most(self) -> int:
+        """By how much it grew at most between two."""
+        return max(after - before for before, after in pairwise(self._lengths))
 
 
-@pytest.mark.parametrize("early", [b"", b"early"])
+class Lent(LentStream):
+    """A lent stream over memory, and its client's end."""
+
+    def __init__(self, put_back: bytes = b"", head: bytes = b"", max_message_bytes: int = 1_000) -> None:
+        ours, self.client = memory_stream_pair()
+        stream = ClientStream(ours)
+        stream.put_back(put_back)
+        self.flushed = 0
+        super().__init__(stream, head, max_message_bytes, PATIENCE, Turns(), self._note_flush)
+
+    def _note_flush(self) -> None:
+        self.flushed += 1
+
+    async def read(self) -> list[bytes]:
+        """All that trio-websocket reads."""
+        pieces = []
+        while piece := await self.receive_some():
+            pieces.append(piece)
+        return pieces
+
+
+def opened(**fields) -> Lent:
+    lent = Lent(**fields)
+    lent.open()
+    return lent
+
+
+def code_of(lent: Lent) -> int:
+    assert lent.ending is not None
+    assert lent.ending.close is not None
+    return int.from_bytes(lent.ending.close[:2])
+
+
+# --- the upgrade -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("early", [b"", COMMAND])
 async def test_after_the_head_nothing_is_read_until_the_upgrade_is_answered(early):
     """Wsproto throws away what it gets between the head and its own answer."""
-    stream, theirs = lent(b"head" + early, 4)
-    assert await stream.receive_some(100) == b"head"
-    await theirs.send_all(b"later")
+    lent = Lent(early, b"head")
+    assert await lent.receive_some(100) == b"head"
+    await lent.client.send_all(masked(PING))
     read = []
 
     async def receive() -> None:
-        read.append(await stream.receive_some())
+        read.append(await lent.receive_some())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
         await blocked()
         assert read == []
-        stream.open()
-    assert read == [early or b"later"]
+        assert not lent.opened
+        lent.open()
+    assert read == [early or masked(PING)]
 
 
-async def test_a_head_that_is_read_in_parts_is_still_only_the_head():
-    stream, _ = lent(b"", 4)
-    stream._stream.put_back(b"he")
-    assert await stream.receive_some() == b"he"
-    stream._stream.put_back(b"adearly")
-    assert await stream.receive_some() == b"ad"
+# --- pieces, in turn ---------------------------------------------------------
+
+
+async def test_however_much_comes_at_once_others_have_their_turn_between_small_pieces():
+    lent, steps, sizes = opened(), 0, []
+
+    async def others() -> None:
+        nonlocal steps
+        while True:
+            await trio.lowlevel.checkpoint()
+            steps += 1
+
+    await lent.client.send_all(masked(PONG) * 5_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        for number in range(5_000 // PIECE_FRAMES):
+            sizes.append(len(await lent.receive_some()))
+            assert steps >= number
+        nursery.cancel_scope.cancel()
+    assert set(sizes) == {PIECE_FRAMES * len(masked(PONG))}
+
+
+async def test_of_many_who_flood_one_piece_is_handed_on_between_two_looks_at_the_network():
+    """The turns are the broker's: who opens a hundred connections gets no more of them."""
+    turns, pieces = Turns(), []
+
+    async def read(lent: Lent) -> None:
+        lent._turns = turns
+        await lent.receive_some()
+        while lent._scanner.holds:
+            pieces.append(await lent.receive_some())
+
+    lents = [opened() for _ in range(20)]
+    for lent in lents:
+        await lent.client.send_all(masked(PONG) * PIECE_FRAMES * 10)
+    rounds = Rounds(pieces)
+    trio.lowlevel.add_instrument(rounds)
+    async with trio.open_nursery() as nursery:
+        for lent in lents:
+            nursery.start_soon(read, lent)
+    assert len(pieces) == 20 * 9
+    assert rounds.most == 1
+
+
+async def test_answers_are_flushed_before_the_client_is_waited_for_and_not_between_pieces():
+    lent = opened()
+    await lent.client.send_all(COMMAND * PIECE_FRAMES * 3)
+    for _ in range(3):
+        await lent.receive_some()
+        assert lent.handing_out
+    assert lent.flushed == 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lent.receive_some)
+        await blocked()
+        assert lent.flushed == 2
+        assert not lent.handing_out
+        nursery.cancel_scope.cancel()
+
+
+async def test_answers_are_flushed_before_trio_websocket_writes():
+    lent = opened()
+    await lent.send_all(b"pong")
+    assert lent.flushed == 1
+    assert await lent.client.receive_some() == b"pong"
+
+
+# --- the end -----------------------------------------------------------------
+
+
+async def test_a_clients_close_is_the_end_and_what_came_before_it_is_read():
+    lent = opened()
+    await lent.client.send_all(COMMAND + masked(CLOSE, b"\x03\xf6later") + COMMAND)
+    assert await lent.read() == [COMMAND]
+    assert lent.ending is not None
+    assert lent.ending.close == b"\x03\xf6later"
+    assert await lent.read() == []
+
+
+async def test_too_much_is_the_end_and_what_came_before_it_is_read():
+    lent = opened()
+    await lent.client.send_all(COMMAND + masked(TEXT, b"x" * 1_001) + COMMAND)
+    assert await lent.read() == [COMMAND]
+    assert code_of(lent) == CloseCode.TOO_BIG
+
+
+async def test_a_client_that_leaves_is_the_end():
+    lent = opened()
+    await lent.client.send_all(COMMAND + HALF)
+    await lent.client.send_eof()
+    assert await lent.read() == [COMMAND + HALF]
+    assert lent.ending is CLIENT_GONE
+
+
+async def test_of_many_who_leave_at_once_one_ends_between_two_looks_at_the_network():
+    turns, gone = Turns(), []
+    rounds = Rounds(gone)
+
+    async def read(lent: Lent) -> None:
+        lent._turns = turns
+        assert await lent.receive_some() == b""
+        gone.append(lent)
+
+    lents = [opened() for _ in range(20)]
+    trio.lowlevel.add_instrument(rounds)
+    async with trio.open_nursery() as nursery:
+        for lent in lents:
+            nursery.start_soon(read, lent)
+        await blocked()
+        for lent in lents:
+            lent.client.send_stream.close()
+    assert len(gone) == 20
+    assert rounds.most == 1
+
+
+async def test_a_connection_that_breaks_is_the_end():
+    async def reset() -> None:
+        raise trio.BrokenResourceError
+
+    lent = opened()
+    lent._stream._transport.receive_stream.receive_some_hook = reset
+    assert await lent.read() == []
+    assert lent.ending is CLIENT_GONE
 
 
 async def test_when_trio_websocket_closes_it_only_its_own_reading_ends():
-    stream, theirs = lent(b"", 0)
-    stream.open()
-    await stream.aclose()
+    lent = opened()
+    await lent.aclose()
     with pytest.raises(trio.ClosedResourceError):
-        await stream.receive_some()
-    await stream.send_all(b"last words")
-    assert await theirs.receive_some() == b"last words"
+        await lent.receive_some()
+    await lent.send_all(b"last words")
+    assert await lent.client.receive_some() == b"last words"
+
+
+# --- patience ----------------------------------------------------------------
+
+
+async def test_a_message_that_is_begun_is_finished_within_the_patience_or_it_is_the_end(autojump_clock):
+    lent = opened()
+
+    async def send() -> None:
+        """A byte now and then, and pings, do not help."""
+        await lent.client.send_all(HALF)
+        while lent.ending is None:
+            await trio.sleep(15)
+            await lent.client.send_all(masked(PING) + masked(0, b"x", first_byte=0))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await lent.read()
+        assert trio.current_time() == pytest.approx(PATIENCE)
+    assert code_of(lent) == CloseCode.HEARTBEAT_MISSED
+
+
+async def test_each_message_has_the_whole_patience(autojump_clock):
+    lent = opened()
+
+    async def send() -> None:
+        for _ in range(5):
+            await lent.client.send_all(HALF)
+            await trio.sleep(PATIENCE - 1)
+            await lent.client.send_all(masked(0, b"rest"))
+        await lent.client.send_eof()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await lent.read()
+    assert lent.ending is CLIENT_GONE
+
+
+async def test_the_time_that_a_client_waits_for_us_is_not_counted(autojump_clock):
+    """Its answers wait, so it is not read from; its message may have come long ago."""
+    lent = opened()
+    await lent.client.send_all(HALF)
+    assert await lent.receive_some() == HALF
+    await trio.sleep(10 * PATIENCE)
+    await lent.client.send_all(masked(0, b"rest"))
+    assert await lent.receive_some() == masked(0, b"rest")
+    assert lent.ending is None
+
+
+async def test_who_has_begun_nothing_costs_no_timer(autojump_clock):
+    lent = opened()
+    await lent.client.send_all(COMMAND)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lent.read)
+        await blocked()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
+        nursery.cancel_scope.cancel()
+
+
+# --- after our own Close -----------------------------------------------------
+
+
+async def test_after_our_close_all_is_thrown_away_until_the_clients():
+    lent = opened()
+    await lent.client.send_all((COMMAND + masked(PONG)) * 500 + HALF + masked(CLOSE))
+    await lent.discard()
+    assert await lent.read() == []
+    await lent.discard()
+
+
+async def test_after_too_much_the_rest_of_it_is_thrown_away_until_the_clients_close():
+    lent = opened()
+    big = masked(TEXT, b"\x88\x80\0\0\0\0" * 1_000)
+    await lent.client.send_all(big[:2_000])
+    await lent.read()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lent.discard)
+        await blocked()
+        await lent.client.send_all(big[2_000:])
+        await blocked()
+        assert nursery.child_tasks, "what looks like a Close inside a payload is none"
+        await lent.client.send_all(masked(CLOSE))
+
+
+async def test_what_is_thrown_away_is_thrown_away_in_turn():
+    lent, turns = opened(), 0
+
+    async def take() -> None:
+        nonlocal turns
+        turns += 1
+        await trio.lowlevel.checkpoint()
+
+    lent._turns.take = take
+    await lent.client.send_all(masked(PONG) * PIECE_FRAMES * 100 + masked(CLOSE))
+    await lent.discard()
+    assert turns == 100
+
+
+@pytest.mark.parametrize("how", ["the client has left", "its frames are broken"])
+async def test_nothing_is_waited_for_where_nothing_can_come(how):
+    lent = opened()
+    if how == "the client has left":
+        await lent.client.aclose()
+        await lent.read()
+    else:
+        await lent.aclose()
+    with trio.fail_after(5):
+        await lent.discard()

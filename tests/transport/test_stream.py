@@ -498,32 +498,93 @@ async def test_a_cancelled_close_closes_at_once(autojump_clock):
         assert link.stream.write_nowait(PING) == 0
 
 
-async def test_two_that_close_both_wait_for_the_peer(autojump_clock):
-    """Else the first to be done would cancel the other's lingering."""
-    stream, theirs = memory_pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream.aclose)
-        await blocked()
-        await stream.aclose()
-        assert trio.current_time() == pytest.approx(LINGER_SECONDS)
-    assert await theirs.receive_some(1) == b""
-
-
-async def test_a_close_beside_a_reader_waits_for_what_that_reads(autojump_clock):
-    stream, theirs = memory_pair()
+async def test_a_close_beside_a_reader_ends_at_once_and_the_reader_hears_of_it(autojump_clock):
+    stream, _ = memory_pair()
+    heard = []
 
     async def read() -> None:
-        while await stream.receive_some(1_000):
-            pass
+        with pytest.raises(trio.ClosedResourceError) as closed:
+            await stream.receive_some()
+        heard.append(closed)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await blocked()
-        nursery.start_soon(stream.aclose)
+        await stream.aclose()
+    assert heard
+    assert trio.current_time() == 0
+
+
+async def test_frames_are_taken_only_when_it_is_their_turn_and_then_they_are_written_or_kept():
+    with pair() as link:
+        taken = []
+
+        def take() -> bytes:
+            taken.append(text_frame(b"x" * 1_000_000))
+            return taken[-1]
+
+        first = text_frame(b"f" * 1_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.stream.send_frames, first)
+            await blocked()
+            nursery.start_soon(link.stream.write_from, take)
+            await blocked()
+            assert taken == []
+            read = link.read_all()
+            while not taken:
+                await blocked()
+                read += link.read_all()
+            nursery.cancel_scope.cancel()
+        assert len(taken) == 1
+        assert read + await link.pump(link.stream.send_all, CLOSE_FRAME) == first + taken[0] + CLOSE_FRAME
+
+
+async def test_over_a_socket_nobody_need_be_waited_for_to_finish_his_frame():
+    with pair() as link:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.stream.send_frames, text_frame(b"x" * 1_000_000))
+            await blocked()
+            await link.stream.settle()
+            nursery.cancel_scope.cancel()
+
+
+async def test_where_only_he_who_writes_a_frame_can_finish_it_he_is_waited_for():
+    stream, theirs = memory_pair()
+    gate, settled = trio.Event(), trio.Event()
+    sending = stream._transport.send_stream
+    pump = sending.send_all_hook
+
+    async def wait_and_pump() -> None:
+        await gate.wait()
+        await pump()
+
+    sending.send_all_hook = wait_and_pump
+
+    async def settle() -> None:
+        await stream.settle()
+        settled.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_frames, PING)
         await blocked()
-        await theirs.send_all(b"more")
-        await theirs.aclose()
-    assert trio.current_time() < 0.1
+        nursery.start_soon(settle)
+        await blocked()
+        assert not settled.is_set()
+        gate.set()
+    assert await theirs.receive_some() == PING
+
+
+async def test_who_takes_nothing_writes_only_the_remainder():
+    with pair() as link:
+        frame = link.fill_with_remainder()
+        outcomes = []
+
+        async def write_from(take) -> None:
+            outcomes.append(await link.stream.write_from(take))
+
+        assert await link.pump(write_from, lambda: b"") == frame
+        assert await link.pump(write_from, lambda: None) == b""
+        assert outcomes == [True, False]
 
 
 # --- what the kernel knows ---------------------------------------------------
