@@ -30,6 +30,8 @@ class Api:
     def __init__(self) -> None:
         self.answer: Any = json_answer({"result": {"done": True}})
         """A `Response`; raw bytes, after which the connection is cut; or None, for no answer at all."""
+        self.cuts = True
+        """Whether the connection is cut after raw bytes; else nothing more comes."""
         self.asked: list[tuple[dict[str, str], bytes]] = []
         self.paths: list[str] = []
         self.was_asked = trio.Event()
@@ -47,6 +49,8 @@ class Api:
             if taken is not None:
                 with suppress(trio.BrokenResourceError):
                     await stream.send_all(taken[0])
+                    if not self.cuts:
+                        await trio.sleep_forever()
         finally:
             await trio.aclose_forcefully(stream)
 

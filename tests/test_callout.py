@@ -31,9 +31,7 @@ from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CommandContext, CommandsConfig, RequestError, open_broker
 from broker.callout import MAX_ANSWER_BYTES, MAX_CONNECTIONS, open_callout
-from broker.transport.http11 import HttpLimits, serve_http
 from broker.transport.response import Response
-from broker.transport.stream import ClientStream
 
 
 @asynccontextmanager
@@ -428,27 +426,9 @@ def clock() -> MockClock:
     ],
     ids=["no answer", "half a head", "half a body", "no body"],
 )
-async def test_an_answer_that_is_too_late_is_a_timeout_and_delays_nothing_else(slow, clock):
+async def test_an_answer_that_is_too_late_is_a_timeout_and_delays_nothing_else(slow, clock, caplog):
     async with forwarding(timeout_seconds=10) as (api, opened), serving(opened) as address:
-        api.answer = None
-
-        async def hang(stream):
-            async with stream:
-                await serve_http(ClientStream(stream), api._handle, HttpLimits())
-
-        async def answer_slowly(request):
-            await request.body()
-            api.was_asked.set()
-            return slow
-
-        async def serve_slowly(stream):
-            async with stream:
-                client = ClientStream(stream)
-                await serve_http(client, answer_slowly, HttpLimits())
-                await client.send_all(slow)
-                await trio.sleep_forever()
-
-        api.serve = hang if slow is None else serve_slowly
+        api.answer, api.cuts = slow, False
         async with connected(address) as client:
             await client.say("work", "r1")
             with trio.fail_after(20):
@@ -460,6 +440,16 @@ async def test_an_answer_that_is_too_late_is_a_timeout_and_delays_nothing_else(s
             clock.jump(1)
             assert (await client.answer("r1"))["error"]["code"] == "timeout"
         assert opened.statistics().commands.under_way == 0
+    [line] = said_of_the_api(caplog)
+    assert "did not answer in time" in line
+
+
+async def test_of_an_answer_that_is_too_long_no_more_is_read_than_shows_that(clock):
+    """It has no end, and nobody waits for it."""
+    async with forwarding(timeout_seconds=1000) as (api, opened):
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
+        api.answer, api.cuts = head + b"x" * (MAX_ANSWER_BYTES + 1), False
+        assert (await ask(opened, "work")).outcome == "unavailable"
 
 
 async def test_a_slow_api_is_504_over_http(clock):

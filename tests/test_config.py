@@ -229,6 +229,7 @@ def test_a_sha256_that_is_not_64_lower_case_hex_digits_is_refused(digest):
     ("text", "path"),
     [
         (account("a b"), "$.accounts[0].id"),
+        (account("a") + account("b c", key()), "$.accounts[1].id"),
         (account("a\\n"), "$.accounts[0].id"),
         ("[[accounts]]", "$.accounts[0]"),
         ('[[accounts]]\nid = "a"\ntier = "gold"', "$.accounts[0].tier"),

@@ -85,6 +85,17 @@ async def test_two_who_want_everything_have_the_same_in_the_end(crowd):
     assert abs(crowd.inside.count("early") - crowd.inside.count("late")) <= 1
 
 
+async def test_a_place_that_is_given_back_may_let_two_in(nursery):
+    """The one who waits first gets it, and the one who gave it back has less than before."""
+    crowd = Crowd(FairLimiter(16), nursery)
+    await crowd.want("much", 20)
+    for holder in ("a", "b", "b", "a"):
+        await crowd.want(holder)
+    assert [crowd.inside.count(holder) for holder in ("much", "a", "b")] == [12, 1, 1]
+    await crowd.leave("a")
+    assert [crowd.inside.count(holder) for holder in ("much", "a", "b")] == [12, 1, 2]
+
+
 async def test_nobody_in_particular_is_bounded_by_the_total_alone(crowd):
     await crowd.want(None, 100)
     assert crowd.inside == [None] * 12

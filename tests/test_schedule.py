@@ -82,6 +82,8 @@ async def test_one_may_remove_itself_while_it_is_called(schedule, autojump_clock
         return now + 1
 
     remove = schedule.add(1, call)
+    await trio.sleep(1.5)
+    assert schedule.statistics() == ScheduleStatistics(waiting=0)
     await trio.sleep(5)
     assert called == [1]
 

@@ -314,6 +314,21 @@ async def test_that_a_key_is_not_known_is_kept_for_its_time_and_not_longer(autoj
         assert lookup.statistics() == LookupStatistics(known=0, unknown=0, asking=0)
 
 
+async def test_of_a_key_what_was_said_last_is_kept_and_nothing_else(autojump_clock):
+    """A key that was revoked is not known because it once was, nor the other way round."""
+    async with looking() as (lookup, outside):
+        for _ in range(2):
+            outside.knows(KEY, said(ttl_seconds=1))
+            assert await code_of(lookup) == ""
+            assert lookup.kept(KEY).key is not None
+            await trio.sleep(2)
+            outside.knows(KEY, None)
+            assert await code_of(lookup) == "unknown"
+            assert lookup.kept(KEY).key is None
+            assert lookup.statistics() == LookupStatistics(known=0, unknown=1, asking=0)
+            await trio.sleep(UNKNOWN_SECONDS)
+
+
 async def test_a_flood_of_unknown_keys_drives_no_known_one_out(autojump_clock, monkeypatch):
     monkeypatch.setattr(broker.access.lookup, "MAX_KEPT", 10)
     async with looking() as (lookup, outside):
@@ -412,6 +427,17 @@ async def test_an_outage_is_logged_once_and_its_end_once(autojump_clock, caplog)
     assert [level for level, _ in lines] == ["WARNING", "INFO"] * 2
     assert "answered 500" in lines[0][1]
     assert KEY not in caplog.text
+
+
+async def test_that_no_answer_comes_in_time_is_an_outage_and_logged_once(autojump_clock, caplog):
+    async with looking() as (lookup, outside):
+        outside.hold()
+        for _ in range(3):
+            assert await code_of(lookup) == "unavailable"
+        assert trio.current_time() == 3 * TIMEOUT
+    [record] = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "broker.access.lookup")
+    assert f"no answer within {TIMEOUT} s" in record.getMessage()
 
 
 # --- the operator's API
