@@ -155,6 +155,23 @@ async def publish_remembered(target: Target, count: int = 3_000) -> None:
         await say_all(websocket, frames)
 
 
+async def publish_ahead(target: Target, times: int = 100, ahead: int = 3) -> None:
+    """Keep two lists of 100 events under way on each of four connections; each is answered."""
+    events = [event("in_1", text="x" * 150) for _ in range(100)]
+
+    async def one() -> None:
+        async with opened(target, ANY) as websocket:
+            for number in range(times + ahead):
+                if number < times:
+                    await websocket.say(action="publish", request_id=f"r{number}", events=events)
+                if number >= ahead and "result" not in await websocket.answer(f"r{number - ahead}"):
+                    raise UnexpectedError(f"list {number - ahead} was refused")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(one)
+
+
 async def great_publishes_waiting(target: Target, connections: int = 40) -> None:
     """Publish messages of nearly 1 MiB on many connections at once."""
     message = json.dumps({"action": "publish", "events": [event("in_1", text="x" * 200_000)] * 5}).encode()
@@ -257,6 +274,7 @@ ROWS = [
     ),
     Row("publish-small", "publish key: over the stream, 3,000 single events in one go", publish_small),
     Row("publish-remembered", "publish key: the same, each with a `request_id`", publish_remembered),
+    Row("publish-ahead", "publish key: 4 connections publish 100 events each, two lists ahead", publish_ahead),
     Row(
         "publish-great",
         "publish key: 40 connections publish 1 MiB each, at once",

@@ -43,12 +43,12 @@ great-numbers great-names list-of-ones list-of-lists list-50000 list-100000 list
 not-utf8 list-10000 payloads-of-lists payloads-of-numbers payloads-of-names payloads-of-lines payloads-deep
 duplicates types inboxes ndjson-breaks ndjson-ones operator-ones unscoped-events token-inboxes token-scopes
 unhandled-command repeated-command command-names command-of-the-stream unscoped-command one-byte-chunks
-chunk-extensions trailers bodies-of-tokens bodies-of-commands answers-unread publish-ones publish-40000
-publish-10000 publish-small publish-remembered publish-great replays-unread replays-filtered types-60000
-types-100 inboxes-in-query tier-limit filters groups empty-subscribes to-and-fro one-by-one long-names
-cut-streams closed-streams one-slot other-windows dropped-inboxes pages pages-unread pages-filtered
-polls-waiting polls-cut slow-commands unknown-keys no-keys answers-of-numbers answers-of-lines deep-answers
-answers-of-headers endless-answers
+chunk-extensions trailers bodies-of-tokens bodies-of-events bodies-of-commands answers-unread publish-ones
+publish-40000 publish-10000 publish-small publish-remembered publish-ahead publish-great replays-1000
+replays-2000 replays-unread replays-filtered types-60000 types-100 types-in-query inboxes-in-query tier-limit
+filters groups empty-subscribes to-and-fro one-by-one long-names cut-streams closed-streams one-slot
+other-windows dropped-inboxes pages pages-unread pages-filtered polls-waiting polls-cut slow-commands
+unknown-keys no-keys answers-of-numbers answers-of-lines deep-answers answers-of-headers endless-answers
 """.split()]  # fmt: skip  # noqa: SIM905
 each_row = pytest.mark.parametrize("row", HELD, ids=[row.name for row in HELD])
 each_row_with_a_bound = pytest.mark.parametrize(
