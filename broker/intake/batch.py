@@ -1,7 +1,6 @@
 """What one publish brings: its events on their way in, and the answer to it on its way out."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import trio
@@ -10,7 +9,7 @@ from ..access.keys import Key
 from ..commands.dispatch import Lane
 from ..log.engines import Answer, Stored, StoredByAccount
 from ..protocol.events import ProvedJson
-from ..protocol.messages import ENTRY_OVERHEAD_BYTES, PreparedEvent, Published, encode, format_time
+from ..protocol.messages import ENTRY_OVERHEAD_BYTES, PreparedEvent, Published, encode
 
 ANSWER_SLICE: Final = 512
 """Events whose answers are written before others have their turn."""
@@ -19,7 +18,8 @@ ANSWER_SLICE: Final = 512
 class Batch:
     """One publish on its way in. ``key`` None: of the library, for ``account_id``; operators' events name their own.
 
-    ``lane``: the connection it came over, if it did. ``answer``: whose it is, if it may be sent again.
+    ``now`` is the time of events that say none, ``lane`` the connection that it came over, if it did, and ``answer``
+    whose it is, if it may be sent again.
     """
 
     __slots__ = ("account_id", "answer", "by_account", "count", "items", "key", "lane", "now", "order", "sizes")
@@ -27,6 +27,7 @@ class Batch:
     def __init__(
         self,
         items: Iterator[tuple[str, ProvedJson] | None],
+        now: str,
         *,
         key: Key | None = None,
         account_id: str | None = None,
@@ -38,7 +39,7 @@ class Batch:
         self.account_id = account_id
         self.lane = lane
         self.answer = answer
-        self.now = format_time(datetime.now(UTC))
+        self.now = now
         self.by_account: dict[str, list[PreparedEvent]] = {}
         self.sizes: dict[str, int] = {}
         """What the events of each account will take in the log, in bytes."""

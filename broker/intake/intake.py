@@ -9,6 +9,7 @@ the answer only.
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -25,13 +26,7 @@ from ..fanout.hub import Hub
 from ..fanout.places import Place
 from ..log.engines import Answer, Engine, Stored, StoredByAccount
 from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events, too_many_events
-from ..protocol.messages import (
-    NewEvent,
-    PreparedEvent,
-    Published,
-    encode,
-    time_ordered_id,
-)
+from ..protocol.messages import NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
 from .batch import Batch, in_slices, write_answer
 
 SLICE_BYTES: Final = 32_768
@@ -72,6 +67,8 @@ class Intake:
         self._engine = engine
         self._draining = draining
         self._nursery: trio.Nursery | None = None
+        self._now_ms = 0
+        self._now_text = ""
         self._last_id_ns = 0
         self._published = 0
         self._duplicates = 0
@@ -96,7 +93,7 @@ class Intake:
         if len(events) > most:
             raise too_many_events(most, "$")
         texts = ((f"$[{index}]", as_json(event, f"$[{index}]")) for index, event in enumerate(events))
-        batch = Batch(prove_events(texts, self._limits.max_event_bytes), account_id=account_id)
+        batch = Batch(prove_events(texts, self._limits.max_event_bytes), self._now(), account_id=account_id)
         published: list[Published] = []
         async for part in in_slices(await self._commit(batch)):
             published += part
@@ -163,7 +160,7 @@ class Intake:
         items = split_events(
             raw, ndjson=ndjson, path=path, max_events=limits.max_events_per_request, max_bytes=limits.max_event_bytes
         )
-        return Batch(items, key=key, lane=lane, answer=answer)
+        return Batch(items, self._now(), key=key, lane=lane, answer=answer)
 
     async def prepare(self, batch: Batch) -> None:
         """Check a batch's events; others have their turn meanwhile. Raises `RequestError`."""
@@ -257,7 +254,7 @@ class Intake:
             for account_id in batch.by_account:
                 self._keyring.require_account(account_id)
             return
-        if key != batch.key:
+        if key is not batch.key and key != batch.key:
             self._judge_again(batch, key)
         buckets = self._buckets(key, batch.lane)
         if buckets:
@@ -287,6 +284,14 @@ class Intake:
                 places[account_id].hand_on(last)
             else:
                 places[account_id].give_back()
+
+    def _now(self) -> str:
+        """Return the time as events bear it; it is written once a millisecond."""
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms != self._now_ms:
+            self._now_ms = now_ms
+            self._now_text = format_time(datetime.fromtimestamp(now_ms / 1_000, UTC))
+        return self._now_text
 
     def _new_event_id(self) -> str:
         self._last_id_ns = max(self._last_id_ns + 1, time.time_ns())
