@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -72,6 +72,39 @@ class BrokerStatistics(Struct, frozen=True):
 def make_engine(buffers: ReplayBuffers, log: Log) -> Engine:
     """Return the engine that fills the log: the one that keeps everything in this process."""
     return MemoryEngine(buffers, log, trio.current_time, time.time)
+
+
+class Hold:
+    """An account's log and listeners, kept from when the block is entered until `aclose`, which its end calls.
+
+    There is one for each connection for as long as it lives, so it is small.
+    """
+
+    __slots__ = ("_account_id", "_attached", "_engine", "_hub")
+
+    def __init__(self, hub: Hub, engine: Engine, account_id: str) -> None:
+        self._hub = hub
+        self._engine = engine
+        self._account_id = account_id
+        self._attached: AbstractAsyncContextManager[None] | None = None
+
+    async def __aenter__(self) -> Account:
+        attached = self._engine.attach(self._account_id)
+        await attached.__aenter__()
+        self._attached = attached
+        account = self._hub.account(self._account_id)
+        account.uses += 1
+        return account
+
+    async def aclose(self) -> None:
+        """Keep the account no longer. May be called again."""
+        attached, self._attached = self._attached, None
+        if attached is not None:
+            self._hub.account(self._account_id).uses -= 1
+            await attached.__aexit__(None, None, None)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 class Broker:
@@ -162,16 +195,9 @@ class Broker:
                     subscriber.start(subscriber.follower.resolve(since, trio.current_time()))
                 yield subscriber
 
-    @asynccontextmanager
-    async def hold(self, account_id: str) -> AsyncIterator[Account]:
-        """Keep an account's log and listeners while a connection uses them."""
-        async with self._engine.attach(account_id):
-            account = self._hub.account(account_id)
-            account.uses += 1
-            try:
-                yield account
-            finally:
-                account.uses -= 1
+    def hold(self, account_id: str) -> "Hold":
+        """Return what keeps an account's log and listeners in this process, as an async context manager."""
+        return Hold(self._hub, self._engine, account_id)
 
     async def reach(self, account: Account, since: str) -> None:
         """Let an account's log hold what came after ``since``.

@@ -92,15 +92,17 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
     key = await _authenticate(broker, request, tokens=True)
     judge = _judge_of(broker, request, key)
     since = request.query().get("since")
+    hold = broker.hold(str(key.account_id))
     async with AsyncExitStack() as stack:
         if since is not None or key.is_operator:
             judge()  # who is refused is not kept waiting; operators have no account to hold
-        account = await stack.enter_async_context(broker.hold(str(key.account_id)))
+        account = await stack.enter_async_context(hold)
         if since is not None:
             await broker.reach(account, since)
         # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
         worth, opening, slot = await admit(broker.slots, judge)
-        return Upgrade(worth, opening, slot, account, stack.pop_all(), head)
+        stack.pop_all()
+        return Upgrade(worth, opening, slot, account, hold, head)
 
 
 def _judge_of(broker: Broker, request: Request, key: Key) -> Judge:

@@ -100,12 +100,12 @@ class _Server:
 
     async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
         try:
-            async with upgrade.hold:
-                connection = Connection(self.broker, stream, upgrade)
-                with self.broker.keyring.watch(upgrade.key, stream.remote, connection.change_key) as watch:
-                    await self._run(connection, watch)
+            connection = Connection(self.broker, stream, upgrade)
+            with self.broker.keyring.watch(upgrade.key, stream.remote, connection.change_key) as watch:
+                await self._run(connection, watch)
         finally:
             upgrade.slot.release()
+            await upgrade.hold.aclose()
 
     async def _run(self, connection: Connection, watch: Watch) -> None:
         due = trio.current_time() + self.broker.config.limits.heartbeat_seconds

@@ -5,7 +5,6 @@ the subprotocol that was chosen.
 """
 
 import re
-from contextlib import AsyncExitStack
 from typing import Final
 
 from msgspec import Struct
@@ -13,6 +12,7 @@ from msgspec import Struct
 from ..access.keys import Key
 from ..access.opening import Opening
 from ..access.slots import Slot
+from ..broker import Hold
 from ..errors import RequestError
 from ..fanout.hub import Account
 from .request import Request
@@ -37,7 +37,7 @@ class Upgrade(Struct, frozen=True):
     opening: Opening
     slot: Slot
     account: Account
-    hold: AsyncExitStack
+    hold: Hold
     head: bytes
 
 

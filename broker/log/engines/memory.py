@@ -11,6 +11,8 @@ from ...protocol.selection import ACCOUNT_EVENTS
 from ..engines import Answer, Done, EventsByAccount, Log, Stored
 from ..retention import ReplayBuffers
 
+_ATTACHED: Final = nullcontext()
+
 
 class MemoryEngine:
     """Does everything at once. ``clock`` returns monotonic seconds, ``wall_clock`` seconds since 1970."""
@@ -55,7 +57,7 @@ class MemoryEngine:
 
     def attach(self, account_id: str) -> AbstractAsyncContextManager[None]:
         """Every account's log is kept here."""
-        return nullcontext()
+        return _ATTACHED
 
     async def reach(self, account_id: str, since: str) -> None:
         """All that there is of a log is in it."""
