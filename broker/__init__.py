@@ -1,6 +1,7 @@
 """An event broker for AI agents with e-mail inboxes: the public names, and nothing else."""
 
 from . import keys
+from .access.keys import Access
 from .access.lookup import AccessAnswer
 from .broker import Broker, BrokerStatistics, open_broker
 from .commands.dispatch import CommandContext
@@ -28,6 +29,7 @@ from .transport.server import serve
 from .version import __version__
 
 __all__ = [
+    "Access",
     "AccessAnswer",
     "AccessConfig",
     "AccountConfig",

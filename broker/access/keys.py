@@ -151,7 +151,7 @@ _Keys = dict[str, Key]
 
 
 class Access:
-    """The keys of a configuration, to be found by their SHA-256. Of a large one it takes a while to make."""
+    """The keys of a configuration that was checked, to be found by their SHA-256. Of a large one this takes a while."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -108,7 +108,7 @@ class _Waiter:
         """Nothing can be asked of a client that waits for its answer."""
 
     def lived_since(self, moment: float) -> bool:
-        """Whether the client is there: a poll ends by itself, so it is never taken for a ghost."""
+        """Whether the client is there: until its wait is long, it is. Then it answers early where room is wanted."""
         return True
 
     def end(self, code: CloseCode, why: str) -> None:

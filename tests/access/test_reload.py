@@ -33,6 +33,7 @@ from processes import GUARD_SECONDS, process
 from trio.testing import MockClock
 
 from broker import (
+    Access,
     AccountConfig,
     CloseCode,
     Config,
@@ -540,6 +541,18 @@ async def test_the_sections_that_need_a_restart_are_named_and_stay_as_they_were(
         assert served.broker.config.limits.max_event_bytes == LimitsConfig().max_event_bytes
         assert (await post_events(served.address, event(size=5_000))).status == 200
         assert served.broker.reload(whole()) == []
+
+
+async def test_of_a_configuration_that_was_made_ready_beforehand_nothing_is_left_to_do_in_the_step(monkeypatch):
+    """It was loaded, checked, and its keys were sorted, in a thread: that takes long where there are many."""
+    ready = Access(config_of(alices(), bobs(configured_key("dm_live_new")), limits=LimitsConfig(max_event_bytes=1_000)))
+    async with serving(whole()) as served, connected(served.address) as client:
+        monkeypatch.setattr("broker.broker.check_config", lambda _: 1 / 0)
+        monkeypatch.setattr("broker.broker.Access.__init__", lambda *_: 1 / 0)
+        assert served.broker.reload(ready) == ["limits"]
+        await client.ping()
+        async with connected(served.address, key="dm_live_new") as new:
+            assert new.ready["account_id"] == "acct_bob"
 
 
 # --- a real process
