@@ -38,7 +38,7 @@ HOUSE_PLAN = [
     ("", 6, ["broker"]),
     ("transport", 7, [("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling"), "reading",
-                      ("http11", "connection", "endpoints", "listeners"), "server"]),
+                      ("http11", "connection"), "sse", ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ else on the wire (handshake, pongs, the closing handshake) is trio-websocket's.
 """
 
 import struct
+from collections.abc import Iterator
 
 _FIN_TEXT = 0x81
 _FIN_CLOSE = 0x88
@@ -26,6 +27,17 @@ def text_header(length: int) -> bytes:
 def text_frame(payload: bytes) -> bytes:
     """Return a final text frame around ``payload``, which must be UTF-8."""
     return text_header(len(payload)) + payload
+
+
+def frames_of(data: bytes) -> Iterator[tuple[bool, bytes]]:
+    """Return for each of the whole frames in ``data``, which are our own, whether it is text, and its payload."""
+    start = 0
+    while start < len(data):
+        short = data[start + 1]
+        size = 2 if short < 126 else 4 if short == 126 else 10
+        length = short if size == 2 else int.from_bytes(data[start + 2 : start + size])
+        yield data[start] == _FIN_TEXT, data[start + size : start + size + length]
+        start += size + length
 
 
 def payload_of(frame: bytes) -> bytes:

@@ -8,6 +8,7 @@ the body: nothing is read of a client that may not send it.
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from time import time
 from typing import Any, Final
 
 from msgspec import Raw
@@ -16,15 +17,18 @@ from msgspec.structs import replace
 from ..access.admission import Judge, admit
 from ..access.keys import Key, credential_of
 from ..access.opening import Opening, check_opening
-from ..broker import Broker
+from ..access.slots import Slot
+from ..broker import Broker, Hold
 from ..errors import BadCommandError, BadFrameError, RequestError
+from ..fanout.hub import Account
 from ..intake.budget import Held
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from .browsers import cross_origin_headers, preflight_headers
 from .polling import poll
 from .request import Request
-from .response import Response, json_response
+from .response import Response, head_of_lasting, json_response
+from .sse import CONTENT_TYPE, HEADERS, EventStreamOpening
 from .upgrade import Upgrade, check_upgrade, offered_subprotocols
 
 MAX_SMALL_BODY_BYTES: Final = 16_384
@@ -32,10 +36,12 @@ MAX_SMALL_BODY_BYTES: Final = 16_384
 _NDJSON: Final = "application/x-ndjson"
 
 
-Handler = Callable[[Broker, Request], Awaitable[Response | Upgrade]]
+Handover = Upgrade | EventStreamOpening
+"""What takes a client's connection over: its answer lasts."""
+Handler = Callable[[Broker, Request], Awaitable[Response | Handover]]
 
 
-async def handle(broker: Broker, request: Request) -> Response | Upgrade:
+async def handle(broker: Broker, request: Request) -> Response | Handover:
     """Judge the page that a request comes from, if it comes from one, and let its route answer.
 
     Raises `RequestError`.
@@ -50,7 +56,7 @@ async def handle(broker: Broker, request: Request) -> Response | Upgrade:
     return answer
 
 
-async def _route(broker: Broker, request: Request) -> Response | Upgrade:
+async def _route(broker: Broker, request: Request) -> Response | Handover:
     """Find the route of a request and let it answer. Raises `RequestError`."""
     methods = ROUTES.get(request.path)
     if methods is None and request.path != _EVERYTHING:
@@ -85,13 +91,34 @@ async def _authenticate(broker: Broker, request: Request, *, tokens: bool = Fals
     return key
 
 
-async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
+async def open_stream(broker: Broker, request: Request) -> Response | Handover:
     """`GET /v1/stream`: judge everything about the opening before the upgrade (PROTOCOL section 2)."""
     head = check_upgrade(request)
+    admitted = await _admitted(broker, request, request.query())
+    # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
+    return Upgrade(*admitted, head)
+
+
+async def open_event_stream(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /v1/events/stream`: the stream as Server-Sent Events, to be read only (PROTOCOL section 6)."""
+    last = request.header(b"last-event-id")
+    query = request.query() if not last else {**request.query(), "since": last.decode("latin-1")}
+    admitted = await _admitted(broker, request, query)
+    chunked = request.http_version == "1.1"
+    headers = (*HEADERS, *cross_origin_headers(request, broker.config.browsers.origins))
+    head = head_of_lasting(CONTENT_TYPE, headers, time(), chunked=chunked)
+    return EventStreamOpening(*admitted, head, chunked)
+
+
+Admitted = tuple[Key, Opening, Slot, Account, Hold]
+
+
+async def _admitted(broker: Broker, request: Request, query: Mapping[str, str]) -> Admitted:
+    """Return who may open a stream, what he asks for, his slot, and his account, held until the stack is closed."""
     broker.require_ready()
     key = await _authenticate(broker, request, tokens=True)
-    judge = _judge_of(broker, request, key)
-    since = request.query().get("since")
+    judge = _judge_of(broker, query, key)
+    since = query.get("since")
     hold = broker.hold(str(key.account_id))
     async with AsyncExitStack() as stack:
         if since is not None or key.is_operator:
@@ -99,30 +126,29 @@ async def open_stream(broker: Broker, request: Request) -> Response | Upgrade:
         account = await stack.enter_async_context(hold)
         if since is not None:
             await broker.reach(account, since)
-        # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
         worth, opening, slot = await admit(broker.slots, judge)
         stack.pop_all()
-        return Upgrade(worth, opening, slot, account, hold, head)
+        return worth, opening, slot, account, hold
 
 
-def _judge_of(broker: Broker, request: Request, key: Key) -> Judge:
-    """Return what says, in the very step in which it is asked, what a key and the request's query are worth."""
+def _judge_of(broker: Broker, query: Mapping[str, str], key: Key) -> Judge:
+    """Return what says, in the very step in which it is asked, what a key and a query are worth."""
 
     def judge() -> tuple[Key, Opening]:
         worth = broker.keyring.confirm(key)
         if worth.account_id != key.account_id:
             raise RequestError("unavailable", "The key has just moved to another account", retry_after_ms=0)
-        return worth, check_opening(worth, request.query(), broker.config.limits)
+        return worth, check_opening(worth, query, broker.config.limits)
 
     return judge
 
 
-async def read_events(broker: Broker, request: Request) -> Response | Upgrade:
+async def read_events(broker: Broker, request: Request) -> Response | Handover:
     """`GET /v1/events`: the next page of events, waited for if that is asked (PROTOCOL section 6)."""
     broker.require_ready()
     key = await _authenticate(broker, request)
     key.require("subscribe")
-    judge = _judge_of(broker, request, key)
+    judge = _judge_of(broker, request.query(), key)
     judge()  # who is refused is not kept waiting
     held = _hold(broker, request, key)
     since = request.query().get("since")
@@ -132,7 +158,7 @@ async def read_events(broker: Broker, request: Request) -> Response | Upgrade:
         return _held_answer(held, await poll(broker, request, account, key, judge))
 
 
-async def make_token(broker: Broker, request: Request) -> Response | Upgrade:
+async def make_token(broker: Broker, request: Request) -> Response | Handover:
     """`POST /v1/websocket/token`: a short-lived token of the key (PROTOCOL section 1)."""
     broker.require_open()
     key = await _authenticate(broker, request)
@@ -140,7 +166,7 @@ async def make_token(broker: Broker, request: Request) -> Response | Upgrade:
     return json_response(broker.keyring.issue(broker.keyring.confirm(key), asked))
 
 
-async def publish_events(broker: Broker, request: Request) -> Response | Upgrade:
+async def publish_events(broker: Broker, request: Request) -> Response | Handover:
     """`POST /v1/events`: publish one event, a list, or NDJSON (PROTOCOL section 6)."""
     broker.require_open()
     key = await _authenticate(broker, request)
@@ -151,7 +177,7 @@ async def publish_events(broker: Broker, request: Request) -> Response | Upgrade
     return _held_answer(held, Raw(await broker.intake.publish_raw(key, body, ndjson=ndjson)))
 
 
-async def give_command(broker: Broker, request: Request) -> Response | Upgrade:
+async def give_command(broker: Broker, request: Request) -> Response | Handover:
     """`POST /v1/commands`: one command, as over the stream (PROTOCOL section 4)."""
     broker.require_open()
     key = await _authenticate(broker, request)
@@ -205,12 +231,12 @@ def _command_of(body: bytes) -> Command:
         raise bad.error from None
 
 
-async def alive(broker: Broker, request: Request) -> Response | Upgrade:
+async def alive(broker: Broker, request: Request) -> Response | Handover:
     """`GET /healthz`: the process lives."""
     return json_response({"status": "ok"})
 
 
-async def ready(broker: Broker, request: Request) -> Response | Upgrade:
+async def ready(broker: Broker, request: Request) -> Response | Handover:
     """`GET /readyz`: it takes connections."""
     broker.require_ready()
     return json_response({"status": "ready"})
@@ -219,11 +245,12 @@ async def ready(broker: Broker, request: Request) -> Response | Upgrade:
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/stream": {"GET": open_stream},
     "/v1/events": {"GET": read_events, "POST": publish_events},
+    "/v1/events/stream": {"GET": open_event_stream},
     "/v1/commands": {"POST": give_command},
     "/v1/websocket/token": {"POST": make_token},
     "/healthz": {"GET": alive},
     "/readyz": {"GET": ready},
 }
-_LASTING: Final = frozenset({"/v1/stream", "/v1/events"})
+_LASTING: Final = frozenset({"/v1/stream", "/v1/events", "/v1/events/stream"})
 _EVERYTHING: Final = "*"
 """The target of an OPTIONS that asks for the server as a whole (RFC 9110 section 9.3.7)."""

@@ -23,6 +23,9 @@ _WITHOUT_CONTENT: Final = frozenset({204, 304})
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
+Headers = tuple[tuple[str, str], ...]
+
+
 class Response(Struct, frozen=True):
     """An answer. Date, Content-Type, Cache-Control and what frames the body are added when it is written."""
 
@@ -67,17 +70,31 @@ def head_of(response: Response, wall_seconds: float, *, close: bool, chunked: bo
 
     ``close`` says that the connection ends after it, ``chunked`` that a body in pieces is sent in chunks.
     """
-    names = {name.lower() for name, _ in response.headers}
-    lines = [_STATUS_LINES[response.status], f"Date: {http_date(int(wall_seconds))}\r\n"]
-    lines += [f"{name}: {value}\r\n" for name, value in response.headers]
+    headers = response.headers
+    if has_content(response):
+        whole = isinstance(response.body, bytes)
+        headers = (*headers, *_framing_of(response.content_type, response.size if whole else None, chunked))
+    return _head(response.status, headers, wall_seconds, close=close)
+
+
+def head_of_lasting(content_type: str, headers: Headers, wall_seconds: float, *, chunked: bool) -> bytes:
+    """Return the head of an answer that ends with its connection; its body is written by who takes that over."""
+    return _head(200, (*headers, *_framing_of(content_type, None, chunked)), wall_seconds, close=True)
+
+
+def _framing_of(content_type: str, size: int | None, chunked: bool) -> Headers:
+    """Return what a body is, and how its end is known (RFC 9112 section 6.3); ``size`` None: it comes in pieces."""
+    if size is not None:
+        return (("Content-Type", content_type), ("Content-Length", str(size)))
+    return (("Content-Type", content_type), *((("Transfer-Encoding", "chunked"),) if chunked else ()))
+
+
+def _head(status: int, headers: Headers, wall_seconds: float, *, close: bool) -> bytes:
+    names = {name.lower() for name, _ in headers}
+    lines = [_STATUS_LINES[status], f"Date: {http_date(int(wall_seconds))}\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in headers]
     if "cache-control" not in names:
         lines.append("Cache-Control: no-store\r\n")
-    if has_content(response):
-        lines.append(f"Content-Type: {response.content_type}\r\n")
-        if isinstance(response.body, bytes):
-            lines.append(f"Content-Length: {len(response.body)}\r\n")
-        elif chunked:
-            lines.append("Transfer-Encoding: chunked\r\n")
     options = ["Upgrade"] * ("upgrade" in names) + ["close"] * close
     lines.append(f"Connection: {', '.join(options)}\r\n\r\n" if options else "\r\n")
     return "".join(lines).encode("latin-1")

@@ -22,12 +22,13 @@ from ..broker import Broker, open_broker
 from ..config import Config
 from ..errors import ConfigError, RequestError
 from .connection import CLOSE_SECONDS, Connection, ConnectionStatistics
-from .endpoints import ROUTES, handle
+from .endpoints import ROUTES, Handover, handle
 from .http11 import HttpLimits, serve_http
 from .listeners import Address, accept_clients, address_of, open_listeners
 from .refusals import Refusals
 from .request import Request
 from .response import Response
+from .sse import EventStream
 from .stream import ClientStream
 from .upgrade import Upgrade
 
@@ -65,7 +66,7 @@ class _Server:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.connections: dict[str, Connection] = {}
+        self.connections: dict[str, Connection | EventStream] = {}
         self._refusals = Refusals()
         self._changed = trio.lowlevel.ParkingLot()
         self._exchanges = _Exchanges(self._changed)
@@ -76,20 +77,21 @@ class _Server:
         stream: trio.abc.AsyncResource = transport
         try:
             stream = client = ClientStream(transport)
+            taken: tuple[Handover, bytes] | None
             taken = await serve_http(client, self._answer, self._http_limits, self._exchanges)
             if taken is None:
                 await client.aclose()
             else:
-                upgrade, early = taken
+                handover, early = taken
                 client.put_back(early)
                 del taken, early  # for as long as the connection lives
-                await self._connect(client, upgrade)
+                await self._connect(client, handover)
         except Exception:
             logger.exception("a client's connection failed")
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _answer(self, request: Request) -> Response | Upgrade:
+    async def _answer(self, request: Request) -> Response | Handover:
         try:
             return await handle(self.broker, request)
         except RequestError as error:
@@ -98,16 +100,21 @@ class _Server:
                 logger.info(line)
             raise
 
-    async def _connect(self, stream: ClientStream, upgrade: Upgrade) -> None:
+    async def _connect(self, stream: ClientStream, handover: Handover) -> None:
         try:
-            connection = Connection(self.broker, stream, upgrade)
-            with self.broker.keyring.watch(upgrade.key, stream.remote, connection.change_key) as watch:
+            connection = self._connection(stream, handover)
+            with self.broker.keyring.watch(handover.key, stream.remote, connection.change_key) as watch:
                 await self._run(connection, watch)
         finally:
-            upgrade.slot.release()
-            await upgrade.hold.aclose()
+            handover.slot.release()
+            await handover.hold.aclose()
 
-    async def _run(self, connection: Connection, watch: Watch) -> None:
+    def _connection(self, stream: ClientStream, handover: Handover) -> Connection | EventStream:
+        if isinstance(handover, Upgrade):
+            return Connection(self.broker, stream, handover)
+        return EventStream(self.broker, stream, handover)
+
+    async def _run(self, connection: Connection | EventStream, watch: Watch) -> None:
         due = trio.current_time() + self.broker.config.limits.heartbeat_seconds
         stop_beating = self.broker.schedule.add(due, connection.beat)
         self.connections[connection.id] = connection
@@ -122,7 +129,7 @@ class _Server:
         """Close all connections, each after it has everything; return when that is done, or when time is up."""
         deadline = trio.current_time() + seconds
         close_at = deadline - min(CLOSE_SECONDS, seconds / 2)
-        told: set[Connection] = set()
+        told: set[Connection | EventStream] = set()
         logger.info("draining for at most %g s: %s", seconds, self._open_now())
         with trio.move_on_at(deadline):
             async with trio.open_nursery() as nursery:
