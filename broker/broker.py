@@ -31,6 +31,7 @@ from .intake.intake import EventLike, Intake, as_json
 from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
 from .log.retention import ReplayBuffers, ReplayStatistics
+from .observe.connections import Connections, ConnectionsStatistics
 from .protocol.decoding import decode_command
 from .protocol.messages import Command, NewEvent, Published, encode, format_time
 from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_since
@@ -65,6 +66,7 @@ class BrokerStatistics(Struct, frozen=True):
     """Events that were there already."""
     slots: SlotsStatistics
     keyring: KeyringStatistics
+    connections: ConnectionsStatistics
     draining: bool
     """Whether it refuses to publish and to open."""
 
@@ -116,6 +118,7 @@ class Broker:
         self.schedule = Schedule()
         self.turns = Turns()
         self.slots = Slots()
+        self.connections = Connections()
         tokens = Tokens(config.tokens.secret or secrets.token_urlsafe(32), config.tokens.ttl_seconds)
         self.keyring = Keyring(Access(config), tokens, lookup, self.schedule)
         self.bodies = Bodies(config.limits.max_bodies_bytes)
@@ -349,6 +352,7 @@ class Broker:
             came_in.duplicates,
             self.slots.statistics(),
             self.keyring.statistics(),
+            self.connections.statistics(),
             self.draining.is_set(),
         )
 

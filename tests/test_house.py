@@ -35,6 +35,7 @@ HOUSE_PLAN = [
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
+    ("observe", 5, ["connections"]),
     ("", 6, ["broker"]),
     ("transport", 7, [("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling"), "reading",

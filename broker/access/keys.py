@@ -106,6 +106,11 @@ class Key(Struct, frozen=True):
         if self.narrowing is not None:
             raise RequestError("forbidden", "A connection token opens a stream and nothing else")
 
+    def require_whole_account(self) -> None:
+        """Raise `RequestError` (`forbidden`) for an inbox key: it does not see what others of its account do."""
+        if self.inbox_ids is not None:
+            raise RequestError("forbidden", "An inbox key does not see the account's connections")
+
     def require(self, scope: Scope) -> None:
         """Raise `RequestError` (`forbidden`) unless the key carries the scope."""
         if scope not in self.scopes:

@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 import trio_websocket
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from ..access.keys import Key
 from ..access.watched import Watch
@@ -30,6 +30,7 @@ from ..commands.requests import CommandRequest, PublishRequest
 from ..errors import CloseCode
 from ..fanout.subscriptions import Listener
 from ..intake.publishing import Publishing
+from ..observe.connections import ConnectionStatistics, Transport
 from ..protocol.framing import close_frame
 from ..protocol.messages import Command
 from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
@@ -51,19 +52,6 @@ _BROKEN: Final = {1002: "broken framing", 1007: "text that is not UTF-8"}
 _PEER_ENDED: Final = (trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-class ConnectionStatistics(Struct, frozen=True):
-    """What one connection is and holds."""
-
-    connection_id: str
-    account_id: str
-    live: bool
-    """Whether the fan-out writes to it by itself; else it is being fed from the replay buffer."""
-    waiting_commands: int
-    """Commands that have no answer yet."""
-    remainder_bytes: int
-    """Bytes of a frame that the kernel did not take yet."""
-
-
 class State(Enum):
     """Where a connection is in its life. It only goes on, and may leave out what lies between."""
 
@@ -79,6 +67,8 @@ class State(Enum):
 
 class Connection:
     """One client on one stream. ``upgrade`` has been judged."""
+
+    transport: Final[Transport] = "websocket"
 
     def __init__(self, broker: Broker, stream: ClientStream, upgrade: Upgrade) -> None:
         self.id = f"conn_{secrets.token_hex(12)}"
@@ -381,12 +371,14 @@ class Connection:
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""
+        follower = self.session.follower
         return ConnectionStatistics(
-            self.id,
-            self._account_id,
-            self.session.follower.live,
+            follower.selection,
+            follower.live,
+            self._account.buffer.head - follower.position,
             len(self._lane.waiting),
             self._stream.statistics().remainder_bytes,
+            self._ending.code,
         )
 
 

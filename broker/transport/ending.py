@@ -20,6 +20,8 @@ class Ending(Struct, frozen=True):
     said: str
     """Who ended it, and why: for the log."""
     close: bytes | None = None
+    code: CloseCode | None = None
+    """With what the broker closes it; None: it was not the broker."""
 
 
 CANCELLED: Final = Ending("the server was cancelled")
@@ -29,7 +31,7 @@ CLIENT_GONE: Final = Ending("the client left without a Close")
 def closed_by_broker(code: CloseCode, why: str) -> Ending:
     """Return that the broker ends it with a code, and a reason that the client may read."""
     close = (code.to_bytes(2) + why.encode())[:_MAX_CLOSE_BYTES]
-    return Ending(f"closed by the broker with {code}: {why}", close)
+    return Ending(f"closed by the broker with {code}: {why}", close, code)
 
 
 def closed_by_client(payload: bytes) -> Ending:

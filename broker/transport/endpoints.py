@@ -58,7 +58,8 @@ async def handle(broker: Broker, request: Request) -> Response | Handover:
 
 async def _route(broker: Broker, request: Request) -> Response | Handover:
     """Find the route of a request and let it answer. Raises `RequestError`."""
-    methods = ROUTES.get(request.path)
+    route = route_of(request.path)
+    methods = None if route is None else ROUTES[route]
     if methods is None and request.path != _EVERYTHING:
         raise RequestError("not_found", "There is nothing at this path")
     allowed = _allowed(request.path, methods)
@@ -68,6 +69,12 @@ async def _route(broker: Broker, request: Request) -> Response | Handover:
         message = f"{request.method} is not allowed here, but {' and '.join(allowed)}"
         raise RequestError("method_not_allowed", message, headers=(("Allow", ", ".join(allowed)),))
     return await methods["GET" if request.method == "HEAD" else request.method](broker, request)
+
+
+def route_of(path: str) -> str | None:
+    """Return which of the routes a path is; None if it is none of them. The last part of one may be any `{id}`."""
+    any_id = f"{path.rpartition('/')[0]}/{{id}}"
+    return path if path in ROUTES else any_id if any_id in ROUTES else None
 
 
 def _allowed(path: str, methods: Mapping[str, Handler] | None) -> list[str]:
@@ -231,6 +238,22 @@ def _command_of(body: bytes) -> Command:
         raise bad.error from None
 
 
+async def list_connections(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /v1/connections`: who is connected, to an account or, for operators, to any (PROTOCOL section 6)."""
+    key = await _authenticate(broker, request)
+    key.require_whole_account()
+    return json_response(await broker.connections.page(key.account_id, request.query().get("after", "")))
+
+
+async def close_connection(broker: Broker, request: Request) -> Response | Handover:
+    """`DELETE /v1/connections/{id}`: close one of them with 1001 (PROTOCOL section 6)."""
+    key = await _authenticate(broker, request)
+    key.require_whole_account()
+    connection_id = request.path.rpartition("/")[2]
+    broker.connections.close(connection_id, key.account_id)
+    return json_response({"connection_id": connection_id})
+
+
 async def alive(broker: Broker, request: Request) -> Response | Handover:
     """`GET /healthz`: the process lives."""
     return json_response({"status": "ok"})
@@ -248,6 +271,8 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/events/stream": {"GET": open_event_stream},
     "/v1/commands": {"POST": give_command},
     "/v1/websocket/token": {"POST": make_token},
+    "/v1/connections": {"GET": list_connections},
+    "/v1/connections/{id}": {"DELETE": close_connection},
     "/healthz": {"GET": alive},
     "/readyz": {"GET": ready},
 }

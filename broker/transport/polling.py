@@ -5,6 +5,7 @@ event if it is told to. While it waits it has a slot, as a connection has; who t
 for want of room, or because the broker drains, lets it answer early. An early answer loses nothing: it has a cursor.
 """
 
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Final
@@ -20,8 +21,10 @@ from ..errors import CloseCode, RequestError
 from ..fanout.follower import Follower
 from ..fanout.hub import Account
 from ..fanout.subscriptions import Listener
+from ..observe.connections import ConnectionStatistics, OpenConnection
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Gap, Replay
+from ..protocol.selection import NOTHING
 from .request import Request
 
 DEFAULT_LIMIT: Final = 100
@@ -73,6 +76,9 @@ class _Waiter:
         self._draining = draining
         self._began_at = trio.current_time()
         self._woken = trio.Event()
+        self._close_code: CloseCode | None = None
+        self.selection = NOTHING
+        """What it waits for."""
         self.answer_now = False
         """Whether it is to answer with what there is."""
 
@@ -113,7 +119,12 @@ class _Waiter:
 
     def end(self, code: CloseCode, why: str) -> None:
         """Answer, so that the slot is free."""
+        self._close_code = code
         self.hurry()
+
+    def statistics(self) -> ConnectionStatistics:
+        """Return what it waits for: it is where the fan-out is, or answers."""
+        return ConnectionStatistics(self.selection, True, 0, 0, 0, self._close_code)
 
 
 async def poll(broker: Broker, request: Request, account: Account, key: Key, judge: Judge) -> Page:
@@ -126,10 +137,13 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
     poller = _Poller(account, judge, asked, waiter)
     if not asked.wait_seconds:
         return await poller.page()
-    _, _, slot = await admit(broker.slots, judge)
-    slot.holder = waiter
+    key, opening, slot = await admit(broker.slots, judge)
+    slot.holder, waiter.selection = waiter, opening.selection
+    entry = OpenConnection(f"conn_{secrets.token_hex(12)}", key, opening.client_id, request.remote, "poll", waiter)
+    broker.connections.enter(entry)
     with ExitStack() as stack:
         stack.callback(slot.release)
+        stack.callback(broker.connections.leave, entry)
         stack.enter_context(broker.keyring.watch(key, request.remote, waiter.hurry))
         return await request.unless_client_leaves(poller.page)
 

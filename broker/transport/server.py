@@ -21,8 +21,9 @@ from ..access.watched import Watch
 from ..broker import Broker, open_broker
 from ..config import Config
 from ..errors import ConfigError, RequestError
-from .connection import CLOSE_SECONDS, Connection, ConnectionStatistics
-from .endpoints import ROUTES, Handover, handle
+from ..observe.connections import ConnectionStatistics, OpenConnection
+from .connection import CLOSE_SECONDS, Connection
+from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
 from .listeners import Address, accept_clients, address_of, open_listeners
 from .refusals import Refusals
@@ -41,7 +42,8 @@ RECONNECT_SPREAD_MS: Final = (500, 5_000)
 class ServerStatistics(Struct, frozen=True):
     """What a server has open."""
 
-    connections: list[ConnectionStatistics]
+    connections: dict[str, ConnectionStatistics]
+    """By their ids."""
     exchanges: int
     """HTTP requests being answered."""
 
@@ -95,16 +97,20 @@ class _Server:
         try:
             return await handle(self.broker, request)
         except RequestError as error:
-            what = f"{request.method} {request.path if request.path in ROUTES else 'elsewhere'}"
+            self.broker.connections.refused(error)
+            what = f"{request.method} {route_of(request.path) or 'elsewhere'}"
             for line in self._refusals.tell(trio.current_time(), what, request.remote, request.key, error):
                 logger.info(line)
             raise
 
     async def _connect(self, stream: ClientStream, handover: Handover) -> None:
         try:
+            key, remote = handover.key, stream.remote
             connection = self._connection(stream, handover)
-            with self.broker.keyring.watch(handover.key, stream.remote, connection.change_key) as watch:
-                await self._run(connection, watch)
+            with self.broker.keyring.watch(key, remote, connection.change_key) as watch:
+                client_id = handover.opening.client_id
+                opened = OpenConnection(connection.id, key, client_id, remote, connection.transport, connection)
+                await self._run(connection, watch, opened)
         finally:
             handover.slot.release()
             await handover.hold.aclose()
@@ -114,14 +120,16 @@ class _Server:
             return Connection(self.broker, stream, handover)
         return EventStream(self.broker, stream, handover)
 
-    async def _run(self, connection: Connection | EventStream, watch: Watch) -> None:
+    async def _run(self, connection: Connection | EventStream, watch: Watch, opened: OpenConnection) -> None:
         due = trio.current_time() + self.broker.config.limits.heartbeat_seconds
         stop_beating = self.broker.schedule.add(due, connection.beat)
         self.connections[connection.id] = connection
+        self.broker.connections.enter(opened)
         try:
             await connection.run(watch)
         finally:
             stop_beating()
+            self.broker.connections.leave(opened)
             del self.connections[connection.id]
             self._changed.unpark_all()
 
@@ -154,7 +162,7 @@ class _Server:
 
     def statistics(self) -> ServerStatistics:
         """Return what is open."""
-        return ServerStatistics([c.statistics() for c in self.connections.values()], self.exchanges)
+        return ServerStatistics({name: c.statistics() for name, c in self.connections.items()}, self.exchanges)
 
 
 async def serve(

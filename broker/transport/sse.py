@@ -22,8 +22,9 @@ from ..broker import Broker, Hold
 from ..errors import CloseCode
 from ..fanout.hub import Account
 from ..fanout.subscriptions import Listener
+from ..observe.connections import ConnectionStatistics, Transport
 from ..protocol.framing import frames_of
-from .connection import CLOSE_SECONDS, ConnectionStatistics, State
+from .connection import CLOSE_SECONDS, State
 from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
 from .response import LAST_CHUNK, chunk_of
 from .session import SILENT_SECONDS, Session
@@ -80,6 +81,8 @@ class EventStreamOpening(Struct, frozen=True):
 
 class EventStream:
     """One client that reads events over HTTP."""
+
+    transport: Final[Transport] = "sse"
 
     def __init__(self, broker: Broker, stream: ClientStream, opening: EventStreamOpening) -> None:
         self.id = f"conn_{secrets.token_hex(12)}"
@@ -264,8 +267,14 @@ class EventStream:
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""
+        follower = self.session.follower
         return ConnectionStatistics(
-            self.id, self._account_id, self.session.follower.live, 0, self._stream.statistics().remainder_bytes
+            follower.selection,
+            follower.live,
+            self._account.buffer.head - follower.position,
+            0,
+            self._stream.statistics().remainder_bytes,
+            self._ending.code,
         )
 
 

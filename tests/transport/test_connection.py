@@ -347,7 +347,7 @@ async def test_a_head_that_is_no_upgrade_is_refused_at_once(head, no_errors):
                 data = bytes(await stream.receive_some())
         assert re.match(rb"HTTP/1\.1 4\d\d ", data), data
         assert json.loads(data.partition(b"\r\n\r\n")[2])["error"]["code"] in {"bad_request", "upgrade_required"}
-        assert served.streams().connections == []
+        assert served.streams().connections == {}
 
 
 async def test_a_head_that_only_wsproto_refuses_is_ended_by_the_deadline(monkeypatch, no_errors):

@@ -155,7 +155,7 @@ REFUSED = {
 async def test_an_opening_that_asks_for_what_it_may_not_have_is_refused(query, key, status, code):
     async with serving() as served:
         check_refusal(await refused(served, query, key=key), status, code)
-        assert served.streams().connections == []
+        assert served.streams().connections == {}
 
 
 async def test_a_refusal_names_the_field():

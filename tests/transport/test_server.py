@@ -109,13 +109,12 @@ async def test_statistics_say_what_is_open():
     async with serving() as served:
         async with connected(served.address) as client:
             await blocked()
-            (found,) = served.streams().connections
-            assert found.connection_id == client.ready["connection_id"]
-            assert found.account_id == ACCOUNT
+            ((connection_id, found),) = served.streams().connections.items()
+            assert connection_id == client.ready["connection_id"]
             assert (found.waiting_commands, found.remainder_bytes) == (0, 0)
             assert served.streams().exchanges == 0
         await served.until_gone()
-        assert served.streams().connections == []
+        assert served.streams().connections == {}
 
 
 async def test_an_unexpected_exception_of_a_handler_is_answered_and_logged_and_others_live(monkeypatch, caplog):

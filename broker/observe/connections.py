@@ -1,0 +1,251 @@
+"""Who is connected: one list for all, whatever carries them, and how many came, went and were refused.
+
+Whoever opens a connection enters it for as long as it lives. From here it is found by its
+id, told to end, and read. An entry costs a connection one object; nothing here is touched while it lives.
+"""
+
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from operator import attrgetter
+from typing import Final, Literal, Protocol
+
+import trio
+from msgspec import UNSET, Struct, UnsetType, field
+
+from ..access.keys import Key
+from ..errors import HTTP_STATUS, CloseCode, RequestError
+from ..protocol.messages import format_time
+from ..protocol.names import ALL_INBOXES
+from ..protocol.selection import ACCOUNT_EVENTS, Selection
+
+PAGE_CONNECTIONS: Final = 1_000
+MOST_INBOXES_SHOWN: Final = 20
+"""Of one connection, which may have ten thousand."""
+SLICE: Final = 64
+"""Connections that are read in one step: each costs some microseconds."""
+
+Transport = Literal["websocket", "sse", "poll"]
+
+
+class ConnectionStatistics(Struct, frozen=True):
+    """What one connection does and holds."""
+
+    selection: Selection
+    """What it is subscribed to."""
+    live: bool
+    """Whether the fan-out writes to it by itself; else it is being fed from the replay buffer."""
+    behind: int
+    """Positions between what it was sent and the newest event of its account: at most so many events."""
+    waiting_commands: int
+    """Commands that have no answer yet."""
+    remainder_bytes: int
+    """Bytes of a frame that the kernel did not take yet."""
+    close_code: CloseCode | None
+    """With what the broker ends it; None: it lives, or ends without a Close of ours."""
+
+
+class Connected(Protocol):
+    """A connection, as far as it is seen from here."""
+
+    def end(self, code: CloseCode, why: str) -> None:
+        """End it with a close code."""
+        ...
+
+    def statistics(self) -> ConnectionStatistics:
+        """Return what it does and holds."""
+        ...
+
+
+class OpenConnection(Struct, gc=False):
+    """A connection in the list: what is known of it from its opening on. To be made by the task that serves it."""
+
+    connection_id: str
+    key: Key
+    client_id: str | None
+    remote: str | None
+    transport: Transport
+    connected: Connected
+    task: trio.lowlevel.Task = field(default_factory=trio.lowlevel.current_task)
+    opened_at: float = field(default_factory=time.time)
+    """Seconds since 1970."""
+    number: int = 0
+    """It grows with each that is entered."""
+
+
+class ConnectionSeen(Struct, frozen=True):
+    """One connection as `GET /v1/connections` tells of it (PROTOCOL section 6)."""
+
+    connection_id: str
+    account_id: str
+    key_id: str
+    remote: str | None
+    transport: Transport
+    opened_at: str
+    inbox_ids: list[str]
+    """Some of what it is subscribed to, sorted; `["*"]`: all of the account."""
+    inboxes: int | None
+    """How many these are in all; None: all of the account."""
+    live: bool
+    behind: int
+    waiting_commands: int
+    held_bytes: int
+    client_id: str | UnsetType = UNSET
+
+
+class ConnectionsPage(Struct, frozen=True):
+    """Some connections, the ones opened first before the others."""
+
+    connections: list[ConnectionSeen]
+    next: str | UnsetType = UNSET
+    """What to give as `after` for those that come behind them; left out: there are none."""
+
+
+class Survey(Struct):
+    """What all connections are together."""
+
+    behind: int = 0
+    """Connections that are fed from the replay buffer."""
+    held_bytes: int = 0
+    """Of frames that the kernel did not take yet."""
+    waiting_commands: int = 0
+    """Commands that have no answer yet."""
+
+
+class ConnectionsStatistics(Struct, frozen=True):
+    """How many connections there are and were."""
+
+    open: Mapping[tuple[str, str], int]
+    """By tier and transport."""
+    opened: Mapping[str, int]
+    """By transport, since the start."""
+    closed: Mapping[str, int]
+    """By the code that the broker closed with, since the start; "none": the client left, or there is no such code."""
+    refused: Mapping[str, int]
+    """Requests that were refused since the start, by error code; "other": by a code of a handler's own."""
+
+
+class Connections:
+    """All open connections of a broker."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, OpenConnection] = {}
+        """By their ids, in the order of their numbers; so are those of an account."""
+        self._of_accounts: dict[str | None, dict[str, OpenConnection]] = {}
+        self._number = 0
+        self._open = Counter[tuple[str, str]]()
+        self._opened = Counter[str]()
+        self._closed = Counter[str]()
+        self._refused = Counter[str]()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # --- coming and going
+
+    def enter(self, entry: OpenConnection) -> None:
+        """Have a connection in the list, until it is made to `leave`."""
+        self._number += 1
+        entry.number = self._number
+        self._entries[entry.connection_id] = entry
+        self._of_accounts.setdefault(entry.key.account_id, {})[entry.connection_id] = entry
+        self._open[entry.key.tier, entry.transport] += 1
+        self._opened[entry.transport] += 1
+
+    def leave(self, entry: OpenConnection) -> None:
+        """Have a connection no longer in the list, and count how it ended."""
+        code = entry.connected.statistics().close_code
+        self._closed["none" if code is None else str(code.value)] += 1
+        self._open[entry.key.tier, entry.transport] -= 1
+        del self._entries[entry.connection_id]
+        of_account = self._of_accounts[entry.key.account_id]
+        del of_account[entry.connection_id]
+        if not of_account:
+            del self._of_accounts[entry.key.account_id]
+
+    def refused(self, error: RequestError) -> None:
+        """Count a request that was refused. The codes of handlers are theirs, and of any number: they are one."""
+        self._refused[error.code if error.code in HTTP_STATUS else "other"] += 1
+
+    # --- who is there
+
+    def close(self, connection_id: str, account_id: str | None) -> None:
+        """Close a connection (1001) that is this account's (None: of any).
+
+        Raises `RequestError` (`not_found`) if there is none.
+        """
+        entry = self._entries.get(connection_id)
+        if entry is None or account_id not in (None, entry.key.account_id):
+            raise RequestError("not_found", "There is no such connection")
+        entry.connected.end(CloseCode.GOING_AWAY, "closed on request")
+
+    async def page(self, account_id: str | None, after: str = "") -> ConnectionsPage:
+        """Return connections of an account (None: of all) that were opened after one that a page ended with.
+
+        Others have their turn meanwhile. Raises `RequestError` (`bad_request`) if ``after`` is of no page.
+        """
+        entries = list((self._entries if account_id is None else self._of_accounts.get(account_id, {})).values())
+        start = bisect_right(entries, _number_of(after), key=attrgetter("number"))
+        end = start + PAGE_CONNECTIONS
+        chosen, more = entries[start:end], len(entries) > end
+        seen: list[ConnectionSeen] = []
+        for index in range(0, len(chosen), SLICE):
+            seen += map(_seen, chosen[index : index + SLICE])
+            await trio.lowlevel.checkpoint()
+        return ConnectionsPage(seen, str(chosen[-1].number) if more else UNSET)
+
+    async def survey(self) -> Survey:
+        """Return what all connections are together; others have their turn meanwhile."""
+        survey = Survey()
+        entries = list(self._entries.values())
+        for index in range(0, len(entries), SLICE):
+            for entry in entries[index : index + SLICE]:
+                statistics = entry.connected.statistics()
+                survey.behind += not statistics.live
+                survey.held_bytes += statistics.remainder_bytes
+                survey.waiting_commands += statistics.waiting_commands
+            await trio.lowlevel.checkpoint()
+        return survey
+
+    def statistics(self) -> ConnectionsStatistics:
+        """Return how many there are and were."""
+        return ConnectionsStatistics(dict(self._open), dict(self._opened), dict(self._closed), dict(self._refused))
+
+
+def _number_of(after: str) -> int:
+    if not after:
+        return 0
+    if not (after.isascii() and after.isdigit() and len(after) <= 20):
+        raise RequestError("bad_request", "Give what `next` of a page says - at `after`")
+    return int(after)
+
+
+def _seen(entry: OpenConnection) -> ConnectionSeen:
+    now = entry.connected.statistics()
+    inbox_ids, inboxes = _some_inboxes(now.selection)
+    return ConnectionSeen(
+        entry.connection_id,
+        str(entry.key.account_id),
+        entry.key.id,
+        entry.remote,
+        entry.transport,
+        format_time(datetime.fromtimestamp(entry.opened_at, UTC)),
+        inbox_ids,
+        inboxes,
+        now.live,
+        now.behind,
+        now.waiting_commands,
+        now.remainder_bytes,
+        UNSET if entry.client_id is None else entry.client_id,
+    )
+
+
+def _some_inboxes(selection: Selection) -> tuple[list[str], int | None]:
+    """Return some inboxes of a selection, and how many there are; None: all."""
+    if selection.inboxes is None:
+        return [ALL_INBOXES], None
+    some = islice((inbox for inbox in selection.inboxes if inbox != ACCOUNT_EVENTS), MOST_INBOXES_SHOWN)
+    return sorted(some), len(selection.inboxes) - (ACCOUNT_EVENTS in selection.inboxes)
