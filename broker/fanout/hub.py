@@ -84,13 +84,13 @@ class HubStatistics(Struct, frozen=True):
 class Hub:
     """The accounts' logs, and the fan-out over them: the `Log` that engines fill.
 
-    ``settle`` is called before an account's turn: it lets its listeners know what they may hear by now, as many as one
+    ``tell`` is called before an account's turn: it lets its listeners know what they may hear by now, as many as one
     step bears, and returns whether all do.
     """
 
-    def __init__(self, buffers: ReplayBuffers, settle: Callable[[str], bool] = lambda _: True) -> None:
+    def __init__(self, buffers: ReplayBuffers, tell: Callable[[str], bool] = lambda _: True) -> None:
         self._buffers = buffers
-        self._settle = settle
+        self._tell = tell
         self._accounts = Accounts(lambda account_id: Account(buffers.open(account_id)), self._gone)
         self._new: deque[Account] = deque()
         self._queue: deque[Account] = deque()
@@ -150,7 +150,7 @@ class Hub:
 
     def _turn(self, account: Account, until: float) -> bool:
         """Write one account's batch, or as much of it as there is time for. Returns whether there is more to do."""
-        if not self._settle(account.buffer.account_id):
+        if not self._tell(account.buffer.account_id):
             return True
         if account.deliveries is None:
             account.deliveries = self._begin(account)

@@ -226,7 +226,6 @@ class Subscriptions:
             listener.state = State.AHEAD
             self._ahead[listener] = None
             return
-        self._ahead.pop(listener, None)
         listener.state = State.LIVE
         listener.group.add(listener)
         self.live += 1

@@ -193,7 +193,10 @@ def test_who_leaves_while_it_is_ahead_is_woken_then_and_not_by_the_fan_out():
     subscriptions.leave(listener)
     assert (listener.state, listener.position, woken) == (State.BEHIND, 4, [1])
     subscriptions.advance([entry(4)])
-    assert woken == [1]
+    subscriptions.settle()
+    assert join(subscriptions, listener).state is State.LIVE
+    subscriptions.advance([entry(5, "b")])
+    assert (listener.state, woken) == (State.LIVE, [1]), "it waits for nothing any more"
 
 
 @pytest.mark.parametrize("state", [State.LIVE, State.BEHIND, State.AHEAD])
