@@ -21,7 +21,7 @@ from broker.commands.requests import PublishRequest
 from broker.config import Config
 from broker.errors import CloseCode
 from broker.fanout.hub import Account
-from broker.fanout.subscriptions import Listener
+from broker.fanout.listeners import Listener
 from broker.protocol.framing import is_close
 from broker.protocol.messages import Entry
 from broker.protocol.selection import TypeFilter
@@ -195,8 +195,8 @@ class FakeConnection:
             self._writing = False
 
     def _flush(self) -> None:
-        if not self._writing and self.session.waiting_bytes and self.session.flush(self.stream.write_nowait):
-            self.wake()
+        if not self._writing and self.session.waiting_bytes:
+            self.session.flush(self.stream.write_nowait)
 
     def step(self, number: int) -> None:
         """Let one of the tasks run to its next checkpoint."""

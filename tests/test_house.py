@@ -31,7 +31,7 @@ HOUSE_PLAN = [
     ("", 2, [("config", "callout")]),
     ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("watched", "admission"), "keyring"]),
     ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
-    ("fanout", 4, [("replays", "subscriptions", "places"), "follower", "hub", "subscriber"]),
+    ("fanout", 4, [("replays", "listeners", "places"), "subscriptions", "follower", "hub", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
@@ -61,7 +61,7 @@ def storeys() -> dict[str, Storey]:
 STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
-    "fanout.replays",
+    "fanout.replays", "fanout.listeners",
     "errors", "accounts", "config", "protocol.framing", "protocol.selection", "protocol.wording", "protocol.names",
     "protocol.documents", "protocol.proving", "protocol.canonical", "protocol.messages", "protocol.events",
     "protocol.decoding",

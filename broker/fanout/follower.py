@@ -11,8 +11,9 @@ from ..log.replay import ReplayBuffer
 from ..protocol.messages import Entry, Gap, Replay
 from ..protocol.names import Duration, parse_since
 from ..protocol.selection import NOTHING, Selection, TypeFilter
+from .listeners import Listener, State
 from .replays import Replays
-from .subscriptions import Listener, State, Subscriptions
+from .subscriptions import Subscriptions
 
 READ_EVENTS: Final = 256
 READ_BYTES: Final = 65_536
@@ -105,7 +106,6 @@ class Follower:
         self._subscriptions.leave(self._listener)
         through = self._listener.position
         gap, position = self._look_back(added, since, min(self._buffer.dropped_through, through))
-        position = min(position, through)
         if position < through and added != NOTHING and not self.closed:
             self._replays.begin(added, position, through)
         self._listener.told = min(self._listener.told, position)

@@ -16,7 +16,7 @@ from ..protocol.messages import Event, Gap, Replay, decode_event
 from ..protocol.selection import Selection, TypeFilter
 from .follower import Follower
 from .hub import Account
-from .subscriptions import Listener
+from .listeners import Listener, take_nothing
 
 
 class Subscriber:
@@ -31,7 +31,7 @@ class Subscriber:
         self._woken = trio.Event()
         self._ready: deque[Event | Gap] = deque()
         self._end: Exception | None = None
-        listener = Listener(_take_nothing, self._wake)
+        listener = Listener(take_nothing, self._wake)
         self.follower = Follower(account.buffer, account.subscriptions, listener, selection, event_filter)
         self.replay: Replay | None = None
         """What the replay brings, if ``since`` was given."""
@@ -80,10 +80,6 @@ class Subscriber:
         item = self._ready.popleft()
         self.cursor = item.to if isinstance(item, Gap) else item.cursor
         return item
-
-
-def _take_nothing(_: bytes) -> int:
-    return 0
 
 
 class Subscribers:

@@ -1,7 +1,6 @@
 """Who listens to what in one account, how far the fan-out is, and where each listener stands to it.
 
-Pure. Subscribers with the same selection and filter form a `Group`: what is for one is for all. A listener stands in
-one of four ways, and only this module moves it from one to another:
+Pure. A listener stands to the fan-out in one of four ways, and only this module moves it from one to another:
 
 | `State` | it is fed by | ends with |
 |---|---|---|
@@ -28,95 +27,19 @@ The rules that make "at most once, none missing" hold:
 * Who leaves in mid-batch is where it was served to (`position_of`), and has the rest of the batch from the log.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
 
 from ..protocol.messages import Entry
-from ..protocol.selection import NOTHING, Selection, TypeFilter
+from ..protocol.selection import Selection, TypeFilter
+from .listeners import NO_GROUP, Group, Groups, Listener, State
 
 MAX_MATCHES: Final = 1_024
 """Events times groups that are joined in one step: about a millisecond."""
 STEPS_PER_PAUSE: Final = 32
 """Listeners, or groups without any, that are gone through before the fan-out looks at the clock."""
-
-
-class State(Enum):
-    """How a listener stands to the fan-out; see the table above."""
-
-    LIVE = "live"
-    BEHIND = "behind"
-    AHEAD = "ahead"
-    CLOSED = "closed"
-
-
-class Listener:
-    """One subscriber's end, as the fan-out sees it.
-
-    ``write_nowait(data)`` takes whole frames and returns how many bytes it took, without ever blocking or raising;
-    ``wake()`` says, without content, that the listener is behind and is to be fed by its owner.
-
-    The fan-out calls ``send``, which is ``write_nowait`` unless a stream has put its socket's own there. That may take
-    a part, or raise `OSError`; the stream hears of it by ``sent_part`` and ``send_failed``.
-    """
-
-    __slots__ = ("group", "position", "send", "send_failed", "sent_part", "state", "told", "wake")
-
-    def __init__(self, write_nowait: Callable[[bytes], int], wake: Callable[[], None]) -> None:
-        self.send = write_nowait
-        self.sent_part: Callable[[bytes, int], None] = _ignore
-        self.send_failed: Callable[[OSError], None] = _ignore
-        self.wake = wake
-        self.state = State.CLOSED
-        self.group = _NO_GROUP
-        self.position = 0
-        self.told = 0
-
-
-def _ignore(*_: object) -> None:
-    """Hear nothing of it: `write_nowait` has seen to it."""
-
-
-class Group:
-    """One selection and filter: how many hold it, and the live listeners among them.
-
-    Members are copied when they are read after a change, never while they are iterated.
-    """
-
-    __slots__ = ("_snapshot", "event_filter", "holders", "members", "selection")
-
-    def __init__(self, selection: Selection, event_filter: TypeFilter | None) -> None:
-        self.selection = selection
-        self.event_filter = event_filter
-        self.members: dict[Listener, None] = {}
-        self.holders = 0
-        self._snapshot: tuple[Listener, ...] | None = None
-
-    def add(self, listener: Listener) -> None:
-        """Make a listener a member."""
-        self.members[listener] = None
-        self._snapshot = None
-
-    def discard(self, listener: Listener) -> None:
-        """Let a member go."""
-        self.members.pop(listener, None)
-        self._snapshot = None
-
-    def wants(self, entry: Entry) -> bool:
-        """Whether an event of its inboxes is for anybody in it."""
-        return bool(self.members) and (self.event_filter is None or self.event_filter.accepts(entry.type))
-
-    def snapshot(self) -> tuple[Listener, ...]:
-        """Return the members as they are now."""
-        if self._snapshot is None:
-            self._snapshot = tuple(self.members)
-        return self._snapshot
-
-
-_NO_GROUP: Final = Group(NOTHING, None)
-"""Of a listener that is closed, or that has not entered yet."""
 
 
 class Delivery(Struct, frozen=True, gc=False):
@@ -137,80 +60,27 @@ class Tally(Struct):
 
 
 class Subscriptions:
-    """One account's listeners by inbox, and the fan-out's ``position`` among their events."""
+    """One account's listeners, and the fan-out's ``position`` in what they listen to."""
 
-    __slots__ = ("_ahead", "_by_inbox", "_groups", "_of_all", "live", "position", "settled")
+    __slots__ = ("_ahead", "groups", "live", "position", "settled")
 
     def __init__(self, position: int) -> None:
         self.position = position
         self.settled = position
         self.live = 0
-        self._groups: dict[tuple[Selection, TypeFilter | None], Group] = {}
-        self._by_inbox: dict[str, dict[Group, None]] = {}
-        self._of_all: dict[Group, None] = {}
+        self.groups = Groups()
         self._ahead: dict[Listener, None] = {}
-
-    # --- groups: held by whoever may go live in them
-
-    def hold(self, selection: Selection, event_filter: TypeFilter | None) -> Group:
-        """Return the group of a selection that excludes nothing; `release` it in the end."""
-        group = self._groups.get((selection, event_filter))
-        if group is None:
-            group = self._groups[selection, event_filter] = Group(selection, event_filter)
-            self._enlist(group, selection)
-        group.holders += 1
-        return group
-
-    def release(self, group: Group) -> None:
-        """Give back what `hold` gave; a group that nobody holds is forgotten. Raises ValueError if it is already."""
-        if self._groups.get((group.selection, group.event_filter)) is not group:
-            raise ValueError(f"nobody holds the group of {group.selection}")
-        group.holders -= 1
-        if not group.holders:
-            del self._groups[group.selection, group.event_filter]
-            self._strike(group, group.selection)
 
     @property
     def in_use(self) -> bool:
-        """Whether anybody holds a group here."""
-        return bool(self._groups)
-
-    def _change(self, group: Group, selection: Selection, event_filter: TypeFilter | None) -> None:
-        """Let a group be of something else: for the one who holds it, at the cost of what differs."""
-        del self._groups[group.selection, group.event_filter]
-        before, group.selection, group.event_filter = group.selection, selection, event_filter
-        self._groups[selection, event_filter] = group
-        if before.inboxes is None or selection.inboxes is None:
-            self._strike(group, before)
-            self._enlist(group, selection)
-        else:
-            self._strike(group, before.minus(selection))
-            self._enlist(group, selection.minus(before))
-
-    def _enlist(self, group: Group, selection: Selection) -> None:
-        if selection.inboxes is None:
-            self._of_all[group] = None
-        for inbox in selection.inboxes or ():
-            groups = self._by_inbox.get(inbox)
-            if groups is None:
-                self._by_inbox[inbox] = {group: None}
-            else:
-                groups[group] = None
-
-    def _strike(self, group: Group, selection: Selection) -> None:
-        if selection.inboxes is None:
-            del self._of_all[group]
-        for inbox in selection.inboxes or ():
-            groups = self._by_inbox[inbox]
-            del groups[group]
-            if not groups:
-                del self._by_inbox[inbox]
+        """Whether anybody follows anything here."""
+        return len(self.groups) > 0
 
     # --- where a listener stands
 
     def enter(self, listener: Listener, selection: Selection, event_filter: TypeFilter | None) -> None:
         """Let a newcomer in. It is behind, at the fan-out's position: a batch that is being written is not for it."""
-        listener.group = self.hold(selection, event_filter)
+        listener.group = self.groups.hold(selection, event_filter)
         listener.state = State.BEHIND
         listener.position = listener.told = self.position
 
@@ -243,21 +113,17 @@ class Subscriptions:
             return
         if listener.state is State.LIVE and self.position_of(listener) != self.position:
             self.leave(listener)
-        if held.holders == 1 and (selection, event_filter) not in self._groups:
-            self._change(held, selection, event_filter)
-            return
-        listener.group = self.hold(selection, event_filter)
-        if listener.state is State.LIVE:
+        listener.group = self.groups.change(held, selection, event_filter)
+        if listener.state is State.LIVE and listener.group is not held:
             held.discard(listener)
             listener.group.add(listener)
-        self.release(held)
 
     def close(self, listener: Listener) -> None:
         """Let a listener follow nothing any more, for ever."""
         if listener.state is not State.CLOSED:
             self._stop(listener, State.CLOSED)
-            held, listener.group = listener.group, _NO_GROUP
-            self.release(held)
+            held, listener.group = listener.group, NO_GROUP
+            self.groups.release(held)
 
     def _stop(self, listener: Listener, state: State) -> None:
         if listener.state is State.LIVE:
@@ -284,19 +150,16 @@ class Subscriptions:
     def _cut(self, batch: list[Entry]) -> list[Entry]:
         matches = 0
         for number, entry in enumerate(batch):
-            matches += len(self._by_inbox.get(entry.inbox, ())) + len(self._of_all)
+            matches += self.groups.count(entry)
             if matches > MAX_MATCHES and number:
                 return batch[:number]
         return batch
-
-    def _groups_of(self, entry: Entry) -> tuple[Group, ...]:
-        return (*self._by_inbox.get(entry.inbox, ()), *self._of_all)
 
     def _joined(self, batch: list[Entry]) -> list[Delivery]:
         frames: dict[Group, list[bytes]] = {}
         last: dict[Group, int] = {}
         for entry in batch:
-            for group in self._groups_of(entry):
+            for group in self.groups.of(entry):
                 if group.wants(entry):
                     frames.setdefault(group, []).append(entry.frame)
                     last[group] = entry.position
@@ -307,7 +170,7 @@ class Subscriptions:
 
         Groups that come meanwhile hold nobody who is to be written to: who joins in mid-batch is at its end.
         """
-        for number, group in enumerate(self._groups_of(entry), start=1):
+        for number, group in enumerate(self.groups.of(entry), start=1):
             if group.wants(entry):
                 yield Delivery(group.snapshot(), entry.frame, entry.position)
             elif number % STEPS_PER_PAUSE == 0:

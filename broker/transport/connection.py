@@ -28,7 +28,7 @@ from ..broker import Broker
 from ..commands.remembered import Outcome
 from ..commands.requests import CommandRequest, PublishRequest
 from ..errors import CloseCode
-from ..fanout.subscriptions import Listener
+from ..fanout.listeners import Listener
 from ..intake.publishing import Publishing
 from ..observe.connections import ConnectionStatistics, Transport
 from ..protocol.framing import close_frame
@@ -271,8 +271,8 @@ class Connection:
 
     def _flush(self) -> None:
         """Write waiting answers: at once if the client is live and takes them, else by the catch-up writer."""
-        if not self._writing and self.session.waiting_bytes and self.session.flush(self._stream.write_nowait):
-            self.wake()
+        if not self._writing and self.session.waiting_bytes:
+            self.session.flush(self._stream.write_nowait)
 
     # --- commands
 

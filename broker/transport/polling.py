@@ -20,7 +20,7 @@ from ..broker import Broker
 from ..errors import CloseCode, RequestError
 from ..fanout.follower import Follower
 from ..fanout.hub import Account
-from ..fanout.subscriptions import Listener
+from ..fanout.listeners import Listener, take_nothing
 from ..observe.connections import ConnectionStatistics, OpenConnection
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Gap, Replay
@@ -170,7 +170,7 @@ class _Poller:
 
     async def _read(self, opening: Opening) -> Page:
         account = self._account
-        listener = Listener(_take_nothing, self._waiter.wake)
+        listener = Listener(take_nothing, self._waiter.wake)
         follower = Follower(account.buffer, account.subscriptions, listener, opening.selection, opening.event_filter)
         try:
             start = self._start if opening.since is None else follower.resolve(opening.since, trio.current_time())
@@ -201,7 +201,3 @@ class _Poller:
                 return recovered, entries, None
             else:
                 await self._waiter.wait(self._until)
-
-
-def _take_nothing(_: bytes) -> int:
-    return 0

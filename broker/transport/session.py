@@ -17,7 +17,8 @@ from ..commands.requests import CommandRequest, PublishRequest, check_command
 from ..config import Config
 from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError
 from ..fanout.follower import Follower
-from ..fanout.subscriptions import Listener, Subscriptions
+from ..fanout.listeners import Listener
+from ..fanout.subscriptions import Subscriptions
 from ..log.replay import ReplayBuffer
 from ..protocol.decoding import decode_command, decode_params, is_long, require_few, sound
 from ..protocol.framing import PING, text_frame
@@ -113,21 +114,16 @@ class Session:
             return text_frame(encode(following))
         return b"".join([entry.frame for entry in following])
 
-    def flush(self, write_nowait: Callable[[bytes], int]) -> bool:
-        """Write waiting answers at once, if the client is live and takes them.
-
-        Returns whether the catch-up writer must go on: with these answers, or because the client is not live.
-        """
-        if not self.follower.live:
-            return True
-        answers = self.take_answers()
-        taken = write_nowait(answers) if answers else 0
-        if taken == len(answers):
-            return False
-        if not taken:
-            self.put_back(answers)
+    def flush(self, write_nowait: Callable[[bytes], int]) -> None:
+        """Write waiting answers at once if the client is live and takes them; else its writer is woken."""
+        if self.follower.live:
+            answers = self.take_answers()
+            taken = write_nowait(answers)
+            if taken == len(answers):
+                return
+            if not taken:
+                self.put_back(answers)
         self.follower.pause()
-        return True
 
     def _say(self, json: bytes) -> None:
         self._say_frame(text_frame(json))

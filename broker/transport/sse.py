@@ -21,7 +21,7 @@ from ..access.watched import Watch
 from ..broker import Broker, Hold
 from ..errors import CloseCode
 from ..fanout.hub import Account
-from ..fanout.subscriptions import Listener
+from ..fanout.listeners import Listener, take_nothing
 from ..observe.connections import ConnectionStatistics, Transport
 from ..protocol.framing import frames_of
 from .connection import CLOSE_SECONDS, State
@@ -95,7 +95,7 @@ class EventStream:
         self._account_id = str(opening.key.account_id)
         self._head = opening.head
         self._chunked = opening.chunked
-        listener = Listener(_take_nothing, self.wake)
+        listener = Listener(take_nothing, self.wake)
         self.session = Session(
             opening.key, broker.config, account.buffer, account.subscriptions, listener, opening.opening, self.id
         )
@@ -276,7 +276,3 @@ class EventStream:
             self._stream.statistics().remainder_bytes,
             self._ending.code,
         )
-
-
-def _take_nothing(_: bytes) -> int:
-    return 0

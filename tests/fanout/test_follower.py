@@ -7,7 +7,8 @@ from logs import append, make_buffer, prepared, wall_at
 
 from broker.fanout import follower
 from broker.fanout.follower import Follower
-from broker.fanout.subscriptions import Listener, Subscriptions
+from broker.fanout.listeners import Listener
+from broker.fanout.subscriptions import Subscriptions
 from broker.protocol.messages import Gap
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection, TypeFilter
 

@@ -26,10 +26,10 @@ from broker.access.opening import check_opening
 from broker.commands.requests import PublishRequest
 from broker.config import Config, LimitsConfig, ReplayConfig
 from broker.errors import CloseCode, RequestError
-from broker.fanout import follower, hub, subscriptions
+from broker.fanout import follower, hub, listeners, subscriptions
 from broker.fanout.hub import Hub
+from broker.fanout.listeners import Listener, State
 from broker.fanout.places import MAX_PLACES
-from broker.fanout.subscriptions import Listener, State
 from broker.log import replay
 from broker.log.retention import ReplayBuffers
 from broker.protocol.messages import Published, format_time
@@ -778,12 +778,12 @@ async def test_one_event_for_very_many_groups_is_gone_through_in_short_steps(mon
     house, looked, most = House(), [], 0
     subscribed = house.hub.account("acct_a").subscriptions
 
-    class Watched(subscriptions.Group):
+    class Watched(listeners.Group):
         def wants(self, entry):
             looked.append(1)
             return super().wants(entry)
 
-    monkeypatch.setattr(subscriptions, "Group", Watched)
+    monkeypatch.setattr(listeners, "Group", Watched)
     for number in range(5_000):
         listener = Listener(lambda data: house.written.append(data) or len(data), lambda: None)
         subscribed.enter(listener, Selection(frozenset({"i1", f"own{number}"})), None)
@@ -978,9 +978,9 @@ async def test_nothing_is_kept_of_an_account_that_nobody_uses_and_whose_events_a
     account.uses += 1
     assert not forget(), "a connection uses it"
     account.uses -= 1
-    group = account.subscriptions.hold(EVERYTHING, None)
+    group = account.subscriptions.groups.hold(EVERYTHING, None)
     assert not forget(), "somebody listens"
-    account.subscriptions.release(group)
+    account.subscriptions.groups.release(group)
     assert forget()
     again = house.hub.account("acct_a")
     assert again is not account

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.fanout.subscriptions import Listener, State, Subscriptions, Tally
+from broker.fanout.listeners import Listener, State
+from broker.fanout.subscriptions import Subscriptions, Tally
 from broker.protocol.messages import Entry
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection, TypeFilter
 
@@ -74,22 +75,22 @@ def test_a_group_with_a_filter_is_another_group():
 
 def test_nothing_is_joined_for_a_group_in_which_nobody_is_live():
     subscriptions = Subscriptions(0)
-    subscriptions.hold(ONLY_A, None)
+    subscriptions.groups.hold(ONLY_A, None)
     assert list(subscriptions.advance([entry(1)])) == []
 
 
 def test_a_group_that_nobody_holds_is_forgotten_with_its_inboxes():
     subscriptions = Subscriptions(0)
-    group = subscriptions.hold(A_AND_B, None)
-    assert subscriptions.hold(A_AND_B, None) is group
-    everything = subscriptions.hold(EVERYTHING, None)
-    subscriptions.release(group)
+    group = subscriptions.groups.hold(A_AND_B, None)
+    assert subscriptions.groups.hold(A_AND_B, None) is group
+    everything = subscriptions.groups.hold(EVERYTHING, None)
+    subscriptions.groups.release(group)
     assert subscriptions.in_use
-    subscriptions.release(group)
-    subscriptions.release(everything)
+    subscriptions.groups.release(group)
+    subscriptions.groups.release(everything)
     assert not subscriptions.in_use
-    assert not subscriptions._by_inbox
-    assert not subscriptions._of_all
+    assert not subscriptions.groups._by_inbox
+    assert not subscriptions.groups._of_all
 
 
 @given(
@@ -222,11 +223,11 @@ def test_what_is_closed_is_called_in_vain(state):
 
 def test_a_group_that_nobody_holds_cannot_be_released():
     subscriptions = Subscriptions(0)
-    group = subscriptions.hold(ONLY_A, None)
-    subscriptions.release(group)
-    again = subscriptions.hold(ONLY_A, None)
+    group = subscriptions.groups.hold(ONLY_A, None)
+    subscriptions.groups.release(group)
+    again = subscriptions.groups.hold(ONLY_A, None)
     with pytest.raises(ValueError, match="nobody holds"):
-        subscriptions.release(group)
+        subscriptions.groups.release(group)
     assert again.holders == 1
 
 
@@ -307,7 +308,7 @@ def test_a_group_of_one_that_moves_costs_what_differs_and_leaves_nothing_behind(
     for each in (listener, *others):
         subscriptions.close(each)
     assert not subscriptions.in_use
-    assert not {**subscriptions._by_inbox, **subscriptions._of_all}
+    assert not {**subscriptions.groups._by_inbox, **subscriptions.groups._of_all}
 
 
 def test_to_move_to_where_it_is_changes_nothing_even_in_mid_batch():

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from logs import append, make_buffer, prepared
 
 from broker.fanout.follower import Follower
-from broker.fanout.subscriptions import Listener, Subscriptions
+from broker.fanout.listeners import Listener
+from broker.fanout.subscriptions import Subscriptions
 from broker.protocol.messages import Gap
 from broker.protocol.selection import NOTHING, Selection
 

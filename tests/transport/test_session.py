@@ -14,7 +14,8 @@ from broker.access.opening import check_opening
 from broker.commands.requests import CommandRequest, PublishRequest
 from broker.config import Config, LimitsConfig, ReplayConfig
 from broker.errors import CloseCode, RequestError
-from broker.fanout.subscriptions import Listener, Subscriptions
+from broker.fanout.listeners import Listener
+from broker.fanout.subscriptions import Subscriptions
 from broker.transport.session import MAX_BAD_FRAMES, MAX_REPLAYS, MAX_WAITING_ANSWER_BYTES, Session
 
 ALL_SCOPES = frozenset({"subscribe", "command", "publish"})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trio.testing import assert_checkpoints, check_half_closeable_stream, memory_stream_pair
 from trio.testing import wait_all_tasks_blocked as blocked
 
-from broker.fanout.subscriptions import Listener
+from broker.fanout.listeners import Listener
 from broker.protocol.framing import PING, text_frame
 from broker.transport.stream import LINGER_SECONDS, ClientStream
 
