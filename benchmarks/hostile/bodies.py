@@ -125,7 +125,7 @@ async def chunked(body: bytes, target: Target) -> None:
     answer_of(await talk(target, head + body)).require(*REFUSED, 431)
 
 
-async def answers_unread(target: Target, sockets: int = 20) -> None:
+async def answers_unread(target: Target, sockets: int = 10) -> None:
     """Publish lists of 10,000 events on many sockets, and read no answer."""
     body = listed(10_000)
     head = head_of(target, "POST", EVENTS, ANY, [f"Content-Length: {len(body)}"])
@@ -234,8 +234,8 @@ def _of_many_pieces() -> Iterator[Row]:
         does = f"any key: 60 sockets send all but the last byte of 2 MiB to {path}"
         yield Row(name, does, partial(bodies_under_way, key, path), may_hold_bytes=2 * ACCOUNT_BODIES_BYTES)
     does, every_body = (
-        "publish key: 20 sockets publish 10,000 events each, and read no answer",
-        20 * len(listed(10_000)),
+        "publish key: 10 sockets publish 10,000 events each, and read no answer",
+        10 * len(listed(10_000)),
     )
     yield Row("answers-unread", does, answers_unread, every_body, may_hold_bytes=WINDOW_BYTES)
 

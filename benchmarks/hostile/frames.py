@@ -27,7 +27,7 @@ async def flood(begin: bytes, unit: bytes, target: Target, total_bytes: int = FL
         await websocket.flood(piece, max(1, total_bytes // len(piece)))
 
 
-async def many_fragments(target: Target, messages: int = 20) -> None:
+async def many_fragments(target: Target, messages: int = 5) -> None:
     """Send a message of 10,000 fragments again and again."""
     whole = fragment(TEXT, b"{") + fragment(0, b" ") * 9_998 + fragment(0, b"}", last=True)
     async with opened(target, LISTENER) as websocket:

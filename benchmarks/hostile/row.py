@@ -23,9 +23,6 @@ ACCOUNT_BODIES_BYTES: Final = 32 * MEBIBYTE
 WINDOW_BYTES: Final = 64 * MEBIBYTE
 """What an account's window may hold by default."""
 
-DROPPED_BYTES: Final = 32 * MEBIBYTE
-"""What positions of dropped events may hold for one account."""
-
 
 @dataclass(frozen=True)
 class Row:
