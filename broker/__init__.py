@@ -3,7 +3,7 @@
 from . import keys
 from .access.keys import Access
 from .access.lookup import AccessAnswer
-from .broker import Broker, BrokerStatistics, open_broker
+from .broker import Broker, open_broker
 from .commands.dispatch import CommandContext
 from .config import (
     AccessConfig,
@@ -24,6 +24,7 @@ from .config import (
 from .config import load_config as load_config
 from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, ConfigError, RequestError
 from .fanout.subscriber import Subscriber
+from .observe.statistics import BrokerStatistics
 from .protocol.messages import Event, Gap, NewEvent, Published, Replay
 from .transport.server import serve
 from .version import __version__

@@ -10,28 +10,29 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
-from msgspec import Struct
 
-from .access.keyring import Keyring, KeyringStatistics
+from .access.keyring import Keyring
 from .access.keys import Access, Key
 from .access.lookup import AskAccess, Lookup, asks_api
-from .access.slots import Slots, SlotsStatistics
+from .access.slots import Slots
 from .access.tokens import Tokens
 from .callout import Callout, open_callout
-from .commands.dispatch import BUILT_IN_ACTIONS, Commands, CommandsStatistics, HandlerFunction, WhenClientLeaves
+from .commands.dispatch import BUILT_IN_ACTIONS, Commands, HandlerFunction, WhenClientLeaves
 from .commands.forward import forwarder
 from .commands.remembered import Outcome
 from .commands.requests import check_command
 from .config import CalloutConfig, Config, check_config
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
-from .fanout.hub import Account, Hub, HubStatistics
+from .fanout.hub import Account, Hub
 from .fanout.subscriber import Subscriber, Subscribers
 from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
 from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
-from .log.retention import ReplayBuffers, ReplayStatistics
-from .observe.connections import Connections, ConnectionsStatistics
+from .log.retention import ReplayBuffers
+from .observe.connections import Connections
+from .observe.lag import LoopLag
+from .observe.statistics import BrokerStatistics
 from .protocol.decoding import decode_command
 from .protocol.messages import Command, NewEvent, Published, encode, format_time
 from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_since
@@ -52,23 +53,6 @@ _FORGET_SLICE: Final = 256
 AWAY_RETRY_MS: Final = 1_000
 
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
-
-
-class BrokerStatistics(Struct, frozen=True):
-    """What the broker holds and has done."""
-
-    hub: HubStatistics
-    commands: CommandsStatistics
-    replay: ReplayStatistics
-    published: int
-    """Events stored since the start."""
-    duplicates: int
-    """Events that were there already."""
-    slots: SlotsStatistics
-    keyring: KeyringStatistics
-    connections: ConnectionsStatistics
-    draining: bool
-    """Whether it refuses to publish and to open."""
 
 
 def make_engine(buffers: ReplayBuffers, log: Log) -> Engine:
@@ -112,8 +96,12 @@ class Hold:
 class Broker:
     """An event broker. Made by `open_broker`, which runs its tasks."""
 
-    def __init__(self, config: Config, lookup: Lookup | None = None) -> None:
+    def __init__(
+        self, config: Config, lookup: Lookup | None = None, callouts: Mapping[str, Callout] | None = None
+    ) -> None:
         self.config = config
+        self._callouts = dict(callouts or {})
+        self._lag = LoopLag()
         self.commands = Commands(config)
         self.schedule = Schedule()
         self.turns = Turns()
@@ -267,10 +255,19 @@ class Broker:
         return msgspec.json.decode(encode(result))
 
     async def do_command(self, key: Key, command: Command, traceparent: str | None = None) -> Any:
-        """Do one command that came over HTTP; return its result. Raises `RequestError`.
+        """Do one command that came over HTTP; return its result, and count it. Raises `RequestError`.
 
         The key is judged as it is by then: it may have been revoked while the command was read and proved.
         """
+        try:
+            result = await self._do_command(key, command, traceparent)
+        except RequestError as error:
+            self.commands.count(command.action, error)
+            raise
+        self.commands.count(command.action, None)
+        return result
+
+    async def _do_command(self, key: Key, command: Command, traceparent: str | None) -> Any:
         if command.action not in BUILT_IN_ACTIONS:
             command = await self.commands.prove(key, command)
         self.require_open()
@@ -326,6 +323,7 @@ class Broker:
         async with AsyncExitStack() as stack:
             callout = await _open_callout(stack, self.config.commands)
             if callout is not None:
+                self._callouts["commands"] = callout
                 self.commands.fallback = forwarder(callout, self.config.commands.timeout_seconds)
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(self._engine.run)
@@ -336,6 +334,7 @@ class Broker:
             nursery.start_soon(self.schedule.run)
             await nursery.start(self.keyring.run)
             nursery.start_soon(self._keep_house)
+            nursery.start_soon(self._lag.run)
             task_status.started()
 
     async def _keep_house(self) -> None:
@@ -350,9 +349,12 @@ class Broker:
             self._buffers.statistics(),
             came_in.published,
             came_in.duplicates,
+            self.bodies.bytes,
             self.slots.statistics(),
             self.keyring.statistics(),
             self.connections.statistics(),
+            {section: callout.statistics() for section, callout in self._callouts.items()},
+            self._lag.statistics(),
             self.draining.is_set(),
         )
 
@@ -397,10 +399,14 @@ async def open_broker(config: Config | None = None, *, access: AskAccess | None 
     """
     config = check_config(config or Config())
     async with AsyncExitStack() as stack:
+        callouts = {}
         if access is None:
             callout = await _open_callout(stack, config.access)
-            access = None if callout is None else asks_api(callout)
-        broker = Broker(config, None if access is None else Lookup(access, config.access.timeout_seconds))
+            if callout is not None:
+                callouts["access"] = callout
+                access = asks_api(callout)
+        lookup = None if access is None else Lookup(access, config.access.timeout_seconds)
+        broker = Broker(config, lookup, callouts)
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(broker.run)
         try:

@@ -6,15 +6,17 @@ answer is read than fits.
 
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import trio
+from msgspec import Struct
 from standardwebhooks.webhooks import Webhook
 
+from .durations import Durations, DurationsStatistics
 from .errors import RequestError
 from .protocol.wording import located
 from .version import __version__
@@ -37,6 +39,13 @@ class NoAnswerError(RequestError):
     """There is no answer, or none that counts: ``unavailable``, or ``timeout`` if it did not come in time."""
 
 
+class CalloutStatistics(Struct, frozen=True):
+    """How long questions to one URL took."""
+
+    durations: Mapping[str, DurationsStatistics]
+    """By what came of them: a class of HTTP status (`2xx`), `unavailable`, `timeout`."""
+
+
 class Callout:
     """One URL of the operator's API. Made by `open_callout`."""
 
@@ -45,12 +54,25 @@ class Callout:
         self._url = url
         self._webhook = Webhook(secret)
         self._timeout_seconds = timeout_seconds
+        self._durations: dict[str, Durations] = {}
 
     async def ask(self, question: Any, message_id: str, traceparent: str | None = None) -> tuple[int, bytes]:
         """POST a question; return the status and the body of the answer.
 
         ``message_id`` is the same when the same is asked again. Raises `NoAnswerError`.
         """
+        began_at, outcome = trio.current_time(), "unavailable"
+        try:
+            status, answer = await self._ask(question, message_id, traceparent)
+            outcome = f"{status // 100}xx"
+        except NoAnswerError as failure:
+            outcome = failure.code
+            raise
+        finally:
+            self._durations.setdefault(outcome, Durations()).add(trio.current_time() - began_at)
+        return status, answer
+
+    async def _ask(self, question: Any, message_id: str, traceparent: str | None) -> tuple[int, bytes]:
         import httpx
 
         body = msgspec.json.encode(question)
@@ -72,6 +94,10 @@ class Callout:
             except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError):
                 raise NoAnswerError("unavailable", "The operator's API gave no answer") from None
         raise NoAnswerError("timeout", "The operator's API did not answer in time")
+
+    def statistics(self) -> CalloutStatistics:
+        """Return how long questions took."""
+        return CalloutStatistics({outcome: taken.statistics() for outcome, taken in self._durations.items()})
 
 
 async def _read(response: "httpx.Response") -> bytes:

@@ -17,7 +17,7 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, [("errors", "schedule", "turns", "accounts", "fairness", "version")]),
+    ("", 0, [("errors", "schedule", "turns", "accounts", "fairness", "durations", "version")]),
     (
         "protocol",
         1,
@@ -35,7 +35,7 @@ HOUSE_PLAN = [
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
-    ("observe", 5, ["connections"]),
+    ("observe", 5, [("connections", "lag"), "statistics", "metrics"]),
     ("", 6, ["broker"]),
     ("transport", 7, [("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling"), "reading",
@@ -62,7 +62,8 @@ STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
     "fanout.replays", "fanout.listeners",
-    "errors", "accounts", "config", "protocol.framing", "protocol.selection", "protocol.wording", "protocol.names",
+    "errors", "accounts", "durations", "config", "protocol.framing", "protocol.selection", "protocol.wording",
+    "protocol.names",
     "protocol.documents", "protocol.proving", "protocol.canonical", "protocol.messages", "protocol.events",
     "protocol.decoding",
     "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",

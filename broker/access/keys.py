@@ -111,6 +111,11 @@ class Key(Struct, frozen=True):
         if self.inbox_ids is not None:
             raise RequestError("forbidden", "An inbox key does not see the account's connections")
 
+    def require_operator(self) -> None:
+        """Raise `RequestError` (`forbidden`) unless it is an operator's."""
+        if not self.is_operator:
+            raise RequestError("forbidden", "This is for operator keys")
+
     def require(self, scope: Scope) -> None:
         """Raise `RequestError` (`forbidden`) unless the key carries the scope."""
         if scope not in self.scopes:

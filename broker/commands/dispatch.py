@@ -8,7 +8,8 @@ way, its rates) stands in an `AccountCommands`; what belongs to one connection i
 import inspect
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
@@ -20,7 +21,7 @@ from ..access.keys import Key
 from ..access.rates import Rates, TokenBucket, require_of_all, take_from_all
 from ..accounts import Accounts
 from ..config import Config, TierRatesConfig
-from ..errors import CommandError, RequestError, first_of
+from ..errors import HTTP_STATUS, CommandError, RequestError, first_of
 from ..protocol.decoding import decode_params, prove_command
 from ..protocol.messages import Command, Proof
 from ..turns import in_turns
@@ -135,8 +136,14 @@ class CommandsStatistics(Struct, frozen=True):
 
     under_way: int
     """Handlers at work."""
-    remembered: list[RememberedStatistics]
-    """What is remembered, an item for each account."""
+    accounts: int
+    """Accounts of which something is kept: a connection, a command, a rate."""
+    answered: Mapping[tuple[str, ...], int]
+    """Commands answered since the start, by action and outcome: "ok", or an error code.
+
+    The broker's own actions and those that have a handler; every other action, and every code of a handler's own, is
+    "other".
+    """
 
 
 class Commands:
@@ -148,6 +155,7 @@ class Commands:
         self._accounts = Accounts(self._make_account)
         self._doing: dict[Run, _Doing] = {}
         self._nursery: trio.Nursery | None = None
+        self._answered = Counter[tuple[str, ...]]()
         self.fallback: ActionHandler | None = None
         """Who does the actions that have no handler of their own."""
 
@@ -329,9 +337,19 @@ class Commands:
         """
         return self._accounts.forget(now, most=most)
 
+    def count(self, action: str, error: RequestError | None) -> None:
+        """Count a command that was answered, whoever did it, with a result or with this error."""
+        known = action in BUILT_IN_ACTIONS or action in self._handlers
+        outcome = "ok" if error is None else error.code if error.code in HTTP_STATUS else "other"
+        self._answered[action if known else "other", outcome] += 1
+
+    def remembered(self) -> list[RememberedStatistics]:
+        """Return what is remembered, an item for each account: a step that is as long as there are accounts."""
+        return [account.remembered.statistics() for account in self._accounts]
+
     def statistics(self) -> CommandsStatistics:
-        """Return what is under way and remembered."""
-        return CommandsStatistics(len(self._doing), [a.remembered.statistics() for a in self._accounts])
+        """Return what is under way, and what was done."""
+        return CommandsStatistics(len(self._doing), len(self._accounts), dict(self._answered))
 
 
 def _too_many() -> RequestError:

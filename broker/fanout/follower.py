@@ -122,9 +122,9 @@ class Follower:
             return None, since
         to = self._buffer.cursor_at(dropped_through)
         if since is None:
-            return Gap(None, to, None), dropped_through
+            return self._gap(None, to, None), dropped_through
         missed = self._buffer.missed(selection, since, dropped_through)
-        gap = None if missed == 0 else Gap(self._buffer.cursor_at(since), to, missed)
+        gap = None if missed == 0 else self._gap(self._buffer.cursor_at(since), to, missed)
         return gap, since if gap is None else dropped_through
 
     # --- changing what is followed
@@ -180,7 +180,14 @@ class Follower:
         missed = [self._buffer.missed(stretch.selection, stretch.after, to) for stretch in replays.behind(to)]
         replays.advance(to)
         count = None if None in missed else sum(filter(None, missed))
-        return None if count == 0 else Gap(self._buffer.cursor_at(from_), self._buffer.cursor_at(to), count)
+        return None if count == 0 else self._gap(self._buffer.cursor_at(from_), self._buffer.cursor_at(to), count)
+
+    def _gap(self, from_: str | None, to: str, count: int | None) -> Gap:
+        """Return a gap, which counts as said."""
+        tally = self._subscriptions.tally
+        tally.gaps += 1
+        tally.missed += count or 0
+        return Gap(from_, to, count)
 
     def _next_of_replay(self) -> list[Entry] | Gap:
         gap = self.gap_of_replay()
@@ -198,6 +205,7 @@ class Follower:
         if event_filter is not None:
             entries = [entry for entry in entries if event_filter.accepts(entry.type)]
         if entries:
+            self._subscriptions.tally.events += len(entries)
             self._listener.told = entries[-1].position
         return entries
 

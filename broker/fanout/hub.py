@@ -15,6 +15,7 @@ import trio
 from msgspec import Struct
 
 from ..accounts import Accounts
+from ..durations import Durations, DurationsStatistics
 from ..log.replay import ReplayBuffer
 from ..log.retention import ReplayBuffers
 from ..protocol.messages import Entry
@@ -30,13 +31,15 @@ BATCH_BYTES: Final = 65_536
 class Account:
     """One account's log, its listeners, and what the fan-out has still to do for them."""
 
-    __slots__ = ("_moved", "buffer", "deliveries", "places", "queued", "subscriptions", "uses")
+    __slots__ = ("_moved", "buffer", "deliveries", "oldest_at", "places", "queued", "subscriptions", "uses")
 
-    def __init__(self, buffer: ReplayBuffer) -> None:
+    def __init__(self, buffer: ReplayBuffer, tally: Tally | None = None) -> None:
         self.buffer = buffer
-        self.subscriptions = Subscriptions(buffer.head)
+        self.subscriptions = Subscriptions(buffer.head, tally)
         self.places = Places(buffer.head)
         self.deliveries: Iterator[None] | None = None
+        self.oldest_at: float | None = None
+        """When the first event of the batch that is written was stored; None: it is for nobody who is live."""
         self.queued = False
         self.uses = 0
         """Connections that use this account now."""
@@ -79,6 +82,16 @@ class HubStatistics(Struct, frozen=True):
     """Writes made to listeners since the start."""
     fell_behind: int
     """Times that a listener did not take all of a write."""
+    events: int
+    """Events given to listeners since the start, by the fan-out or from the log: each as often as it was."""
+    gaps: int
+    """Gaps said since the start."""
+    missed: int
+    """Events in them, as far as their number is known."""
+    first_delivery: DurationsStatistics
+    """From when the first event of a batch was stored to when the fan-out began to write the batch."""
+    last_delivery: DurationsStatistics
+    """From the same to when the kernel had it for the last listener that was live."""
 
 
 class Hub:
@@ -91,11 +104,13 @@ class Hub:
     def __init__(self, buffers: ReplayBuffers, tell: Callable[[str], bool] = lambda _: True) -> None:
         self._buffers = buffers
         self._tell = tell
-        self._accounts = Accounts(lambda account_id: Account(buffers.open(account_id)), self._gone)
+        self._tally = Tally()
+        self._first_delivery = Durations()
+        self._last_delivery = Durations()
+        self._accounts = Accounts(lambda account_id: Account(buffers.open(account_id), self._tally), self._gone)
         self._new: deque[Account] = deque()
         self._queue: deque[Account] = deque()
         self._wakeup = trio.Event()
-        self._tally = Tally()
 
     def account(self, account_id: str) -> Account:
         """Return what is held of an account; make it if there is nothing."""
@@ -160,7 +175,11 @@ class Hub:
         account.deliveries = None
         account.subscriptions.settle()
         account.delivered()
-        self._buffers.trim(account.buffer, trio.current_time())
+        now = trio.current_time()
+        if account.oldest_at is not None:
+            self._last_delivery.add(now - account.oldest_at)
+            account.oldest_at = None
+        self._buffers.trim(account.buffer, now)
         return account.buffer.head > account.subscriptions.position
 
     def _begin(self, account: Account) -> Iterator[None]:
@@ -169,9 +188,12 @@ class Hub:
         batch = buffer.batch(max_events=BATCH_EVENTS, max_bytes=BATCH_BYTES)
         if not batch:
             return iter(())
+        if subscriptions.live:
+            account.oldest_at = batch[0].stored_at
+            self._first_delivery.add(trio.current_time() - account.oldest_at)
         deliveries = subscriptions.advance(batch)
         buffer.delivered = subscriptions.position
-        return subscriptions.write(deliveries, self._tally)
+        return subscriptions.write(deliveries)
 
     def forget(self, now: float, *, most: int) -> bool:
         """Forget idle accounts, looking at no more than so many. Returns whether the round over all is under way."""
@@ -183,6 +205,16 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         """Return what the fan-out has done and has to do."""
-        live = sum(account.subscriptions.live for account in self._accounts)
-        queued = len(self._new) + len(self._queue)
-        return HubStatistics(len(self._accounts), live, queued, self._tally.writes, self._tally.fell_behind)
+        tally = self._tally
+        return HubStatistics(
+            len(self._accounts),
+            tally.live,
+            len(self._new) + len(self._queue),
+            tally.writes,
+            tally.fell_behind,
+            tally.events,
+            tally.gaps,
+            tally.missed,
+            self._first_delivery.statistics(),
+            self._last_delivery.statistics(),
+        )

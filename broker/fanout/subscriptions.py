@@ -43,28 +43,41 @@ STEPS_PER_PAUSE: Final = 32
 
 
 class Delivery(Struct, frozen=True, gc=False):
-    """What a batch is for one group: its frames joined, up to the event at ``last``, for those who are live in it."""
+    """What a batch is for one group: ``events`` frames joined, up to the one at ``last``, for those live in it."""
 
     members: tuple[Listener, ...]
     data: bytes
     last: int
+    events: int
 
 
 class Tally(Struct):
-    """What a fan-out has done since its start."""
+    """What a fan-out, and all who follow it, have done since its start."""
 
     writes: int = 0
     """Writes made to listeners."""
     fell_behind: int = 0
     """Times that a listener did not take all of a write."""
+    live: int = 0
+    """Listeners that are live now."""
+    events: int = 0
+    """Events given to listeners, live or from the log: each as often as it was."""
+    gaps: int = 0
+    """Gaps said."""
+    missed: int = 0
+    """Events in them, as far as their number is known."""
 
 
 class Subscriptions:
-    """One account's listeners, and the fan-out's ``position`` in what they listen to."""
+    """One account's listeners, and the fan-out's ``position`` in what they listen to.
 
-    __slots__ = ("_ahead", "groups", "live", "position", "settled")
+    ``tally`` is that of all accounts together.
+    """
 
-    def __init__(self, position: int) -> None:
+    __slots__ = ("_ahead", "groups", "live", "position", "settled", "tally")
+
+    def __init__(self, position: int, tally: Tally | None = None) -> None:
+        self.tally = tally or Tally()
         self.position = position
         self.settled = position
         self.live = 0
@@ -99,6 +112,7 @@ class Subscriptions:
         listener.state = State.LIVE
         listener.group.add(listener)
         self.live += 1
+        self.tally.live += 1
 
     def leave(self, listener: Listener) -> None:
         """Make a listener that is live or ahead one that is behind, and wake its owner, who is to feed it."""
@@ -130,6 +144,7 @@ class Subscriptions:
             listener.position = self.position_of(listener)
             listener.group.discard(listener)
             self.live -= 1
+            self.tally.live -= 1
         self._ahead.pop(listener, None)
         listener.state = state
 
@@ -163,7 +178,9 @@ class Subscriptions:
                 if group.wants(entry):
                     frames.setdefault(group, []).append(entry.frame)
                     last[group] = entry.position
-        return [Delivery(group.snapshot(), b"".join(joined), last[group]) for group, joined in frames.items()]
+        return [
+            Delivery(group.snapshot(), b"".join(joined), last[group], len(joined)) for group, joined in frames.items()
+        ]
 
     def _each(self, entry: Entry) -> Iterator[Delivery | None]:
         """Yield what one event is for each group, with its members of that moment; None now and then, for a pause.
@@ -172,21 +189,22 @@ class Subscriptions:
         """
         for number, group in enumerate(self.groups.of(entry), start=1):
             if group.wants(entry):
-                yield Delivery(group.snapshot(), entry.frame, entry.position)
+                yield Delivery(group.snapshot(), entry.frame, entry.position, 1)
             elif number % STEPS_PER_PAUSE == 0:
                 yield None
 
-    def write(self, deliveries: Iterable[Delivery | None], tally: Tally) -> Iterator[None]:
+    def write(self, deliveries: Iterable[Delivery | None]) -> Iterator[None]:
         """Write to each listener that is still live and was not served; yield now and then, for a pause."""
-        end, live = self.position, State.LIVE
-        seen = skipped = 0
+        end, live, tally = self.position, State.LIVE, self.tally
+        seen = skipped = events = 0
         for delivery in deliveries:
             if delivery is None:
                 yield
                 continue
-            data, last = delivery.data, delivery.last
+            members, data, last = delivery.members, delivery.data, delivery.last
             size = len(data)
-            for listener in delivery.members:
+            events += delivery.events * len(members)
+            for listener in members:
                 # After a pause it may have left, or have caught up by itself.
                 if listener.state is live and listener.position != end:
                     try:
@@ -198,8 +216,10 @@ class Subscriptions:
                         listener.position = end
                         listener.told = last
                     else:
-                        self._not_taken(listener, delivery, taken, tally)
+                        events -= 0 if taken else delivery.events
+                        self._not_taken(listener, delivery, taken)
                 else:
+                    events -= delivery.events
                     skipped += 1
                 seen += 1
                 if seen == STEPS_PER_PAUSE:
@@ -207,10 +227,11 @@ class Subscriptions:
                     seen = skipped = 0
                     yield
         tally.writes += seen - skipped
+        tally.events += events
 
-    def _not_taken(self, listener: Listener, delivery: Delivery, taken: int, tally: Tally) -> None:
+    def _not_taken(self, listener: Listener, delivery: Delivery, taken: int) -> None:
         """Let a listener that took a part of a write, or nothing, fall behind; the rest of a part is its stream's."""
-        tally.fell_behind += 1
+        self.tally.fell_behind += 1
         if taken:
             listener.position, listener.told = self.position, delivery.last
             listener.sent_part(delivery.data, taken)

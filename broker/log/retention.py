@@ -30,6 +30,10 @@ class ReplayStatistics(Struct, frozen=True):
     """What they cost in memory, as it counts against the limits."""
     dropped: int
     """Events that left a window since the start, for whatever reason."""
+    dropped_early: int
+    """Those of them that were not too old: a limit of events or bytes was reached."""
+    squeezed_seconds: float | None
+    """How long the window was for the last of these; None: there was none."""
 
 
 class ReplayBuffers:
@@ -48,6 +52,10 @@ class ReplayBuffers:
         self._numbers = 0
         self._events = 0
         self._dropped = 0
+        self._dropped_early = 0
+        self._dropped_age = 0.0
+        """Of the event that was dropped last."""
+        self._squeezed_seconds: float | None = None
 
     def open(self, account_id: str) -> ReplayBuffer:
         """Return the account's buffer; make it if there is none."""
@@ -82,12 +90,15 @@ class ReplayBuffers:
 
         So what an account has too much of costs no other account anything.
         """
-        limits = self._limits
+        limits, before = self._limits, self._dropped
         while len(buffer) > limits.max_events_per_account or buffer.bytes > limits.max_bytes_per_account:
             if not self._drop_first(buffer, now):
                 break
         if self._shared.bytes > limits.max_bytes_total:
             self._drop_oldest(lambda _: self._shared.bytes > limits.max_bytes_total, now, most=None)
+        if self._dropped > before:
+            self._dropped_early += self._dropped - before
+            self._squeezed_seconds = self._dropped_age
 
     def expire(self, now: float, *, most: int) -> bool:
         """Drop events that are too old, at most so many. Returns whether there is more to do."""
@@ -100,7 +111,14 @@ class ReplayBuffers:
 
     def statistics(self) -> ReplayStatistics:
         """Return what is held now."""
-        return ReplayStatistics(len(self._buffers), self._events, self._shared.bytes, self._dropped)
+        return ReplayStatistics(
+            len(self._buffers),
+            self._events,
+            self._shared.bytes,
+            self._dropped,
+            self._dropped_early,
+            self._squeezed_seconds,
+        )
 
     def _push(self, buffer: ReplayBuffer) -> None:
         self._numbers += 1
@@ -129,7 +147,7 @@ class ReplayBuffers:
         """Drop a buffer's oldest event, unless the fan-out still needs it."""
         if not len(buffer) or buffer.first().position > buffer.delivered:
             return False
-        buffer.drop_first(now)
+        self._dropped_age = now - buffer.drop_first(now).stored_at
         self._events -= 1
         self._dropped += 1
         return True

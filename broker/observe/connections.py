@@ -118,7 +118,7 @@ class Survey(Struct):
 class ConnectionsStatistics(Struct, frozen=True):
     """How many connections there are and were."""
 
-    open: Mapping[tuple[str, str], int]
+    open: Mapping[tuple[str, ...], int]
     """By tier and transport."""
     opened: Mapping[str, int]
     """By transport, since the start."""
@@ -136,7 +136,7 @@ class Connections:
         """By their ids, in the order of their numbers; so are those of an account."""
         self._of_accounts: dict[str | None, dict[str, OpenConnection]] = {}
         self._number = 0
-        self._open = Counter[tuple[str, str]]()
+        self._open = Counter[tuple[str, ...]]()
         self._opened = Counter[str]()
         self._closed = Counter[str]()
         self._refused = Counter[str]()

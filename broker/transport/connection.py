@@ -85,7 +85,14 @@ class Connection:
         listener = Listener(stream.write_nowait, self.wake)
         stream.lend(listener)
         self.session = Session(
-            upgrade.key, broker.config, account.buffer, account.subscriptions, listener, upgrade.opening, self.id
+            upgrade.key,
+            broker.config,
+            account.buffer,
+            account.subscriptions,
+            listener,
+            upgrade.opening,
+            self.id,
+            broker.commands.count,
         )
         self._lent = LentStream(
             stream,

@@ -22,6 +22,7 @@ from ..broker import Broker, Hold
 from ..errors import BadCommandError, BadFrameError, RequestError
 from ..fanout.hub import Account
 from ..intake.budget import Held
+from ..observe.metrics import TEXT_FORMAT, Reading, exposition
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from .browsers import cross_origin_headers, preflight_headers
@@ -254,6 +255,14 @@ async def close_connection(broker: Broker, request: Request) -> Response | Hando
     return json_response({"connection_id": connection_id})
 
 
+async def read_metrics(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /metrics`: the broker's figures, as Prometheus reads them (PROTOCOL section 6)."""
+    (await _authenticate(broker, request)).require_operator()
+    survey = await broker.connections.survey()
+    body = exposition(Reading(broker.statistics(), survey, broker.config))
+    return Response(200, body, content_type=TEXT_FORMAT)
+
+
 async def alive(broker: Broker, request: Request) -> Response | Handover:
     """`GET /healthz`: the process lives."""
     return json_response({"status": "ok"})
@@ -273,6 +282,7 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/websocket/token": {"POST": make_token},
     "/v1/connections": {"GET": list_connections},
     "/v1/connections/{id}": {"DELETE": close_connection},
+    "/metrics": {"GET": read_metrics},
     "/healthz": {"GET": alive},
     "/readyz": {"GET": ready},
 }

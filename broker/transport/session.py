@@ -54,8 +54,15 @@ MAX_REPLAYS: Final = 64
 _DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping"})
 
 
+def _count_nothing(*_: object) -> None:
+    pass
+
+
 class Session:
-    """One client's side of the protocol. ``listener`` is its end in the fan-out."""
+    """One client's side of the protocol. ``listener`` is its end in the fan-out.
+
+    ``count`` is told of each command that is answered: its action, and the error if it is one.
+    """
 
     def __init__(
         self,
@@ -66,11 +73,13 @@ class Session:
         listener: Listener,
         opening: Opening,
         connection_id: str,
+        count: Callable[[str, RequestError | None], None] = _count_nothing,
     ) -> None:
         self.key = key
         self._config = config
         self._connection_id = connection_id
         self._opening = opening
+        self._count = count
         self._client_id = opening.client_id or ""
         self._answers: list[bytes] = []
         self.waiting_bytes = 0
@@ -250,6 +259,7 @@ class Session:
 
     def answer(self, request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError) -> None:
         """Answer a command."""
+        self._count(action, outcome if isinstance(outcome, RequestError) else None)
         self._say(encode_response(request_id, action, outcome))
 
     def _new_request_id(self) -> str:

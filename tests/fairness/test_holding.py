@@ -22,10 +22,10 @@ async def test_remembered_answers_are_forgotten_in_slices(autojump_clock):
             for number in range(ANSWERS):
                 run, _ = remembered.begin(("key", "", f"r{number}"), b"", trio.current_time())
                 remembered.finish(run, Outcome(b"{}"), trio.current_time())
-        assert sum(account.answers for account in opened.commands.statistics().remembered) == ACCOUNTS * ANSWERS
+        assert sum(account.answers for account in opened.commands.remembered()) == ACCOUNTS * ANSWERS
         with counted_steps() as steps:
             await trio.sleep(400)
-        assert not any(account.answers for account in opened.commands.statistics().remembered)
+        assert not any(account.answers for account in opened.commands.remembered())
     assert steps.longest < LONGEST_STEP, steps.longest_of
 
 

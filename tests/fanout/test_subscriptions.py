@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.fanout.listeners import Listener, State
-from broker.fanout.subscriptions import Subscriptions, Tally
+from broker.fanout.subscriptions import Subscriptions
 from broker.protocol.messages import Entry
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection, TypeFilter
 
@@ -265,7 +265,7 @@ def test_one_event_is_for_all_who_are_live_when_it_comes_to_them_and_were_so_whe
 
     names = ["first", "leaves", "moves", "catches up", "stays", "ends"]
     those = {name: listening(name, f"a{number}") for number, name in enumerate(names)}
-    writing = subscriptions.write(subscriptions.advance([entry(1)]), Tally())
+    writing = subscriptions.write(subscriptions.advance([entry(1)]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("broker.fanout.subscriptions.STEPS_PER_PAUSE", 1)
         next(writing)

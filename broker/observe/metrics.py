@@ -1,0 +1,171 @@
+"""A broker's figures for Prometheus: made of its statistics when they are scraped, and of nothing else.
+
+Names and units are as Prometheus has them (base units, `_total`). No account, inbox, key or connection is a label: what
+a label may be is a list of our own, so that the number of series does not grow with clients. docs/operations.md has
+a line for each.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from ..config import Config
+from ..durations import BOUNDS, DurationsStatistics
+from ..version import __version__
+from .connections import Survey
+from .statistics import BrokerStatistics
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+
+TEXT_FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
+_EDGES: Final = (*map(str, BOUNDS), "+Inf")
+
+
+class Reading(Struct, frozen=True):
+    """All that a scrape tells of: read in one moment, but for the survey, which takes a step for each slice."""
+
+    statistics: BrokerStatistics
+    survey: Survey
+    config: Config
+
+
+def exposition(reading: Reading) -> bytes:
+    """Return a reading in Prometheus' text format (`TEXT_FORMAT`)."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry()
+    registry.register(Collector(reading))
+    return generate_latest(registry)
+
+
+class Collector:
+    """Hands a reading to a registry of prometheus_client."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def describe(self) -> list["Metric"]:
+        """Return nothing: the registry need not know names in advance."""
+        return []
+
+    def collect(self) -> Iterator["Metric"]:
+        """Yield every metric."""
+        statistics, config = self._reading.statistics, self._reading.config
+        yield from _about(statistics)
+        yield from _connections(statistics, self._reading.survey)
+        yield from _events(statistics)
+        yield from _window(statistics, config)
+        yield from _commands(statistics, config)
+        yield from _delays(statistics)
+
+
+def _about(statistics: BrokerStatistics) -> Iterator["Metric"]:
+    yield _gauge("build_info", "The broker's version", {(__version__,): 1}, "version")
+    yield _gauge("draining", "1 while the broker drains", statistics.draining)
+    yield _gauge("accounts", "Accounts of which a log or a subscriber is kept", statistics.hub.accounts)
+    yield _gauge("keys_watched", "Keys with live connections", statistics.keyring.watched)
+
+
+def _connections(statistics: BrokerStatistics, survey: Survey) -> Iterator["Metric"]:
+    connections = statistics.connections
+    yield _gauge("connections", "Open connections", connections.open, "tier", "transport")
+    yield _gauge("connections_behind", "Connections that are fed from the replay buffer", survey.behind)
+    yield _gauge("connections_held_bytes", "Bytes of frames that kernels did not take yet", survey.held_bytes)
+    yield _counter("connections_opened", "Connections opened", _by_one(connections.opened), "transport")
+    yield _counter(
+        "connections_closed", "Connections ended, by the broker's close code", _by_one(connections.closed), "code"
+    )
+    yield _counter("requests_refused", "HTTP requests and openings refused", _by_one(connections.refused), "reason")
+
+
+def _events(statistics: BrokerStatistics) -> Iterator["Metric"]:
+    hub = statistics.hub
+    yield _counter("events_published", "Events stored", statistics.published)
+    yield _counter("events_duplicate", "Events published again, and not stored", statistics.duplicates)
+    yield _counter("events_delivered", "Events given to subscribers, once for each subscriber", hub.events)
+    yield _counter("fanout_writes", "Writes of the fan-out: one for each batch and subscriber", hub.delivered)
+    yield _counter("fanout_fell_behind", "Writes that a subscriber did not take whole", hub.fell_behind)
+    yield _gauge("fanout_queued_accounts", "Accounts that wait for a turn of the fan-out", hub.queued_accounts)
+    yield _counter("gaps", "Gaps said to subscribers", hub.gaps)
+    yield _counter("gap_events", "Events that subscribers missed, as far as counted", hub.missed)
+
+
+def _window(statistics: BrokerStatistics, config: Config) -> Iterator["Metric"]:
+    replay = statistics.replay
+    dropped: Values = {("age",): replay.dropped - replay.dropped_early, ("limit",): replay.dropped_early}
+    yield _gauge("window_events", "Events in all replay windows", replay.events)
+    yield _gauge("window_bytes", "Memory that they take", replay.bytes)
+    yield _gauge(
+        "window_limit_bytes", "Memory that they may take: replay.max_bytes_total", config.replay.max_bytes_total
+    )
+    yield _gauge("window_seconds", "How far back a window reaches: replay.seconds", config.replay.seconds)
+    yield _counter("window_dropped_events", "Events that left a window", dropped, "reason")
+    if replay.squeezed_seconds is not None:
+        help_text = "How far back the window reached that last lost an event to a limit"
+        yield _gauge("window_squeezed_seconds", help_text, replay.squeezed_seconds)
+
+
+def _commands(statistics: BrokerStatistics, config: Config) -> Iterator["Metric"]:
+    commands = statistics.commands
+    yield _counter("commands", "Commands answered", commands.answered, "action", "outcome")
+    yield _gauge("commands_under_way", "Handlers at work", commands.under_way)
+    yield _gauge("bodies_bytes", "Bytes of requests and answers under way", statistics.bodies_bytes)
+    yield _gauge("bodies_limit_bytes", "How many there may be: limits.max_bodies_bytes", config.limits.max_bodies_bytes)
+
+
+def _delays(statistics: BrokerStatistics) -> Iterator["Metric"]:
+    hub = statistics.hub
+    first = "From publish to when the fan-out begins to write a batch"
+    last = "From publish to when the kernel has it for the last live subscriber"
+    yield _histogram("fanout_first_delivery_seconds", first, {(): hub.first_delivery})
+    yield _histogram("fanout_last_delivery_seconds", last, {(): hub.last_delivery})
+    yield _histogram("event_loop_lag_seconds", "How late a task wakes, each half second", {(): statistics.loop_lag})
+    callouts: Mapping[tuple[str, ...], DurationsStatistics] = {
+        (section, outcome): durations
+        for section, callout in statistics.callouts.items()
+        for outcome, durations in callout.durations.items()
+    }
+    yield _histogram("callout_duration_seconds", "Questions to the operator's API", callouts, "section", "outcome")
+
+
+Values = Mapping[tuple[str, ...], float]
+
+
+def _by_one(values: Mapping[str, float]) -> Values:
+    return {(label,): value for label, value in values.items()}
+
+
+def _gauge(name: str, help_text: str, values: Values | float, *labels: str) -> "Metric":
+    from prometheus_client.metrics_core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(f"broker_{name}", help_text, labels=labels)
+    for label_values, value in _items(values):
+        family.add_metric(label_values, value)
+    return family
+
+
+def _counter(name: str, help_text: str, values: Values | float, *labels: str) -> "Metric":
+    from prometheus_client.metrics_core import CounterMetricFamily
+
+    family = CounterMetricFamily(f"broker_{name}", help_text, labels=labels)
+    for label_values, value in _items(values):
+        family.add_metric(label_values, value)
+    return family
+
+
+def _items(values: Values | float) -> Iterable[tuple[tuple[str, ...], float]]:
+    return values.items() if isinstance(values, Mapping) else [((), values)]
+
+
+def _histogram(
+    name: str, help_text: str, values: Mapping[tuple[str, ...], DurationsStatistics], *labels: str
+) -> "HistogramMetricFamily":
+    from prometheus_client.metrics_core import HistogramMetricFamily
+
+    family = HistogramMetricFamily(f"broker_{name}", help_text, labels=labels)
+    for label_values, durations in values.items():
+        family.add_metric(label_values, list(zip(_EDGES, accumulate(durations.counts), strict=True)), durations.seconds)
+    return family

@@ -1,0 +1,37 @@
+"""`BrokerStatistics`: what a broker holds and has done, with a part for each room of the house."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from ..access.keyring import KeyringStatistics
+from ..access.slots import SlotsStatistics
+from ..callout import CalloutStatistics
+from ..commands.dispatch import CommandsStatistics
+from ..durations import DurationsStatistics
+from ..fanout.hub import HubStatistics
+from ..log.retention import ReplayStatistics
+from .connections import ConnectionsStatistics
+
+
+class BrokerStatistics(Struct, frozen=True):
+    """What the broker holds and has done."""
+
+    hub: HubStatistics
+    commands: CommandsStatistics
+    replay: ReplayStatistics
+    published: int
+    """Events stored since the start."""
+    duplicates: int
+    """Events that were there already."""
+    bodies_bytes: int
+    """What requests under way hold, in all."""
+    slots: SlotsStatistics
+    keyring: KeyringStatistics
+    connections: ConnectionsStatistics
+    callouts: Mapping[str, CalloutStatistics]
+    """By the section of the configuration that asks."""
+    loop_lag: DurationsStatistics
+    """How late the event loop was, each half second."""
+    draining: bool
+    """Whether it refuses to publish and to open."""
