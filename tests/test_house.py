@@ -35,7 +35,7 @@ HOUSE_PLAN = [
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
-    ("observe", 5, [("connections", "lag"), "statistics", "metrics"]),
+    ("observe", 5, [("connections", "lag"), ("statistics", "tasks"), "metrics"]),
     ("", 6, ["broker"]),
     ("transport", 7, [("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling"), "reading",

@@ -27,6 +27,8 @@ MOST_INBOXES_SHOWN: Final = 20
 """Of one connection, which may have ten thousand."""
 SLICE: Final = 64
 """Connections that are read in one step: each costs some microseconds."""
+_LIST_SLICE: Final = 1_024
+"""Connections that are put into a list in one step."""
 
 Transport = Literal["websocket", "sse", "poll"]
 
@@ -172,14 +174,16 @@ class Connections:
 
     # --- who is there
 
-    def close(self, connection_id: str, account_id: str | None) -> None:
-        """Close a connection (1001) that is this account's (None: of any).
-
-        Raises `RequestError` (`not_found`) if there is none.
-        """
+    def find(self, connection_id: str, account_id: str | None = None) -> OpenConnection:
+        """Return a connection of this account (None: of any). Raises `RequestError` (`not_found`) if there is none."""
         entry = self._entries.get(connection_id)
         if entry is None or account_id not in (None, entry.key.account_id):
             raise RequestError("not_found", "There is no such connection")
+        return entry
+
+    def close(self, connection_id: str, account_id: str | None) -> None:
+        """Close (1001) what `find` returns, or raise what it raises."""
+        entry = self.find(connection_id, account_id)
         entry.connected.end(CloseCode.GOING_AWAY, "closed on request")
 
     async def page(self, account_id: str | None, after: str = "") -> ConnectionsPage:
@@ -191,11 +195,11 @@ class Connections:
         start = bisect_right(entries, _number_of(after), key=attrgetter("number"))
         end = start + PAGE_CONNECTIONS
         chosen, more = entries[start:end], len(entries) > end
-        seen: list[ConnectionSeen] = []
+        connections: list[ConnectionSeen] = []
         for index in range(0, len(chosen), SLICE):
-            seen += map(_seen, chosen[index : index + SLICE])
+            connections += map(seen, chosen[index : index + SLICE])
             await trio.lowlevel.checkpoint()
-        return ConnectionsPage(seen, str(chosen[-1].number) if more else UNSET)
+        return ConnectionsPage(connections, str(chosen[-1].number) if more else UNSET)
 
     async def survey(self) -> Survey:
         """Return what all connections are together; others have their turn meanwhile."""
@@ -210,6 +214,15 @@ class Connections:
             await trio.lowlevel.checkpoint()
         return survey
 
+    async def by_task(self) -> dict[trio.lowlevel.Task, OpenConnection]:
+        """Return the connections by the tasks that serve them; others have their turn meanwhile."""
+        entries = list(self._entries.values())
+        by_task: dict[trio.lowlevel.Task, OpenConnection] = {}
+        for index in range(0, len(entries), _LIST_SLICE):
+            by_task |= {entry.task: entry for entry in entries[index : index + _LIST_SLICE]}
+            await trio.lowlevel.checkpoint()
+        return by_task
+
     def statistics(self) -> ConnectionsStatistics:
         """Return how many there are and were."""
         return ConnectionsStatistics(dict(self._open), dict(self._opened), dict(self._closed), dict(self._refused))
@@ -223,7 +236,8 @@ def _number_of(after: str) -> int:
     return int(after)
 
 
-def _seen(entry: OpenConnection) -> ConnectionSeen:
+def seen(entry: OpenConnection) -> ConnectionSeen:
+    """Return what a connection is and does now."""
     now = entry.connected.statistics()
     inbox_ids, inboxes = _some_inboxes(now.selection)
     return ConnectionSeen(

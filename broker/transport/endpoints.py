@@ -11,6 +11,7 @@ from functools import partial
 from time import time
 from typing import Any, Final
 
+import trio
 from msgspec import Raw
 from msgspec.structs import replace
 
@@ -23,6 +24,7 @@ from ..errors import BadCommandError, BadFrameError, RequestError
 from ..fanout.hub import Account
 from ..intake.budget import Held
 from ..observe.metrics import TEXT_FORMAT, Reading, exposition
+from ..observe.tasks import task_tree
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from .browsers import cross_origin_headers, preflight_headers
@@ -263,6 +265,15 @@ async def read_metrics(broker: Broker, request: Request) -> Response | Handover:
     return Response(200, body, content_type=TEXT_FORMAT)
 
 
+async def read_tasks(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /debug/tasks`: the tree of tasks, or the part of it that serves one connection (PROTOCOL section 6)."""
+    (await _authenticate(broker, request)).require_operator()
+    under = request.query().get("under")
+    root = trio.lowlevel.current_root_task() if under is None else broker.connections.find(under).task
+    assert root is not None
+    return json_response(await task_tree(broker.connections, root))
+
+
 async def alive(broker: Broker, request: Request) -> Response | Handover:
     """`GET /healthz`: the process lives."""
     return json_response({"status": "ok"})
@@ -283,6 +294,7 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/connections": {"GET": list_connections},
     "/v1/connections/{id}": {"DELETE": close_connection},
     "/metrics": {"GET": read_metrics},
+    "/debug/tasks": {"GET": read_tasks},
     "/healthz": {"GET": alive},
     "/readyz": {"GET": ready},
 }
