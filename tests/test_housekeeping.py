@@ -105,39 +105,30 @@ async def test_positions_of_dropped_events_are_forgotten_a_bucket_a_step(autojum
         assert opened.statistics().replay.accounts == 0
 
 
-async def test_who_owes_its_rate_is_not_forgotten_so_that_leaving_gains_nothing(autojump_clock):
-    rates = RatesConfig(
-        enterprise=TierRatesConfig(
-            events_per_account=RateConfig(per_second=0.01, burst=5),
-            commands_per_account=RateConfig(per_second=0.01, burst=5),
-        )
-    )
+OWED = RateConfig(per_second=0.01, burst=5)
+
+
+@pytest.mark.parametrize("owed", ["events_per_account", "commands_per_account"])
+async def test_who_owes_its_rate_is_not_forgotten_so_that_leaving_gains_nothing(autojump_clock, owed):
+    rates = RatesConfig(enterprise=TierRatesConfig(**{owed: OWED}))
     async with open_broker(configured(rates=rates)) as opened:
         opened.command("work")(_work)
         key = key_of(opened, ALICE)
 
-        async def publishes(number: int) -> bool:
+        async def may() -> bool:
             with suppress(RequestError):
-                await opened.intake.publish_raw(key, json.dumps([event(n) for n in range(number)]).encode())
+                if owed == "events_per_account":
+                    await opened.intake.publish_raw(key, json.dumps(event()).encode())
+                else:
+                    await opened.do_command(key, decode_command('{"action":"work"}'))
                 return True
             return False
 
-        async def works() -> bool:
-            with suppress(RequestError):
-                await opened.do_command(key, decode_command('{"action":"work"}'))
-                return True
-            return False
-
-        assert await publishes(5)
-        assert [await works() for _ in range(5)] == [True] * 5
+        assert [await may() for _ in range(6)] == [True] * 5 + [False]
         await trio.sleep(2 * FORGET_SECONDS + 2)
-        assert not await publishes(1)
-        assert not await works()
+        assert not await may()
         await trio.sleep(100)
-        assert await publishes(1)
-        assert not await publishes(1), "what came in is one"
-        assert await works()
-        assert not await works()
+        assert [await may() for _ in range(2)] == [True, False], "what came in meanwhile is one"
         await trio.sleep(600 + FORGET_SECONDS)
         assert len(opened.commands._accounts) == 0, "who owes nothing is not kept"
 

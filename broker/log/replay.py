@@ -38,6 +38,9 @@ _WALK_STEPS: Final = 2_048
 _WALK_FACTOR: Final = 16
 """A step of a walk is about this much cheaper than a bisection in one inbox."""
 
+INBOX_OVERHEAD_BYTES: Final = 170
+"""What an inbox costs that has events in the window, beside these."""
+
 _position_of = attrgetter("position")
 _stored_at_of = attrgetter("stored_at")
 _wall_of = attrgetter("wall")
@@ -277,11 +280,14 @@ class ReplayBuffer:
         of_inbox = self._by_inbox.get(entry.inbox)
         if of_inbox is None:
             of_inbox = self._by_inbox[entry.inbox] = _Run()
+            self._count(INBOX_OVERHEAD_BYTES)
         of_inbox.items.append(entry)
-        cost = entry.cost
-        self.bytes += cost
-        self._shared.bytes += cost
+        self._count(entry.cost)
         self._complete_through = entry.position
+
+    def _count(self, bytes_more: int) -> None:
+        self.bytes += bytes_more
+        self._shared.bytes += bytes_more
 
     def drop_first(self, now: float) -> Entry:
         """Drop the oldest event; its position stays known for an hour. Raises IndexError if there is none."""
@@ -291,12 +297,12 @@ class ReplayBuffer:
         run.drop_first()
         if not run:
             del self._by_inbox[entry.inbox]
+            self._count(-INBOX_OVERHEAD_BYTES)
         if self._by_id.get(entry.event_id) is entry:
             del self._by_id[entry.event_id]
         else:
             del self._twins[entry.inbox, entry.event_id]
-        self.bytes -= entry.cost
-        self._shared.bytes -= entry.cost
+        self._count(-entry.cost)
         self.dropped_through = entry.position
         self._dropped.add(entry.position, entry.inbox, entry.stored_at, entry.wall, now)
         return entry

@@ -37,7 +37,7 @@ class PreparedEvent(Struct, frozen=True, gc=False):
     account_id: str | None
 
 
-ENTRY_OVERHEAD_BYTES: Final = 420
+ENTRY_OVERHEAD_BYTES: Final = 340
 """What an event costs beside its frame and its id: entry, numbers, two index slots, the id's slot."""
 
 
