@@ -50,16 +50,23 @@ class Slot:
         self._of_account.release(self)
 
 
+class _AllSlots(dict[str, "_AccountSlots"]):
+    """The slots of all accounts that have any, and how many these are."""
+
+    taken = 0
+
+
 class _AccountSlots(dict[object, Slot]):
     """The slots of one account by their keys: a name, or the slot itself."""
 
-    def __init__(self, account_id: str, accounts: "dict[str, _AccountSlots]") -> None:
+    def __init__(self, account_id: str, accounts: _AllSlots) -> None:
         self._account_id = account_id
         self._accounts = accounts
 
     def release(self, slot: Slot) -> None:
         if self.get(slot.key) is slot:
             del self[slot.key]
+            self._accounts.taken -= 1
             if not self:
                 del self._accounts[self._account_id]
 
@@ -77,7 +84,7 @@ class Slots:
     """The slots of all accounts. Nothing is kept of an account that has none."""
 
     def __init__(self) -> None:
-        self._accounts: dict[str, _AccountSlots] = {}
+        self._accounts = _AllSlots()
 
     def take(self, account_id: str, limit: int | None, name: SlotName | None = None) -> tuple[Slot | None, Slot | None]:
         """Take a slot of an account that may have ``limit`` (None: any number); a name's own slot is always free to it.
@@ -90,6 +97,7 @@ class Slots:
             return None, None
         slot = Slot(of_account, name)
         of_account[slot.key] = slot
+        self._accounts.taken += replaced is None
         self._accounts[account_id] = of_account
         return slot, replaced
 
@@ -99,4 +107,4 @@ class Slots:
 
     def statistics(self) -> SlotsStatistics:
         """Return how many are taken."""
-        return SlotsStatistics(len(self._accounts), sum(map(len, self._accounts.values())))
+        return SlotsStatistics(len(self._accounts), self._accounts.taken)
