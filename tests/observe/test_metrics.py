@@ -2,7 +2,6 @@
 
 import json
 import re
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -11,91 +10,24 @@ from clients import (
     ACCOUNT,
     ALICE,
     INBOXES,
-    OPERATOR,
     alices,
     ask,
     config_of,
     configured,
     connected,
     event,
-    post_events,
     serving,
     token_of,
     until,
 )
 from documents import ROOT
-from prometheus_client.parser import text_string_to_metric_families
+from observe.scrapes import scrape
 
-from broker import CommandError, ReplayConfig
+from broker import ReplayConfig
 from broker.config import CalloutConfig
 from broker.durations import BOUNDS
 from broker.observe.connections import Survey
 from broker.observe.metrics import Reading, exposition
-
-
-class Scrape:
-    """What a scrape said."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.families = {family.name: family for family in text_string_to_metric_families(text)}
-        self.samples = {
-            (sample.name, *sorted(sample.labels.values())): sample.value
-            for family in self.families.values()
-            for sample in family.samples
-        }
-
-    def __call__(self, name, *labels):
-        """The value of a sample with these labels' values; 0 if it is not there."""
-        return self.samples.get((f"broker_{name}", *sorted(labels)), 0)
-
-
-async def scrape(served) -> Scrape:
-    answer = await ask(served.address, "GET", "/metrics", key=OPERATOR)
-    assert answer.status == 200, answer.body
-    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    return Scrape(answer.body.decode())
-
-
-@asynccontextmanager
-async def noisy():
-    """A broker after a busy moment, and two clients of it that are still there."""
-    config = configured(replay=ReplayConfig(max_events_per_account=4))
-    async with serving(config) as served:
-
-        @served.broker.command("send_email")
-        async def send_email(params: dict, context) -> dict:
-            if params.get("to") is None:
-                raise CommandError("nobody", "There is nobody to send it to")
-            return {"sent": True}
-
-        async with connected(served.address, "inbox_ids=*") as client, connected(served.address, "inbox_ids=in_1"):
-            await until(lambda: served.broker.statistics().hub.live == 2)
-            start = client.ready["cursor"]
-            await post_events(served.address, [event(number, event_id=f"evt_{number}") for number in range(10)])
-            await post_events(served.address, event(9, event_id="evt_9"))
-            for _ in range(10):
-                await client.next()
-            await client.say(action="send_email", request_id="r1", to="ada@example.com")
-            await client.say(action="send_email", request_id="r2")
-            await client.say(action="paint_it_black", request_id="r3")
-            await client.say(action="ping", request_id="r4")
-            for request_id in ("r1", "r2", "r3", "r4"):
-                await client.say(action="ping", request_id=f"after_{request_id}")
-                await client.answer(f"after_{request_id}")
-            async with connected(served.address, f"inbox_ids=*&since={start}") as late:
-                await late.next()
-            await ask(served.address, "GET", "/nowhere")
-            await ask(served.address, "POST", "/v1/commands", key=ALICE, body=b'{"action":"ping"}')
-            await until(lambda: len(served.broker.connections) == 2)
-            yield served
-
-
-@pytest.fixture
-async def noisy_broker():
-    async with noisy() as served:
-        yield served
-
 
 # --- what is told ------------------------------------------------------------
 
