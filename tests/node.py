@@ -1,6 +1,6 @@
-"""Node with the package `ws`, for what the documentation shows in JavaScript.
+"""Node with packages of npm: `ws` for what the documentation shows in JavaScript, and others' readers of our documents.
 
-The package goes into a directory of the checkout that is not under version control. Where there is no Node, the tests
+The packages go into a directory of the checkout that is not under version control. Where there is no Node, the tests
 say so and are skipped; under CI they fail.
 """
 
@@ -16,31 +16,37 @@ import pytest
 from documents import ROOT
 
 CACHE = ROOT / ".cache/node"
-PACKAGE = "ws@8"
+WS = "ws@8"
+WITHOUT_TALK = {"SCARF_ANALYTICS": "false", "REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
+"""Nothing is told to the packages' makers."""
 INSTALL_SECONDS = 120
+RUN_SECONDS = 60
 
 
-def _installed() -> str | None:
+def _install(package: str) -> str | None:
     """What is missing, or None."""
     if not (shutil.which("node") and shutil.which("npm")):
         return "Node.js and npm are not installed"
-    if not (CACHE / "node_modules/ws/package.json").is_file():
+    name, _, version = package.rpartition("@")
+    installed = CACHE / "node_modules" / name / "package.json"
+    if not (installed.is_file() and f'"version": "{version}' in installed.read_text(encoding="utf-8")):
         CACHE.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(CACHE), PACKAGE]
+        quietly = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
+        command = ["npm", "install", *quietly, "--prefix", str(CACHE), package]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
         except subprocess.TimeoutExpired:
-            return f"`npm install {PACKAGE}` did not end within {INSTALL_SECONDS} s"
+            return f"`npm install {package}` did not end within {INSTALL_SECONDS} s"
         if done.returncode:
-            return f"`npm install {PACKAGE}` failed: {done.stderr.strip()}"
+            return f"`npm install {package}` failed: {done.stderr.strip()}"
     return None
 
 
 @contextmanager
-def node_program(text: str) -> Iterator[list[str]]:
-    """The command that runs a module, which may import `ws`."""
-    if missing := _installed():
-        message = f"{missing}: what is shown in JavaScript is not run"
+def node_program(text: str, package: str = WS) -> Iterator[list[str]]:
+    """The command that runs a module, which may import a package."""
+    if missing := _install(package):
+        message = f"{missing}: what needs it is not run"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
@@ -48,3 +54,18 @@ def node_program(text: str) -> Iterator[list[str]]:
         program = Path(folder) / "program.mjs"
         program.write_text(text, encoding="utf-8")
         yield ["node", str(program)]
+
+
+def run_in_node(command: list[str], text: str) -> str:
+    """Run a program to its end with a text to read, and return what it said."""
+    done = subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+        env={**os.environ, **WITHOUT_TALK},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -38,7 +38,8 @@ HOUSE_PLAN = [
     ("observe", 5, [("connections", "lag"), ("statistics", "tasks"), "metrics"]),
     ("", 6, ["broker"]),
     ("transport", 7, [("ending", "stream", "request", "response", "refusals"),
-                      ("pacing", "parsing", "upgrade", "session", "browsers", "polling"), "reading",
+                      ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "specs"),
+                      ("reading", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
                       ("http11", "connection"), "sse", ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
@@ -70,7 +71,8 @@ PURE = {
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
     "commands.remembered", "commands.requests", "intake.budget", "transport.parsing", "transport.request",
     "transport.response", "transport.refusals", "transport.browsers", "transport.session", "transport.ending",
-    "transport.pacing", "cli.lines",
+    "transport.pacing", "transport.specs", "transport.specs.schemas", "transport.specs.parameters",
+    "transport.specs.asyncapi", "cli.lines",
 }  # fmt: skip
 IMPURE = {
     "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",

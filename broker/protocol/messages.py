@@ -16,10 +16,11 @@ from .names import ALL_INBOXES, EventType, Identifier, InboxId, InboxName, Scope
 
 
 class NewEvent(Struct, frozen=True, gc=False):
-    """An event to publish (PROTOCOL section 6). In the library ``payload`` may be any mapping."""
+    """An event to publish (PROTOCOL section 6)."""
 
     type: EventType
-    payload: Any
+    payload: Annotated[Any, Meta(extra_json_schema={"type": "object"})]
+    """A JSON object; in the library any mapping."""
     inbox_id: InboxId | None = None
     event_id: Identifier | None = None
     created_at: Annotated[datetime, Meta(tz=True)] | None = None

@@ -27,10 +27,13 @@ from ..observe.metrics import TEXT_FORMAT, Reading, exposition
 from ..observe.tasks import task_tree
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
+from ..version import __version__
 from .browsers import cross_origin_headers, preflight_headers
 from .polling import poll
 from .request import Request
 from .response import Response, head_of_lasting, json_response
+from .specs.asyncapi import asyncapi
+from .specs.openapi import openapi
 from .sse import CONTENT_TYPE, HEADERS, EventStreamOpening
 from .upgrade import Upgrade, check_upgrade, offered_subprotocols
 
@@ -285,6 +288,20 @@ async def ready(broker: Broker, request: Request) -> Response | Handover:
     return json_response({"status": "ready"})
 
 
+_ASYNCAPI: Final = Response(200, asyncapi(__version__))
+_OPENAPI: Final = Response(200, openapi(__version__))
+
+
+async def describe_stream(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /asyncapi.json`: the stream as AsyncAPI has it."""
+    return _ASYNCAPI
+
+
+async def describe_http(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /openapi.json`: these routes as OpenAPI has them."""
+    return _OPENAPI
+
+
 ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/stream": {"GET": open_stream},
     "/v1/events": {"GET": read_events, "POST": publish_events},
@@ -297,6 +314,8 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/debug/tasks": {"GET": read_tasks},
     "/healthz": {"GET": alive},
     "/readyz": {"GET": ready},
+    "/asyncapi.json": {"GET": describe_stream},
+    "/openapi.json": {"GET": describe_http},
 }
 _LASTING: Final = frozenset({"/v1/stream", "/v1/events", "/v1/events/stream"})
 _EVERYTHING: Final = "*"

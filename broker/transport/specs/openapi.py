@@ -1,0 +1,308 @@
+"""The HTTP side as OpenAPI 3.1 describes it (PROTOCOL section 6): every route, what it takes, answers and refuses."""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ...errors import HTTP_STATUS
+from ...observe.connections import ConnectionsPage
+from ...observe.metrics import TEXT_FORMAT
+from ...observe.tasks import Tree
+from ...protocol.messages import Event, NewEvent, Token, TokenRequest
+from ..polling import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_SECONDS, Page
+from .parameters import OPENING_QUERY, Parameter, security_schemes
+from .schemas import (
+    ANYTHING,
+    ERROR_MEANINGS,
+    Envelope,
+    Error,
+    Json,
+    PublishResult,
+    object_of,
+    ref,
+    schema_of,
+    schemas_of,
+)
+
+DESCRIPTION: Final = """\
+Publishing, polling, commands and tokens over HTTP, on the port of the stream (`/asyncapi.json`). Answers are \
+`{"result": …}` or `{"error": {"code", "message"}}`. Ignore fields that you do not know. `HEAD` is wherever `GET` is, \
+but where an answer would last; `OPTIONS` answers 204 with `Allow`."""
+
+Who = Literal["all", "key", "key or token", "operator"]
+
+
+class Operation(Struct, frozen=True):
+    """What a method of a route is for, and all that it takes, answers and refuses.
+
+    ``result`` is the schema of what stands in `result`; ``answers`` are answers of another form, by their status.
+    """
+
+    id: str
+    summary: str
+    who: Who
+    scope: str = ""
+    parameters: dict[str, Parameter] = {}
+    bodies: dict[str, Json] = {}
+    """By content type."""
+    needs_body: bool = True
+    result: Json | None = None
+    answers: dict[int, Json] = {}
+    errors: tuple[str, ...] = ()
+    """Codes, beside those of every operation."""
+    own_codes: bool = False
+    """Whether a command's handler may refuse it, with any code and its status."""
+
+
+_EVENTS: Final = {"anyOf": [ref(NewEvent), {"type": "array", "items": ref(NewEvent)}]}
+_POLL_QUERY: Final = {
+    "limit": Parameter(
+        {**schema_of(Annotated[int, Meta(ge=1, le=MAX_LIMIT)]), "default": DEFAULT_LIMIT}, "At most so many events."
+    ),
+    "wait": Parameter(
+        {**schema_of(Annotated[float, Meta(ge=0, le=MAX_WAIT_SECONDS)]), "default": 0},
+        "Seconds to wait for the first event. A poll that waits counts as a connection.",
+    ),
+}
+_LAST_EVENT_ID: Final = {
+    "Last-Event-ID": Parameter(schema_of(str), "Stands before `since`; browsers send it when they come back.", "header")
+}
+_DOCUMENT: Final = {
+    200: {"description": "The document.", "content": {"application/json": {"schema": {"type": "object"}}}}
+}
+_METRICS: Final = {
+    200: {"description": "As Prometheus reads them.", "content": {TEXT_FORMAT: {"schema": {"type": "string"}}}}
+}
+_SWITCHED: Final = {101: {"description": "A WebSocket; `/asyncapi.json` says what is said on it."}}
+_EVENT_STREAM: Final = {
+    200: {
+        "description": "Frames as on the stream: `data:` is one, as JSON in one line, `id:` its cursor.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+_ALWAYS: Final = ("bad_request", "forbidden", "timeout_reading", "head_too_large", "internal", "version_not_supported")
+"""What any request may be refused with: for its head, for the page it comes from, for a fault of ours."""
+_KEYED: Final = ("unauthorized", "rate_limited", "unavailable", "draining")
+_BODIED: Final = ("invalid_json", "invalid_params", "too_large", "unsupported_media_type")
+
+OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
+    "/v1/stream": {
+        "GET": Operation(
+            "openStream",
+            "Open the stream, a WebSocket",
+            "key or token",
+            parameters=OPENING_QUERY,
+            answers=_SWITCHED,
+            errors=(*_KEYED, "upgrade_required", "connection_limit"),
+        )
+    },
+    "/v1/events": {
+        "GET": Operation(
+            "pollEvents",
+            "Read the next page of events, and wait for it if that is asked",
+            "key",
+            scope="subscribe",
+            parameters=OPENING_QUERY | _POLL_QUERY,
+            result=ref(Page),
+            errors=(*_KEYED, "connection_limit"),
+        ),
+        "POST": Operation(
+            "publishEvents",
+            "Publish one event, a list, or NDJSON, all or nothing",
+            "key",
+            scope="publish",
+            bodies={
+                "application/json": _EVENTS,
+                "application/x-ndjson": {"type": "string", "description": "An event a line."},
+            },
+            result=ref(PublishResult),
+            errors=(*_KEYED, *_BODIED, "not_found"),
+        ),
+    },
+    "/v1/events/stream": {
+        "GET": Operation(
+            "readEventStream",
+            "Open the stream as Server-Sent Events, to be read only",
+            "key or token",
+            parameters=OPENING_QUERY | _LAST_EVENT_ID,
+            answers=_EVENT_STREAM,
+            errors=(*_KEYED, "connection_limit"),
+        )
+    },
+    "/v1/commands": {
+        "POST": Operation(
+            "giveCommand",
+            "Give one command, as over the stream",
+            "key",
+            scope="command",
+            bodies={"application/json": ref(Envelope)},
+            result=ANYTHING,
+            errors=(*_KEYED, *_BODIED, "unknown_action", "request_id_reused", "timeout"),
+            own_codes=True,
+        )
+    },
+    "/v1/websocket/token": {
+        "POST": Operation(
+            "makeToken",
+            "Make a connection token of the key, narrowed or not",
+            "key",
+            bodies={"application/json": ref(TokenRequest)},
+            needs_body=False,
+            result=ref(Token),
+            errors=(*_KEYED, *_BODIED),
+        )
+    },
+    "/v1/connections": {
+        "GET": Operation(
+            "listConnections",
+            "Read who is connected, to the account or, for operators, to any",
+            "key",
+            parameters={"after": Parameter(schema_of(str), "The `next` of the last page.")},
+            result=ref(ConnectionsPage),
+            errors=_KEYED,
+        )
+    },
+    "/v1/connections/{id}": {
+        "DELETE": Operation(
+            "closeConnection",
+            "Close a connection with 1001",
+            "key",
+            parameters={"id": Parameter(schema_of(str), "Its `connection_id`.", "path")},
+            result=object_of({"connection_id": schema_of(str)}),
+            errors=(*_KEYED, "not_found"),
+        )
+    },
+    "/metrics": {
+        "GET": Operation("readMetrics", "Read the broker's figures", "operator", answers=_METRICS, errors=_KEYED)
+    },
+    "/debug/tasks": {
+        "GET": Operation(
+            "readTasks",
+            "Read the tree of tasks, where each waits, and what each connection does",
+            "operator",
+            parameters={"under": Parameter(schema_of(str), "A `connection_id`: only what serves it.")},
+            result=ref(Tree),
+            errors=(*_KEYED, "not_found"),
+        )
+    },
+    "/healthz": {
+        "GET": Operation("alive", "Whether the process lives", "all", result=object_of({"status": {"const": "ok"}}))
+    },
+    "/readyz": {
+        "GET": Operation(
+            "ready",
+            "Whether it takes connections",
+            "all",
+            result=object_of({"status": {"const": "ready"}}),
+            errors=("unavailable", "draining"),
+        )
+    },
+    "/asyncapi.json": {"GET": Operation("asyncapi", "The stream as AsyncAPI 3", "all", answers=_DOCUMENT)},
+    "/openapi.json": {"GET": Operation("openapi", "This document", "all", answers=_DOCUMENT)},
+}
+"""What is said of every route, by path and method."""
+
+_SECURITY: Final[dict[Who, tuple[str, ...]]] = {
+    "all": (),
+    "key": ("bearer", "key"),
+    "key or token": ("bearer", "key", "token", "subprotocol"),
+    "operator": ("bearer", "key"),
+}
+
+
+def openapi(version: str) -> bytes:
+    """Return the document as JSON; ``version`` is the broker's."""
+    document = {
+        "openapi": "3.1.0",
+        "info": {"title": "daimon-broker over HTTP", "version": version, "description": DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "paths": {
+            path: {method.lower(): _operation(operation) for method, operation in operations.items()}
+            for path, operations in OPERATIONS.items()
+        },
+        "components": {"schemas": _schemas(), "securitySchemes": security_schemes("apiKey")},
+    }
+    return msgspec.json.encode(document)
+
+
+def _schemas() -> dict[str, Json]:
+    schemas = schemas_of(
+        ConnectionsPage, Envelope, Error, Event, NewEvent, Page, PublishResult, Token, TokenRequest, Tree
+    )
+    schemas["Page"]["properties"]["events"]["items"] = ref(Event)  # the struct has them as they are stored
+    return schemas
+
+
+def _operation(operation: Operation) -> Json:
+    described: Json = {
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "security": [{name: [operation.scope] if operation.scope else []} for name in _SECURITY[operation.who]],
+        "responses": _answers(operation) | _refusals(operation),
+    }
+    if operation.who == "operator":
+        described["description"] = "Needs an operator key."
+    if operation.scope:
+        described["description"] = f"Needs the scope `{operation.scope}`."
+    if operation.parameters:
+        described["parameters"] = [_parameter(name, parameter) for name, parameter in operation.parameters.items()]
+    if operation.bodies:
+        content = {content_type: {"schema": schema} for content_type, schema in operation.bodies.items()}
+        described["requestBody"] = {"required": operation.needs_body, "content": content}
+    return described
+
+
+def _parameter(name: str, parameter: Parameter) -> Json:
+    described: Json = {
+        "name": name,
+        "in": parameter.place,
+        "description": parameter.words,
+        "schema": parameter.schema,
+        "required": parameter.place == "path",
+    }
+    if parameter.schema.get("type") == "array":
+        described |= {"style": "form", "explode": False}  # separated by commas
+    return described
+
+
+def _answers(operation: Operation) -> dict[str, Json]:
+    answers = {str(status): answer for status, answer in operation.answers.items()}
+    if operation.result is not None:
+        schema = object_of({"result": operation.result})
+        answers["200"] = {"description": "Done.", "content": {"application/json": {"schema": schema}}}
+    return answers
+
+
+def _refusals(operation: Operation) -> dict[str, Json]:
+    """Return the answers that refuse, by status: each with the codes that it may bear."""
+    by_status: dict[int, list[str]] = {}
+    for code in sorted({*_ALWAYS, *operation.errors}, key=lambda code: (HTTP_STATUS[code], code)):
+        by_status.setdefault(HTTP_STATUS[code], []).append(code)
+    refusals = {
+        str(status): _refusal(status, codes, own_codes=operation.own_codes) for status, codes in by_status.items()
+    }
+    if operation.own_codes:
+        refusals["default"] = _refused("What the command's handler refuses, with a code of its own.", ref(Error))
+    return refusals
+
+
+def _refusal(status: int, codes: list[str], *, own_codes: bool) -> Json:
+    words = "; ".join(f"`{code}`: {ERROR_MEANINGS[code]}" for code in codes)
+    error = ref(Error) if own_codes else {"allOf": [ref(Error), {"properties": {"code": {"enum": codes}}}]}
+    refusal = _refused(f"{words}.", error)
+    if headers := _REFUSAL_HEADERS.get(status):
+        refusal["headers"] = {name: {"description": words, "schema": {"type": kind}} for name, kind, words in headers}
+    return refusal
+
+
+def _refused(words: str, error: Json) -> Json:
+    return {"description": words, "content": {"application/json": {"schema": object_of({"error": error})}}}
+
+
+_RETRY_AFTER: Final = ("Retry-After", "integer", "Seconds after which it may be tried again.")
+_REFUSAL_HEADERS: Final[dict[int, list[tuple[str, str, str]]]] = {
+    401: [("WWW-Authenticate", "string", "`Bearer`.")],
+    429: [_RETRY_AFTER],
+    503: [_RETRY_AFTER],
+}
