@@ -21,7 +21,7 @@ ACCOUNT = "acct_demo"
 class Email:
     """Parameters of `send_email`: what does not fit is refused with its path before the handler runs."""
 
-    to: str
+    to: str | list[str]
     subject: str = ""
 
 
@@ -29,7 +29,7 @@ def register(broker: Broker) -> None:
     """Say who does what agents ask for."""
 
     @broker.command("send_email", seconds=5)
-    async def send_email(email: Email, context: CommandContext) -> dict[str, str]:
+    async def send_email(email: Email, context: CommandContext) -> dict[str, str | list[str]]:
         if context.inbox_id is None:
             raise CommandError("no_inbox", "Say from which inbox: `inbox_id`")
         # Give the id on to your mailer as its idempotency key: it is the same if the same command is sent again.

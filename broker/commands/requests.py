@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from ..access.keys import Key
-from ..protocol.decoding import decode_inbox_id, decode_values, sound
+from ..protocol.decoding import decode_inbox_id, decode_text, sound
 from ..protocol.messages import Command
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -64,9 +64,8 @@ def check_command(
         if inbox_id is not None:
             key.require_inbox(inbox_id, path)
     if command.paths.get("traceparent") == "$.traceparent":
-        sent = decode_values(msgspec.structs.replace(command, params={"traceparent": params.pop("traceparent")}))
-        traceparent = sent["traceparent"]
-    if not (isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent)):
+        traceparent = decode_text(params.pop("traceparent"))
+    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = None
     bare = msgspec.structs.replace(command, params=params)
     return CommandRequest(bare, key, request_id, inbox_id, traceparent, client_id)

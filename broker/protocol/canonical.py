@@ -23,7 +23,6 @@ _PIECE: Final = re.compile(
     rb'(?P<flat>(?:(?:"[^"\\]{0,64}+"|\{\}),){2,500}+)'
     rb'|(?P<open>\{)|(?P<close>\})|(?P<plain>[^{}"]{1,8192}+)|"[^"\\]{0,1024}+"|(?P<string>")'
 )
-_STRINGS: Final = (None, "string")
 _COLON: Final = re.compile(rb"[ \t\r\n]*+:")
 _decode_as_written = msgspec.json.Decoder(float_hook=lambda number: Raw(number.encode())).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -88,7 +87,7 @@ def _canonical_by_pieces(text: bytes) -> Steps[bytes]:
                 written = written.translate(None, SPACE)
             case "string":
                 written, position = _string(view, start)
-        if piece.lastgroup in _STRINGS and (colon := _COLON.match(text, position)):
+        if colon := _COLON.match(text, position):
             frame.end_member()
             frame.name, position = _decode_text(written), colon.end()
         else:

@@ -30,9 +30,9 @@ AS_WRITTEN: Final = dict[str, Raw]
 """The type of parameters that are handed on as JSON."""
 _FEW_COLONS: Final = 4_096
 
-_decode_any = msgspec.json.Decoder().decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_id = msgspec.json.Decoder(Identifier).decode
+_decode_text = msgspec.json.Decoder(str).decode
 _decode_optional_id = msgspec.json.Decoder(Identifier | None).decode
 _decode_optional_inbox_id = msgspec.json.Decoder(InboxId | None).decode
 _PLACE = re.compile(r"`\$(?:\.([^.\[`]+)|\[\.\.\.\])")
@@ -64,6 +64,14 @@ def decode_command(text: str) -> Command:
         raise BadCommandError(action, request_id, error) from None
     paths = {name: f"$.{name}" for name in fields} | {name: f"$.params.{name}" for name in nested}
     return Command(action, request_id, fields | nested, paths, len(text))
+
+
+def decode_text(raw: Raw) -> str | None:
+    """Decode a text; None: it is none."""
+    try:
+        return _decode_text(raw)
+    except msgspec.ValidationError:
+        return None
 
 
 def decode_inbox_id(raw: Raw, path: str) -> str | None:
@@ -182,7 +190,6 @@ def decode_params(command: Command, params_type: type[P]) -> P:
     try:
         decoded: P = decode_as(decode, text, "$")
     except RequestError as error:
-        decode_values(command)  # what is no JSON has its place named by this
         place = _PLACE.search(error.message)
         where = place and (place[1] or _first_refused(command.params, decode))
         if not (place and where in command.paths):
@@ -214,11 +221,6 @@ def require_few(command: Command, name: NameList, most: int) -> None:
     raw = command.params.get(name)
     if raw is not None and bytes(raw).count(b'"') > 2 * most:
         raise too_many(name, most, command.paths[name])
-
-
-def decode_values(command: Command) -> dict[str, Any]:
-    """Decode a command's parameters as plain values. Raises `RequestError` with the field's path."""
-    return {name: decode_as(_decode_any, raw, command.paths[name]) for name, raw in command.params.items()}
 
 
 _decoders: dict[Any, Any] = {}

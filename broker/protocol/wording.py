@@ -25,6 +25,8 @@ _TYPES: Final = {
 }
 _UNITS: Final = {"str": "character", "array": "element", "object": "member", "bytes": "byte"}
 _LEAST_OR_MOST: Final = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_LONGEST_SHOWN: Final = 80
+"""Characters of what a client gave that are said to it again."""
 A_TIME: Final = "Expected a time with its offset, such as `2026-11-23T10:00:00Z`"
 
 
@@ -63,7 +65,8 @@ def _in_words(said: str, place: str) -> str:
     if found := _NOT_A_VALUE.fullmatch(said):
         field = _LAST_FIELD.search(place)
         values = _VALUES.get(field[1]) if field else None
-        return f"Expected {values}, not {found[1]}" if values else f"{found[1]} is no value of this"
+        given = found[1] if len(found[1]) <= _LONGEST_SHOWN else f"{found[1][:_LONGEST_SHOWN]}…"
+        return f"Expected {values}, not {given}" if values else f"{given} is no value of this"
     return said
 
 

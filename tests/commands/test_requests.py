@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from broker.access.keys import Key, Narrowing
 from broker.commands.requests import check_command
 from broker.errors import RequestError
-from broker.protocol.decoding import decode_command, decode_values, prove_command, sound
+from broker.protocol.decoding import decode_command, decode_params, prove_command, sound
 from broker.protocol.documents import at_once
 
 ACCOUNT_KEY = Key("key_1", "acct", frozenset({"command"}))
@@ -37,7 +37,7 @@ def refusal(command, key=ACCOUNT_KEY):
 def test_the_inbox_is_lifted_out_from_where_it_stands(command, key):
     request = check({"action": "read", **command}, key)
     assert request.inbox_id == "in_1"
-    assert decode_values(request.command) == {"n": 1}
+    assert decode_params(request.command, dict) == {"n": 1}
 
 
 @pytest.mark.parametrize("command", [{}, {"inbox_id": None}, {"params": {"inbox_id": None}}])
@@ -81,13 +81,13 @@ def test_a_key_without_the_scope_is_refused_before_anything_else_is_looked_at():
 def test_a_trace_is_lifted_from_the_top_level():
     request = check({"action": "read", "traceparent": TRACE, "n": 1})
     assert request.traceparent == TRACE
-    assert decode_values(request.command) == {"n": 1}
+    assert decode_params(request.command, dict) == {"n": 1}
 
 
 def test_a_traceparent_in_params_is_a_parameter_like_others():
     request = check({"action": "read", "params": {"traceparent": TRACE}})
     assert request.traceparent is None
-    assert decode_values(request.command) == {"traceparent": TRACE}
+    assert decode_params(request.command, dict) == {"traceparent": TRACE}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,13 @@ def test_a_traceparent_in_params_is_a_parameter_like_others():
 )
 def test_a_trace_that_is_not_well_formed_is_none_and_no_parameter_either(trace):
     request = check({"action": "read", "traceparent": trace})
+    assert request.traceparent is None
+    assert request.command.params == {}
+
+
+@pytest.mark.parametrize("trace", ["[1e999]", '[["\\u0000"]]', "1e999"])
+def test_of_a_trace_that_is_no_text_nothing_is_made(trace):
+    request = check(f'{{"action":"read","traceparent":{trace}}}')
     assert request.traceparent is None
     assert request.command.params == {}
 
@@ -245,6 +252,16 @@ def test_the_digest_differs_for_numbers_that_are_written_otherwise(one, other):
 )
 def test_the_digest_is_the_same_for_texts_that_are_written_otherwise(one, other):
     assert digest(f'{{"action":"read","n":{one}}}') == digest(f'{{"action":"read","params":{{"n":{other}}}}}')
+
+
+def test_a_traceparent_in_params_is_content():
+    assert digest({"action": "read", "params": {"traceparent": TRACE}}) != digest({"action": "read"})
+
+
+@pytest.mark.parametrize("said", [{"inbox_id": None}, {"params": {"inbox_id": None}}])
+def test_an_inbox_that_is_null_is_none_to_the_digest_too(said):
+    assert digest({"action": "read", **said}) == digest({"action": "read"})
+    assert digest({"action": "read", "inbox_id": "in_1"}) != digest({"action": "read"})
 
 
 def test_a_command_that_cannot_be_sent_again_needs_no_digest():

@@ -255,6 +255,15 @@ def test_a_time_out_of_range_or_without_offset_is_refused_with_its_path(moment):
     assert "`$[3].created_at`" in error.message
 
 
+def test_a_payload_may_be_128_levels_deep():
+    def payload(depth):
+        return b'{"type":"a","payload":%b}' % (b'{"a":' * depth + b"1" + b"}" * depth)
+
+    assert prepare(payload(128))
+    assert refusal(prepare, payload(129)).code == "invalid_json"
+    assert refusal(prepare, b'{"type":"a","payload":{"a":[%b1%b]}}' % (b"[" * 200, b"]" * 200)).code == "invalid_json"
+
+
 def test_an_event_of_exactly_the_allowed_bytes_passes_and_one_more_is_too_large():
     raw = event_json(payload={"text": "é"})
     assert prepare(raw, max_bytes=len(raw))
@@ -395,6 +404,13 @@ def test_of_an_event_that_is_too_large_no_more_is_looked_at(item, ndjson):
     body = (b"{}\n" if ndjson else b"[{},") + item + b"\xff" * 100
     assert refusal(split, body, ndjson=ndjson, max_bytes=20).code in {"too_large", "invalid_json"}
     assert refusal(split, body, ndjson=ndjson, max_bytes=len(item) // 2).message.count("`$[1]`") == 1
+
+
+@pytest.mark.parametrize("broken", [b'{"a":tru}', b"nul ", b"{]", b'{"a" 1}', b"01"])
+def test_an_event_that_is_broken_is_broken_however_much_follows(broken):
+    error = refusal(split, b"[{},%b,%b]" % (broken, b"1" * 1_000), max_bytes=100)
+    assert error.code == "invalid_json"
+    assert "`$[1]`" in error.message
 
 
 @pytest.mark.parametrize("ndjson", [False, True])

@@ -69,7 +69,7 @@ def test_what_looks_like_a_number_in_a_string_is_none(text):
     prove(text + PADDING)
 
 
-@pytest.mark.parametrize("place", range(STEP_BYTES - 8, STEP_BYTES + 3))
+@pytest.mark.parametrize("place", [*range(STEP_BYTES - 8, STEP_BYTES + 3), *range(65_526, 65_540)])
 def test_a_number_is_seen_whole_wherever_a_step_ends(place):
     text = b"[" + b" " * place + b"%b]"
     prove(text.replace(b"%b", b"1e308,1e-999"))
@@ -112,6 +112,14 @@ def test_brackets_in_strings_nest_nothing():
     prove(b'["%b"]' % (b"[" * 1_000))
     prove(b'["\\"%b\\\\",["\\\\\\"%b"]]' % (b"[" * 1_000, b"{" * 1_000))
     prove(b"[%b]" % b",".join([b'["]["]'] * 10_000))
+
+
+@pytest.mark.parametrize("escape", [b'\\"', b"\\\\", b'\\\\\\"'])
+@pytest.mark.parametrize("place", range(STEP_BYTES - 8, STEP_BYTES + 3))
+def test_an_escape_is_seen_whole_wherever_a_step_ends(escape, place):
+    text = b'["%b%b%%b"]' % (b"x" * place, escape)
+    prove(text.replace(b"%b", b"[" * 200))
+    assert refusal(prove, text.replace(b"%b", b'",%b,"' % nested(200)))
 
 
 def test_many_brackets_side_by_side_are_not_deep():

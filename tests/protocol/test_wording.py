@@ -89,6 +89,12 @@ def test_an_alphabet_is_told_in_words(kind, words):
         assert told(kind, bad, "name").startswith(f"Expected {words}")
 
 
+def test_no_more_is_said_again_of_what_was_given_than_it_takes_to_know_it():
+    words = told(Form, {"tier": "gold" * 1_000_000})
+    assert "not 'goldgold" in words
+    assert len(words) < 200
+
+
 def test_the_place_is_that_of_the_value_itself():
     assert located("Expected `int` - at `$[0].a`", "$.params.x") == "Expected a whole number - at `$.params.x[0].a`"
     assert located("Expected `int`", "since") == "Expected a whole number - at `since`"

@@ -16,6 +16,9 @@ from broker.config import Config, LimitsConfig, ReplayConfig
 from broker.errors import CloseCode, RequestError
 from broker.fanout.listeners import Listener
 from broker.fanout.subscriptions import Subscriptions
+from broker.protocol.decoding import prove_command
+from broker.protocol.documents import at_once
+from broker.protocol.messages import Command
 from broker.transport.session import MAX_BAD_FRAMES, MAX_REPLAYS, MAX_WAITING_ANSWER_BYTES, Session
 
 ALL_SCOPES = frozenset({"subscribe", "command", "publish"})
@@ -685,3 +688,49 @@ def test_a_closed_session_leaves_nothing_behind():
     talk.session.close()
     assert talk.subscriptions.live == 0
     assert not talk.subscriptions.in_use
+
+
+# --- long messages
+
+
+def test_a_long_command_is_handed_out_to_be_proved_and_obeyed_then():
+    talk = opened()
+    for message in (
+        {"action": "send_email", "request_id": "r1", "inbox_id": "a", "body": "x" * 20_000},
+        {"action": "publish", "request_id": "r1", "events": [{"type": "a", "payload": {"a": "x" * 20_000}}]},
+    ):
+        command = talk.say(message)
+        assert isinstance(command, Command)
+        assert command.proof is None
+        doing = talk.session.obey(at_once(prove_command(command)), NOW, wall_at(NOW))
+        request = doing if isinstance(doing, CommandRequest) else doing.request
+        assert (request.command.action, request.request_id) == (message["action"], "r1")
+        assert request.digest
+    assert talk.heard() == []
+
+
+def test_what_is_wrong_with_a_long_command_is_its_answer():
+    talk = opened()
+    command = talk.say(f'{{"action":"send_email","request_id":"r1","n":1e999,"body":"{"x" * 20_000}"}}')
+    assert talk.session.obey(at_once(prove_command(command)), NOW, wall_at(NOW)) is None
+    [answer] = talk.heard()
+    assert (answer["request_id"], answer["error"]["code"]) == ("r1", "invalid_params")
+    assert "`$.n`" in answer["error"]["message"]
+
+
+def test_what_the_session_does_itself_it_does_at_once_however_long():
+    talk = opened(key=key_of("subscribe"))
+    inboxes = sorted(f"inbox_{number}_{'x' * 20}" for number in range(2_000))
+    assert talk.ask("subscribe", inbox_ids=inboxes)["result"]["inbox_ids"] == inboxes
+    assert talk.ask("unsubscribe", inbox_ids=inboxes)["result"]["inbox_ids"] == []
+    assert "server_time" in talk.ask("ping", padding="x" * 20_000)["result"]
+
+
+@pytest.mark.parametrize("padding", [0, 20_000])
+def test_what_is_wrong_with_an_event_is_found_where_events_are_taken_in(padding):
+    talk = opened()
+    doing = talk.say(f'{{"action":"publish","request_id":"r1","events":[{{"n":1e999}}],"padding":"{"x" * padding}"}}')
+    if padding:
+        doing = talk.session.obey(at_once(prove_command(doing)), NOW, wall_at(NOW))
+    assert isinstance(doing, PublishRequest)
+    assert doing.raw == b'[{"n":1e999}]'
