@@ -18,6 +18,7 @@ from .protocol.names import Identifier, InboxId, Scope, Tier
 from .protocol.wording import located, spelled
 
 Positive = Annotated[int, Meta(gt=0)]
+FilePath = Annotated[str, Meta(min_length=1)]
 PositiveSeconds = Annotated[int, Meta(gt=0, le=86_400)] | Annotated[float, Meta(gt=0, le=86_400)]
 Sha256 = Annotated[
     str, spelled(r"^[0-9a-f]{64}$(?!\n)", "the SHA-256 of a key, 64 of `0-9` and `a-f`, and not the key itself")
@@ -39,6 +40,8 @@ WebhookSecret = Annotated[
 T = TypeVar("T")
 
 _ENVIRONMENT_PREFIX = "BROKER_"
+_TOGETHER = (("commands", "url", "secret"), ("access", "url", "secret"), ("server", "tls_certificate", "tls_key"))
+"""Sections with two settings of which neither is there without the other."""
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,12 +49,14 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ServerConfig(_Section, frozen=True):
-    """Where the server listens, and how long it drains."""
+    """Where the server listens, how long it drains, and the PEM files of its TLS, if it has any."""
 
     host: str | Annotated[tuple[str, ...], Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8765
-    unix: Annotated[str, Meta(min_length=1)] | None = None
+    unix: FilePath | None = None
     drain_seconds: PositiveSeconds = 8
+    tls_certificate: FilePath | None = None
+    tls_key: FilePath | None = None
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -258,9 +263,10 @@ def _checked(raw: Any, source: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {located(str(error), '$')}") from None
     _check_unique(config, source)
-    for name, section in (("commands", config.commands), ("access", config.access)):
-        if (section.url is None) != (section.secret is None):
-            raise ConfigError(f"{source}: `url` and `secret` go together - at `$.{name}`")
+    for section, one, other in _TOGETHER:
+        table = getattr(config, section)
+        if (getattr(table, one) is None) != (getattr(table, other) is None):
+            raise ConfigError(f"{source}: `{one}` and `{other}` go together - at `$.{section}`")
     return config
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import ssl
 import struct
 import termios
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -230,6 +231,11 @@ async def open_socket(address: Address, *, receive_buffer_bytes: int | None = No
         raw.close()
         raise
     return trio.SocketStream(raw)
+
+
+def secured(stream: trio.SocketStream, tls: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+    """The client's end of TLS over a stream; it shakes hands at its first byte."""
+    return trio.SSLStream(stream, tls, server_hostname="localhost", https_compatible=True)
 
 
 def reset(stream: trio.SocketStream) -> None:
@@ -455,14 +461,14 @@ class FrameParser:
 class WebSocket:
     """A client's end. Its upgrade has been answered with 101."""
 
-    def __init__(self, stream: trio.SocketStream, parser: FrameParser) -> None:
+    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], parser: FrameParser) -> None:
         self.stream = stream
         self._parser = parser
         self.ready: dict[str, Any] = {}
 
     @property
     def socket(self) -> Any:
-        return self.stream.socket
+        return (self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream).socket
 
     async def send(self, data: bytes) -> None:
         """Write bytes as they are."""
@@ -546,11 +552,13 @@ async def connected(
     key: str = ALICE,
     early: bytes = b"",
     receive_buffer_bytes: int | None = None,
+    tls: ssl.SSLContext | None = None,
     seconds: float = 30,
 ) -> AsyncIterator[WebSocket]:
     """A client that has read its `connection.ready`. ``early`` is sent in one piece with the upgrade."""
     with trio.fail_after(seconds):
-        async with await open_socket(address, receive_buffer_bytes=receive_buffer_bytes) as stream:
+        opened = await open_socket(address, receive_buffer_bytes=receive_buffer_bytes)
+        async with opened if tls is None else secured(opened, tls) as stream:
             await stream.send_all(upgrade_head(query, *headers, key=key) + early)
             parser = FrameParser()
             while b"\r\n\r\n" not in parser.buffer:

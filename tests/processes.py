@@ -46,6 +46,6 @@ def serving(*arguments, **options) -> Iterator[tuple[subprocess.Popen[str], str]
     """A running `broker serve` on a free port, and its URL."""
     with process("serve", "--port", "0", *arguments, **options) as started:
         said = started.stderr.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", said)
+        found = re.search(r"https?://127\.0\.0\.1:\d+", said)
         assert found, said
         yield started, found[0]

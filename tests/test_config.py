@@ -308,6 +308,11 @@ def test_the_operators_api_can_be_set_by_variables():
     assert (commands.url, commands.secret) == ("https://a.example/x", SECRET)
 
 
+@pytest.mark.parametrize("given", ['tls_certificate = "cert.pem"', 'tls_key = "key.pem"'])
+def test_tls_needs_both_a_certificate_and_a_key(given):
+    assert "`tls_certificate` and `tls_key` go together" in refusal(f"[server]\n{given}")
+
+
 @pytest.mark.parametrize("given", ['url = "https://a.example"', f'secret = "{SECRET}"'])
 def test_the_operators_api_needs_both_a_url_and_a_secret(given):
     assert "`$.commands`" in refusal(f"[commands]\n{given}")

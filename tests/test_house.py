@@ -37,7 +37,7 @@ HOUSE_PLAN = [
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
     ("observe", 5, [("connections", "lag"), ("statistics", "tasks"), "metrics"]),
     ("", 6, ["broker"]),
-    ("transport", 7, [("ending", "stream", "request", "response", "refusals"),
+    ("transport", 7, ["tls", ("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "specs"),
                       ("reading", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
                       ("http11", "connection"), "sse", ("endpoints", "listeners"), "server"]),

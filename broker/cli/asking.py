@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -9,20 +10,27 @@ from typing import Any, Final
 
 import click
 
-from .options import BrokerUrl, UsageError, inbox_option, key_option, say, scope_option, url_option
+from .options import BrokerUrl, UsageError, ca_file_option, inbox_option, key_option, say, scope_option, url_option
 
 ANSWER_SECONDS: Final = 30.0
 
 
 @click.command()
 @url_option
+@ca_file_option
 @key_option
 @click.option("--type", "event_type", help="The event's type; its payload is then read from --payload or stdin.")
 @click.option("--inbox", "inbox_id", help="The event's inbox; left out: an event of the account.")
 @click.option("--account", "account_id", help="The event's account, with an operator key.")
 @click.option("--payload", help="The payload, a JSON object.")
 def publish(
-    url: BrokerUrl, key: str, event_type: str | None, inbox_id: str | None, account_id: str | None, payload: str | None
+    url: BrokerUrl,
+    trust: ssl.SSLContext | None,
+    key: str,
+    event_type: str | None,
+    inbox_id: str | None,
+    account_id: str | None,
+    payload: str | None,
 ) -> None:
     """Publish events.
 
@@ -41,7 +49,7 @@ def publish(
         event |= {"inbox_id": inbox_id} if inbox_id else {}
         event |= {"account_id": account_id} if account_id else {}
         body, content_type = json.dumps(event).encode(), "application/json"
-    for published in _post(url, "/v1/events", key, body, content_type)["events"]:
+    for published in _post(url, trust, "/v1/events", key, body, content_type)["events"]:
         click.echo(_compact(published))
 
 
@@ -61,6 +69,7 @@ def _parse_payload(text: str | bytes) -> Any:
 
 @click.command()
 @url_option
+@ca_file_option
 @key_option
 @click.argument("action")
 @click.option("--inbox", "inbox_id", help="The inbox that the command is about.")
@@ -73,13 +82,19 @@ def _parse_payload(text: str | bytes) -> Any:
 )
 @click.option("--request-id", help="Sent again with the same one, the command is done once.")
 def send(
-    url: BrokerUrl, key: str, action: str, inbox_id: str | None, params: tuple[str, ...], request_id: str | None
+    url: BrokerUrl,
+    trust: ssl.SSLContext | None,
+    key: str,
+    action: str,
+    inbox_id: str | None,
+    params: tuple[str, ...],
+    request_id: str | None,
 ) -> None:
     """Give a command, such as send_email."""
     command: dict[str, Any] = {"action": action, "params": params_of(params)}
     command |= {"inbox_id": inbox_id} if inbox_id else {}
     command |= {"request_id": request_id} if request_id else {}
-    click.echo(_compact(_post(url, "/v1/commands", key, json.dumps(command).encode())))
+    click.echo(_compact(_post(url, trust, "/v1/commands", key, json.dumps(command).encode())))
 
 
 def params_of(params: tuple[str, ...]) -> dict[str, Any]:
@@ -100,29 +115,42 @@ def params_of(params: tuple[str, ...]) -> dict[str, Any]:
 
 @click.command()
 @url_option
+@ca_file_option
 @key_option
 @inbox_option("An inbox that it reaches (repeat it); left out: the key's.")
 @scope_option("What it may do (repeat it); left out: the key's.")
 @click.option("--ttl-seconds", type=click.FloatRange(min=0, min_open=True), help="How long it opens a stream.")
 def token(
-    url: BrokerUrl, key: str, inbox_ids: tuple[str, ...], scopes: tuple[str, ...], ttl_seconds: float | None
+    url: BrokerUrl,
+    trust: ssl.SSLContext | None,
+    key: str,
+    inbox_ids: tuple[str, ...],
+    scopes: tuple[str, ...],
+    ttl_seconds: float | None,
 ) -> None:
     """Make a connection token.
 
     For a browser, or whoever must not have the key. It opens streams for a minute.
     """
     asked = {"inbox_ids": inbox_ids or None, "scopes": scopes or None, "ttl_seconds": ttl_seconds}
-    made = _post(url, "/v1/websocket/token", key, json.dumps(asked).encode())
+    made = _post(url, trust, "/v1/websocket/token", key, json.dumps(asked).encode())
     click.echo(f"expires at {made['expires_at']}", err=True)
     click.echo(made["token"])
 
 
-def _post(url: BrokerUrl, path: str, key: str, body: bytes, content_type: str = "application/json") -> Any:
+def _post(
+    url: BrokerUrl,
+    trust: ssl.SSLContext | None,
+    path: str,
+    key: str,
+    body: bytes,
+    content_type: str = "application/json",
+) -> Any:
     """Return the result of a request. Raises `click.ClickException`, one line."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": content_type}
     request = urllib.request.Request(url.http + path, body, headers, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS, context=trust) as answer:
             return json.load(answer)["result"]
     except urllib.error.HTTPError as error:
         raise click.ClickException(_refusal(error)) from None

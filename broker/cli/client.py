@@ -6,10 +6,11 @@ replay window. It says why it waits, and for how long.
 
 import json
 import random
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import trio
 import trio_websocket
@@ -46,13 +47,17 @@ class LostError(BrokerError):
 
 
 class StreamRequest(Struct, frozen=True):
-    """What to open: the server (``ws://host:port``), the key, and the query of PROTOCOL section 2."""
+    """What to open: the server (``ws://host:port``), the key, and the query of PROTOCOL section 2.
+
+    ``trust`` says whose certificates are taken at ``wss://``; None: those of the system's authorities.
+    """
 
     url: str
     key: str
     inbox_ids: tuple[str, ...] = ("*",)
     since: str | None = None
     event_types: tuple[str, ...] = ()
+    trust: ssl.SSLContext | None = None
 
     def at(self, cursor: str | None) -> str:
         """Return the URL that opens this stream, after ``cursor`` if there is one."""
@@ -141,7 +146,7 @@ async def _keep_open(
     while True:
         try:
             with _as_broker_errors(request.url):
-                await _receive(request.at(progress.cursor), request.key, stream, progress, frames)
+                await _receive(request, stream, progress, frames)
         except LostError as lost:
             if not retry:
                 raise
@@ -163,19 +168,22 @@ def _as_broker_errors(url: str) -> Iterator[None]:
         if code in _NO_WAY_BACK:
             raise RefusedError(int(code or 0), why) from None
         raise LostError(why if code is None else f"{code}: {why}") from None
-    except trio_websocket.ConnectionTimeout:
+    except (trio_websocket.ConnectionTimeout, trio.TooSlowError):
         raise LostError(f"{url} did not answer within {CONNECT_SECONDS:g} s") from None
     except (trio_websocket.HandshakeError, trio.BrokenResourceError, OSError) as error:
         raise LostError(f"{url}: {_words(error)}") from None
 
 
 async def _receive(
-    url: str, key: str, stream: Stream, progress: _Progress, frames: trio.MemorySendChannel[dict[str, Any]]
+    request: StreamRequest, stream: Stream, progress: _Progress, frames: trio.MemorySendChannel[dict[str, Any]]
 ) -> None:
     """Hand on the frames of one connection until it is lost, which raises."""
+    if request.url.startswith("wss:"):
+        await _require_tls(request)
     async with trio_websocket.open_websocket_url(
-        url,
-        extra_headers=[(b"Authorization", f"Bearer {key}".encode())],
+        request.at(progress.cursor),
+        ssl_context=request.trust,
+        extra_headers=[(b"Authorization", f"Bearer {request.key}".encode())],
         max_message_size=MAX_MESSAGE_BYTES,
         connect_timeout=CONNECT_SECONDS,
         disconnect_timeout=CLOSE_SECONDS,
@@ -190,6 +198,19 @@ async def _receive(
                 with trio.move_on_after(CLOSE_SECONDS, shield=True):
                     await websocket.aclose()  # a goodbye, so that the server need not guess
                 raise
+
+
+async def _require_tls(request: StreamRequest) -> None:
+    """Shake hands on a connection of its own: where that fails, trio-websocket does not say why, and waits in vain."""
+    where, trust = urlsplit(request.url), request.trust or ssl.create_default_context()
+    with trio.fail_after(CONNECT_SECONDS):
+        stream = await trio.open_ssl_over_tcp_stream(
+            where.hostname or "", where.port or 443, ssl_context=trust, https_compatible=True
+        )
+        try:
+            await stream.do_handshake()
+        finally:
+            await trio.aclose_forcefully(stream)
 
 
 def _refusal(rejected: trio_websocket.ConnectionRejected) -> RefusedError | LostError:
@@ -210,6 +231,8 @@ def _words(error: BaseException) -> str:
     cause = error
     while cause.__cause__ is not None or isinstance(cause, BaseExceptionGroup):
         cause = first_of(cause.__cause__ or cause)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message}"
     if isinstance(cause, trio.BrokenResourceError):
         return "the connection broke"
     words = getattr(cause, "strerror", None) or "what answers there is no WebSocket server"

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,27 @@ key_option = click.option(
     help="The key; better given by the environment.",
 )
 tier_option = click.option("--tier", type=click.Choice(get_args(Tier)), help="The account's tier; left out: developer.")
+
+
+def _trust(context: click.Context, parameter: click.Parameter, path: str | None) -> ssl.SSLContext | None:
+    if path is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise UsageError(f"--ca-file {path}: there is no certificate in PEM form") from None
+    except OSError as error:
+        raise UsageError(f"--ca-file {path}: {error.strerror}") from None
+
+
+ca_file_option = click.option(
+    "--ca-file",
+    "trust",
+    envvar="BROKER_CA_FILE",
+    show_envvar=True,
+    callback=_trust,
+    help="PEM file of the authority that signed the certificate of an https:// broker; left out: the system's.",
+)
 
 
 def inbox_option(meaning: str) -> Callable[..., Any]:

@@ -10,9 +10,10 @@ import click
 import trio
 
 from ..config import Config, load_config
-from ..errors import first_of
+from ..errors import ConfigError, first_of
 from ..transport.listeners import Address
 from ..transport.server import raise_open_files_limit, serve_until_signal
+from ..transport.tls import certificate_of
 from ..version import __version__
 from .demo import run_demo
 from .options import config_option, ended_by_people, found_config, load, say
@@ -37,7 +38,7 @@ def serve(config_path: str | None, hosts: tuple[str, ...], port: int | None, log
     """Run a broker.
 
     At SIGTERM or SIGINT it drains: every client gets what is stored, and is told to come back. At SIGHUP it reads its
-    accounts, keys and rates again.
+    accounts, keys and rates again, and its certificate.
     """
     config_path = found_config(config_path)
     config = load(config_path)
@@ -48,7 +49,7 @@ def serve(config_path: str | None, hosts: tuple[str, ...], port: int | None, log
         load_again = partial(load_config, config_path, os.environ)
         say_listening = partial(_say_listening, config, config_path)
         trio.run(serve_until_signal, config, load_again, hosts or None, port, say_listening)
-    except* OSError as group:
+    except* (OSError, ConfigError) as group:
         raise click.ClickException(_told(first_of(group))) from None
 
 
@@ -63,7 +64,8 @@ def _set_up_logging(level: str) -> None:
 
 def _say_listening(config: Config, config_path: str | None, addresses: list[Address]) -> None:
     """Say in one line what serves, what it was given, where events are kept, and, last, where it listens."""
-    where = " and ".join(map(_url_of, addresses))
+    scheme = "http" if config.server.tls_certificate is None else "https"
+    where = " and ".join(_url_of(scheme, address) for address in addresses)
     settings = config_path or "no file"
     kept = f"the window of {config.replay.seconds:g} s in memory"
     say(f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}")
@@ -71,11 +73,11 @@ def _say_listening(config: Config, config_path: str | None, addresses: list[Addr
         say("no accounts are configured: nobody can connect (see `broker init`, `broker keys new`)")
 
 
-def _url_of(address: Address) -> str:
+def _url_of(scheme: str, address: Address) -> str:
     host, port = address
     if "/" in host:
         return f"unix:{host}"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _counted(number: int, thing: str) -> str:
@@ -85,9 +87,13 @@ def _counted(number: int, thing: str) -> str:
 @click.command("check-config")
 @config_option
 def check_config(config_path: str | None) -> None:
-    """Say whether the configuration loads, with the environment."""
+    """Say whether the configuration loads, with the environment and the certificate that it names."""
     config_path = found_config(config_path)
     config = load(config_path)
+    try:
+        certificate_of(config.server)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
     keys = sum(len(account.keys) for account in config.accounts)
     counts = (len(config.accounts), "account"), (keys, "key"), (len(config.operators), "operator")
     click.echo(f"ok: {', '.join(_counted(*count) for count in counts)} ({config_path or 'no file'})")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import sys
 from typing import Final
 
@@ -12,7 +13,7 @@ from msgspec import Struct
 from ..protocol.names import parse_since
 from .client import StreamRequest, open_stream
 from .lines import line_of
-from .options import BrokerUrl, UsageError, ended_by_people, inbox_option, key_option, say, url_option
+from .options import BrokerUrl, UsageError, ca_file_option, ended_by_people, inbox_option, key_option, say, url_option
 
 _CURSOR: Final = re.compile(r"c[A-Za-z0-9._-]{0,63}")
 
@@ -35,6 +36,7 @@ def _since(context: click.Context, parameter: click.Parameter, text: str | None)
 
 @click.command()
 @url_option
+@ca_file_option
 @key_option
 @inbox_option("An inbox to follow (repeat it); left out: all.")
 @click.option(
@@ -48,6 +50,7 @@ def _since(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--json", "as_json", is_flag=True, help="Print frames as JSON on a terminal, too.")
 def tail(
     url: BrokerUrl,
+    trust: ssl.SSLContext | None,
     key: str,
     inbox_ids: tuple[str, ...],
     since: str | None,
@@ -60,7 +63,7 @@ def tail(
 
     Prints every frame: on a terminal a line for people, else JSON. After a lost connection it goes on where it was.
     """
-    request = StreamRequest(url.websocket, key, inbox_ids or ("*",), since, event_types)
+    request = StreamRequest(url.websocket, key, inbox_ids or ("*",), since, event_types, trust)
     with ended_by_people():
         trio.run(_follow, _Tail(request, not no_retry, count, as_json or not sys.stdout.isatty()))
 

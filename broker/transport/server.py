@@ -31,12 +31,15 @@ from .request import Request
 from .response import Response
 from .sse import EventStream
 from .stream import ClientStream
+from .tls import BadTlsError, Certificate, certificate_of
 from .upgrade import Upgrade
 
 logger = logging.getLogger(__name__)
 
 RECONNECT_SPREAD_MS: Final = (500, 5_000)
 """Clients are told to come back at different times after a restart, or all would come at once."""
+HANDSHAKE_SECONDS: Final = 10.0
+"""For the handshake of TLS."""
 
 
 class ServerStatistics(Struct, frozen=True):
@@ -66,8 +69,9 @@ class _Exchanges:
 class _Server:
     """What the clients of one `serve` share."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, certificate: Certificate | None = None) -> None:
         self.broker = broker
+        self._certificate = certificate
         self.connections: dict[str, Connection | EventStream] = {}
         self._refusals = Refusals()
         self._changed = trio.lowlevel.ParkingLot()
@@ -79,6 +83,8 @@ class _Server:
         stream: trio.abc.AsyncResource = transport
         try:
             stream = client = ClientStream(transport)
+            if not await self._secured(client):
+                return
             taken: tuple[Handover, bytes] | None
             taken = await serve_http(client, self._answer, self._http_limits, self._exchanges)
             if taken is None:
@@ -92,6 +98,22 @@ class _Server:
             logger.exception("a client's connection failed")
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def _secured(self, client: ClientStream) -> bool:
+        """Shake hands with a client from the network if there is a certificate; return whether it is to be served."""
+        if self._certificate is None or not client.is_tcp:
+            return True
+        with trio.move_on_after(HANDSHAKE_SECONDS):
+            try:
+                await client.start_tls(self._certificate.context)
+                return True
+            except BadTlsError as bad:
+                error = RequestError("bad_request", str(bad))
+                for line in self._refusals.tell(trio.current_time(), "a TLS handshake", client.remote, None, error):
+                    logger.info(line)
+            except trio.BrokenResourceError:
+                pass  # it left
+        return False
 
     async def _answer(self, request: Request) -> Response | Handover:
         try:
@@ -170,17 +192,19 @@ async def serve(
     *,
     host: str | Sequence[str] | None = None,
     port: int | None = None,
+    certificate: Certificate | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a broker where its configuration says until it is told to drain, then drain and return.
 
-    ``host`` (one or several) and ``port`` (0: any free one) override the configuration. `nursery.start` gives the bound
-    addresses back. Cancelled, it closes everything at once. Raises `OSError` that names the address if one cannot be
-    bound.
+    ``host`` (one or several) and ``port`` (0: any free one) override the configuration, ``certificate`` (which may be
+    reloaded meanwhile) its files. `nursery.start` gives the bound addresses back. Cancelled, it closes everything at
+    once. Raises `OSError` that names the address if one cannot be bound, `ConfigError` that names the file of TLS that
+    cannot be used.
     """
     config = broker.config.server
     hosts = config.hosts if host is None else [host] if isinstance(host, str) else host
-    server = _Server(broker)
+    server = _Server(broker, certificate or certificate_of(config))
     listening = open_listeners(hosts, config.port if port is None else port, config.unix)
     async with listening as listeners, trio.open_nursery() as clients:
         async with trio.open_nursery() as inner:
@@ -207,8 +231,10 @@ async def serve_until_signal(
 ) -> None:
     """Serve a configuration until SIGTERM or SIGINT, then drain and return. More signals change nothing.
 
-    At SIGHUP what ``load_again`` returns (it may raise `ConfigError`) is taken instead.
+    At SIGHUP what ``load_again`` returns (it may raise `ConfigError`) is taken instead, and the files of TLS are read
+    again.
     """
+    certificate = certificate_of(config.server)
     ends = (signal.SIGTERM, signal.SIGINT)
     # What is ignored before is ignored afterwards: a late signal must not end a process that has drained.
     for number in (*ends, signal.SIGHUP):
@@ -216,9 +242,11 @@ async def serve_until_signal(
     with trio.open_signal_receiver(*ends) as signals, trio.open_signal_receiver(signal.SIGHUP) as reloads:
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
             nursery.start_soon(_drain_at_signal, broker, signals)
-            nursery.start_soon(_reload_at_signal, broker, load_again, reloads)
+            nursery.start_soon(_reload_at_signal, broker, load_again, certificate, reloads)
             async with trio.open_nursery() as serving:
-                say_listening(await serving.start(partial(serve, broker, host=host, port=port)))
+                say_listening(
+                    await serving.start(partial(serve, broker, host=host, port=port, certificate=certificate))
+                )
                 if broker.config.tokens.secret is None:
                     logger.warning("[tokens] has no `secret`: connection tokens are of no use after a restart")
             nursery.cancel_scope.cancel()
@@ -229,8 +257,12 @@ async def _drain_at_signal(broker: Broker, signals: AsyncIterator[int]) -> None:
         broker.start_draining()
 
 
-async def _reload_at_signal(broker: Broker, load_again: Callable[[], Config], signals: AsyncIterator[int]) -> None:
+async def _reload_at_signal(
+    broker: Broker, load_again: Callable[[], Config], certificate: Certificate | None, signals: AsyncIterator[int]
+) -> None:
     async for _ in signals:
+        if certificate is not None:
+            await _reload_certificate(certificate)
         try:
             access = await trio.to_thread.run_sync(lambda: Access(load_again()))
             needs_restart = broker.reload(access)
@@ -240,6 +272,15 @@ async def _reload_at_signal(broker: Broker, load_again: Callable[[], Config], si
         logger.info("the configuration was reloaded: %d accounts", len(access.config.accounts))
         if needs_restart:
             logger.warning("these sections have changed and need a restart: %s", ", ".join(needs_restart))
+
+
+async def _reload_certificate(certificate: Certificate) -> None:
+    try:
+        await trio.to_thread.run_sync(certificate.reload)
+    except ConfigError as error:
+        logger.error("the certificate was not reloaded, the old one stays: %s", error)
+    else:
+        logger.info("the certificate was reloaded")
 
 
 async def serve_stream(broker: Broker, stream: trio.abc.HalfCloseableStream) -> None:

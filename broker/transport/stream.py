@@ -6,23 +6,29 @@ not take before. The fan-out never waits: `write_nowait` takes nothing while any
 
 The fan-out writes by the socket object's own ``send``, which asks for the descriptor at each call: that of a closed
 socket is never used, though it is soon the next connection's.
+
+Over TLS all is the same but for one step: bytes are sealed just before the kernel gets them. What is sealed cannot be
+taken back, so what the kernel did not take of it goes before the remainder.
 """
 
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple, Protocol
 
 import trio
 from msgspec import Struct
 
 from ..protocol.framing import is_close
+from .tls import SEALED_BYTES, BadTlsError, TlsSession
 
 LINGER_SECONDS: Final = 2.0
 """How long a closing stream reads on after its own end, so that the peer sees our last words and no reset."""
 SEND_BUFFER_BYTES: Final = 131_072
 """SO_SNDBUF of a client's socket: what a client that stops reading costs in the kernel (which doubles it)."""
+_READ_BYTES: Final = 65_536
 _TCP_INFO: Final = struct.Struct("=3xB20xI28xI")
 """Of Linux's `struct tcp_info`, what `_TcpInfo` names."""
 
@@ -76,8 +82,10 @@ class ClientStream(trio.abc.HalfCloseableStream):
         "_lock",
         "_put_back",
         "_remainder",
+        "_sealed",
         "_send",
         "_socket",
+        "_tls",
         "_transport",
         "_writers",
         "last_read",
@@ -94,8 +102,11 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self._lock = trio.Lock()
         self._writers = 0
         self._door: Door | None = None
-        self._send = _take_nothing if self._socket is None else self._socket.send
+        self._send: Callable[[bytes], int] = _take_nothing if self._socket is None else self._socket.send
         """The socket's own while nothing is in the way: the fan-out calls it without touching this object."""
+        self._tls: TlsSession | None = None
+        self._sealed = memoryview(b"")
+        """What the kernel did not take of what was sealed."""
         self._remainder = memoryview(b"")
         self._put_back = b""
         self._closing = False
@@ -104,6 +115,26 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self._at_end = False
         self._closed = False
         self.last_read = trio.current_time()
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Shake hands over a socket, before anything else is read or written; all that follows is sealed.
+
+        Raises `BadTlsError` if the peer does not speak TLS, `trio.BrokenResourceError` if it leaves.
+        """
+        tls = TlsSession(context)
+        try:
+            while not tls.shake_hands():
+                await self._transport.send_all(tls.take_outgoing())
+                received = await self._transport.receive_some(_READ_BYTES)
+                if not received:
+                    raise trio.BrokenResourceError("the peer left in the handshake")
+                tls.feed(bytes(received))
+        except BadTlsError:
+            self.write_nowait(tls.take_outgoing())  # the alert, if the kernel takes it
+            raise
+        await self._transport.send_all(tls.take_outgoing())
+        self._tls = tls
+        self._set_free()
 
     # --- reading
 
@@ -118,10 +149,27 @@ class ClientStream(trio.abc.HalfCloseableStream):
             data, self._put_back = self._put_back[:size], self._put_back[size:]
             await trio.lowlevel.checkpoint()
             return data
-        received = bytes(await self._transport.receive_some(max_bytes))
+        if self._tls is None:
+            received = bytes(await self._transport.receive_some(max_bytes))
+        else:
+            received = await self._receive_opened(self._tls, max_bytes or _READ_BYTES)
         self.last_read = trio.current_time()
         self._at_end = self._at_end or not received
         return received
+
+    async def _receive_opened(self, tls: TlsSession, max_bytes: int) -> bytes:
+        """Read plain bytes. A peer that ends without saying so ends all the same: our protocols have their own ends."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            while (opened := tls.open(max_bytes)) is None:
+                received = await self._transport.receive_some(_READ_BYTES)
+                if not received:
+                    return b""
+                tls.feed(bytes(received))
+        except BadTlsError as error:
+            raise trio.BrokenResourceError(str(error)) from None
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return opened
 
     # --- writing
 
@@ -146,8 +194,17 @@ class ClientStream(trio.abc.HalfCloseableStream):
             self._keep_rest(data, taken)
         return taken
 
+    def _send_sealed(self, data: bytes) -> int:
+        """Do what a socket's ``send`` does, over TLS. Of what was sealed something always counts as taken."""
+        assert self._tls is not None
+        assert self._socket is not None
+        self._sealed = memoryview(self._tls.seal(data[:SEALED_BYTES]))
+        with suppress(BlockingIOError):
+            self._sealed = self._sealed[self._socket.send(self._sealed) :]
+        return len(data) if not self._sealed and len(data) <= SEALED_BYTES else min(SEALED_BYTES, len(data) - 1)
+
     def _keep_rest(self, data: bytes, taken: int) -> None:
-        self._remainder = memoryview(data)[taken:]
+        self._remainder = memoryview(data)[taken if self._tls is None else SEALED_BYTES :]
         self._set_free()
 
     def _send_failed(self, error: OSError) -> None:
@@ -198,8 +255,11 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     def _set_free(self) -> None:
         """Open or shut the way for `write_nowait` and the fan-out."""
-        in_the_way = self._writers or self._closing or self._broken or len(self._remainder)
-        self._send = _take_nothing if in_the_way or self._socket is None else self._socket.send
+        in_the_way = self._writers or self._closing or self._broken or len(self._remainder) or len(self._sealed)
+        if in_the_way or self._socket is None:
+            self._send = _take_nothing
+        else:
+            self._send = self._socket.send if self._tls is None else self._send_sealed
         if self._door is not None:
             self._door.send = self._send
 
@@ -218,9 +278,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
             self._remainder = memoryview(bytes(self._remainder) + data) if self._remainder else memoryview(data)
         try:
             if isinstance(self._transport, trio.SocketStream):
-                while self._remainder:
-                    sent = await self._transport.socket.send(self._remainder)
-                    self._remainder = self._remainder[sent:]
+                await self._send_remainder(self._transport.socket)
             elif self._remainder:
                 await self._transport.send_all(self._remainder)
                 self._remainder = memoryview(b"")
@@ -230,6 +288,18 @@ class ClientStream(trio.abc.HalfCloseableStream):
         except BaseException:
             self._broken = self._broken or self._socket is None
             raise
+
+    async def _send_remainder(self, kernel: trio.socket.SocketType) -> None:
+        tls = self._tls
+        while self._remainder and tls is None:
+            sent = await kernel.send(self._remainder)
+            self._remainder = self._remainder[sent:]
+        while tls is not None and (self._sealed or self._remainder):
+            if not self._sealed:
+                piece, self._remainder = self._remainder[:SEALED_BYTES], self._remainder[SEALED_BYTES:]
+                self._sealed = memoryview(tls.seal(piece))
+            sent = await kernel.send(self._sealed)
+            self._sealed = self._sealed[sent:]
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait as the transport does."""
@@ -243,6 +313,9 @@ class ClientStream(trio.abc.HalfCloseableStream):
             self._closing = True
             if not (self._ended or self._broken):
                 await self._write_out(b"")
+                if self._tls is not None:
+                    self._sealed = memoryview(self._tls.seal_end())
+                    await self._write_out(b"")
                 self._ended = True
                 await self._transport.send_eof()
 
@@ -266,15 +339,21 @@ class ClientStream(trio.abc.HalfCloseableStream):
             await trio.aclose_forcefully(self._transport)
 
     async def _read_to_end(self) -> None:
+        """Read what nobody will look at, sealed or not."""
         while not self._at_end:
-            await self.receive_some(65_536)
+            self._at_end = not await self._transport.receive_some(_READ_BYTES)
 
     # --- what the kernel knows
 
     @property
+    def is_tcp(self) -> bool:
+        """Whether the peer came over a network."""
+        return self._socket is not None and self._socket.family in (socket.AF_INET, socket.AF_INET6)
+
+    @property
     def remote(self) -> str | None:
         """The peer's IP address, an IPv4 one without its IPv6 wrapping; None where there is none."""
-        if self._socket is None or self._socket.family not in (socket.AF_INET, socket.AF_INET6):
+        if self._socket is None or not self.is_tcp:
             return None
         try:
             return str(self._socket.getpeername()[0]).removeprefix("::ffff:")
@@ -302,4 +381,4 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     def statistics(self) -> StreamStatistics:
         """Return what this stream holds."""
-        return StreamStatistics(len(self._remainder), self._closing, self._broken)
+        return StreamStatistics(len(self._sealed) + len(self._remainder), self._closing, self._broken)
