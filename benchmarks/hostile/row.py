@@ -16,7 +16,7 @@ TIMES_THE_BODY: Final = 8
 """What a message or a body may cost in memory while it is dealt with, times its own size."""
 SMALL_BYTES: Final = 65_536
 """What is no greater costs nothing that can be told from what everybody else costs."""
-SLACK_BYTES: Final = 4 * MEBIBYTE
+SLACK_BYTES: Final = 8 * MEBIBYTE
 """What everybody else, and the allocator, takes meanwhile."""
 ACCOUNT_BODIES_BYTES: Final = 32 * MEBIBYTE
 """What bodies under way may hold for one account by default."""
