@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.fanout.listeners import Listener, State
-from broker.fanout.subscriptions import Subscriptions
+from broker.fanout.subscriptions import Subscriptions, Tally
 from broker.protocol.messages import Entry
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection, TypeFilter
 
@@ -329,3 +329,36 @@ def test_a_step_is_bounded_by_events_times_groups_and_the_next_goes_on_where_it_
     assert subscriptions.position == 2
     subscriptions.settle()
     assert [delivery.last for delivery in subscriptions.advance(batch[2:])] == [4, 4, 4]
+
+
+# --- what is counted
+
+
+def test_an_event_counts_once_for_each_listener_that_was_given_it():
+    """Not for one that took nothing, nor for one that left before its turn: these have it from the log."""
+    subscriptions = Subscriptions(0)
+    live(subscriptions, EVERYTHING)
+    live(subscriptions, ONLY_A)
+    takes_nothing = Listener(lambda _: 0, lambda: None)
+    subscriptions.enter(takes_nothing, EVERYTHING, None)
+    join(subscriptions, takes_nothing)
+    takes_a_part = Listener(lambda _: 1, lambda: None)
+    subscriptions.enter(takes_a_part, EVERYTHING, None)
+    join(subscriptions, takes_a_part)
+    left = live(subscriptions, EVERYTHING)
+    writing = subscriptions.write(subscriptions.advance([entry(1), entry(2, "b"), entry(3)]))
+    subscriptions.leave(left)
+    assert list(writing) == []
+    assert subscriptions.tally.events == 3 + 2 + 0 + 3
+    assert (subscriptions.tally.writes, subscriptions.tally.fell_behind) == (4, 2)
+
+
+def test_who_is_live_is_counted_over_all_accounts():
+    tally = Tally()
+    first, second = Subscriptions(0, tally), Subscriptions(0, tally)
+    leaves, ends = live(first, EVERYTHING), live(second, ONLY_A)
+    live(second, EVERYTHING)
+    assert tally.live == 3
+    first.leave(leaves)
+    second.close(ends)
+    assert tally.live == 1
