@@ -1,7 +1,7 @@
 """Who is connected: one list for all, whatever carries them, and how many came, went and were refused.
 
-Whoever opens a connection enters it for as long as it lives. From here it is found by its
-id, told to end, and read. An entry costs a connection one object; nothing here is touched while it lives.
+Whoever opens a connection enters it for as long as it lives. From here it is found by its id, told to end, and read. It
+costs a connection one object; nothing here is touched while that lives.
 """
 
 import time
@@ -14,11 +14,11 @@ from operator import attrgetter
 from typing import Final, Literal, Protocol
 
 import trio
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from ..access.keys import Key
 from ..errors import HTTP_STATUS, CloseCode, RequestError
-from ..protocol.messages import format_time
+from ..protocol.messages import encode, format_time
 from ..protocol.names import ALL_INBOXES
 from ..protocol.selection import ACCOUNT_EVENTS, Selection
 
@@ -101,7 +101,8 @@ class ConnectionSeen(Struct, frozen=True):
 class ConnectionsPage(Struct, frozen=True):
     """Some connections, the ones opened first before the others."""
 
-    connections: list[ConnectionSeen]
+    connections: list[Raw]
+    """The JSON of a `ConnectionSeen` each."""
     next: str | UnsetType = UNSET
     """What to give as `after` for those that come behind them; left out: there are none."""
 
@@ -113,8 +114,6 @@ class Survey(Struct):
     """Connections that are fed from the replay buffer."""
     held_bytes: int = 0
     """Of frames that the kernel did not take yet."""
-    waiting_commands: int = 0
-    """Commands that have no answer yet."""
 
 
 class ConnectionsStatistics(Struct, frozen=True):
@@ -195,9 +194,10 @@ class Connections:
         start = bisect_right(entries, _number_of(after), key=attrgetter("number"))
         end = start + PAGE_CONNECTIONS
         chosen, more = entries[start:end], len(entries) > end
-        connections: list[ConnectionSeen] = []
+        connections: list[Raw] = []
         for index in range(0, len(chosen), SLICE):
-            connections += map(seen, chosen[index : index + SLICE])
+            # Names may be long: what is told is written in slices, too.
+            connections += [Raw(encode(seen(entry))) for entry in chosen[index : index + SLICE]]
             await trio.lowlevel.checkpoint()
         return ConnectionsPage(connections, str(chosen[-1].number) if more else UNSET)
 
@@ -210,7 +210,6 @@ class Connections:
                 statistics = entry.connected.statistics()
                 survey.behind += not statistics.live
                 survey.held_bytes += statistics.remainder_bytes
-                survey.waiting_commands += statistics.waiting_commands
             await trio.lowlevel.checkpoint()
         return survey
 

@@ -248,7 +248,8 @@ async def list_connections(broker: Broker, request: Request) -> Response | Hando
     """`GET /v1/connections`: who is connected, to an account or, for operators, to any (PROTOCOL section 6)."""
     key = await _authenticate(broker, request)
     key.require_whole_account()
-    return json_response(await broker.connections.page(key.account_id, request.query().get("after", "")))
+    held = _hold(broker, request, key)
+    return _held_answer(held, await broker.connections.page(key.account_id, request.query().get("after", "")))
 
 
 async def close_connection(broker: Broker, request: Request) -> Response | Handover:

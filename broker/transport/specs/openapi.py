@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ...errors import HTTP_STATUS
-from ...observe.connections import ConnectionsPage
+from ...observe.connections import ConnectionSeen, ConnectionsPage
 from ...observe.metrics import TEXT_FORMAT
 from ...observe.tasks import Tree
 from ...protocol.messages import Event, NewEvent, Token, TokenRequest
@@ -228,9 +228,21 @@ def openapi(version: str) -> bytes:
 
 def _schemas() -> dict[str, Json]:
     schemas = schemas_of(
-        ConnectionsPage, Envelope, Error, Event, NewEvent, Page, PublishResult, Token, TokenRequest, Tree
+        ConnectionSeen,
+        ConnectionsPage,
+        Envelope,
+        Error,
+        Event,
+        NewEvent,
+        Page,
+        PublishResult,
+        Token,
+        TokenRequest,
+        Tree,
     )
-    schemas["Page"]["properties"]["events"]["items"] = ref(Event)  # the struct has them as they are stored
+    # These structs have their items as they are written already.
+    schemas["Page"]["properties"]["events"]["items"] = ref(Event)
+    schemas["ConnectionsPage"]["properties"]["connections"]["items"] = ref(ConnectionSeen)
     return schemas
 
 
