@@ -339,6 +339,7 @@ async def test_a_client_whose_tcp_is_dead_is_ended_and_one_that_only_listens_is_
     async with serving(beating) as served, reading(served) as reader:
         await reader.next()
         [held] = served.server.connections.values()
+        await until(lambda: held.statistics().live)  # what was read is known to be taken
         assert held.beat(trio.current_time() + 10_000) is not None
         monkeypatch.setattr("broker.transport.stream.ClientStream.unacknowledged_seconds", lambda _: 100.0)
         assert held.beat(trio.current_time()) is None
