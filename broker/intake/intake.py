@@ -33,6 +33,11 @@ SLICE_BYTES: Final = 32_768
 """Of events that are checked before others have their turn."""
 _EVENT_BYTES: Final = 256
 """What checking an event costs beside its bytes, in bytes."""
+MAX_ACCOUNTS: Final = 1_000
+"""That one list may be for, since it is stored for all of them in one step."""
+_PLACES_SLICE: Final = 64
+"""Accounts in which a place is taken before others have their turn."""
+
 EventLike = NewEvent | Mapping[str, Any]
 PlacesByAccount = Mapping[str, Place]
 Ended = Callable[[Sequence[Stored] | RequestError], None]
@@ -195,6 +200,8 @@ class Intake:
             message = f"An operator's event needs an `account_id` - at `{path}.account_id`"
             raise RequestError("invalid_params", message)
         self._keyring.require_account(event.account_id)
+        if len(batch.by_account) == MAX_ACCOUNTS and event.account_id not in batch.by_account:
+            raise RequestError("too_large", f"More than {MAX_ACCOUNTS:,} accounts in a list - at `{path}.account_id`")
         return event.account_id, event
 
     def places_nowait(self, batch: Batch) -> PlacesByAccount | None:
@@ -217,6 +224,8 @@ class Intake:
             for account_id, size in sorted(batch.sizes.items()):
                 of_account = self._hub.account(account_id).places
                 places[account_id] = of_account.take_nowait(size) or await of_account.take(size)
+                if len(places) % _PLACES_SLICE == 0:
+                    await trio.lowlevel.checkpoint()
         except trio.Cancelled:
             _give_back(places)
             raise

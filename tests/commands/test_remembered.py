@@ -104,6 +104,14 @@ def test_an_outcome_is_kept_for_the_whole_window_counted_from_its_end():
     assert begin_new(remembered, now=400.1) is not run
 
 
+def test_an_outcome_that_is_too_old_is_not_given_however_many_older_ones_are_still_to_be_forgotten():
+    remembered = Remembered(300)
+    for number in range(1_000):
+        remembered.finish(begin_new(remembered, ("key_1", "", f"r{number}")), DONE, 0.0)
+    begin_new(remembered, ("key_1", "", "r999"), b"other content", now=301.0)
+    assert remembered.statistics().answers > 900
+
+
 def test_a_run_under_way_is_never_forgotten():
     remembered = Remembered(300)
     run = begin_new(remembered)

@@ -11,6 +11,7 @@ from clients import (
     INBOXES,
     OPERATOR,
     ask,
+    config_of,
     configured,
     connected,
     event,
@@ -28,9 +29,20 @@ from clients import (
 from steps import counting
 from trio.testing import wait_all_tasks_blocked as blocked
 
-from broker import Broker, LimitsConfig, NewEvent, RateConfig, RatesConfig, RequestError, TierRatesConfig, open_broker
+from broker import (
+    AccountConfig,
+    Broker,
+    LimitsConfig,
+    NewEvent,
+    RateConfig,
+    RatesConfig,
+    RequestError,
+    TierRatesConfig,
+    open_broker,
+)
 from broker.fanout.places import MAX_PLACES
 from broker.intake.batch import ANSWER_SLICE
+from broker.intake.intake import MAX_ACCOUNTS
 
 MANY = 3_000
 SLICE_EVENTS = 129
@@ -258,6 +270,21 @@ async def test_an_operators_publish_that_may_not_be_stored_gives_all_its_places_
         with pytest.raises(RequestError, match="unauthorized"):
             broker.intake.begin(batch, places, pytest.fail)
     assert not any(account.places.in_use for account in broker._hub.accounts())
+
+
+async def test_an_operators_list_is_for_so_many_accounts_at_most_and_takes_their_places_in_short_steps():
+    names = [f"acct_{number:04}" for number in range(MAX_ACCOUNTS + 1)]
+    config = config_of(*[AccountConfig(id=name) for name in names])
+    async with serving(config) as served:
+        events = [event(account_id=name) for name in names]
+        refused = await post_events(served.address, events, key=OPERATOR)
+        assert (refused.status, refused.code) == (413, "too_large")
+        assert f"`$[{MAX_ACCOUNTS}].account_id`" in refused.message
+        with counting("broker.fanout.places.Places.take_nowait") as taken:
+            answer = await post_events(served.address, [*events[:-1], event(account_id=names[0])], key=OPERATOR)
+        assert len(answer.result["events"]) == MAX_ACCOUNTS + 1
+        assert taken.total == MAX_ACCOUNTS
+        assert taken.most <= 64
 
 
 async def test_where_one_account_has_no_place_none_is_taken_in_another():
