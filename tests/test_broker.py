@@ -173,6 +173,15 @@ async def test_an_id_is_free_again_when_the_window_has_dropped_it():
         assert not (await opened.publish("acct", event(5, event_id="e")))[0].duplicate
 
 
+async def test_an_event_that_says_no_time_bears_that_of_its_coming(monkeypatch):
+    async with open_broker() as opened, opened.subscribe("acct") as subscriber:
+        moments = [datetime(2026, 11, 23, 10, 0, 0, 123_000, tzinfo=UTC), datetime(2026, 11, 23, 10, 0, 1, tzinfo=UTC)]
+        for moment in moments:
+            monkeypatch.setattr("time.time_ns", lambda moment=moment: round(moment.timestamp() * 1_000) * 1_000_000 + 7)
+            await opened.publish("acct", event())
+        assert [item.created_at for item in await take(subscriber, 2)] == moments
+
+
 async def test_ids_made_by_the_broker_are_unique_and_in_order_of_time():
     async with open_broker() as opened:
         made = [item.event_id for item in await opened.publish("acct", [event(n) for n in range(500)])]
@@ -552,6 +561,18 @@ async def test_an_account_in_use_is_never_forgotten(autojump_clock):
         await trio.sleep(10_000)
         await opened.publish("acct", event(1))
         assert await take_numbers(subscriber, 1) == [1]
+
+
+async def test_an_account_that_is_held_is_let_go_once_however_often_it_is_said():
+    async with open_broker() as opened:
+        hold, other = opened.hold("acct"), opened.hold("acct")
+        async with other as account:
+            assert await hold.__aenter__() is account
+            assert account.uses == 2
+            await hold.aclose()
+            await hold.aclose()
+            assert account.uses == 1
+        assert account.uses == 0
 
 
 async def test_cancelling_the_block_ends_it_at_once():

@@ -6,7 +6,9 @@ from contextlib import suppress
 import pytest
 import trio
 from clients import ALICE, configured, event, key_of
+from logs import WaitingEngine
 from steps import counting
+from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import (
     CommandContext,
@@ -103,6 +105,22 @@ async def test_positions_of_dropped_events_are_forgotten_a_bucket_a_step(autojum
         assert forgotten.total > 30
         assert forgotten.most == 1
         assert opened.statistics().replay.accounts == 0
+
+
+async def test_an_account_is_not_forgotten_while_something_is_stored_or_delivered_in_it(autojump_clock, monkeypatch):
+    monkeypatch.setattr("broker.broker.make_engine", WaitingEngine)
+    async with open_broker() as opened, trio.open_nursery() as nursery:
+        nursery.start_soon(opened.publish, "acct", event())
+        await blocked()
+        account = opened._hub.account("acct")
+        await trio.sleep(2 * FORGET_SECONDS + 2)
+        assert opened._hub.account("acct") is account, "the engine has what was begun in it"
+        opened._engine.commit()
+    hub = Hub(ReplayBuffers(ReplayConfig(), b"x" * 16))
+    account = hub.account("acct")
+    hub.wake(account)
+    hub.forget(0.0, most=10)
+    assert hub.account("acct") is account, "it waits for its turn"
 
 
 OWED = RateConfig(per_second=0.01, burst=5)

@@ -121,6 +121,20 @@ def test_what_is_remembered_of_one_account_is_bounded_in_bytes_names_included(mo
         assert account.count(EVERYTHING, 4_999 - known, 5_000) is None
 
 
+def test_what_an_account_forgot_by_itself_takes_nothing_younger_with_it_when_its_hour_is_over(monkeypatch):
+    monkeypatch.setattr(dropped, "_BUCKET_BYTES", 1_000)
+    monkeypatch.setattr(dropped, "MAX_BYTES_OF_ACCOUNT", 5_000)
+    account = Account()
+    for position in range(1, 1_001):
+        account.add(position, "a", 0.0)
+    for position in range(1_001, 1_101):
+        account.add(position, "a", 3_000.0)
+    account.forget(3_601.0)
+    assert account.count(EVERYTHING, 1_000, 1_100) == 100
+    account.forget(6_601.0)
+    assert account.buckets.bytes == account.positions.bytes == 0
+
+
 def test_what_is_remembered_of_all_accounts_is_bounded_and_the_oldest_goes_first(monkeypatch):
     monkeypatch.setattr(dropped, "_BUCKET_BYTES", 1_000)
     monkeypatch.setattr(dropped, "MAX_BYTES", 10_000)
