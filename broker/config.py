@@ -7,6 +7,7 @@ Every setting is a key of PROTOCOL section 7, with its unit in its name. An unkn
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin
 
@@ -49,7 +50,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ServerConfig(_Section, frozen=True):
-    """Where the server listens, how long it drains, and the PEM files of its TLS, if it has any."""
+    """Where the server listens, how long it drains, its TLS (PEM files), and the networks of proxies before it."""
 
     host: str | Annotated[tuple[str, ...], Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8765
@@ -57,6 +58,7 @@ class ServerConfig(_Section, frozen=True):
     drain_seconds: PositiveSeconds = 8
     tls_certificate: FilePath | None = None
     tls_key: FilePath | None = None
+    trusted_proxies: tuple[str, ...] = ()
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -263,11 +265,20 @@ def _checked(raw: Any, source: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {located(str(error), '$')}") from None
     _check_unique(config, source)
+    for index, network in enumerate(config.server.trusted_proxies):
+        _check_network(network, f"$.server.trusted_proxies[{index}]", source)
     for section, one, other in _TOGETHER:
         table = getattr(config, section)
         if (getattr(table, one) is None) != (getattr(table, other) is None):
             raise ConfigError(f"{source}: `{one}` and `{other}` go together - at `$.{section}`")
     return config
+
+
+def _check_network(network: str, path: str, source: str) -> None:
+    try:
+        ip_network(network)
+    except ValueError as error:
+        raise ConfigError(f"{source}: Expected a network, `10.0.0.0/8`, or an address: {error} - at `{path}`") from None
 
 
 def _converted(raw: Any) -> Config:

@@ -308,6 +308,11 @@ def test_the_operators_api_can_be_set_by_variables():
     assert (commands.url, commands.secret) == ("https://a.example/x", SECRET)
 
 
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.example", "", "10.0.0.0/33"])
+def test_a_trusted_proxy_is_a_network_or_an_address(network):
+    assert "`$.server.trusted_proxies[1]`" in refusal(f'[server]\ntrusted_proxies = ["10.0.0.0/8", "{network}"]')
+
+
 @pytest.mark.parametrize("given", ['tls_certificate = "cert.pem"', 'tls_key = "key.pem"'])
 def test_tls_needs_both_a_certificate_and_a_key(given):
     assert "`tls_certificate` and `tls_key` go together" in refusal(f"[server]\n{given}")

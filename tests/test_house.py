@@ -38,7 +38,7 @@ HOUSE_PLAN = [
     ("observe", 5, [("connections", "lag"), ("statistics", "tasks"), "metrics"]),
     ("", 6, ["broker"]),
     ("transport", 7, ["tls", ("ending", "stream", "request", "response", "refusals"),
-                      ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "specs"),
+                      ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "specs"),
                       ("reading", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
                       ("http11", "connection"), "sse", ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
@@ -71,7 +71,7 @@ PURE = {
     "log.dropped", "log.replay", "log.retention", "fanout.subscriptions", "fanout.follower",
     "commands.remembered", "commands.requests", "intake.budget", "transport.parsing", "transport.request",
     "transport.response", "transport.refusals", "transport.browsers", "transport.session", "transport.ending",
-    "transport.pacing", "transport.specs", "transport.specs.schemas", "transport.specs.parameters",
+    "transport.pacing", "transport.proxies", "transport.specs", "transport.specs.schemas", "transport.specs.parameters",
     "transport.specs.asyncapi", "cli.lines",
 }  # fmt: skip
 IMPURE = {

@@ -109,7 +109,7 @@ async def open_stream(broker: Broker, request: Request) -> Response | Handover:
     head = check_upgrade(request)
     admitted = await _admitted(broker, request, request.query())
     # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
-    return Upgrade(*admitted, head)
+    return Upgrade(*admitted, request.remote, head)
 
 
 async def open_event_stream(broker: Broker, request: Request) -> Response | Handover:
@@ -120,7 +120,7 @@ async def open_event_stream(broker: Broker, request: Request) -> Response | Hand
     chunked = request.http_version == "1.1"
     headers = (*HEADERS, *cross_origin_headers(request, broker.config.browsers.origins))
     head = head_of_lasting(CONTENT_TYPE, headers, time(), chunked=chunked)
-    return EventStreamOpening(*admitted, head, chunked)
+    return EventStreamOpening(*admitted, request.remote, head, chunked)
 
 
 Admitted = tuple[Key, Opening, Slot, Account, Hold]

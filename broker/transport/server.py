@@ -26,6 +26,7 @@ from .connection import CLOSE_SECONDS, Connection
 from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
 from .listeners import Address, accept_clients, address_of, open_listeners
+from .proxies import TrustedProxies
 from .refusals import Refusals
 from .request import Request
 from .response import Response
@@ -72,6 +73,7 @@ class _Server:
     def __init__(self, broker: Broker, certificate: Certificate | None = None) -> None:
         self.broker = broker
         self._certificate = certificate
+        self._proxies = TrustedProxies(broker.config.server.trusted_proxies)
         self.connections: dict[str, Connection | EventStream] = {}
         self._refusals = Refusals()
         self._changed = trio.lowlevel.ParkingLot()
@@ -86,7 +88,7 @@ class _Server:
             if not await self._secured(client):
                 return
             taken: tuple[Handover, bytes] | None
-            taken = await serve_http(client, self._answer, self._http_limits, self._exchanges)
+            taken = await serve_http(client, partial(self._answer, client), self._http_limits, self._exchanges)
             if taken is None:
                 await client.aclose()
             else:
@@ -115,7 +117,8 @@ class _Server:
                 pass  # it left
         return False
 
-    async def _answer(self, request: Request) -> Response | Handover:
+    async def _answer(self, client: ClientStream, request: Request) -> Response | Handover:
+        request.remote = self._proxies.remote_of(request, by_socket_file=client.is_by_socket_file)
         try:
             return await handle(self.broker, request)
         except RequestError as error:
@@ -127,7 +130,7 @@ class _Server:
 
     async def _connect(self, stream: ClientStream, handover: Handover) -> None:
         try:
-            key, remote = handover.key, stream.remote
+            key, remote = handover.key, handover.remote
             connection = self._connection(stream, handover)
             with self.broker.keyring.watch(key, remote, connection.change_key) as watch:
                 client_id = handover.opening.client_id

@@ -75,6 +75,7 @@ class EventStreamOpening(Struct, frozen=True):
     slot: Slot
     account: Account
     hold: Hold
+    remote: str | None
     head: bytes
     chunked: bool
 

@@ -351,6 +351,11 @@ class ClientStream(trio.abc.HalfCloseableStream):
         return self._socket is not None and self._socket.family in (socket.AF_INET, socket.AF_INET6)
 
     @property
+    def is_by_socket_file(self) -> bool:
+        """Whether the peer came by a socket file, on this machine."""
+        return self._socket is not None and self._socket.family == socket.AF_UNIX
+
+    @property
     def remote(self) -> str | None:
         """The peer's IP address, an IPv4 one without its IPv6 wrapping; None where there is none."""
         if self._socket is None or not self.is_tcp:

@@ -38,6 +38,7 @@ class Upgrade(Struct, frozen=True):
     slot: Slot
     account: Account
     hold: Hold
+    remote: str | None
     head: bytes
 
 

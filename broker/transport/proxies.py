@@ -1,0 +1,95 @@
+"""Which address a request comes from where proxies stand before the broker (RFC 7239, `X-Forwarded-For`).
+
+Pure. Only what a trusted proxy wrote is looked at: addresses are read from the right, where each proxy adds the one it
+was asked from, up to the first that is not trusted. What stands further left was written by anybody.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import islice
+from typing import Final
+
+from .request import Request
+
+MOST_PROXIES: Final = 16
+"""How many addresses are looked at."""
+
+IpAddress = IPv4Address | IPv6Address
+
+
+class TrustedProxies:
+    """The networks whose word on who asks is taken."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ip_network(network) for network in networks]
+
+    def remote_of(self, request: Request, *, by_socket_file: bool) -> str | None:
+        """Return the address of who asks; None: it is not known.
+
+        ``request.remote`` is who is connected, who is trusted if he came by a socket file. Where the two headers
+        say different things, one of them is not the proxy's: then it is the proxy's address.
+        """
+        if not (self._networks or by_socket_file):
+            return request.remote
+        peer = None if request.remote is None else _address_of(request.remote)
+        if not (by_socket_file or (peer is not None and self._trusts(peer))):
+            return request.remote
+        told = {self._untrusted(peer, hops) for hops in (_forwarded_for(request), _forwarded(request)) if hops}
+        found = told.pop() if len(told) == 1 else peer
+        return None if found is None else str(found)
+
+    def _trusts(self, address: IpAddress) -> bool:
+        return any(address in network for network in self._networks)
+
+    def _untrusted(self, peer: IpAddress | None, hops: list[str]) -> IpAddress | None:
+        """Return the rightmost address that is not trusted; else the last that was told."""
+        found = peer
+        for hop in islice(reversed(hops), MOST_PROXIES):
+            address = _address_of(hop)
+            if address is None:
+                break
+            found = address
+            if not self._trusts(address):
+                break
+        return found
+
+
+def _forwarded_for(request: Request) -> list[str]:
+    return [item.decode("latin-1") for item in request.items(b"x-forwarded-for")]
+
+
+def _forwarded(request: Request) -> list[str]:
+    """Return what each proxy says in `for`, "" where it says nothing.
+
+    No address has a comma in it, so what is quoted need not be told apart: a proxy's own words stand behind any quote
+    that a client left open.
+    """
+    return [_only(_fors(item.decode("latin-1"))) for item in request.items(b"forwarded")]
+
+
+def _fors(element: str) -> Iterator[str]:
+    for pair in element.split(";"):
+        name, _, value = pair.partition("=")
+        if name.strip().lower() == "for":
+            yield value.strip().strip('"')
+
+
+def _only(values: Iterator[str]) -> str:
+    found = list(values)
+    return found[0] if len(found) == 1 else ""
+
+
+def _address_of(node: str) -> IpAddress | None:
+    """Return the address in ``192.0.2.1``, ``192.0.2.1:80``, ``2001:db8::1`` or ``[2001:db8::1]:80``; else None."""
+    if node.startswith("["):
+        node = node[1:].partition("]")[0]
+    elif node.count(":") == 1:
+        node = node.partition(":")[0]
+    try:
+        address = ip_address(node)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        # A zone is any text, and says nothing to anybody but its own host.
+        return None if address.scope_id is not None else address.ipv4_mapped or address
+    return address
