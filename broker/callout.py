@@ -18,6 +18,7 @@ from standardwebhooks.webhooks import Webhook
 
 from .durations import Durations, DurationsStatistics
 from .errors import RequestError
+from .protocol.proving import has_more_values
 from .protocol.wording import located
 from .version import __version__
 
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_ANSWER_BYTES: Final = 1_048_576
+MAX_ANSWER_VALUES: Final = 20_000
+"""What is to become objects costs by their number: 2 ms."""
 MAX_CONNECTIONS: Final = 100
+_STEP_CHUNKS: Final = 64
+"""Chunks of an answer, which may be of one byte each, that are read before others have their turn."""
 USER_AGENT: Final = f"daimon-broker/{__version__}"
 COMPLAIN_SECONDS: Final = 60.0
 """How often answers that are not understood are logged at most."""
@@ -105,10 +110,14 @@ async def _read(response: "httpx.Response") -> bytes:
     answer = bytearray()
     # A `break` would leave the generators inside httpx to the garbage collector; being cancelled ends them.
     with trio.CancelScope() as reading:
+        chunks = 0
         async for chunk in response.aiter_raw():
             answer += chunk
+            chunks += 1
             if len(answer) > MAX_ANSWER_BYTES:
                 reading.cancel()
+            if chunks % _STEP_CHUNKS == 0:
+                await trio.lowlevel.checkpoint()
     if len(answer) > MAX_ANSWER_BYTES:
         raise NoAnswerError("unavailable", "The operator's API gave too long an answer")
     return bytes(answer)
@@ -116,6 +125,8 @@ async def _read(response: "httpx.Response") -> bytes:
 
 def decode_answer(body: bytes, kind: type[T]) -> T:
     """Return an answer's JSON as ``kind``. Raises `msgspec.ValidationError`, which names the field at fault."""
+    if has_more_values(body, MAX_ANSWER_VALUES):
+        raise msgspec.ValidationError(f"The answer has more than {MAX_ANSWER_VALUES:,} values")
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError:

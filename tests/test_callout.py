@@ -30,7 +30,7 @@ from trio.testing import MockClock
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CommandContext, CommandsConfig, RequestError, open_broker
-from broker.callout import MAX_ANSWER_BYTES, MAX_CONNECTIONS, open_callout
+from broker.callout import MAX_ANSWER_BYTES, MAX_ANSWER_VALUES, MAX_CONNECTIONS, open_callout
 from broker.transport.response import Response
 
 
@@ -186,7 +186,7 @@ ANSWERS = {
     "200 with garbage": (Response(200, b"\xff\xfe{"), "unavailable", 503),
     "200 with half a document": (Response(200, b'{"result":{'), "unavailable", 503),
     "200 with bad UTF-8 in it": (Response(200, b'{"result":{"a":"\xff"}}'), "unavailable", 503),
-    "200 too deep": (Response(200, b'{"result":{"a":' + b"[" * 100_000), "unavailable", 503),
+    "200 too deep": (Response(200, b'{"result":{"a":' + b"[" * 10_000), "unavailable", 503),
     "200 with a list": (json_answer([1]), "unavailable", 503),
     "200 with text": (json_answer("ok"), "unavailable", 503),
     "200 with neither": (json_answer({"ok": True}), "unavailable", 503),
@@ -195,6 +195,15 @@ ANSWERS = {
     "an error that is a text": (json_answer({"error": "no"}), "unavailable", 503),
     "a huge answer": (json_answer({"result": {"a": "x" * MAX_ANSWER_BYTES}}), "unavailable", 503),
     "a huge refusal": (json_answer({"error": {"code": "x" * MAX_ANSWER_BYTES, "message": ""}}), "unavailable", 503),
+    "an answer of many values": (json_answer({"result": {"a": [1] * MAX_ANSWER_VALUES}}), "unavailable", 503),
+    "a refusal of many values": (json_answer({"error": [[]] * MAX_ANSWER_VALUES}, 400), "invalid_params", 400),
+    "an answer in chunks of a byte": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"".join(b"1\r\n%c\r\n" % byte for byte in b'{"result":{"a":1}}' + b" " * 1_000)
+        + b"0\r\n\r\n",
+        {"a": 1},
+        200,
+    ),
     "a compressed answer": (
         Response(200, gzip.compress(b'{"result":{}}'), (("Content-Encoding", "gzip"),)),
         "unavailable",
@@ -227,6 +236,7 @@ WHY = {
     "200 with half a document": "no JSON",
     "200 with bad UTF-8 in it": "no JSON",
     "200 too deep": "no JSON",
+    "an answer of many values": "20,000 values",
     "200 with a list": "not a list",
     "200 with text": "not text",
     "200 with neither": "neither `result` nor `error`",

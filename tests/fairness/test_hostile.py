@@ -34,13 +34,9 @@ ROUNDS = 3
 """So often, at least, a neighbour is served."""
 GUARD_SECONDS = 100
 
-NOT_YET = {"answers-of-lists", "chunked-answers", "great-reach", "many-accounts"}
-"""What an operator, or its API, can still do; `python -m benchmarks hostile` shows how long others wait for it."""
-HELD = [row for name, row in ROWS.items() if name not in NOT_YET]
-
-each_row = pytest.mark.parametrize("row", HELD, ids=[row.name for row in HELD])
+each_row = pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
 each_row_with_a_bound = pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.name) for row in HELD if row.has_bound]
+    "row", [pytest.param(row, id=row.name) for row in ROWS.values() if row.has_bound]
 )
 
 
