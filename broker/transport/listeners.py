@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -25,6 +25,8 @@ RETRY_SECONDS: Final = 0.1
 ALL_ADDRESSES: Final = "::"
 """Alone, this host is all addresses, those of IPv4 too; beside others, those of IPv6."""
 _USED_UP: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_FIRST_HANDED: Final = 3
+"""The descriptor behind those of standard input, output and error."""
 _SOCKET_UMASK: Final = 0o117
 """Leaves 0660: owner and group."""
 
@@ -33,24 +35,52 @@ Address = tuple[str, int]
 
 
 @asynccontextmanager
-async def open_listeners(hosts: Sequence[str], port: int, unix: str | None) -> AsyncIterator[list[trio.SocketListener]]:
+async def open_listeners(
+    hosts: Sequence[str], port: int, unix: str | None, handed: Sequence[socket.socket] = ()
+) -> AsyncIterator[list[trio.SocketListener]]:
     """Listen on a port of each host (0: any that is free, the same for all), and at a path, until the block ends.
 
+    Where sockets that listen were handed over, these are used, and nothing else is bound.
     Raises `OSError` that names the address.
     """
     async with AsyncExitStack() as stack:
         listeners: list[trio.SocketListener] = []
-        for host in hosts:
+        for given in handed:
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(given))
+            listeners.append(await stack.enter_async_context(listener))
+        for host in () if handed else hosts:
             with _naming(f"{host}:{port}"):
                 opened = await _listen(host, port, everywhere=list(hosts) == [ALL_ADDRESSES])
             listeners += [await stack.enter_async_context(listener) for listener in opened]
             port = port or listeners[0].socket.getsockname()[1]
-        if unix is not None:
+        if unix is not None and not handed:
             listeners.append(await stack.enter_async_context(stack.enter_context(_listening_at(unix))))
         for listener in listeners:
             # What is accepted inherits the bounded send buffer.
             listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         yield listeners
+
+
+def take_handed_over(environment: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the sockets at which a supervisor listens for this process (systemd's `sd_listen_fds`); [] if none.
+
+    They are asked for once: a process that this one starts shall take none. Raises `OSError` that names the descriptor
+    that is no socket which listens.
+    """
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    del environment["LISTEN_PID"]
+    count = environment.pop("LISTEN_FDS", "0")
+    return [_handed(fd) for fd in range(_FIRST_HANDED, _FIRST_HANDED + int(count))] if count.isdecimal() else []
+
+
+def _handed(descriptor: int) -> socket.socket:
+    with _naming(f"descriptor {descriptor}"):
+        os.set_inheritable(descriptor, False)
+        handed = socket.socket(fileno=descriptor)
+        if not (handed.type == socket.SOCK_STREAM and handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
+            raise OSError(errno.EINVAL, "this is no stream socket that listens")
+        return handed
 
 
 def address_of(listener: trio.SocketListener) -> Address:

@@ -6,9 +6,11 @@ Listeners live in the inner nursery, clients in the outer: while the broker drai
 """
 
 import logging
+import os
 import random
 import resource
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
@@ -25,7 +27,7 @@ from ..observe.connections import ConnectionStatistics, OpenConnection
 from .connection import CLOSE_SECONDS, Connection
 from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
-from .listeners import Address, accept_clients, address_of, open_listeners
+from .listeners import Address, accept_clients, address_of, open_listeners, take_handed_over
 from .proxies import TrustedProxies
 from .refusals import Refusals
 from .request import Request
@@ -196,19 +198,20 @@ async def serve(
     host: str | Sequence[str] | None = None,
     port: int | None = None,
     certificate: Certificate | None = None,
+    handed: Sequence[socket.socket] = (),
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a broker where its configuration says until it is told to drain, then drain and return.
 
     ``host`` (one or several) and ``port`` (0: any free one) override the configuration, ``certificate`` (which may be
-    reloaded meanwhile) its files. `nursery.start` gives the bound addresses back. Cancelled, it closes everything at
-    once. Raises `OSError` that names the address if one cannot be bound, `ConfigError` that names the file of TLS that
-    cannot be used.
+    reloaded meanwhile) its files. Sockets that are ``handed`` over and listen are used instead of binding any.
+    `nursery.start` gives the bound addresses back. Cancelled, it closes everything at once. Raises `OSError` that names
+    the address if one cannot be bound, `ConfigError` that names the file of TLS that cannot be used.
     """
     config = broker.config.server
     hosts = config.hosts if host is None else [host] if isinstance(host, str) else host
     server = _Server(broker, certificate or certificate_of(config))
-    listening = open_listeners(hosts, config.port if port is None else port, config.unix)
+    listening = open_listeners(hosts, config.port if port is None else port, config.unix, handed)
     async with listening as listeners, trio.open_nursery() as clients:
         async with trio.open_nursery() as inner:
             inner.start_soon(accept_clients, listeners, server.serve_client, clients)
@@ -237,7 +240,7 @@ async def serve_until_signal(
     At SIGHUP what ``load_again`` returns (it may raise `ConfigError`) is taken instead, and the files of TLS are read
     again.
     """
-    certificate = certificate_of(config.server)
+    certificate, handed = certificate_of(config.server), take_handed_over(os.environ)
     ends = (signal.SIGTERM, signal.SIGINT)
     # What is ignored before is ignored afterwards: a late signal must not end a process that has drained.
     for number in (*ends, signal.SIGHUP):
@@ -248,7 +251,9 @@ async def serve_until_signal(
             nursery.start_soon(_reload_at_signal, broker, load_again, certificate, reloads)
             async with trio.open_nursery() as serving:
                 say_listening(
-                    await serving.start(partial(serve, broker, host=host, port=port, certificate=certificate))
+                    await serving.start(
+                        partial(serve, broker, host=host, port=port, certificate=certificate, handed=handed)
+                    )
                 )
                 if broker.config.tokens.secret is None:
                     logger.warning("[tokens] has no `secret`: connection tokens are of no use after a restart")
