@@ -8,7 +8,7 @@ from logs import append, make_buffer, prepared, wall_at
 from broker.fanout import follower
 from broker.fanout.follower import Follower
 from broker.fanout.listeners import Listener
-from broker.fanout.subscriptions import Subscriptions
+from broker.fanout.subscriptions import Subscriptions, Tally
 from broker.protocol.messages import Gap
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection, TypeFilter
 
@@ -379,6 +379,37 @@ def test_a_quiet_one_is_told_its_cursor_once_each_time_that_it_moved():
     house.publish("aa")
     assert number(followed.news()) == 3
     assert followed.news() is None
+
+
+def test_one_whose_events_ended_before_the_batch_did_is_told_the_batchs_end():
+    house = House()
+    followed = house.follow(ONLY_A)
+    rest(followed)
+    house.publish("abb", delivered=False)
+    batch = house.buffer.batch(max_events=9, max_bytes=9_999)
+    list(house.subscriptions.write(house.subscriptions.advance(batch), Tally()))
+    house.subscriptions.settle()
+    assert number(followed.news()) == 3
+    assert followed.news() is None
+
+
+def test_a_gap_tells_the_cursor_too():
+    house = House("aab")
+    house.drop(2)
+    followed = house.follow(ONLY_A, at=0)
+    assert rest(followed) == [(0, 2, 2)]
+    assert number(followed.news()) == 3
+    house.drop(1)
+    followed = house.follow(Selection(frozenset("ab")), at=0)
+    assert rest(followed) == [(0, 3, 3)]
+    assert followed.news() is None, "the gap has said it"
+
+
+def test_who_started_in_the_past_and_had_nothing_to_get_is_told_where_it_is():
+    followed = House("bb").follow(ONLY_A)
+    followed.start(0)
+    rest(followed)
+    assert number(followed.news()) == 2
 
 
 def test_in_mid_batch_a_quiet_one_is_told_only_what_it_was_served():

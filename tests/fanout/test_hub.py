@@ -832,6 +832,7 @@ async def test_who_leaves_in_the_middle_of_a_broadcast_is_written_to_no_more(sma
     subscriptions.leave(house.listeners["b"])
     house.run()
     assert [name for name, _ in house.written] == ["a", "c"]
+    assert house.hub.statistics().delivered == 2
     assert house.listeners["b"].position == 0
 
 
