@@ -103,10 +103,10 @@ class Follower:
 
         Returns what that will bring, and the gap that goes before it.
         """
-        self._subscriptions.leave(self._listener)
-        through = self._listener.position
+        through = self.position
         gap, position = self._look_back(added, since, min(self._buffer.dropped_through, through))
         if position < through and added != NOTHING and not self.closed:
+            self._subscriptions.leave(self._listener)
             self._replays.begin(added, position, through)
         self._listener.told = min(self._listener.told, position)
         return Replay(gap is None, self._buffer.count(added, position, through)), gap

@@ -18,6 +18,7 @@ Every position there is, in the order in which an event passes them:
 | `Subscriptions.settled` | all who are live have all up to here: behind `position` in mid-batch | `settle` |
 | `Listener.position` | this one has all up to here; a live one also up to `settled` | live: `write`, else its owner |
 | `Listener.told` | of the newest cursor that was written to it | the same |
+| `Replays.position` | before `Listener.position`: what was added since has all up to here | its owner |
 
 The rules that make "at most once, none missing" hold:
 
