@@ -144,7 +144,6 @@ class Follower:
     def close(self) -> None:
         """Follow nothing any more, for ever; what is called after that changes nothing."""
         self._subscriptions.close(self._listener)
-        self._replays = Replays()
 
     # --- following
 

@@ -8,7 +8,7 @@ from logs import append, make_buffer, prepared, wall_at
 from broker.fanout import follower
 from broker.fanout.follower import Follower
 from broker.fanout.listeners import Listener
-from broker.fanout.subscriptions import Subscriptions, Tally
+from broker.fanout.subscriptions import Subscriptions
 from broker.protocol.messages import Gap
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection, TypeFilter
 
@@ -387,7 +387,7 @@ def test_one_whose_events_ended_before_the_batch_did_is_told_the_batchs_end():
     rest(followed)
     house.publish("abb", delivered=False)
     batch = house.buffer.batch(max_events=9, max_bytes=9_999)
-    list(house.subscriptions.write(house.subscriptions.advance(batch), Tally()))
+    list(house.subscriptions.write(house.subscriptions.advance(batch)))
     house.subscriptions.settle()
     assert number(followed.news()) == 3
     assert followed.news() is None

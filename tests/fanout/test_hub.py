@@ -770,6 +770,24 @@ async def test_an_account_that_just_got_something_waits_for_no_broadcast_and_sta
     assert len(house.written) == 204
 
 
+async def test_new_accounts_without_end_leave_half_of_each_turn_to_those_that_wait(monkeypatch):
+    ticks = Ticks()
+    monkeypatch.setattr(hub, "perf_counter", ticks)
+    house = House()
+    for number in range(2 * subscriptions.STEPS_PER_PAUSE):
+        house.listen(f"long{number}", "acct_long")
+    house.publish("acct_long")
+    house.hub.take_turns(ticks.now + 1)
+    for number in range(40):
+        house.listen(f"new{number}", f"acct_{number}")
+        house.publish(f"acct_{number}")
+    begun = len(house.written)
+    house.hub.take_turns(ticks.now + 20)
+    names = [name for name, _ in house.written[begun:]]
+    assert names[0] == "new0"
+    assert sum(name.startswith("long") for name in names) == subscriptions.STEPS_PER_PAUSE
+
+
 @pytest.mark.parametrize("live", [True, False], ids=["live", "behind"])
 async def test_one_event_for_very_many_groups_is_gone_through_in_short_steps(monkeypatch, live):
     """However few of them it is anything for: what is bounded is how many are looked at before the clock is."""

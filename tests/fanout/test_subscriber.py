@@ -9,6 +9,7 @@ from trio.testing import assert_checkpoints
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import BrokerClosedError, Event, Gap, ReplayConfig, open_broker
+from broker.fanout import hub
 
 
 async def take(subscriber, count: int) -> list[Event | Gap]:
@@ -168,6 +169,7 @@ async def test_its_cursor_is_that_of_the_last_event_read_and_good_for_coming_bac
 async def test_after_a_gap_its_cursor_is_the_gaps_end():
     async with open_broker() as opened:
         await opened.publish("acct", [event(1), event(2)])
+        await blocked()
         async with opened.subscribe("acct", since="cunknown") as subscriber:
             (gap,) = await take(subscriber, 1)
             assert subscriber.cursor == gap.to
@@ -224,6 +226,28 @@ async def test_when_the_broker_drains_it_ends_after_the_last_event():
             await anext(late)
 
 
+async def test_it_ends_after_the_last_event_however_far_the_fan_out_is_from_that(monkeypatch):
+    monkeypatch.setattr(hub, "BATCH_EVENTS", 1)
+    monkeypatch.setattr(hub, "TURN_SECONDS", 0.0)
+    async with open_broker() as opened, opened.subscribe("acct") as subscriber:
+        got: list[Event | Gap] = []
+        await opened.publish("acct", [event(n) for n in range(100)])
+        opened.start_draining()
+        await rest(subscriber, got)
+        assert numbers(got) == list(range(100))
+
+
+async def test_one_that_has_ended_with_the_drain_stays_so_when_the_broker_is_gone():
+    async with trio.open_nursery() as nursery:
+        async with open_broker() as opened:
+            subscriber = await nursery.start(subscribed, opened)
+            opened.start_draining()
+            await rest(subscriber, [])
+        with pytest.raises(StopAsyncIteration):
+            await anext(subscriber)
+        nursery.cancel_scope.cancel()
+
+
 async def test_when_the_broker_is_gone_it_says_so_after_what_can_still_be_read():
     errors = []
 
@@ -268,6 +292,7 @@ async def test_after_its_block_it_is_closed():
         with pytest.raises(trio.ClosedResourceError):
             await anext(subscriber)
         assert opened.statistics().hub.live == 0
+        assert not opened._subscribers._open, "nothing is kept of it"
 
 
 async def test_one_that_waits_and_is_asked_again_has_missed_nothing_meanwhile():

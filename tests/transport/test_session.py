@@ -734,3 +734,11 @@ def test_what_is_wrong_with_an_event_is_found_where_events_are_taken_in(padding)
         doing = talk.session.obey(at_once(prove_command(doing)), NOW, wall_at(NOW))
     assert isinstance(doing, PublishRequest)
     assert doing.raw == b'[{"n":1e999}]'
+
+
+def test_a_closed_session_says_nothing_whatever_becomes_of_its_key():
+    talk = opened(query={"inbox_ids": "a,b"})
+    talk.session.close()
+    talk.session.change_key(key_of(inbox_ids={"a"}))
+    assert talk.session.take_answers() == b""
+    assert not talk.subscriptions.in_use
