@@ -10,6 +10,7 @@ trio_websocket.
 """
 
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -94,14 +95,8 @@ class Connection:
             self.id,
             broker.commands.count,
         )
-        self._lent = LentStream(
-            stream,
-            upgrade.head,
-            broker.config.limits.max_message_bytes,
-            self.session.patience_seconds,
-            broker.turns,
-            self._flush,
-        )
+        most = broker.config.limits.max_message_bytes
+        self._lent = LentStream(stream, upgrade.head, most, broker.turns, self._flush)
         self._state = State.HANDSHAKING
         self._ending = CANCELLED
         self._nursery: trio.Nursery | None = None
@@ -344,17 +339,19 @@ class Connection:
             return now + self._config.limits.heartbeat_seconds
         if self._state is not State.OPEN:
             return None
-        session = self.session
-        silent = now - self._stream.last_read
-        unacknowledged = self._stream.unacknowledged_seconds() if silent > session.patience_seconds else None
+        session, patience = self.session, self.session.patience_seconds
+        silent, owed = now - self._stream.last_read, self._lent.owed_seconds(now) or 0.0
+        unacknowledged = self._stream.unacknowledged_seconds() if silent > patience else None
         if session.overdue(silent, unacknowledged):
             self.end(CloseCode.HEARTBEAT_MISSED, "heartbeat missed")
             return None
+        if owed > patience:
+            self.end(CloseCode.HEARTBEAT_MISSED, "a message that was begun was not finished")
+            return None
         session.heartbeat()
         self._flush()
-        due = now + self._config.limits.heartbeat_seconds
-        overdue_at = self._stream.last_read + session.patience_seconds + 0.001
-        return min(due, overdue_at) if overdue_at > now else due
+        soonest = min([left for left in (patience - silent, patience - owed) if left > 0], default=math.inf)
+        return now + min(self._config.limits.heartbeat_seconds, soonest + 0.001)
 
     async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
         """Say that the server goes, send everything up to the head, and close with 1012, until ``deadline``."""

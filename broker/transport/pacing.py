@@ -86,12 +86,11 @@ class FrameScanner:
 
         Nothing: feed more, unless this is the end (`close`, `too_much`). A control frame comes whole.
         """
-        start = self._at
-        for _ in range(PIECE_FRAMES):
-            if not self._pass_frame():
-                break
-        piece = self._data[start : self._at]
-        if not self.holds:
+        data, start, frames = self._data, self._at, 0
+        while self._at < len(data) and frames < PIECE_FRAMES and self._pass_frame():
+            frames += 1
+        piece = data[start : self._at]
+        if self._at == len(data):
             self._data, self._at = b"", 0
         return piece
 
@@ -104,7 +103,7 @@ class FrameScanner:
         """Move over one frame, or over what is there of its payload. False: nothing is there to be handed on."""
         data, at = self._data, self._at
         if self._payload_left:
-            return at < len(data) and self._pass_payload(at)
+            return self._pass_payload(at)
         there = len(data) - at
         if there < 2:
             return False

@@ -9,9 +9,8 @@ from typing import Final
 
 import trio
 
-from ..errors import CloseCode
 from ..turns import Turns
-from .ending import CLIENT_GONE, Ending, closed_by_broker, closed_by_client
+from .ending import CLIENT_GONE, Ending, closed_by_client
 from .pacing import FrameScanner
 from .stream import ClientStream
 
@@ -22,9 +21,8 @@ class LentStream(trio.abc.Stream):
     """A client's stream as trio-websocket has it; the Close, and the wait until it is seen, are `Connection`'s.
 
     It reads ``head`` first, which asks for the upgrade; what the client sends is kept back until `open`: wsproto throws
-    away what it gets between a head and its own answer. A message that is begun may keep us waiting for
-    ``patience_seconds`` in all. ``flush`` is called before the client is waited for, and before trio-websocket writes:
-    answers to what came in one read go out in one write.
+    away what it gets between a head and its own answer. ``flush`` is called before the client is waited for, and before
+    trio-websocket writes: answers to what came in one read go out in one write.
     """
 
     def __init__(
@@ -32,16 +30,16 @@ class LentStream(trio.abc.Stream):
         stream: ClientStream,
         head: bytes,
         max_message_bytes: int,
-        patience_seconds: float,
         turns: Turns,
         flush: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._head = head
         self._scanner = FrameScanner(max_message_bytes)
-        self._patience_seconds = patience_seconds
         self._waited_seconds = 0.0
         """For the rest of messages that were begun: the scanner's clock, which stands while the client waits for us."""
+        self._waits_since: float | None = None
+        """Set while we wait for such a rest."""
         self._turns = turns
         self._flush = flush
         self._answered: trio.Event | None = trio.Event()
@@ -79,6 +77,8 @@ class LentStream(trio.abc.Stream):
         scanner = self._scanner
         if scanner.holds:
             await self._turns.take()
+        else:
+            await self._feed()
         while not (piece := scanner.next_piece()) and self.ending is None:
             if scanner.close is not None:
                 self.ending = closed_by_client(scanner.close)
@@ -90,31 +90,34 @@ class LentStream(trio.abc.Stream):
 
     async def _feed(self) -> None:
         """Wait for more of what the client sends; if nothing comes any more, that is its end."""
+        scanner = self._scanner
         self.handing_out = False
         self._flush()
+        self._waits_since = None if scanner.begun_at is None else trio.current_time()
         try:
-            data = await self._wait_for_client()
+            data = await self._stream.receive_some(READ_BYTES)
         except trio.BrokenResourceError:
             data = b""
+        if self._waits_since is not None:
+            self._waited_seconds += trio.current_time() - self._waits_since
+            self._waits_since = None
         if data:
-            self._scanner.feed(data, self._waited_seconds)
+            scanner.feed(data, self._waited_seconds)
             self.handing_out = True
         else:
             # A thousand clients may be cut off at once: they do not end in one step.
             await self._turns.take()
-            self.ending = self.ending or CLIENT_GONE
+            self.ending = CLIENT_GONE
 
-    async def _wait_for_client(self) -> bytes:
-        begun_at = self._scanner.begun_at
-        if begun_at is None:
-            return await self._stream.receive_some(READ_BYTES)
-        started, data = trio.current_time(), b""
-        with trio.move_on_at(started + begun_at + self._patience_seconds - self._waited_seconds) as waiting:
-            data = await self._stream.receive_some(READ_BYTES)
-        self._waited_seconds += trio.current_time() - started
-        if waiting.cancelled_caught:
-            self.ending = closed_by_broker(CloseCode.HEARTBEAT_MISSED, "a message that was begun was not finished")
-        return data
+    def owed_seconds(self, now: float) -> float | None:
+        """Return how long the client lets us wait for the rest of a message that it has begun; None: it owes none.
+
+        The time that it waits for us is not counted.
+        """
+        if self._scanner.begun_at is None:
+            return None
+        waiting = 0.0 if self._waits_since is None else now - self._waits_since
+        return self._waited_seconds + waiting - self._scanner.begun_at
 
     async def discard(self) -> None:
         """Throw away what still comes, until the client's Close or its end; nothing where its frames are broken."""

@@ -704,6 +704,18 @@ async def test_a_silent_client_is_looked_at_as_soon_as_it_may_be_dead():
         assert connection.beat(last_read) == pytest.approx(last_read + 30)
 
 
+async def test_a_client_that_owes_the_rest_of_a_message_is_looked_at_as_soon_as_it_is_too_late(quick_close):
+    async with serving() as served, connected(served.address) as client:
+        connection = served.connection(client)
+        await client.send(masked(TEXT, b"{", first_byte=TEXT))
+        await until(lambda: connection._lent.owed_seconds(trio.current_time()) is not None)
+        begun = trio.current_time() - connection._lent.owed_seconds(trio.current_time())
+        connection._stream.last_read = begun + 35
+        assert connection.beat(begun + 20) == pytest.approx(begun + 40, abs=0.01)
+        assert connection.beat(begun + 41) is None
+        assert await client.until_closed() == CloseCode.HEARTBEAT_MISSED
+
+
 async def test_a_ping_of_the_server_never_lands_inside_a_frame():
     async with (
         serving(configured(limits=LimitsConfig(heartbeat_seconds=0.01))) as served,

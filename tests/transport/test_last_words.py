@@ -34,7 +34,7 @@ from trio.testing import wait_all_tasks_blocked as blocked
 
 import broker.transport.connection
 import broker.transport.session
-from broker import CloseCode, ServerConfig, open_broker, testing
+from broker import CloseCode, LimitsConfig, ServerConfig, open_broker, testing
 from broker.transport.connection import State
 from broker.transport.pacing import MAX_EMPTY_FRAGMENTS, MIN_FRAGMENTS
 
@@ -162,9 +162,12 @@ async def test_a_message_in_many_fragments_with_pings_between_them_is_obeyed():
 
 
 async def test_a_message_that_is_begun_and_not_finished_ends_the_connection(monkeypatch, no_errors, caplog):
-    monkeypatch.setattr(broker.transport.session, "GRACE_SECONDS", -29.9)
+    monkeypatch.setattr(broker.transport.session, "GRACE_SECONDS", 0.1)
     caplog.set_level(logging.INFO)
-    async with serving() as served, connected(served.address) as client:
+    async with (
+        serving(configured(limits=LimitsConfig(heartbeat_seconds=0.05))) as served,
+        connected(served.address) as client,
+    ):
         await client.send(BEGUN)
         assert await client.until_closed() == CloseCode.HEARTBEAT_MISSED
         await client.stream.aclose()
