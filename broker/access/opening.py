@@ -54,4 +54,4 @@ def check_opening(key: Key, query: Mapping[str, str], limits: LimitsConfig) -> O
 
 def size_of(selection: Selection) -> int:
     """Return how many inboxes a selection names; 0 for all."""
-    return 0 if selection.inboxes is None else len(selection.inboxes - {ACCOUNT_EVENTS})
+    return 0 if selection.inboxes is None else len(selection.inboxes) - (ACCOUNT_EVENTS in selection.inboxes)

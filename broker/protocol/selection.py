@@ -36,6 +36,8 @@ class Selection:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         return isinstance(other, Selection) and self.inboxes == other.inboxes and self.excluded == other.excluded
 
     def __repr__(self) -> str:
@@ -43,6 +45,8 @@ class Selection:
 
     def minus(self, held: "Selection") -> "Selection":
         """Return what is in this selection and not in ``held``."""
+        if held is self:
+            return NOTHING
         if held.inboxes is None:
             return Selection(frozenset(inbox for inbox in held.excluded if inbox in self))
         if self.inboxes is None:
@@ -50,9 +54,9 @@ class Selection:
         return Selection(self.inboxes - held.inboxes)
 
     def union(self, other: "Selection") -> "Selection":
-        """Return what is in this selection or in ``other``."""
+        """Return what is in this selection or in ``other``: itself, if that adds nothing."""
         if self.inboxes is not None and other.inboxes is not None:
-            return Selection(self.inboxes | other.inboxes)
+            return self if other.inboxes <= self.inboxes else Selection(self.inboxes | other.inboxes)
         if self.inboxes is None and other.inboxes is None:
             return Selection(None, self.excluded & other.excluded)
         some, rest = (other, self) if self.inboxes is None else (self, other)

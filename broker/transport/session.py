@@ -87,6 +87,9 @@ class Session:
         self._bad_frames = 0
         self._request_ids = 0
         self._opened = False
+        self._named = NOTHING
+        self._names: list[str] = []
+        """The inboxes of ``_named``, sorted."""
         self.follower = Follower(buffer, subscriptions, listener, opening.selection, opening.event_filter)
 
     # --- what is to be written
@@ -153,7 +156,7 @@ class Session:
         ready = Ready(
             connection_id=self._connection_id,
             account_id=self.key.account_id or "",
-            inbox_ids=inbox_ids_of(self.follower.selection),
+            inbox_ids=self._inbox_ids(),
             cursor=self.follower.cursor,
             heartbeat_seconds=limits.heartbeat_seconds,
             replay_seconds=self._config.replay.seconds,
@@ -185,7 +188,14 @@ class Session:
             self.follower.change(kept, self.follower.event_filter)
             self.follower.join_replay(kept.minus(held))
         if less and self._opened:
-            self._say(encode(Updated(inbox_ids_of(kept))))
+            self._say(encode(Updated(self._inbox_ids())))
+
+    def _inbox_ids(self) -> list[str]:
+        """Return what is followed, as the client is told it; sorted once for each selection."""
+        selection = self.follower.selection
+        if selection is not self._named:
+            self._named, self._names = selection, inbox_ids_of(selection)
+        return self._names
 
     def drain(self, reconnect_after_ms: int) -> None:
         """Say that the server is about to close."""
@@ -318,7 +328,7 @@ class Session:
             follower.join_replay(wanted.minus(held))
         else:
             replay, gap = follower.replay(wanted.minus(held), follower.resolve(params.since, now))
-        return SubscriptionResult(inbox_ids_of(wanted), follower.cursor, replay), gap
+        return SubscriptionResult(self._inbox_ids(), follower.cursor, replay), gap
 
     def _require_few_inboxes(self, command: Command) -> None:
         """Refuse a longer list of inboxes than a connection may hold, or this one does."""
@@ -342,4 +352,4 @@ class Session:
             kept = Selection(held.inboxes - frozenset(params.inbox_ids))
         follower.drop_from_replays(held.minus(kept))
         follower.change(kept, follower.event_filter)
-        return SubscriptionResult(inbox_ids_of(kept), follower.cursor)
+        return SubscriptionResult(self._inbox_ids(), follower.cursor)
