@@ -81,6 +81,8 @@ class _Server:
         self._changed = trio.lowlevel.ParkingLot()
         self._exchanges = _Exchanges(self._changed)
         self._http_limits = HttpLimits()
+        self._drain_one: Callable[[Connection | EventStream], object] | None = None
+        """Set while this server drains."""
 
     async def serve_client(self, transport: trio.abc.HalfCloseableStream) -> None:
         """Serve one client from its first byte to its last. Raises nothing but Cancelled."""
@@ -152,6 +154,8 @@ class _Server:
         stop_beating = self.broker.schedule.add(due, connection.beat)
         self.connections[connection.id] = connection
         self.broker.connections.enter(opened)
+        if self._drain_one is not None:
+            self._drain_one(connection)  # its head was judged before
         try:
             await connection.run(watch)
         finally:
@@ -164,17 +168,18 @@ class _Server:
         """Close all connections, each after it has everything; return when that is done, or when time is up."""
         deadline = trio.current_time() + seconds
         close_at = deadline - min(CLOSE_SECONDS, seconds / 2)
-        told: set[Connection | EventStream] = set()
         logger.info("draining for at most %g s: %s", seconds, self._open_now())
         with trio.move_on_at(deadline):
             async with trio.open_nursery() as nursery:
-                # An exchange under way may still bring a connection: its head was judged before.
+
+                def drain_one(connection: Connection | EventStream) -> None:
+                    nursery.start_soon(connection.drain, random.randint(*RECONNECT_SPREAD_MS), close_at)
+
+                open_before, self._drain_one = list(self.connections.values()), drain_one
+                for connection in open_before:
+                    await self.broker.turns.take()
+                    drain_one(connection)
                 while self.connections or self.exchanges:
-                    for connection in self.connections.values():
-                        if connection not in told:
-                            told.add(connection)
-                            reconnect_after_ms = random.randint(*RECONNECT_SPREAD_MS)
-                            nursery.start_soon(connection.drain, reconnect_after_ms, close_at)
                     await self._changed.park()
         if self.connections or self.exchanges:
             logger.info("the time for draining is up: %s", self._open_now())

@@ -23,6 +23,14 @@ def test_minus_and_union_are_those_of_sets(one, other):
     assert inside(one.union(other)) == inside(one) | inside(other)
 
 
+@given(one=subsets.map(Selection), other=subsets.map(Selection))
+def test_what_adds_nothing_makes_no_new_selection(one, other):
+    whole = one.union(other)
+    assert whole.union(one) is whole
+    assert whole.union(other) is whole
+    assert whole.minus(whole) == NOTHING
+
+
 @given(one=selections, other=selections)
 def test_equal_selections_are_one_key(one, other):
     if one == other:

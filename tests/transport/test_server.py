@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import trio
@@ -248,6 +249,34 @@ async def test_what_was_stored_just_before_the_drain_still_comes():
         frames, closed = await client.rest()
         assert numbers(frames) == list(range(1_000))
         assert closed.code == CloseCode.RESTART
+
+
+async def test_of_many_clients_one_is_told_between_two_looks_at_the_network(monkeypatch):
+    real, told, rounds = broker.transport.connection.Connection.drain, [], [0]
+
+    async def noted(connection, *args: object) -> None:
+        told.append(connection)
+        await real(connection, *args)
+
+    class Rounds(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            rounds.append(len(told))
+
+    monkeypatch.setattr(broker.transport.connection.Connection, "drain", noted)
+    async with (
+        serving(configured(server=ServerConfig(drain_seconds=0.6))) as served,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(20):
+            await stack.enter_async_context(connected(served.address))
+        instrument = Rounds()
+        trio.lowlevel.add_instrument(instrument)
+        served.broker.start_draining()
+        with trio.fail_after(10):
+            await served.ended.wait()
+        trio.lowlevel.remove_instrument(instrument)
+    assert len(told) == 20
+    assert max(after - before for before, after in pairwise(rounds)) == 1
 
 
 async def test_the_clients_are_told_different_times():

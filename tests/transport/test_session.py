@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from logs import append, make_buffer, prepared, wall_at
 from streams import TEXT, take_frames
 
-from broker.access.keys import Key
+import broker.transport.session
+from broker.access.keys import Key, inbox_ids_of
 from broker.access.opening import check_opening
 from broker.commands.requests import CommandRequest, PublishRequest
 from broker.config import Config, LimitsConfig, ReplayConfig
@@ -302,6 +303,24 @@ def test_a_subscribe_that_misspells_its_inboxes_is_not_taken_for_one_of_all(name
     assert "`inbox_ids`" in message
     assert f"`$.{name}`" in message
     assert talk.ask("subscribe", inbox_ids=[])["result"]["inbox_ids"] == ["a"]
+
+
+def test_the_inboxes_of_an_answer_are_sorted_once_for_each_selection(monkeypatch):
+    """An empty subscribe may come as often as one likes, on a connection with 9,999 inboxes."""
+    sorted_for = []
+
+    def noted(selection):
+        sorted_for.append(selection)
+        return inbox_ids_of(selection)
+
+    monkeypatch.setattr(broker.transport.session, "inbox_ids_of", noted)
+    talk = opened(query={"inbox_ids": "b,a"})
+    for _ in range(3):
+        assert talk.ask("subscribe", inbox_ids=[])["result"]["inbox_ids"] == ["a", "b"]
+        assert talk.ask("subscribe", inbox_ids=["a"], event_types=["x"])["result"]["inbox_ids"] == ["a", "b"]
+        assert talk.ask("unsubscribe", inbox_ids=[])["result"]["inbox_ids"] == ["a", "b"]
+    assert len(sorted_for) <= 2
+    assert talk.ask("subscribe", inbox_ids=["c"])["result"]["inbox_ids"] == ["a", "b", "c"]
 
 
 def test_everything_that_an_inbox_key_reaches_is_its_own_inboxes_by_name():
