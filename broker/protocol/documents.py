@@ -24,7 +24,7 @@ SPACE: Final = b" \t\r\n"
 """White space, as JSON has it."""
 _SPACE_OR_END: Final = frozenset({b" ", b"\t", b"\r", b"\n", b""})
 _SPACES: Final = re.compile(rb"[ \t\r\n]*+")
-_TRAILING: Final = re.compile(r"trailing characters \(byte (\d+)\)")
+_TRAILING: Final = "JSON is malformed: trailing characters (byte "
 _HALF: Final = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -91,10 +91,10 @@ def length_of_value(text: bytes | memoryview) -> int:
     try:
         _skip(text)
     except msgspec.DecodeError as error:
-        trailing = _TRAILING.search(str(error))
-        if trailing is None:
+        said = str(error)
+        if not said.startswith(_TRAILING):
             raise
-        return int(trailing[1]) - 1
+        return int(said[len(_TRAILING) : -1]) - 1
     return len(text)
 
 

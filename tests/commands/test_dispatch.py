@@ -57,7 +57,9 @@ from broker import (
     TierRatesConfig,
     open_broker,
 )
-from broker.commands.dispatch import BUSY_RETRY_MS, MAX_WAITING_REPEATS, Commands
+from broker.commands import dispatch
+from broker.commands.dispatch import BUSY_RETRY_MS, MAX_PROVING, MAX_WAITING_REPEATS, Commands
+from broker.protocol import decoding
 from broker.protocol.decoding import decode_command
 
 
@@ -1389,6 +1391,29 @@ async def test_a_long_command_is_proved_in_turns_with_others_and_is_the_same_com
             await give(LONG.replace('"n7"', '"n8"'))
 
 
+async def test_few_long_commands_are_proved_side_by_side_however_many_there_are(monkeypatch):
+    proving, most = [], []
+
+    def prove_slowly(command):
+        proving.append(command)
+        most.append(len(proving))
+        for _ in range(10):
+            yield
+        proving.remove(command)
+        return command
+
+    monkeypatch.setattr(dispatch, "prove_command", prove_slowly)
+    async with open_broker(configured()) as opened:
+        Desk(opened)
+        async with trio.open_nursery() as nursery:
+            for secret in (ALICE, BOB):
+                for number in range(10):
+                    command = decode_command(LONG.replace("r1", f"r{number}"))
+                    nursery.start_soon(opened.commands.prove, key_of(opened, secret), command)
+        assert len(most) == 20
+        assert 1 < max(most) <= MAX_PROVING
+
+
 async def test_whether_a_long_command_may_be_given_and_is_done_by_anybody_comes_before_its_proof():
     broken = LONG.replace('"n0"', "1e999")
     async with open_broker(configured()) as opened:
@@ -1414,6 +1439,23 @@ async def test_what_is_wrong_with_a_long_command_is_told_to_its_client():
         assert "`$.to`" in error["message"]
         await client.websocket.send_message(LONG)
         assert (await client.answer("r1"))["result"] == {}
+
+
+async def test_a_long_command_that_came_over_a_stream_is_proved_once(monkeypatch):
+    def prove_at_once(command):
+        raise AssertionError(f"{command.action} was not proved in turns with others")
+
+    monkeypatch.setattr(decoding, "prove_command", prove_at_once)
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+
+        @opened.command("work")
+        async def work(params: dict[str, Any], context: CommandContext) -> dict[str, Any]:
+            return {}
+
+        await client.websocket.send_message(LONG)
+        assert (await client.answer("r1"))["result"] == {}
+        await client.say("publish", "r2", events=[{"type": "a.b", "payload": {}}] * 1_000)
+        assert len((await client.answer("r2"))["result"]["events"]) == 1_000
 
 
 async def test_a_long_command_whose_key_is_revoked_while_it_is_proved_is_not_begun(monkeypatch):

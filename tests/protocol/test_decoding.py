@@ -219,4 +219,6 @@ def test_of_what_is_decoded_here_there_may_be_so_many_values_and_no_more():
     assert "20,000 values" in error.message
     assert "`$.params.n`" in error.message
     assert decode_params(command(MAX_VALUES + 1), AS_WRITTEN)["n"]
+    both = decode_command(f'{{"action":"a","few":[1],"many":[{",".join(["0"] * MAX_VALUES)}],"small":2}}')
+    assert "`$.many`" in refusal(decode_params, both, dict).message
     assert refusal(decode_struct, b"[%b]" % b",".join([b"1"] * 30_000), SubscribeParams).code == "too_large"
