@@ -90,9 +90,10 @@ class Keyring:
         fresh = self._configured(key.sha256)
         if fresh is None and self._lookup is not None:
             kept = self._lookup.kept(key.sha256)
-            if kept is None:
+            # What was said of many keys displaces what was said of one; its live connections go on.
+            fresh = self._watched.key(key.sha256) if kept is None else kept.key
+            if kept is None and fresh is None:
                 raise RequestError("unavailable", "The key must be checked again")
-            fresh = kept.key
         return _known(fresh).narrowed(key.narrowing)
 
     def require_account(self, account_id: str) -> None:

@@ -234,6 +234,14 @@ class WatchedKeys:
             else:
                 self._believe(watched, kept)
 
+    def key(self, digest: str) -> Key | None:
+        """Return what a key that has live connections reaches now; None: it has none, or is gone."""
+        watched = self._watched.get(digest)
+        if watched is None:
+            return None
+        self.judge_again(watched)
+        return watched.key
+
     def learned(self, digest: str, kept: Kept) -> None:
         """Hear what was said of a key to somebody who wants to come in with it."""
         watched = self._watched.get(digest)

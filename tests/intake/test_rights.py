@@ -8,6 +8,7 @@ from clients import (
     ACCOUNT,
     ALICE,
     OPERATOR,
+    Outside,
     alices,
     config_of,
     configured_key,
@@ -15,6 +16,8 @@ from clients import (
     event,
     half_sent,
     key_of,
+    post_events,
+    said,
     serving,
     take_all_places,
     until,
@@ -153,3 +156,13 @@ async def test_a_command_whose_body_ends_after_its_key_lost_the_right_is_not_don
         async with half_sent(served.address, "/v1/commands", body) as send_the_rest:
             assert (await send_the_rest()).status == 200
         assert done == [{}]
+
+
+async def test_a_live_connection_goes_on_publishing_though_what_was_said_of_its_key_was_displaced(monkeypatch):
+    monkeypatch.setattr("broker.access.lookup.MAX_KEPT", 1)
+    outside = Outside(one=said(), two=said())
+    async with serving(WHOLE, access=outside) as served, connected(served.address, key="dm_live_one") as client:
+        assert (await post_events(served.address, event(1), key="dm_live_two")).status == 200
+        await client.say(action="publish", request_id="r1", events=event(2))
+        assert len((await client.answer("r1"))["result"]["events"]) == 1
+        assert served.broker.statistics().published == 2
