@@ -74,9 +74,7 @@ class Places:
 
     def take_nowait(self, size: int) -> Place | None:
         """Take a place for so many bytes, if there is one and nobody waits."""
-        if self._waiting or not self._has_room(size):
-            return None
-        return self._take(size)
+        return None if self._waiting or not self._has_room(size) else self._take(size)
 
     async def take(self, size: int) -> Place:
         """Take a place for so many bytes; wait until there is one, behind those who wait already."""

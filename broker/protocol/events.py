@@ -14,12 +14,14 @@ from ..errors import RequestError
 from .documents import SPACE, decode_as, elements, lines, skip_space, too_large
 from .messages import PreparedEvent, format_time
 from .names import EventType, Identifier, InboxId, check_spelling, parse_time
-from .proving import MAX_DEPTH, check_document
+from .proving import MAX_DEPTH, check_document, is_plain
 from .wording import A_TIME
 
 ProvedJson = NewType("ProvedJson", bytes)
 """UTF-8, and if it is JSON at all: not too deep, with no number out of range. `prove_events` makes it."""
 
+_DEEP: Final = MAX_DEPTH + 1
+"""The payload stands one level down."""
 _RESERVED_WORDS: Final = frozenset({"connection", "replay", "server", "webhook", "queue"})
 _RESERVED_TYPES: Final = frozenset({"response", "error"})
 
@@ -30,9 +32,11 @@ def split_events(
     """Yield the events in the body of a publish, each with its path; None where others may have their turn.
 
     ``body`` is one JSON object, a JSON list, or with ``ndjson`` an object a line (blank lines are skipped, but
-    counted). Nothing is looked at before it is asked for: each step costs one event of ``max_bytes`` at most. Raises
-    `RequestError` when it comes to what is at fault, or to more than ``max_events``.
+    counted). Nothing is looked at before it is asked for, but one short event: each step costs one event of
+    ``max_bytes`` at most. Raises `RequestError` when it comes to what is at fault, or to more than ``max_events``.
     """
+    if not ndjson and body[:1] == b"{" and len(body) <= max_bytes and body.isascii() and is_plain(body, _DEEP):
+        return iter([(path, ProvedJson(body))])  # nearly every publish over a socket
     items = lines(body, path, max_bytes) if ndjson else _of_one_document(body, path, max_bytes)
     return prove_events(_at_most(max_events, items, path), max_bytes)
 
@@ -47,7 +51,8 @@ def prove_events(items: Iterable[tuple[str, bytes]], max_bytes: int) -> Iterator
             raise too_large(max_bytes, path)
         if not text.isascii():
             decode_as(bytes.decode, text, path)
-        yield from check_document(text, path, MAX_DEPTH + 1)  # the payload stands one level down
+        if not is_plain(text, _DEEP):
+            yield from check_document(text, path, _DEEP)
         yield path, ProvedJson(text)
 
 

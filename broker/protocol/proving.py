@@ -27,6 +27,13 @@ _UP_AND_DOWN: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
+def is_plain(text: bytes, most_deep: int = MAX_DEPTH) -> bool:
+    """Whether one look at a short document proves it; where it does not, `check_document` looks closely."""
+    return (
+        len(text) <= _LOOK_BYTES and text.count(b"[") + text.count(b"{") <= most_deep and not _may_be_out_of_range(text)
+    )
+
+
 def check_document(text: bytes, path: str, most_deep: int = MAX_DEPTH) -> Steps[None]:
     """Prove that JSON is at most ``most_deep`` deep, and that each of its numbers fits a double.
 
