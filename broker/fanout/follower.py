@@ -105,7 +105,7 @@ class Follower:
         """
         through = self.position
         gap, position = self._look_back(added, since, min(self._buffer.dropped_through, through))
-        if position < through and added != NOTHING and not self.closed:
+        if position < through and added != NOTHING:
             self._subscriptions.leave(self._listener)
             self._replays.begin(added, position, through)
         self._listener.told = min(self._listener.told, position)

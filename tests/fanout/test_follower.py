@@ -150,6 +150,7 @@ def test_what_is_closed_follows_nothing_any_more_whatever_is_called():
     followed, other = house.follow(), house.follow()
     rest(other)
     rest(followed)
+    followed.replay(ONLY_A, 0)
     followed.close()
     followed.close()
     followed.change(A_AND_B, None)

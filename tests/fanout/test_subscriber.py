@@ -231,7 +231,8 @@ async def test_it_ends_after_the_last_event_however_far_the_fan_out_is_from_that
     monkeypatch.setattr(hub, "TURN_SECONDS", 0.0)
     async with open_broker() as opened, opened.subscribe("acct") as subscriber:
         got: list[Event | Gap] = []
-        await opened.publish("acct", [event(n) for n in range(100)])
+        for account in ("acct", "acct_busy", "acct_busier"):
+            await opened.publish(account, [event(n) for n in range(100)])
         opened.start_draining()
         await rest(subscriber, got)
         assert numbers(got) == list(range(100))
