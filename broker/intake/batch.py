@@ -16,7 +16,7 @@ ANSWER_SLICE: Final = 512
 
 
 class Batch:
-    """One publish on its way in. ``key`` None: of the library, for ``account_id``; operators' events name their own.
+    """One publish on its way in. ``key`` None: it is the library's; ``account_id`` None: each event names its own.
 
     ``now`` is the time of events that say none, ``lane`` the connection that it came over, if it did, and ``answer``
     whose it is, if it may be sent again.
@@ -28,9 +28,9 @@ class Batch:
         self,
         items: Iterator[tuple[str, ProvedJson] | None],
         now: str,
+        account_id: str | None,
         *,
         key: Key | None = None,
-        account_id: str | None = None,
         lane: Lane | None = None,
         answer: Answer | None = None,
     ) -> None:
@@ -46,7 +46,7 @@ class Batch:
         self.count = 0
         """Events that were checked."""
         self.order: list[str] = []
-        """The account of each event, as they came, where they may be for several."""
+        """The account of each event, as they came, if each names its own."""
 
     def add(self, account_id: str, event: PreparedEvent, size: int) -> None:
         """Take an event that was checked."""
@@ -57,7 +57,7 @@ class Batch:
         events.append(event)
         self.sizes[account_id] += size + ENTRY_OVERHEAD_BYTES
         self.count += 1
-        if self.key is not None and self.key.is_operator:
+        if self.account_id is None:
             self.order.append(account_id)
 
     def in_order(self, stored: StoredByAccount) -> Sequence[Stored]:

@@ -98,7 +98,7 @@ class Intake:
         if len(events) > most:
             raise too_many_events(most, "$")
         texts = ((f"$[{index}]", as_json(event, f"$[{index}]")) for index, event in enumerate(events))
-        batch = Batch(prove_events(texts, self._limits.max_event_bytes), self._now(), account_id=account_id)
+        batch = Batch(prove_events(texts, self._limits.max_event_bytes), self._now(), account_id)
         published: list[Published] = []
         async for part in in_slices(await self._commit(batch)):
             published += part
@@ -165,7 +165,7 @@ class Intake:
         items = split_events(
             raw, ndjson=ndjson, path=path, max_events=limits.max_events_per_request, max_bytes=limits.max_event_bytes
         )
-        return Batch(items, self._now(), key=key, lane=lane, answer=answer)
+        return Batch(items, self._now(), key.account_id, key=key, lane=lane, answer=answer)
 
     async def prepare(self, batch: Batch) -> None:
         """Check a batch's events; others have their turn meanwhile. Raises `RequestError`."""
@@ -188,10 +188,9 @@ class Intake:
     def _check(self, batch: Batch, path: str, text: ProvedJson) -> tuple[str, PreparedEvent]:
         """Check one event, and that its publisher may publish it. Returns its account, too."""
         event = prepare_event(text, path, now=batch.now, new_id=self._new_event_id)
-        key = batch.key
-        if key is None or not key.is_operator:
-            account_id = str(batch.account_id if key is None else key.account_id)
-            if event.account_id not in (None, account_id):
+        key, account_id = batch.key, batch.account_id
+        if account_id is not None:
+            if event.account_id is not None and event.account_id != account_id:
                 raise _of_another_account(key, path)
             if key is not None:
                 key.require_inbox(event.inbox_id, f"{path}.inbox_id")

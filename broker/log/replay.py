@@ -105,11 +105,11 @@ class ReplayBuffer:
     __slots__ = (
         "_by_id",
         "_by_inbox",
-        "_complete_through",
         "_dropped",
         "_entries",
         "_latest_wall",
         "_shared",
+        "_taken_in_through",
         "_twins",
         "account_id",
         "bytes",
@@ -132,7 +132,7 @@ class ReplayBuffer:
         self._dropped = DroppedPositions(shared.dropped, start.position, start.stored_at, start.wall)
         self._latest_wall = start.wall
         self.bytes = 0
-        self.head = self.delivered = self.dropped_through = self._complete_through = start.position
+        self.head = self.delivered = self.dropped_through = self._taken_in_through = start.position
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -180,14 +180,15 @@ class ReplayBuffer:
         """Return the next events that the fan-out has not delivered, a bounded number; they count in ``bytes`` now."""
         start = self._entries.after(self.delivered)
         entries: list[Entry] = []
-        size = 0
+        size = taken = 0
         for entry in self._entries.items[start : start + max_events]:
-            if entry.position > self._complete_through:
-                self._take_in(entry)
+            if entry.position > self._taken_in_through:
+                taken += self._take_in(entry)
             size += len(entry.frame)
             if entries and size > max_bytes:
                 break
             entries.append(entry)
+        self._count(taken)
         return entries
 
     def first(self) -> Entry:
@@ -196,7 +197,7 @@ class ReplayBuffer:
 
     def count(self, selection: Selection, after: int, through: int) -> int:
         """Count the window's events of a selection after one position and up to another."""
-        self._complete(through)
+        self._take_in_through(through)
         if selection.inboxes is None:
             excluded = sum(run.count(after, through) for run in self._runs(selection.excluded))
             return self._entries.count(after, through) - excluded
@@ -217,7 +218,7 @@ class ReplayBuffer:
         Returns the events and the position that they reach: nothing of the selection lies between ``after``
         and it that is not returned. Each call makes progress: a walk of no match still reaches further.
         """
-        self._complete(through)
+        self._take_in_through(through)
         run = self._entries
         start, end = run.after(after), run.after(through)
         reached = through
@@ -265,25 +266,26 @@ class ReplayBuffer:
         if items:
             self._latest_wall, self.head = wall, items[-1].position
 
-    def _complete(self, through: int) -> None:
+    def _take_in_through(self, through: int) -> None:
         """Take in the events up to a position that were not yet."""
-        if through > self._complete_through:
+        if through > self._taken_in_through:
             run = self._entries
-            for entry in run.items[run.after(self._complete_through) : run.after(through)]:
-                self._take_in(entry)
+            entries = run.items[run.after(self._taken_in_through) : run.after(through)]
+            self._count(sum(map(self._take_in, entries)))
 
-    def _take_in(self, entry: Entry) -> None:
-        """Give the next event its frame and its place in its inbox's order, and count it."""
+    def _take_in(self, entry: Entry) -> int:
+        """Give the next event its frame and its place in its inbox's order. Returns what that is to be counted as."""
         if entry.event is not None:
             entry.frame = text_frame(encode_event(entry.event, self.cursor_at(entry.position)))
             entry.event = None
+        cost = entry.cost
         of_inbox = self._by_inbox.get(entry.inbox)
         if of_inbox is None:
             of_inbox = self._by_inbox[entry.inbox] = _Run()
-            self._count(INBOX_OVERHEAD_BYTES)
+            cost += INBOX_OVERHEAD_BYTES
         of_inbox.items.append(entry)
-        self._count(entry.cost)
-        self._complete_through = entry.position
+        self._taken_in_through = entry.position
+        return cost
 
     def _count(self, bytes_more: int) -> None:
         self.bytes += bytes_more
@@ -291,7 +293,7 @@ class ReplayBuffer:
 
     def drop_first(self, now: float) -> Entry:
         """Drop the oldest event; its position stays known for an hour. Raises IndexError if there is none."""
-        self._complete(self.first().position)
+        self._take_in_through(self.first().position)
         entry = self._entries.drop_first()
         run = self._by_inbox[entry.inbox]
         run.drop_first()
