@@ -141,6 +141,7 @@ class EventStream:
             self.session.open(trio.current_time())
             if self._state is State.HANDSHAKING:
                 self._state = State.OPEN
+                self._changed.unpark_all()
             await self._write(b"retry: %d\n\n" % RETRY_MS)
             await self._write_all()
 
@@ -249,9 +250,11 @@ class EventStream:
 
     async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
         """Say that the server goes, send everything up to the head, and end the answer, until ``deadline``."""
-        self.session.drain(reconnect_after_ms)
-        self._say()
         with trio.move_on_at(deadline):
+            while self._state is State.HANDSHAKING:
+                await self._changed.park()
+            self.session.drain(reconnect_after_ms)
+            self._say()
             await self._written()
             await self._account.passed(self._account.buffer.head)
             await self._written()
@@ -259,12 +262,12 @@ class EventStream:
 
     async def _written(self) -> None:
         """Wait until the writer has nothing left."""
-        while self._state in (State.HANDSHAKING, State.OPEN) and not self._at_rest:
+        while self._state is State.OPEN and not self._at_rest:
             await self._changed.park()
 
     @property
     def _at_rest(self) -> bool:
-        return self._state is State.OPEN and self.session.follower.live and not self.session.waiting_bytes
+        return self.session.follower.live and not self.session.waiting_bytes
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""
