@@ -35,6 +35,7 @@ HOUSE_PLAN = [
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
+    ("webhooks", 5, [("guard", "attempts", "breaker", "signing")]),
     ("observe", 5, [("connections", "lag"), ("statistics", "tasks"), "metrics"]),
     ("", 6, ["broker"]),
     ("transport", 7, ["tls", ("ending", "stream", "request", "response", "refusals"),
@@ -73,6 +74,7 @@ PURE = {
     "transport.response", "transport.refusals", "transport.browsers", "transport.session", "transport.ending",
     "transport.pacing", "transport.proxies", "transport.specs", "transport.specs.schemas", "transport.specs.parameters",
     "transport.specs.asyncapi", "cli.lines",
+    "webhooks.guard", "webhooks.attempts", "webhooks.breaker", "webhooks.signing",
 }  # fmt: skip
 IMPURE = {
     "trio", "trio_websocket", "time", "socket", "os", "random", "secrets", "asyncio", "threading", "logging",

@@ -1,0 +1,1 @@
+"""Webhooks: events posted to the accounts' own endpoints (PROTOCOL section 9)."""
