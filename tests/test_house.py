@@ -40,8 +40,8 @@ HOUSE_PLAN = [
     ("", 6, ["broker"]),
     ("transport", 7, ["tls", ("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "specs"),
-                      ("reading", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
-                      ("http11", "connection"), "sse", ("endpoints", "listeners"), "server"]),
+                      ("reading", "life", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
+                      ("http11", "connection", "sse"), ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip

@@ -1,21 +1,19 @@
-"""The I/O shell of one client: its nursery, its tasks, its deadlines, and why it ended.
+"""The I/O shell of one WebSocket: its nursery, its tasks, its deadlines, and its last words.
 
-What a client may say and hear is `session`'s, how it is read from is `reading`'s; here is who runs when. A connection
-has two tasks at rest: trio-websocket's reader, and the one that always takes messages from it. A third, the catch-up
-writer, lives only while the client is not live; a fourth only while publishes wait for the fan-out.
+What a client may say and hear is `session`'s, how it is read from is `reading`'s, whether it lives is `life`'s; here is
+who runs when. A connection has two tasks at rest: trio-websocket's reader, and the one that always takes messages from
+it. A third, the catch-up writer, lives only while the client is not live; a fourth only while publishes wait for the
+fan-out.
 
-To end a connection, from anywhere: `Connection.end`. That stops all its tasks; then one place, `_say_last_words`, has
-the stream for itself. Nothing that fails in here leaves: of the server, this is the one module that imports
-trio_websocket.
+Its end stops all its tasks; then one place, `_say_last_words`, has the stream for itself. Nothing that fails in here
+leaves: of the server, this is the one module that imports trio_websocket.
 """
 
 import logging
 import math
-import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from enum import Enum, auto
 from functools import partial
 from typing import Final
 
@@ -35,17 +33,14 @@ from ..observe.connections import ConnectionStatistics, Transport
 from ..protocol.framing import close_frame
 from ..protocol.messages import Command
 from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
+from .life import CLOSE_SECONDS, Admitted, Life
 from .reading import LentStream
 from .response import http_date
-from .session import Session
 from .stream import ClientStream
-from .upgrade import Upgrade
 
 logger = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS: Final = 10.0
-CLOSE_SECONDS: Final = 2.0
-"""How long the peer may take to answer our Close."""
 MAX_HELD_ANSWER_BYTES: Final = 4_096
 """Answers to what came in one read are held back, to be written together, up to this: some twenty."""
 _BROKEN: Final = {1002: "broken framing", 1007: "text that is not UTF-8"}
@@ -53,75 +48,44 @@ _BROKEN: Final = {1002: "broken framing", 1007: "text that is not UTF-8"}
 _PEER_ENDED: Final = (trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-class State(Enum):
-    """Where a connection is in its life. It only goes on, and may leave out what lies between."""
-
-    HANDSHAKING = auto()
-    """Its upgrade is not answered yet: nothing is said."""
-    OPEN = auto()
-    """The only state in which a task is begun for it, a message is obeyed and an event is written."""
-    ENDING = auto()
-    """Its slot is free; the client may still get its last answers and a Close."""
-    ENDED = auto()
-    """Nothing is left of it."""
-
-
 class Connection:
-    """One client on one stream. ``upgrade`` has been judged."""
+    """One client on one stream. ``head`` asks trio-websocket for what the client asks for."""
 
     transport: Final[Transport] = "websocket"
 
-    def __init__(self, broker: Broker, stream: ClientStream, upgrade: Upgrade) -> None:
-        self.id = f"conn_{secrets.token_hex(12)}"
-        self._slot = upgrade.slot
-        self._slot.holder = self
+    def __init__(self, broker: Broker, stream: ClientStream, admitted: Admitted, head: bytes) -> None:
         self._stream = stream
         self._config = broker.config
         self._turns = broker.turns
         self._commands = broker.commands
-        self._lane = broker.commands.lane(upgrade.key)
-        self._account_id = str(upgrade.key.account_id)
-        self._account = account = upgrade.account
+        self._lane = broker.commands.lane(admitted.key)
         self._publishing = Publishing(broker.intake, broker.bodies, broker.commands, self._lane)
         listener = Listener(stream.write_nowait, self.wake)
         stream.lend(listener)
-        self.session = Session(
-            upgrade.key,
-            broker.config,
-            account.buffer,
-            account.subscriptions,
-            listener,
-            upgrade.opening,
-            self.id,
-            broker.commands.count,
-        )
+        self._life = Life(broker, admitted, listener, self, self._stop, broker.commands.count)
+        self.id = self._life.id
+        self.session = self._life.session
         most = broker.config.limits.max_message_bytes
-        self._lent = LentStream(stream, upgrade.head, most, broker.turns, self._flush)
-        self._state = State.HANDSHAKING
-        self._ending = CANCELLED
+        self._lent = LentStream(stream, head, most, broker.turns, self._flush)
         self._nursery: trio.Nursery | None = None
         """Who reads and writes."""
         self._obeying: trio.Nursery | None = None
         """Who does what the client asks; inside of the other."""
         self._writing = False
-        self._changed = trio.lowlevel.ParkingLot()
-        """Where those wait who need the state, the writer or a command to get further."""
 
     # --- its life
 
     async def run(self, watch: Watch) -> None:
         """Serve the client, whose key is watched, until it ends. Raises nothing but Cancelled."""
-        self._watch = watch
+        self._life.begin(watch)
         try:
             await self._live()
             await self._turns.take()
             if self._lent.opened:
                 await self._say_last_words()
         finally:
-            self._state = State.ENDED
             self._commands.leave(self._lane)
-            self.session.close()
-            logger.info("connection %s of %s ended: %s", self.id, self._account_id, self._ending.said)
+            self._life.finish()
 
     async def _live(self) -> None:
         """Answer the upgrade, then do what the client asks, until it or somebody else ends the connection."""
@@ -134,13 +98,13 @@ class Connection:
                         await self._obey(websocket)
                 finally:
                     # Whoever wakes it from here on, also while the nursery ends, begins no task in it.
-                    self._stop(CANCELLED)
+                    self._life.leave(CANCELLED)
                     nursery.cancel_scope.cancel()
         except* _PEER_ENDED:
-            self._ending = CLIENT_GONE
+            self._life.ending = CLIENT_GONE
         except* Exception:
             logger.exception("connection %s failed", self.id)
-            self._ending = closed_by_broker(CloseCode.INTERNAL_ERROR, "internal error")
+            self._life.ending = closed_by_broker(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._publishing.give_up()
 
@@ -150,18 +114,14 @@ class Connection:
         with trio.move_on_after(HANDSHAKE_SECONDS):
             websocket = await self._handshake(nursery)
         if websocket is None:
-            self._stop(Ending("the upgrade could not be answered"))
+            self._life.leave(Ending("the upgrade could not be answered"))
         else:
-            self._watch.settle()
-            self.session.open(trio.current_time())
-            if self._state is State.HANDSHAKING:
-                self._state = State.OPEN
-                self._changed.unpark_all()
+            self._life.open()
         return websocket
 
     async def _obey(self, websocket: trio_websocket.WebSocketConnection) -> None:
         """Do what the client asks. At the end that stops at once; who is writing may end his frame."""
-        if self._state is State.OPEN:
+        if self._life.is_open:
             async with trio.open_nursery() as self._obeying:
                 await self._guard(partial(self._serve, websocket))
         with trio.move_on_after(CLOSE_SECONDS):
@@ -182,18 +142,18 @@ class Connection:
         try:
             while True:
                 await self._receive(await websocket.get_message())
-                while self.session.congested:
-                    await self._changed.park()
+                if self.session.congested:
+                    await self._life.until(lambda: not self.session.congested)
         except trio_websocket.ConnectionClosed as closed:
             ending = self._lent.ending
             if ending is None:
                 # trio-websocket has stopped by itself: what still comes cannot be told apart.
                 self._lent.close()
                 ending = _ending_of(closed.reason)
-            self._stop(ending)
+            self._life.leave(ending)
 
     async def _receive(self, message: str | bytes) -> None:
-        if not self._settled():
+        if not self._life.settled():
             return
         action = self.session.receive(message, trio.current_time(), datetime.now(UTC))
         if isinstance(action, Command):
@@ -209,30 +169,20 @@ class Connection:
                 self.end(action, "too many frames that are no commands")
 
     def end(self, code: CloseCode, why: str) -> None:
-        """End the connection with a close code. The first call counts.
+        """End the connection with a close code. The first call counts."""
+        self._life.end(code, why)
 
-        From this step on its slot is free, nothing is published for it, and no event is written to it.
-        """
-        self._stop(closed_by_broker(code, why))
-
-    def _stop(self, ending: Ending) -> None:
-        if self._state in (State.ENDING, State.ENDED):
-            return
+    def _stop(self) -> None:
         if self._obeying is not None:
             self._obeying.cancel_scope.cancel()
-        self._state = State.ENDING
-        self._ending = ending
-        self._slot.release()
-        self.session.follower.pause()
-        self._changed.unpark_all()
 
     async def _say_last_words(self) -> None:
         """Turn the reason why it ended into the last bytes that the client sees, and wait until it has seen them."""
         with trio.move_on_after(CLOSE_SECONDS):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._stream.send_frames(self.session.take_answers())
-                if self._ending.close is not None:
-                    await self._stream.send_all(close_frame(self._ending.close))
+                if self._life.ending.close is not None:
+                    await self._stream.send_all(close_frame(self._life.ending.close))
                     await self._lent.discard()
             await self._stream.aclose()
 
@@ -241,20 +191,15 @@ class Connection:
         try:
             await task()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._stop(CLIENT_GONE)
+            self._life.leave(CLIENT_GONE)
         except Exception:
-            self._fail()
-
-    def _fail(self) -> None:
-        """Log what is being handled, and end the connection by it."""
-        logger.exception("connection %s failed", self.id)
-        self.end(CloseCode.INTERNAL_ERROR, "internal error")
+            self._life.fail()
 
     # --- writing
 
     def wake(self) -> None:
         """Let the catch-up writer run, if it does not yet."""
-        if not self._writing and self._state is State.OPEN:
+        if not self._writing and self._life.is_open:
             self._writing = True
             assert self._nursery is not None
             self._nursery.start_soon(self._guard, self._catch_up)
@@ -263,13 +208,13 @@ class Connection:
         """Write all that lies between the client's position and the fan-out, then let the fan-out do it."""
         try:
             while await self._stream.write_from(self._take):
-                self._changed.unpark_all()
+                self._life.changed()
         finally:
             self._writing = False
-            self._changed.unpark_all()
+            self._life.changed()
 
     def _take(self) -> bytes | None:
-        return self.session.take() if self._settled() else None
+        return self.session.take() if self._life.settled() else None
 
     def _flush(self) -> None:
         """Write waiting answers: at once if the client is live and takes them, else by the catch-up writer."""
@@ -284,7 +229,7 @@ class Connection:
         self.session.answer(request.request_id, request.command.action, answer)
         if not self._lent.handing_out or self.session.waiting_bytes > MAX_HELD_ANSWER_BYTES:
             self._flush()
-        self._changed.unpark_all()
+        self._life.changed()
 
     def _publish(self, publish: PublishRequest) -> None:
         if self._publishing.submit(publish, partial(self._answer, publish.request)):
@@ -293,24 +238,14 @@ class Connection:
 
     # --- its key
 
-    def _settled(self) -> bool:
-        """Learn what the key reaches by now, before it is used; return whether the connection is still open."""
-        self._watch.settle()
-        return self._state is State.OPEN
-
     def change_key(self, key: Key | None) -> None:
         """Go on with what its key reaches now; end the connection if the key is gone (PROTOCOL section 8)."""
-        if self._state in (State.ENDING, State.ENDED):
-            return
-        if key is None or key.account_id != self._account_id:
-            self.end(CloseCode.REVOKED, "the key was revoked")
-            return
-        try:
-            self._commands.change_key(self._lane, key)
-            self.session.change_key(key)
-            self._flush()
-        except Exception:
-            self._fail()
+        self._life.change_key(key, self._adapt)
+
+    def _adapt(self, key: Key) -> None:
+        self._commands.change_key(self._lane, key)
+        self.session.change_key(key)
+        self._flush()
 
     # --- heartbeats and draining
 
@@ -328,17 +263,17 @@ class Connection:
 
         One that is not open yet has its own deadline, and passes.
         """
-        if self._state is not State.OPEN or self._stream.last_read > moment:
+        if not self._life.is_open or self._stream.last_read > moment:
             return True
         unacknowledged = self._stream.unacknowledged_seconds()
         return unacknowledged is not None and unacknowledged < trio.current_time() - moment
 
     def beat(self, now: float) -> float | None:
         """Ping the client, or end the connection if it is dead. Returns when to be called again; None: never."""
-        if self._state is State.HANDSHAKING:
-            return now + self._config.limits.heartbeat_seconds
-        if self._state is not State.OPEN:
+        if self._life.is_over:
             return None
+        if not self._life.is_open:
+            return now + self._config.limits.heartbeat_seconds
         session, patience = self.session, self.session.patience_seconds
         silent, owed = now - self._stream.last_read, self._lent.owed_seconds(now) or 0.0
         unacknowledged = self._stream.unacknowledged_seconds() if silent > patience else None
@@ -355,35 +290,15 @@ class Connection:
 
     async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
         """Say that the server goes, send everything up to the head, and close with 1012, until ``deadline``."""
-        with trio.move_on_at(deadline):
-            while self._state is State.HANDSHAKING:
-                await self._changed.park()
-        if self._state is not State.OPEN:
-            return
-        self.session.drain(reconnect_after_ms)
-        self._flush()
-        with trio.move_on_at(deadline):
-            await self._written()
-            await self._account.passed(self._account.buffer.head)
-            await self._written()
-        self.end(CloseCode.RESTART, "restart")
+        await self._life.drain(reconnect_after_ms, deadline, self._flush, self._written)
 
-    async def _written(self) -> None:
-        """Wait until no command is under way and the catch-up writer has nothing left."""
-        while self._state is State.OPEN and (self._writing or self._lane.waiting):
-            await self._changed.park()
+    def _written(self) -> bool:
+        """Whether no command is under way and the catch-up writer has nothing left."""
+        return not (self._writing or self._lane.waiting)
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""
-        follower = self.session.follower
-        return ConnectionStatistics(
-            follower.selection,
-            follower.live,
-            self._account.buffer.head - follower.position,
-            len(self._lane.waiting),
-            self._stream.statistics().remainder_bytes,
-            self._ending.code,
-        )
+        return self._life.statistics(len(self._lane.waiting), self._stream.statistics().remainder_bytes)
 
 
 def _ending_of(reason: trio_websocket.CloseReason | None) -> Ending:

@@ -1,6 +1,6 @@
 """The HTTP routes (PROTOCOL section 6): a table of paths, methods and handlers.
 
-A handler gets the broker and a request and returns a `Response`, or an `Upgrade` to hand the connection over.
+A handler gets the broker and a request and returns a `Response`, or a `Handover` of the client's connection.
 What it refuses it raises as `RequestError`; `http11` makes the answer of it. The right comes first, then the size, then
 the body: nothing is read of a client that may not send it.
 """
@@ -12,16 +12,14 @@ from time import time
 from typing import Any, Final
 
 import trio
-from msgspec import Raw
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from ..access.admission import Judge, admit
 from ..access.keys import Key, credential_of
 from ..access.opening import Opening, check_opening
-from ..access.slots import Slot
-from ..broker import Broker, Hold
+from ..broker import Broker
 from ..errors import BadCommandError, BadFrameError, RequestError
-from ..fanout.hub import Account
 from ..intake.budget import Held
 from ..observe.metrics import TEXT_FORMAT, Reading, exposition
 from ..observe.tasks import task_tree
@@ -29,21 +27,29 @@ from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from ..version import __version__
 from .browsers import cross_origin_headers, preflight_headers
+from .connection import Connection
+from .life import Admitted
 from .polling import poll
 from .request import Request
 from .response import Response, head_of_lasting, json_response
 from .specs.asyncapi import asyncapi
 from .specs.openapi import openapi
-from .sse import CONTENT_TYPE, HEADERS, EventStreamOpening
-from .upgrade import Upgrade, check_upgrade, offered_subprotocols
+from .sse import CONTENT_TYPE, HEADERS, EventStream
+from .stream import ClientStream
+from .upgrade import check_upgrade, offered_subprotocols
 
 MAX_SMALL_BODY_BYTES: Final = 16_384
 """All that may be said of a token; and what is read of a command or an event that may not come to anything."""
 _NDJSON: Final = "application/x-ndjson"
 
 
-Handover = Upgrade | EventStreamOpening
-"""What takes a client's connection over: its answer lasts."""
+class Handover(Struct, frozen=True):
+    """Who takes a client's connection over, for as long as its answer lasts: made by ``connection``."""
+
+    admitted: Admitted
+    connection: Callable[[Broker, ClientStream, Admitted], Connection | EventStream]
+
+
 Handler = Callable[[Broker, Request], Awaitable[Response | Handover]]
 
 
@@ -109,7 +115,7 @@ async def open_stream(broker: Broker, request: Request) -> Response | Handover:
     head = check_upgrade(request)
     admitted = await _admitted(broker, request, request.query())
     # From the end of this to the connection's own first step lies no checkpoint: the slot cannot be lost.
-    return Upgrade(*admitted, request.remote, head)
+    return Handover(admitted, partial(Connection, head=head))
 
 
 async def open_event_stream(broker: Broker, request: Request) -> Response | Handover:
@@ -120,10 +126,7 @@ async def open_event_stream(broker: Broker, request: Request) -> Response | Hand
     chunked = request.http_version == "1.1"
     headers = (*HEADERS, *cross_origin_headers(request, broker.config.browsers.origins))
     head = head_of_lasting(CONTENT_TYPE, headers, time(), chunked=chunked)
-    return EventStreamOpening(*admitted, request.remote, head, chunked)
-
-
-Admitted = tuple[Key, Opening, Slot, Account, Hold]
+    return Handover(admitted, partial(EventStream, head=head, chunked=chunked))
 
 
 async def _admitted(broker: Broker, request: Request, query: Mapping[str, str]) -> Admitted:
@@ -141,7 +144,7 @@ async def _admitted(broker: Broker, request: Request, query: Mapping[str, str]) 
             await broker.reach(account, since)
         worth, opening, slot = await admit(broker.slots, judge)
         stack.pop_all()
-        return worth, opening, slot, account, hold
+        return Admitted(worth, opening, slot, account, hold, request.remote)
 
 
 def _judge_of(broker: Broker, query: Mapping[str, str], key: Key) -> Judge:

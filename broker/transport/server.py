@@ -24,9 +24,10 @@ from ..broker import Broker, open_broker
 from ..config import Config
 from ..errors import ConfigError, RequestError
 from ..observe.connections import ConnectionStatistics, OpenConnection
-from .connection import CLOSE_SECONDS, Connection
+from .connection import Connection
 from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
+from .life import CLOSE_SECONDS
 from .listeners import Address, accept_clients, address_of, open_listeners, take_handed_over
 from .proxies import TrustedProxies
 from .refusals import Refusals
@@ -35,7 +36,6 @@ from .response import Response
 from .sse import EventStream
 from .stream import ClientStream
 from .tls import BadTlsError, Certificate, certificate_of
-from .upgrade import Upgrade
 
 logger = logging.getLogger(__name__)
 
@@ -133,21 +133,17 @@ class _Server:
             raise
 
     async def _connect(self, stream: ClientStream, handover: Handover) -> None:
+        admitted = handover.admitted
         try:
-            key, remote = handover.key, handover.remote
-            connection = self._connection(stream, handover)
+            key, remote = admitted.key, admitted.remote
+            connection = handover.connection(self.broker, stream, admitted)
             with self.broker.keyring.watch(key, remote, connection.change_key) as watch:
-                client_id = handover.opening.client_id
+                client_id = admitted.opening.client_id
                 opened = OpenConnection(connection.id, key, client_id, remote, connection.transport, connection)
                 await self._run(connection, watch, opened)
         finally:
-            handover.slot.release()
-            await handover.hold.aclose()
-
-    def _connection(self, stream: ClientStream, handover: Handover) -> Connection | EventStream:
-        if isinstance(handover, Upgrade):
-            return Connection(self.broker, stream, handover)
-        return EventStream(self.broker, stream, handover)
+            admitted.slot.release()
+            await admitted.hold.aclose()
 
     async def _run(self, connection: Connection | EventStream, watch: Watch, opened: OpenConnection) -> None:
         due = trio.current_time() + self.broker.config.limits.heartbeat_seconds

@@ -5,32 +5,24 @@ drain. What it says is `session`'s; only how that is written differs. It gives n
 wakes it, and it is fed from the log, so a client that stops reading costs nothing but its position.
 """
 
-import logging
 import re
-import secrets
 from contextlib import suppress
 from typing import Final
 
 import trio
-from msgspec import Struct
 
 from ..access.keys import Key
-from ..access.opening import Opening
-from ..access.slots import Slot
 from ..access.watched import Watch
-from ..broker import Broker, Hold
+from ..broker import Broker
 from ..errors import CloseCode
-from ..fanout.hub import Account
 from ..fanout.listeners import Listener, take_nothing
 from ..observe.connections import ConnectionStatistics, Transport
 from ..protocol.framing import frames_of
-from .connection import CLOSE_SECONDS, State
-from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
+from .ending import CANCELLED, CLIENT_GONE
+from .life import CLOSE_SECONDS, Admitted, Life
 from .response import LAST_CHUNK, chunk_of
-from .session import SILENT_SECONDS, Session
+from .session import SILENT_SECONDS
 from .stream import ClientStream
-
-logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "text/event-stream"
 HEADERS: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
@@ -64,84 +56,50 @@ def _event_of(json: bytes) -> bytes:
     return b"data: %b\n\n" % json
 
 
-class EventStreamOpening(Struct, frozen=True):
-    """An event stream that may be opened: by whom, what it asks for, its slot, and the head that answers it.
-
-    ``account`` is held until ``hold`` is closed, by whoever takes this over.
-    """
-
-    key: Key
-    opening: Opening
-    slot: Slot
-    account: Account
-    hold: Hold
-    remote: str | None
-    head: bytes
-    chunked: bool
-
-
 class EventStream:
-    """One client that reads events over HTTP."""
+    """One client that reads events over HTTP. ``head`` answers it; what follows is ``chunked`` or not."""
 
     transport: Final[Transport] = "sse"
 
-    def __init__(self, broker: Broker, stream: ClientStream, opening: EventStreamOpening) -> None:
-        self.id = f"conn_{secrets.token_hex(12)}"
-        self._slot = opening.slot
-        self._slot.holder = self
+    def __init__(self, broker: Broker, stream: ClientStream, admitted: Admitted, head: bytes, *, chunked: bool) -> None:
         self._stream = stream
         self._config = broker.config
         self._turns = broker.turns
-        self._account = account = opening.account
-        self._account_id = str(opening.key.account_id)
-        self._head = opening.head
-        self._chunked = opening.chunked
-        listener = Listener(take_nothing, self.wake)
-        self.session = Session(
-            opening.key, broker.config, account.buffer, account.subscriptions, listener, opening.opening, self.id
-        )
-        self._state = State.HANDSHAKING
-        self._ending = CANCELLED
+        self._head = head
+        self._chunked = chunked
+        self._life = Life(broker, admitted, Listener(take_nothing, self.wake), self, self._stop)
+        self.id = self._life.id
+        self.session = self._life.session
         self._serving = trio.CancelScope()
         self._woken = trio.Event()
         self._taken_at: float | None = None
         """Since when the client has been taking what is written now; None: nothing is."""
         self._last_taken = trio.current_time()
-        self._changed = trio.lowlevel.ParkingLot()
-        """Where those wait who need the writer to get further."""
 
     # --- its life
 
     async def run(self, watch: Watch) -> None:
         """Serve the client, whose key is watched, until it ends. Raises nothing but Cancelled."""
-        self._watch = watch
+        self._life.begin(watch)
         try:
             try:
                 with self._serving:
                     await self._serve()
             except* (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._stop(CLIENT_GONE)
+                self._life.leave(CLIENT_GONE)
             except* Exception:
-                logger.exception("connection %s failed", self.id)
-                self.end(CloseCode.INTERNAL_ERROR, "internal error")
-            self._stop(CANCELLED)
+                self._life.fail()
+            self._life.leave(CANCELLED)
             await self._turns.take()
             await self._say_last_words()
         finally:
-            self._stop(CANCELLED)
-            self._state = State.ENDED
-            self.session.close()
-            logger.info("connection %s of %s ended: %s", self.id, self._account_id, self._ending.said)
+            self._life.finish()
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_client)
             await self._stream.send_frames(self._head)
-            self._watch.settle()
-            self.session.open(trio.current_time())
-            if self._state is State.HANDSHAKING:
-                self._state = State.OPEN
-                self._changed.unpark_all()
+            self._life.open()
             await self._write(b"retry: %d\n\n" % RETRY_MS)
             await self._write_all()
 
@@ -149,15 +107,15 @@ class EventStream:
         """End with the client; what it sends is not looked at."""
         while await self._stream.receive_some(_READ_BYTES):
             pass
-        self._stop(CLIENT_GONE)
+        self._life.leave(CLIENT_GONE)
 
     async def _write_all(self) -> None:
         """Write all that lies between the client's position and the fan-out, and wait for more, until the end."""
-        while self._settled():
+        while self._life.settled():
             self._woken = trio.Event()
             frames = self.session.take()
             if frames is None:
-                self._changed.unpark_all()
+                self._life.changed()
                 await self._woken.wait()
             elif frames:
                 await self._write(as_server_sent_events(frames))
@@ -171,40 +129,26 @@ class EventStream:
 
     def end(self, code: CloseCode, why: str) -> None:
         """End it; the code is for the log, its client sees the end. The first call counts."""
-        self._stop(closed_by_broker(code, why))
+        self._life.end(code, why)
 
-    def _stop(self, ending: Ending) -> None:
-        if self._state in (State.ENDING, State.ENDED):
-            return
-        self._state = State.ENDING
-        self._ending = ending
-        self._slot.release()
-        self.session.follower.pause()
+    def _stop(self) -> None:
         self._serving.cancel()
-        self._changed.unpark_all()
 
     async def _say_last_words(self) -> None:
         """End the answer, and wait until the client has seen that."""
         with trio.move_on_after(CLOSE_SECONDS):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                if self._ending is not CLIENT_GONE:
+                if self._life.ending is not CLIENT_GONE:
                     await self._stream.send_frames(LAST_CHUNK if self._chunked else b"")
             await self._stream.aclose()
 
     # --- its key
 
-    def _settled(self) -> bool:
-        """Learn what the key reaches by now, before it is used; return whether the connection is still open."""
-        self._watch.settle()
-        return self._state is State.OPEN
-
     def change_key(self, key: Key | None) -> None:
         """Go on with what its key reaches now; end if the key is gone (PROTOCOL section 8)."""
-        if self._state in (State.ENDING, State.ENDED):
-            return
-        if key is None or key.account_id != self._account_id:
-            self.end(CloseCode.REVOKED, "the key was revoked")
-            return
+        self._life.change_key(key, self._adapt)
+
+    def _adapt(self, key: Key) -> None:
         self.session.change_key(key)
         self._say()
 
@@ -236,47 +180,26 @@ class EventStream:
 
     def beat(self, now: float) -> float | None:
         """Write a comment, or end if the client is dead. Returns when to be called again; None: never."""
-        if self._state in (State.ENDING, State.ENDED):
+        if self._life.is_over:
             return None
         waited = 0.0 if self._taken_at is None else now - self._taken_at
         unacknowledged = self._stream.unacknowledged_seconds() or 0.0
         if unacknowledged > self.session.patience_seconds or waited > self._config.replay.seconds + SILENT_SECONDS:
             self.end(CloseCode.HEARTBEAT_MISSED, "heartbeat missed")
             return None
-        if self._state is State.OPEN:
+        if self._life.is_open:
             self.session.heartbeat()
             self._say()
         return now + self._config.limits.heartbeat_seconds
 
     async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
         """Say that the server goes, send everything up to the head, and end the answer, until ``deadline``."""
-        with trio.move_on_at(deadline):
-            while self._state is State.HANDSHAKING:
-                await self._changed.park()
-            self.session.drain(reconnect_after_ms)
-            self._say()
-            await self._written()
-            await self._account.passed(self._account.buffer.head)
-            await self._written()
-        self.end(CloseCode.RESTART, "restart")
+        await self._life.drain(reconnect_after_ms, deadline, self._say, self._written)
 
-    async def _written(self) -> None:
-        """Wait until the writer has nothing left."""
-        while self._state is State.OPEN and not self._at_rest:
-            await self._changed.park()
-
-    @property
-    def _at_rest(self) -> bool:
+    def _written(self) -> bool:
+        """Whether the writer has nothing left."""
         return self.session.follower.live and not self.session.waiting_bytes
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""
-        follower = self.session.follower
-        return ConnectionStatistics(
-            follower.selection,
-            follower.live,
-            self._account.buffer.head - follower.position,
-            0,
-            self._stream.statistics().remainder_bytes,
-            self._ending.code,
-        )
+        return self._life.statistics(0, self._stream.statistics().remainder_bytes)

@@ -7,14 +7,7 @@ the subprotocol that was chosen.
 import re
 from typing import Final
 
-from msgspec import Struct
-
-from ..access.keys import Key
-from ..access.opening import Opening
-from ..access.slots import Slot
-from ..broker import Hold
 from ..errors import RequestError
-from ..fanout.hub import Account
 from .request import Request
 
 SUBPROTOCOL: Final = "daimon.v1"
@@ -25,21 +18,6 @@ _HEAD: Final = (
     b"GET / HTTP/1.1\r\nHost: broker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n%b\r\n"
 )
-
-
-class Upgrade(Struct, frozen=True):
-    """A WebSocket that may be opened: by whom, what it asks for, its slot, and the head that asks for it.
-
-    ``account`` is held until ``hold`` is closed, by whoever takes this over.
-    """
-
-    key: Key
-    opening: Opening
-    slot: Slot
-    account: Account
-    hold: Hold
-    remote: str | None
-    head: bytes
 
 
 def check_upgrade(request: Request) -> bytes:

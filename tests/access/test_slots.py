@@ -322,7 +322,7 @@ async def test_of_many_of_one_name_that_come_at_once_one_stays_and_no_slot_is_lo
 
 async def test_a_slot_is_given_back_whatever_ends_the_opening_after_it(clock, monkeypatch):
     """Also if the connection cannot even be made."""
-    monkeypatch.setattr("broker.transport.server.Connection", lambda *_: 1 / 0)
+    monkeypatch.setattr("broker.transport.endpoints.Connection", lambda *_, **__: 1 / 0)
     async with serving(CONFIG) as served:
         for _ in range(3):
             async with await open_socket(served.address) as stream:
@@ -333,7 +333,7 @@ async def test_a_slot_is_given_back_whatever_ends_the_opening_after_it(clock, mo
 
 async def test_one_that_breaks_off_before_it_has_read_the_101_is_gone_at_once(caplog):
     """Nothing can be said to it: nothing is to be waited for."""
-    caplog.set_level("INFO", "broker.transport.connection")
+    caplog.set_level("INFO", "broker.transport.life")
     async with serving(CONFIG) as served:
         stream = await open_socket(served.address)
         await stream.send_all(upgrade_head("", key=FREE))

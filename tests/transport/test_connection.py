@@ -43,7 +43,7 @@ import broker.transport.stream
 from broker import CloseCode, LimitsConfig, ReplayConfig
 from broker.fanout.follower import READ_BYTES
 from broker.intake.publishing import MAX_WAITING_PUBLISHES
-from broker.transport.connection import State
+from broker.transport.life import State
 from broker.transport.session import GRACE_SECONDS, MAX_WAITING_ANSWER_BYTES, SILENT_SECONDS, Session
 from broker.transport.stream import SEND_BUFFER_BYTES, ClientStream
 
@@ -118,7 +118,7 @@ async def test_a_clients_close_is_answered_with_its_code_and_leaves_nothing(no_e
         await served.until_gone()
         assert served.broker.statistics().hub.live == before
         assert not served.broker._hub.account(ACCOUNT).in_use
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "broker.transport.connection"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "broker.transport.life"]
     assert ACCOUNT in line
     assert "1000" in line
 
@@ -681,10 +681,10 @@ async def test_a_client_whose_tcp_acknowledges_nothing_is_dead(quick_close, monk
 async def test_a_heartbeat_that_is_due_inside_the_handshake_is_put_off():
     async with serving() as served, connected(served.address) as client:
         connection = served.connection(client)
-        connection._state = State.HANDSHAKING
+        connection._life.state = State.HANDSHAKING
         long_after = connection._stream.last_read + 1_000
         assert connection.beat(long_after) == long_after + 30
-        connection._state = State.OPEN
+        connection._life.state = State.OPEN
         await client.ping()
 
 
@@ -774,7 +774,7 @@ async def test_answers_that_wait_can_be_read_before_the_close(no_errors):
         await publish(served, 1, 100, size=4_000)
         await until(lambda: not connection.statistics().live)
         await client.send(masked(TEXT, b"{") * 20)
-        await until(lambda: connection._state is State.ENDING)
+        await until(lambda: connection._life.state is State.ENDING)
         frames, closed = await client.rest()
         assert [frame["type"] for frame in frames if "payload" not in frame] == ["error"] * 20
         assert numbers(frames) == list(range(1, len(numbers(frames)) + 1))

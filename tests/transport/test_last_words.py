@@ -35,12 +35,12 @@ from trio.testing import wait_all_tasks_blocked as blocked
 import broker.transport.connection
 import broker.transport.session
 from broker import CloseCode, LimitsConfig, ServerConfig, open_broker, testing
-from broker.transport.connection import State
+from broker.transport.life import State
 from broker.transport.pacing import MAX_EMPTY_FRAGMENTS, MIN_FRAGMENTS
 
 SMALL = 4_096
 """A receive buffer so small that a client which does not read soon stops the server's writes."""
-LOG = "broker.transport.connection"
+LOG = "broker.transport.life"
 
 
 async def publish(served, first: int, last: int, size: int = 0) -> None:
@@ -410,7 +410,7 @@ async def test_who_reads_nothing_is_still_sent_its_1012_in_time():
     async with serving(config) as served, behind(served, 50) as client:
         connection = served.connection(client)
         served.broker.start_draining()
-        await until(lambda: connection._state is State.ENDING)
+        await until(lambda: connection._life.state is State.ENDING)
         assert not served.ended.is_set()
         frames, closed = await client.rest()
         assert closed.code == CloseCode.RESTART
@@ -441,6 +441,30 @@ async def test_a_client_in_its_handshake_is_waited_for_by_the_drain_and_one_that
             assert b"draining" not in said
         with trio.fail_after(5):
             await served.ended.wait()
+
+
+async def test_who_is_still_in_its_handshake_when_the_time_to_drain_is_up_is_told_of_the_restart_and_nothing_else(
+    monkeypatch,
+):
+    real, gate = broker.transport.connection.Connection._handshake, trio.Event()
+
+    async def wait(connection, nursery):
+        await gate.wait()
+        return await real(connection, nursery)
+
+    monkeypatch.setattr(broker.transport.connection.Connection, "_handshake", wait)
+    async with serving() as served, await open_socket(served.address) as stream:
+        await stream.send_all(upgrade_head())
+        await until(lambda: served.server.connections)
+        [connection] = served.server.connections.values()
+        await connection.drain(1_000, trio.current_time())
+        gate.set()
+        said = b""
+        with trio.fail_after(5):
+            while CloseCode.RESTART.to_bytes(2) not in said:
+                said += await stream.receive_some()
+        assert b"101 Switching Protocols" in said
+        assert b"draining" not in said
 
 
 # --- when it has ended -------------------------------------------------------

@@ -1,0 +1,210 @@
+"""The life of a connection, whatever carries it: its slot, its state, its key, why it ends, and how it is drained.
+
+A connection is handed over as what was `Admitted`. It has one `Life`, which holds its `Session` and says whether
+anything may still be done for it. To end it, from anywhere: `Life.end`. From that step on its slot is free, nothing is
+begun for it, and no event is written to it; what is left to do then, and to say, is its carrier's.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+
+import trio
+from msgspec import Struct
+
+from ..access.keys import Key
+from ..access.opening import Opening
+from ..access.slots import Holder, Slot
+from ..access.watched import Watch
+from ..broker import Broker, Hold
+from ..errors import CloseCode, RequestError
+from ..fanout.hub import Account
+from ..fanout.listeners import Listener
+from ..observe.connections import ConnectionStatistics
+from .ending import CANCELLED, Ending, closed_by_broker
+from .session import Session, count_nothing
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS: Final = 2.0
+"""How long a client may take to see that its connection ends."""
+
+
+class Admitted(Struct, frozen=True):
+    """Who may open a stream: by which key, what for, its slot, and the address that it comes from.
+
+    ``account`` is held until ``hold`` is closed, by whoever takes this over.
+    """
+
+    key: Key
+    opening: Opening
+    slot: Slot
+    account: Account
+    hold: Hold
+    remote: str | None
+
+
+class State(Enum):
+    """Where a connection is in its life. It only goes on, and may leave out what lies between."""
+
+    HANDSHAKING = auto()
+    """Its opening is not answered yet: nothing is said."""
+    OPEN = auto()
+    """The only state in which a task is begun for it, a message is obeyed and an event is written."""
+    ENDING = auto()
+    """Its slot is free; the client may still get its last answers, and be told of the end."""
+    ENDED = auto()
+    """Nothing is left of it."""
+
+
+class Life:
+    """One connection's life. ``holder`` is the connection, ``stop`` stops its tasks: called in the step of its end.
+
+    ``count`` is told of each command that is answered, as `Session` is.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        admitted: Admitted,
+        listener: Listener,
+        holder: Holder,
+        stop: Callable[[], None],
+        count: Callable[[str, RequestError | None], None] = count_nothing,
+    ) -> None:
+        self.id = f"conn_{secrets.token_hex(12)}"
+        self.account_id = str(admitted.key.account_id)
+        self.state = State.HANDSHAKING
+        self.ending = CANCELLED
+        """Why it has ended, once it has."""
+        self._account = account = admitted.account
+        self._slot = admitted.slot
+        self._slot.holder = holder
+        self._stop = stop
+        self._changed = trio.lowlevel.ParkingLot()
+        """Where those wait who need the state, the writer or a command to get further."""
+        self.session = Session(
+            admitted.key,
+            broker.config,
+            account.buffer,
+            account.subscriptions,
+            listener,
+            admitted.opening,
+            self.id,
+            count,
+        )
+
+    # --- its states
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something may be begun, obeyed or written for it."""
+        return self.state is State.OPEN
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has begun to end."""
+        return self.state in (State.ENDING, State.ENDED)
+
+    def begin(self, watch: Watch) -> None:
+        """Go by this watched key from now on."""
+        self._watch = watch
+
+    def open(self) -> None:
+        """Let the session say its first words: the opening is answered. What was ended meanwhile stays so."""
+        self._watch.settle()
+        self.session.open(trio.current_time())
+        if self.state is State.HANDSHAKING:
+            self.state = State.OPEN
+            self.changed()
+
+    def end(self, code: CloseCode, why: str) -> None:
+        """End it with a close code. The first call counts."""
+        self.leave(closed_by_broker(code, why))
+
+    def fail(self) -> None:
+        """Log what is being handled, and end it by that."""
+        logger.exception("connection %s failed", self.id)
+        self.end(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def leave(self, ending: Ending) -> None:
+        """End it for this reason. The first call counts."""
+        if self.is_over:
+            return
+        self._stop()
+        self.state = State.ENDING
+        self.ending = ending
+        self._slot.release()
+        self.session.follower.pause()
+        self.changed()
+
+    def finish(self) -> None:
+        """Say that nothing is left of it."""
+        self.leave(CANCELLED)
+        self.state = State.ENDED
+        self.session.close()
+        logger.info("connection %s of %s ended: %s", self.id, self.account_id, self.ending.said)
+
+    # --- its key
+
+    def settled(self) -> bool:
+        """Learn what the key reaches by now, before it is used; return whether the connection is still open."""
+        self._watch.settle()
+        return self.is_open
+
+    def change_key(self, key: Key | None, adapt: Callable[[Key], None]) -> None:
+        """Let ``adapt`` go on with what the key reaches now; end if the key is gone (PROTOCOL section 8)."""
+        if self.is_over:
+            return
+        if key is None or key.account_id != self.account_id:
+            self.end(CloseCode.REVOKED, "the key was revoked")
+            return
+        try:
+            adapt(key)
+        except Exception:
+            self.fail()
+
+    # --- those who wait
+
+    def changed(self) -> None:
+        """Let those who wait look again: a state, a writer or a command has got further."""
+        self._changed.unpark_all()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait until this is true, or the connection is not open any more."""
+        while self.is_open and not true():
+            await self._changed.park()
+
+    async def drain(
+        self, reconnect_after_ms: int, deadline: float, say: Callable[[], None], written: Callable[[], bool]
+    ) -> None:
+        """Say that the server goes, wait until the client has all up to the head, and end; until ``deadline``.
+
+        ``say`` writes what waits to be said; ``written`` says whether nothing is left to be.
+        """
+        with trio.move_on_at(deadline):
+            while self.state is State.HANDSHAKING:
+                await self._changed.park()
+            if self.is_open:
+                self.session.drain(reconnect_after_ms)
+                say()
+                await self.until(written)
+                await self._account.passed(self._account.buffer.head)
+                await self.until(written)
+        self.end(CloseCode.RESTART, "restart")
+
+    # --- what is to be seen
+
+    def statistics(self, waiting_commands: int, remainder_bytes: int) -> ConnectionStatistics:
+        """Return what the connection is and holds; what is its carrier's is given."""
+        follower = self.session.follower
+        return ConnectionStatistics(
+            follower.selection,
+            follower.live,
+            self._account.buffer.head - follower.position,
+            waiting_commands,
+            remainder_bytes,
+            self.ending.code,
+        )
