@@ -22,7 +22,7 @@ from .config import (
     TokensConfig,
 )
 from .config import load_config as load_config
-from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, ConfigError, RequestError
+from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, ConfigError, RequestError, StorageError
 from .fanout.subscriber import Subscriber
 from .observe.statistics import BrokerStatistics
 from .protocol.messages import Event, Gap, NewEvent, Published, Replay
@@ -58,6 +58,7 @@ __all__ = [
     "ReplayConfig",
     "RequestError",
     "ServerConfig",
+    "StorageError",
     "Subscriber",
     "TierRatesConfig",
     "TokensConfig",

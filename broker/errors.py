@@ -2,6 +2,7 @@
 
     BrokerError
     ├─ ConfigError       the configuration does not load; the message names the setting
+    ├─ StorageError      the log on disk cannot be used; the message names the file
     ├─ RequestError      one request or command is refused; the connection lives on
     ├─ CommandError      a handler refuses a command
     ├─ BadFrameError     a client's frame is no command
@@ -79,6 +80,10 @@ class BrokerError(Exception):
 
 class ConfigError(BrokerError):
     """The configuration does not load. The message names the setting."""
+
+
+class StorageError(BrokerError):
+    """The log on disk cannot be used: not ours, not whole, or somebody else's now. The message names the file."""
 
 
 class BrokerClosedError(BrokerError):

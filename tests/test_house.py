@@ -30,7 +30,7 @@ HOUSE_PLAN = [
     ),
     ("", 2, [("config", "callout")]),
     ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("watched", "admission"), "keyring"]),
-    ("log", 3, ["dropped", "replay", "retention", "engines", "engines.memory"]),
+    ("log", 3, ["database", "storage", "dropped", "replay", "retention", "engines", "engines.memory"]),
     ("fanout", 4, [("replays", "listeners", "places"), "subscriptions", "follower", "hub", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),

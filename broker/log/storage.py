@@ -1,0 +1,446 @@
+"""The log on disk at work: one thread that writes, in groups, and a few that read. The loop never waits for the disk.
+
+What is begun is written in the order in which it was begun, and told in that order after the commit. While one group is
+synced the next one gathers, so a commit costs as much for one as for a thousand. Each piece of work stands in a
+savepoint: one that is at fault takes nothing with it. If the disk is full or does not answer, the whole group is told
+`unavailable`, nothing of it is stored, and the next group tries again. A damaged file ends the process.
+"""
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+import trio
+from msgspec import Struct
+
+from ..durations import Durations, DurationsStatistics
+from ..errors import RequestError, StorageError
+from .database import Database, LastRun, Room, Synchronous, connect, file_bytes, free_bytes, open_database
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+Work = Callable[[sqlite3.Connection], T]
+"""What is done in a thread, within a transaction that is not its own: it neither begins nor commits."""
+
+GROUP_WEIGHT: Final = 2_048
+"""Rows that one commit has, about; a single piece of work may have more."""
+GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048)
+MIN_FREE_BYTES: Final = 67_108_864
+RETRY_MS: Final = 1_000
+"""When who was told `unavailable` may come again."""
+_READERS: Final = 4
+_TELL_SECONDS: Final = 0.0005
+"""Of telling outcomes before others have their turn."""
+_LOOK_SECONDS: Final = 1.0
+"""How often the writer looks how much room there is."""
+_ALIVE_SECONDS: Final = 10.0
+_STOP_SECONDS: Final = 10.0
+"""How long the end waits for what was begun."""
+_OUTAGES: Final = {
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_IOERR: "io",
+    sqlite3.SQLITE_BUSY: "busy",
+    sqlite3.SQLITE_LOCKED: "busy",
+    sqlite3.SQLITE_READONLY: "io",
+    sqlite3.SQLITE_CANTOPEN: "io",
+    sqlite3.SQLITE_NOMEM: "memory",
+}
+"""What may pass, by SQLite's primary code."""
+_DAMAGES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class StorageStatistics(Struct, frozen=True):
+    """What the log on disk takes and has done."""
+
+    commit_seconds: DurationsStatistics
+    """How long groups took to write, with the commit."""
+    groups: tuple[int, ...]
+    """Commits by how many pieces of work they had: one for each of `GROUP_SIZES`, and of larger ones."""
+    works: int
+    """Pieces of work in them, since the start."""
+    waiting: int
+    """Pieces of work that are begun and not committed."""
+    bytes: int
+    """What the file and its WAL take."""
+    free_bytes: int
+    """What is free where they lie."""
+    short_of_room: bool
+    """Whether that is less than must stay free: then no event is stored."""
+    errors: Mapping[str, int]
+    """Groups that were not stored, and reads that failed, since the start: `full`, `io`, `busy`, `memory`."""
+
+
+class _Begun:
+    """A piece of work. ``write`` None: the item is to be called; else it is one of those that are written together."""
+
+    __slots__ = ("done", "item", "outcome", "weight", "write")
+
+    def __init__(self, write: Callable[..., Any] | None, item: Any, done: Callable[[Any], None], weight: int) -> None:
+        self.write = write
+        self.item = item
+        self.done = done
+        self.weight = weight
+        self.outcome: Any = None
+
+
+class Storage:
+    """A log on disk at work. Made by `open_storage`; its owner lets `run` run."""
+
+    def __init__(self, database: Database, min_free_bytes: int) -> None:
+        self.last_run: LastRun = database.last_run
+        self.epoch = database.epoch
+        self.path = database.path
+        self._database = database
+        self._connection = database.connection
+        self._min_free_bytes = min_free_bytes
+        self._queue: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
+        self._told: deque[_Begun] = deque()
+        self._wakeup = trio.Event()
+        self._ended = trio.Event()
+        self._closing = False
+        self._failure: Exception | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._limiter = trio.CapacityLimiter(_READERS)
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._waiting = 0
+        self._works = 0
+        self._commit_seconds = Durations()
+        self._groups = [0] * (len(GROUP_SIZES) + 1)
+        self._errors = Counter[str]()
+        self._outage: str | None = None
+        self._looked_at = self._alive_at = time.monotonic()
+        self._bytes, self._free_bytes = 0, min_free_bytes
+
+    @property
+    def short_of_room(self) -> bool:
+        """Whether less is free than must stay so."""
+        return self._free_bytes < self._min_free_bytes
+
+    # --- for who writes and reads
+
+    def begin_write(self, work: Work[T], done: Callable[[T | RequestError], None]) -> None:
+        """Do ``work`` in the writer's thread; ``done`` hears in the loop what it returned, after the commit.
+
+        Or why nothing of it is stored: a `RequestError` that it raised itself, `unavailable`, or `internal` for any
+        other exception, which is logged. Called once for each, in the order of all that was begun.
+        """
+        self._begin(_Begun(None, work, done, 1))
+
+    def begin_together(
+        self,
+        write: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[T | RequestError]],
+        item: Item,
+        done: Callable[[T | RequestError], None],
+        weight: int = 1,
+    ) -> None:
+        """Write an item together with those beside it that have the same ``write``: one call for many of them.
+
+        It returns what became of each. What it raises all of them are told. ``weight`` is about how many rows it is.
+        """
+        self._begin(_Begun(write, item, done, weight))
+
+    async def write(self, work: Work[T]) -> T:
+        """Do ``work`` in the writer's thread; return what it returned after the commit. Raises `RequestError`.
+
+        Who is cancelled meanwhile loses the answer only.
+        """
+        outcomes: list[T | RequestError] = []
+        ended = trio.Event()
+
+        def done(outcome: T | RequestError) -> None:
+            outcomes.append(outcome)
+            ended.set()
+
+        self.begin_write(work, done)
+        await ended.wait()
+        [outcome] = outcomes
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
+
+    async def read(self, work: Work[T]) -> T:
+        """Do ``work``, which reads a bounded amount, in a thread of its own; it sees all that was told as stored.
+
+        Raises `RequestError` (`unavailable`).
+        """
+        return await trio.to_thread.run_sync(self._read, work, limiter=self._limiter)
+
+    def _read(self, work: Work[T]) -> T:
+        connection = None
+        try:
+            connection = self._readers.pop() if self._readers else connect(self.path, read_only=True)
+            connection.execute("BEGIN")
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.Error) and not _is_fault_of_work(error):
+                raise self._unreadable(error) from None
+            raise
+        self._readers.append(connection)
+        return result
+
+    def _unreadable(self, error: sqlite3.Error) -> RequestError:
+        """Return what is told whose read failed. A damaged file ends `run`."""
+        code = error.sqlite_errorcode & 0xFF
+        if code in _DAMAGES:
+            self._in_loop(self._fail, self._damaged(error))
+        else:
+            self._in_loop(self._errors.update, [_OUTAGES[code]])
+        return RequestError("unavailable", "The broker cannot read its log now", retry_after_ms=RETRY_MS)
+
+    def _damaged(self, error: sqlite3.Error) -> StorageError:
+        return StorageError(f"{self.path}: it is damaged: {error}")
+
+    def statistics(self) -> StorageStatistics:
+        """Return what it takes and has done."""
+        return StorageStatistics(
+            self._commit_seconds.statistics(),
+            tuple(self._groups),
+            self._works,
+            self._waiting,
+            self._bytes,
+            self._free_bytes,
+            self.short_of_room,
+            dict(self._errors),
+        )
+
+    # --- its life, in the loop
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Let the writer write, for ever; what was begun before the end is still committed.
+
+        Raises `StorageError` if the file is damaged.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        threading.Thread(target=self._work, name="log writer", daemon=True).start()
+        task_status.started()
+        try:
+            while self._failure is None:
+                await self._wakeup.wait()
+                self._wakeup = trio.Event()
+                while self._tell():
+                    await trio.lowlevel.checkpoint()
+            raise self._failure
+        finally:
+            self._closing = True
+            self._queue.put(None)
+            with trio.move_on_after(_STOP_SECONDS, shield=True):
+                await self._ended.wait()
+
+    def close(self) -> None:
+        """Let go of the file, after `run` has ended. For a thread."""
+        while self._readers:
+            self._readers.pop().close()
+        if self._token is None or self._ended.is_set():  # else the writer still has it: the process ends with it
+            self._database.close(clean=self._failure is None)
+
+    def _begin(self, begun: _Begun) -> None:
+        if self._closing:
+            begun.done(RequestError("draining", "The broker is draining"))
+            return
+        self._waiting += 1
+        self._queue.put(begun)
+
+    def _committed(self, group: list[_Begun], seconds: float, error: str | None) -> None:
+        """Take over what the writer is through with, and tell at once what one step bears."""
+        if error is None:
+            self._commit_seconds.add(seconds)
+            self._works += len(group)
+            self._groups[sum(len(group) > size for size in GROUP_SIZES)] += 1
+        else:
+            self._errors[error] += 1
+        self._told.extend(group)
+        if self._tell():
+            self._wakeup.set()
+
+    def _tell(self) -> bool:
+        """Tell outcomes, as many as one step bears. Returns whether there are more; what goes wrong ends `run`."""
+        until = time.perf_counter() + _TELL_SECONDS
+        while self._told and not self._closing:
+            begun = self._told.popleft()
+            self._waiting -= 1
+            try:
+                begun.done(begun.outcome)
+            except Exception as error:
+                self._fail(error)
+                return False
+            if time.perf_counter() >= until:
+                return bool(self._told)
+        return False
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        self._wakeup.set()
+
+    def _in_loop(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function in the loop, from a thread; the loop may be gone."""
+        assert self._token is not None
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function, *args)
+
+    # --- the writer's thread
+
+    def _work(self) -> None:
+        try:
+            while True:
+                group, is_last = self._gather()
+                if group:
+                    self._write(group)
+                if is_last:
+                    return
+                self._look_around()
+        except Exception as error:
+            self._in_loop(self._fail, error)
+        finally:
+            self._in_loop(self._ended.set)
+
+    def _gather(self) -> tuple[list[_Begun], bool]:
+        """Return what waits to be written, and whether nothing comes after it. Waits a moment for the first."""
+        group: list[_Begun] = []
+        weight = 0
+        while weight < GROUP_WEIGHT:
+            try:
+                begun = self._queue.get(timeout=_LOOK_SECONDS) if not group else self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if begun is None:
+                return group, True
+            group.append(begun)
+            weight += begun.weight
+        return group, False
+
+    def _write(self, group: list[_Begun]) -> None:
+        """Write a group in one transaction, and have it told. Raises `StorageError` if the file is damaged."""
+        started = time.perf_counter()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for write, run in groupby(group, key=lambda begun: begun.write):
+                self._write_run(write, list(run))
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            refusal = self._outage_of(error)
+            for begun in group:
+                begun.outcome = refusal
+            self._in_loop(self._committed, group, 0.0, self._outage)
+        else:
+            if self._outage is not None:
+                logger.warning("%s: it can be written again", self.path)
+                self._outage = None
+            self._in_loop(self._committed, group, time.perf_counter() - started, None)
+
+    def _write_run(self, write: Callable[..., Any] | None, run: list[_Begun]) -> None:
+        if write is None:
+            for begun in run:
+                begun.outcome = self._in_savepoint(begun.item)
+            return
+        items = [begun.item for begun in run]
+        outcomes = self._in_savepoint(lambda connection: write(connection, items))
+        if isinstance(outcomes, RequestError):
+            outcomes = [outcomes] * len(run)
+        for begun, outcome in zip(run, outcomes, strict=True):
+            begun.outcome = outcome
+
+    def _in_savepoint(self, work: Work[Any]) -> Any:
+        """Return what a piece of work returns; or its refusal, and then nothing of it is stored."""
+        connection = self._connection
+        connection.execute("SAVEPOINT work")
+        try:
+            outcome = work(connection)
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and not _is_fault_of_work(error):
+                raise
+            connection.execute("ROLLBACK TO work")
+            if isinstance(error, RequestError):
+                outcome = error
+            else:
+                logger.exception("a piece of work for the log on disk failed")
+                outcome = RequestError("internal", "The log on disk could not take this")
+        connection.execute("RELEASE work")
+        return outcome
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # it is rolled back already, or the next BEGIN says what is wrong
+
+    def _outage_of(self, error: sqlite3.Error) -> RequestError:
+        """Return what those are told whose group was not stored. Raises `StorageError` if the file is damaged."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in _DAMAGES:
+            raise self._damaged(error) from None
+        kind = _OUTAGES.get(code, "io")
+        if self._outage != kind:
+            logger.error("%s: it cannot be written: %s", self.path, error)
+            self._outage = kind
+        return RequestError("unavailable", "The broker cannot write its log now", retry_after_ms=RETRY_MS)
+
+    def _look_around(self) -> None:
+        """Look how much room there is, and write down that the process lives, if it is time for that."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        self.look()
+        if now - self._alive_at >= _ALIVE_SECONDS:
+            self._alive_at = now
+            self._write([_Begun(None, lambda _: self._database.keep_alive(), lambda _: None, 1)])
+
+    def look(self) -> None:
+        """Look how much room there is. For a thread."""
+        was_short = self.short_of_room
+        try:
+            self._bytes, self._free_bytes = file_bytes(self.path), free_bytes(self.path)
+        except OSError:
+            return  # what cannot be looked at cannot be written either, and that is told
+        if self.short_of_room != was_short:
+            least = f"{self._min_free_bytes:,} bytes must stay free, {self._free_bytes:,} are"
+            logger.log(
+                logging.ERROR if self.short_of_room else logging.WARNING,
+                "%s: %s: %s",
+                self.path,
+                least,
+                "no event is stored" if self.short_of_room else "events are stored again",
+            )
+
+
+def _is_fault_of_work(error: sqlite3.Error) -> bool:
+    """Whether it is the work that is wrong (a constraint, a statement), not the disk or the file."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or not (code & 0xFF in _OUTAGES or code & 0xFF in _DAMAGES)
+
+
+@asynccontextmanager
+async def open_storage(
+    path: str,
+    *,
+    synchronous: Synchronous = "full",
+    rooms: Sequence[Room] = (),
+    min_free_bytes: int = MIN_FREE_BYTES,
+) -> AsyncIterator[Storage]:
+    """Open the log at ``path`` for this process, and close it when the block ends; inside it `Storage.run` is to run.
+
+    Raises `StorageError`, which names the file.
+    """
+    database = await trio.to_thread.run_sync(open_database, path, synchronous, rooms)
+    storage = Storage(database, min_free_bytes)
+    try:
+        await trio.to_thread.run_sync(storage.look)
+        yield storage
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _STOP_SECONDS):
+            await trio.to_thread.run_sync(storage.close)
