@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 import trio
 
 from broker.errors import RequestError
+from broker.log.archive import Kept, Older, Page
 from broker.log.engines import Answer, Done, Engine, EventsByAccount, Log, Stored
 from broker.log.engines.memory import MemoryEngine
 from broker.log.replay import Mark, ReplayBuffer, Shared
 from broker.log.retention import ReplayBuffers
 from broker.protocol.framing import text_frame
 from broker.protocol.messages import Entry, PreparedEvent, encode_event
-from broker.protocol.selection import ACCOUNT_EVENTS
+from broker.protocol.selection import ACCOUNT_EVENTS, Selection
 
 EPOCH = b"sixteen bytes..."
 START = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -105,6 +106,102 @@ class WaitingEngine(MemoryEngine):
     async def reach(self, account_id: str, since: str) -> None:
         self.reached.append((account_id, since))
         await trio.lowlevel.checkpoint()
+
+
+class ListArchive:
+    """An archive in lists, which answers after some checkpoints, of the moment at which it answers."""
+
+    def __init__(self, keep_seconds: float = 86_400.0) -> None:
+        self.keep_seconds = keep_seconds
+        self.kept: dict[str, list[tuple[Entry, PreparedEvent]]] = {}
+        self.gone: dict[str, list[Entry]] = {}
+        self.remembers_gone = True
+        """Whether it knows what it has let go."""
+        self.error: RequestError | None = None
+        """What it answers from now on."""
+        self.answering = trio.Event()
+        self.answering.set()
+        """Set while it answers."""
+        self.asked: list[object] = []
+
+    def add(self, account_id: str, entries: Sequence[Entry]) -> None:
+        """Take events that are about to be stored in a log, or are read back."""
+        for entry in entries:
+            assert entry.event is not None
+            self.kept.setdefault(account_id, []).append((entry, entry.event))
+
+    def let_go(self, account_id: str, through: int) -> None:
+        """Let go what is there up to a position."""
+        kept = self.kept.get(account_id, [])
+        self.gone.setdefault(account_id, []).extend(entry for entry, _ in kept if entry.position <= through)
+        self.kept[account_id] = [(entry, event) for entry, event in kept if entry.position > through]
+
+    async def _answer(self, asked: object) -> None:
+        self.asked.append(asked)
+        await trio.lowlevel.checkpoint()
+        await self.answering.wait()
+        if self.error is not None:
+            raise self.error
+
+    def gone_through(self, account_id: str, through: int) -> int:
+        gone = self.gone.get(account_id)
+        return min(gone[-1].position, through) if gone else 0
+
+    def missed(self, account_id: str, selection: Selection, after: int, through: int) -> int | None:
+        if not self.remembers_gone:
+            return None if self.gone_through(account_id, through) > after else 0
+        gone = self.gone.get(account_id, [])
+        return sum(entry.inbox in selection for entry in gone if after < entry.position <= through)
+
+    async def position_before(self, account_id: str, moment: float) -> int | None:
+        await self._answer((account_id, moment))
+        kept = [entry for entry, _ in self.kept.get(account_id, [])]
+        gone = self.gone.get(account_id, [])
+        known = gone + kept if self.remembers_gone else gone[-1:] + kept
+        later = next((index for index, entry in enumerate(known) if entry.wall >= moment), len(known))
+        if later:
+            return known[later - 1].position
+        return 0 if self.remembers_gone or not gone else None
+
+    async def count(self, account_id: str, selection: Selection, after: int | None, through: int) -> Kept:
+        await self._answer((account_id, selection, after, through))
+        gone_through = self.gone_through(account_id, through)
+        start = gone_through if after is None else after
+        count = sum(
+            entry.inbox in selection for entry, _ in self.kept.get(account_id, []) if start < entry.position <= through
+        )
+        missed = None if after is None else self.missed(account_id, selection, after, gone_through)
+        return Kept(count, gone_through, missed)
+
+    async def read(self, account_id: str, older: Older, *, max_events: int, max_bytes: int) -> Page:
+        await self._answer((account_id, older))
+        gone_through = self.gone_through(account_id, older.through)
+        entries: list[Entry] = []
+        size, reached = 0, older.through
+        for entry, event in self.kept.get(account_id, []):
+            if older.after < entry.position <= older.through and entry.inbox in older.selection:
+                size += len(event.payload)
+                if entries and (size > max_bytes or len(entries) == max_events):
+                    reached = entries[-1].position
+                    break
+                inbox, event_id = entry.inbox, entry.event_id
+                entries.append(Entry(entry.position, 0.0, event.type, inbox, event_id, wall=entry.wall, event=event))
+        missed = self.missed(account_id, older.selection, older.after, gone_through)
+        return Page(entries, reached, gone_through, missed)
+
+
+class ArchivingEngine(MemoryEngine):
+    """An engine that keeps what memory drops."""
+
+    def __init__(self, buffers: ReplayBuffers, log: Log) -> None:
+        super().__init__(buffers, self, trio.current_time, lambda: wall_at(trio.current_time()).timestamp())
+        self._filled = log
+        self.archive = ListArchive()  # type: ignore[misc]  # the other has none, for ever
+        buffers.archived(self.archive.keep_seconds)
+
+    def store(self, account_id: str, entries: list[Entry]) -> None:
+        self.archive.add(account_id, entries)
+        self._filled.store(account_id, entries)
 
 
 def settle(engine: Engine) -> None:

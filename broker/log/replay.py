@@ -86,10 +86,12 @@ class _Run:
 class Shared:
     """What the buffers of all accounts share: ``epoch``, this run of the broker, and what they cost together."""
 
-    __slots__ = ("bytes", "dropped", "epoch")
+    __slots__ = ("archive_seconds", "bytes", "dropped", "epoch")
 
     def __init__(self, epoch: bytes) -> None:
         self.epoch = epoch
+        self.archive_seconds: float | None = None
+        """How far back the engine's archive reaches; None: it has none, and what is dropped is gone."""
         self.bytes = 0
         """Of all windows."""
         self.dropped = DroppedBuckets()
@@ -141,6 +143,11 @@ class ReplayBuffer:
     def idle(self) -> bool:
         """Whether nothing is known here that could not be told by the last position alone."""
         return not self._entries and not self._dropped.bytes
+
+    @property
+    def archive_seconds(self) -> float | None:
+        """How far back what was dropped here can be read elsewhere; None: what is dropped is gone."""
+        return self._shared.archive_seconds
 
     # --- cursors
 
@@ -249,6 +256,13 @@ class ReplayBuffer:
 
     def _runs(self, inboxes: frozenset[str]) -> list[_Run]:
         return [self._by_inbox[inbox] for inbox in inboxes if inbox in self._by_inbox]
+
+    def frame(self, entries: Iterable[Entry]) -> None:
+        """Give events that were read elsewhere their frames, if they have none."""
+        for entry in entries:
+            if entry.event is not None:
+                entry.frame = text_frame(encode_event(entry.event, self.cursor_at(entry.position)))
+                entry.event = None
 
     # --- changing it
 

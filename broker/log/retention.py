@@ -57,6 +57,10 @@ class ReplayBuffers:
         """Of the event that was dropped last."""
         self._squeezed_seconds: float | None = None
 
+    def archived(self, seconds: float) -> None:
+        """Let all buffers know that what they drop can be read elsewhere, for so long."""
+        self._shared.archive_seconds = seconds
+
     def open(self, account_id: str) -> ReplayBuffer:
         """Return the account's buffer; make it if there is none."""
         buffer = self._buffers.get(account_id)

@@ -6,7 +6,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from logs import EPOCH, WaitingEngine, begin, memory_engine, prepared, settle, wall_at
+from logs import EPOCH, ArchivingEngine, WaitingEngine, begin, memory_engine, prepared, settle, wall_at
 
 from broker.config import ReplayConfig
 from broker.errors import RequestError
@@ -17,7 +17,11 @@ from broker.log.retention import ReplayBuffers
 from broker.protocol.messages import Entry, PreparedEvent
 from broker.protocol.selection import EVERYTHING
 
-ENGINES: dict[str, Callable[[ReplayBuffers, Log], Engine]] = {"memory": memory_engine, "waiting": WaitingEngine}
+ENGINES: dict[str, Callable[[ReplayBuffers, Log], Engine]] = {
+    "memory": memory_engine,
+    "waiting": WaitingEngine,
+    "archiving": ArchivingEngine,
+}
 every_engine = pytest.mark.parametrize("kind", ENGINES)
 
 
@@ -165,7 +169,7 @@ async def test_an_id_is_free_again_exactly_when_the_window_has_dropped_it(kind, 
 async def test_an_event_has_both_times_of_its_storing(kind, mock_clock):
     house = House(kind)
     house.begin(a=[prepared("e")])
-    mock_clock.jump(0 if kind == "memory" else 5)
+    mock_clock.jump(5 if kind == "waiting" else 0)
     settle(house.engine)
     entry = house.hub.account("a").buffer.find("i1", "e")
     assert (entry.stored_at, entry.wall) == (trio.current_time(), wall_at(trio.current_time()).timestamp())

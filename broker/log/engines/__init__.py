@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from ...errors import RequestError
 from ...protocol.messages import Entry, PreparedEvent
+from ..archive import Archive
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -60,6 +61,11 @@ class Engine(Protocol):
     @property
     def away(self) -> bool:
         """Whether it cannot be reached: then nobody can open a stream."""
+        ...
+
+    @property
+    def archive(self) -> Archive | None:
+        """What it keeps beyond memory; None: nothing, and what memory drops is gone."""
         ...
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
