@@ -30,8 +30,10 @@ from .intake.intake import EventLike, Intake, as_json
 from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
 from .log.retention import ReplayBuffers
+from .observe.census import Censuses
 from .observe.connections import Connections
 from .observe.lag import LoopLag
+from .observe.live import Live
 from .observe.statistics import BrokerStatistics
 from .protocol.decoding import decode_command
 from .protocol.messages import Command, NewEvent, Published, encode, format_time
@@ -39,6 +41,7 @@ from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_sin
 from .protocol.selection import TypeFilter
 from .schedule import Schedule
 from .turns import Turns
+from .version import __version__
 
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers")
 AHEAD_SECONDS: Final = 5.0
@@ -117,6 +120,9 @@ class Broker:
         self._subscribers = Subscribers()
         self._engine = make_engine(self._buffers, self._hub)
         self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
+        self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule)
+        closed = self.connections.closed_lately
+        self.live = Live(self.censuses, self.statistics, lambda: self.config, closed, __version__)
 
     # --- publishing
 
@@ -320,6 +326,7 @@ class Broker:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the broker's own tasks, for ever. A failure in one of them ends the broker."""
+        self.live.begin()
         async with AsyncExitStack() as stack:
             callout = await _open_callout(stack, self.config.commands)
             if callout is not None:

@@ -202,6 +202,12 @@ class ReplayBuffer:
         """Return the oldest event. Raises IndexError if there is none."""
         return self._entries.items[self._entries.start]
 
+    def stored_after(self, position: int) -> float | None:
+        """Return when the window's first event after a position was stored; None if there is none."""
+        run = self._entries
+        index = run.after(position)
+        return run.items[index].stored_at if index < len(run.items) else None
+
     def count(self, selection: Selection, after: int, through: int) -> int:
         """Count the window's events of a selection after one position and up to another."""
         self._take_in_through(through)

@@ -6,7 +6,7 @@ costs a connection one object; nothing here is touched while that lives.
 
 import time
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,6 +25,8 @@ from ..protocol.selection import ACCOUNT_EVENTS, Selection
 PAGE_CONNECTIONS: Final = 1_000
 MOST_INBOXES_SHOWN: Final = 20
 """Of one connection, which may have ten thousand."""
+MOST_CLOSED_SHOWN: Final = 20
+"""Of the connections that have ended."""
 SLICE: Final = 64
 """Connections that are read in one step: each costs some microseconds."""
 _LIST_SLICE: Final = 1_024
@@ -48,6 +50,30 @@ class ConnectionStatistics(Struct, frozen=True):
     """Bytes of a frame that the kernel did not take yet."""
     close_code: CloseCode | None
     """With what the broker ends it; None: it lives, or ends without a Close of ours."""
+    position: int = 0
+    """How far it was fed."""
+    behind_since: float | None = None
+    """By trio's clock, when the oldest event that it was not sent was stored; None: it was sent all, or is live."""
+    ending: str = ""
+    """Who ends it, and why."""
+
+
+class ConnectionDetails(Struct, frozen=True):
+    """What is told of one connection, and not of each in a list."""
+
+    event_types: list[str] | None
+    """Its filter, sorted; None: all types."""
+    request_ids: list[str]
+    """Of its commands that have no answer yet, as far as the client gave them any."""
+
+
+class Link(Struct, frozen=True):
+    """What the kernel knows of a connection's TCP; None: it does not say."""
+
+    rtt_seconds: float | None = None
+    """A round trip, as the kernel smooths it."""
+    bytes_sent: int | None = None
+    """Since the start, retransmitted ones among them."""
 
 
 class Connected(Protocol):
@@ -57,8 +83,20 @@ class Connected(Protocol):
         """End it with a close code."""
         ...
 
+    def last_heard(self) -> float:
+        """Return when something was last read from the client, by trio's clock."""
+        ...
+
     def statistics(self) -> ConnectionStatistics:
         """Return what it does and holds."""
+        ...
+
+    def details(self) -> ConnectionDetails:
+        """Return what is told of it alone."""
+        ...
+
+    def link(self) -> Link:
+        """Ask the kernel for what it knows."""
         ...
 
 
@@ -76,6 +114,20 @@ class OpenConnection(Struct, gc=False):
     """Seconds since 1970."""
     number: int = 0
     """It grows with each that is entered."""
+    agent: str | None = None
+    """What the client calls itself: its User-Agent, shortened."""
+
+
+class ConnectionClosed(Struct, frozen=True):
+    """A connection that has ended."""
+
+    at: str
+    connection_id: str
+    account_id: str
+    code: int | None
+    """With what the broker closed it; None: the client left, or there is no such code."""
+    reason: str
+    lived_seconds: float
 
 
 class ConnectionSeen(Struct, frozen=True):
@@ -141,6 +193,7 @@ class Connections:
         self._opened = Counter[str]()
         self._closed = Counter[str]()
         self._refused = Counter[str]()
+        self._closed_lately = deque[ConnectionClosed](maxlen=MOST_CLOSED_SHOWN)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -158,8 +211,21 @@ class Connections:
 
     def leave(self, entry: OpenConnection) -> None:
         """Have a connection no longer in the list, and count how it ended."""
-        code = entry.connected.statistics().close_code
-        self._closed["none" if code is None else str(code.value)] += 1
+        statistics = entry.connected.statistics()
+        code = None if statistics.close_code is None else int(statistics.close_code)
+        self._closed["none" if code is None else str(code)] += 1
+        now, account_id = time.time(), str(entry.key.account_id)
+        lived_seconds = round(max(now - entry.opened_at, 0), 3)
+        self._closed_lately.append(
+            ConnectionClosed(
+                format_time(datetime.fromtimestamp(now, UTC)),
+                entry.connection_id,
+                account_id,
+                code,
+                statistics.ending,
+                lived_seconds,
+            )
+        )
         self._open[entry.key.tier, entry.transport] -= 1
         del self._entries[entry.connection_id]
         of_account = self._of_accounts[entry.key.account_id]
@@ -201,6 +267,18 @@ class Connections:
             await trio.lowlevel.checkpoint()
         return ConnectionsPage(connections, str(chosen[-1].number) if more else UNSET)
 
+    def entries(self) -> list[OpenConnection]:
+        """Return all that are open, the ones opened first before the others."""
+        return list(self._entries.values())
+
+    def has(self, entry: OpenConnection) -> bool:
+        """Whether it is still open."""
+        return self._entries.get(entry.connection_id) is entry
+
+    def closed_lately(self) -> list[ConnectionClosed]:
+        """Return those that ended last, the last one first."""
+        return list(reversed(self._closed_lately))
+
     async def survey(self) -> Survey:
         """Return what all connections are together; others have their turn meanwhile."""
         survey = Survey()
@@ -238,7 +316,7 @@ def _number_of(after: str) -> int:
 def seen(entry: OpenConnection) -> ConnectionSeen:
     """Return what a connection is and does now."""
     now = entry.connected.statistics()
-    inbox_ids, inboxes = _some_inboxes(now.selection)
+    inbox_ids, inboxes = some_inboxes(now.selection)
     return ConnectionSeen(
         entry.connection_id,
         str(entry.key.account_id),
@@ -256,9 +334,14 @@ def seen(entry: OpenConnection) -> ConnectionSeen:
     )
 
 
-def _some_inboxes(selection: Selection) -> tuple[list[str], int | None]:
-    """Return some inboxes of a selection, and how many there are; None: all."""
+def some_inboxes(selection: Selection, most: int = MOST_INBOXES_SHOWN) -> tuple[list[str], int | None]:
+    """Return some inboxes of a selection, sorted, and how many there are; None: all."""
     if selection.inboxes is None:
         return [ALL_INBOXES], None
-    some = islice((inbox for inbox in selection.inboxes if inbox != ACCOUNT_EVENTS), MOST_INBOXES_SHOWN)
-    return sorted(some), len(selection.inboxes) - (ACCOUNT_EVENTS in selection.inboxes)
+    some = islice((inbox for inbox in selection.inboxes if inbox != ACCOUNT_EVENTS), most)
+    return sorted(some), inboxes_of(selection)
+
+
+def inboxes_of(selection: Selection) -> int | None:
+    """Return how many inboxes a selection has; None: all."""
+    return None if selection.inboxes is None else len(selection.inboxes) - (ACCOUNT_EVENTS in selection.inboxes)

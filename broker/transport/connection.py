@@ -29,7 +29,7 @@ from ..commands.requests import CommandRequest, PublishRequest
 from ..errors import CloseCode
 from ..fanout.listeners import Listener
 from ..intake.publishing import Publishing
-from ..observe.connections import ConnectionStatistics, Transport
+from ..observe.connections import ConnectionDetails, ConnectionStatistics, Link, Transport
 from ..protocol.framing import close_frame
 from ..protocol.messages import Command
 from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
@@ -299,6 +299,14 @@ class Connection:
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""
         return self._life.statistics(len(self._lane.waiting), self._stream.statistics().remainder_bytes)
+
+    def details(self) -> ConnectionDetails:
+        """Return what is told of this connection alone."""
+        return self._life.details([run.identity[2] for run in self._lane.waiting.values() if run.identity is not None])
+
+    def link(self) -> Link:
+        """Ask the kernel for what it knows of the client's TCP."""
+        return self._stream.link()
 
 
 def _ending_of(reason: trio_websocket.CloseReason | None) -> Ending:

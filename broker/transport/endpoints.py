@@ -21,6 +21,7 @@ from ..access.opening import Opening, check_opening
 from ..broker import Broker
 from ..errors import BadCommandError, BadFrameError, RequestError
 from ..intake.budget import Held
+from ..observe.choosing import check_wanted, one_of, page_of
 from ..observe.metrics import TEXT_FORMAT, Reading, exposition
 from ..observe.tasks import task_tree
 from ..protocol.decoding import decode_command, decode_struct
@@ -29,6 +30,7 @@ from ..version import __version__
 from .browsers import cross_origin_headers, preflight_headers
 from .connection import Connection
 from .life import Admitted
+from .operating import check_every, live_answer
 from .polling import poll
 from .request import Request
 from .response import Response, head_of_lasting, json_response
@@ -144,7 +146,7 @@ async def _admitted(broker: Broker, request: Request, query: Mapping[str, str]) 
             await broker.reach(account, since)
         worth, opening, slot = await admit(broker.slots, judge)
         stack.pop_all()
-        return Admitted(worth, opening, slot, account, hold, request.remote)
+        return Admitted(worth, opening, slot, account, hold, request.remote, request.agent)
 
 
 def _judge_of(broker: Broker, query: Mapping[str, str], key: Key) -> Judge:
@@ -264,9 +266,46 @@ async def close_connection(broker: Broker, request: Request) -> Response | Hando
     return json_response({"connection_id": connection_id})
 
 
+async def watch_live(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /v1/operator/live`: the broker's figures, again and again (PROTOCOL section 6)."""
+    key = await _authenticate_operator(broker, request)
+    every_seconds = check_every(request.query())
+    request.when_answered(broker.live.watch())
+    return live_answer(broker, every_seconds, lambda: broker.keyring.confirm(key))
+
+
+async def choose_connections(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /v1/operator/connections`: connections that an operator searches and sorts (PROTOCOL section 6)."""
+    key = await _authenticate_operator(broker, request)
+    wanted = check_wanted(request.query())
+    held = _hold(broker, request, key)
+    return _held_answer(held, await page_of(await broker.censuses.look(), wanted, broker.connections))
+
+
+async def read_connection(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /v1/operator/connections/{id}`: one of them, with all that is known of it (PROTOCOL section 6)."""
+    key = await _authenticate_operator(broker, request)
+    connection_id = request.path.rpartition("/")[2]
+    broker.connections.find(connection_id)
+    census = await broker.censuses.look()
+    return _held_answer(_hold(broker, request, key), one_of(census, broker.connections, connection_id))
+
+
+async def close_any_connection(broker: Broker, request: Request) -> Response | Handover:
+    """`DELETE /v1/operator/connections/{id}`: close one with 1001, as `DELETE /v1/connections/{id}` does."""
+    await _authenticate_operator(broker, request)
+    return await close_connection(broker, request)
+
+
+async def _authenticate_operator(broker: Broker, request: Request) -> Key:
+    key = await _authenticate(broker, request)
+    key.require_operator()
+    return key
+
+
 async def read_metrics(broker: Broker, request: Request) -> Response | Handover:
     """`GET /metrics`: the broker's figures, as Prometheus reads them (PROTOCOL section 6)."""
-    (await _authenticate(broker, request)).require_operator()
+    await _authenticate_operator(broker, request)
     survey = await broker.connections.survey()
     body = exposition(Reading(broker.statistics(), survey, broker.config))
     return Response(200, body, content_type=TEXT_FORMAT)
@@ -274,7 +313,7 @@ async def read_metrics(broker: Broker, request: Request) -> Response | Handover:
 
 async def read_tasks(broker: Broker, request: Request) -> Response | Handover:
     """`GET /debug/tasks`: the tree of tasks, or the part of it that serves one connection (PROTOCOL section 6)."""
-    (await _authenticate(broker, request)).require_operator()
+    await _authenticate_operator(broker, request)
     under = request.query().get("under")
     root = trio.lowlevel.current_root_task() if under is None else broker.connections.find(under).task
     assert root is not None
@@ -314,6 +353,9 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/websocket/token": {"POST": make_token},
     "/v1/connections": {"GET": list_connections},
     "/v1/connections/{id}": {"DELETE": close_connection},
+    "/v1/operator/live": {"GET": watch_live},
+    "/v1/operator/connections": {"GET": choose_connections},
+    "/v1/operator/connections/{id}": {"GET": read_connection, "DELETE": close_any_connection},
     "/metrics": {"GET": read_metrics},
     "/debug/tasks": {"GET": read_tasks},
     "/healthz": {"GET": alive},
@@ -321,6 +363,6 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/asyncapi.json": {"GET": describe_stream},
     "/openapi.json": {"GET": describe_http},
 }
-_LASTING: Final = frozenset({"/v1/stream", "/v1/events", "/v1/events/stream"})
+_LASTING: Final = frozenset({"/v1/stream", "/v1/events", "/v1/events/stream", "/v1/operator/live"})
 _EVERYTHING: Final = "*"
 """The target of an OPTIONS that asks for the server as a whole (RFC 9110 section 9.3.7)."""

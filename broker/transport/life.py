@@ -22,7 +22,7 @@ from ..broker import Broker, Hold
 from ..errors import CloseCode, RequestError
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener
-from ..observe.connections import ConnectionStatistics
+from ..observe.connections import ConnectionDetails, ConnectionStatistics
 from .ending import CANCELLED, Ending, closed_by_broker
 from .session import Session, count_nothing
 
@@ -44,6 +44,7 @@ class Admitted(Struct, frozen=True):
     account: Account
     hold: Hold
     remote: str | None
+    agent: str | None = None
 
 
 class State(Enum):
@@ -207,4 +208,12 @@ class Life:
             waiting_commands,
             remainder_bytes,
             self.ending.code,
+            follower.position,
+            None if follower.live else self._account.buffer.stored_after(follower.position),
+            self.ending.said,
         )
+
+    def details(self, request_ids: list[str]) -> ConnectionDetails:
+        """Return what is told of it alone; what is its carrier's is given."""
+        event_filter = self.session.follower.event_filter
+        return ConnectionDetails(None if event_filter is None else sorted(event_filter.patterns), request_ids)

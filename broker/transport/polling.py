@@ -21,10 +21,10 @@ from ..errors import CloseCode, RequestError
 from ..fanout.follower import Follower
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener, take_nothing
-from ..observe.connections import ConnectionStatistics, OpenConnection
+from ..observe.connections import ConnectionDetails, ConnectionStatistics, Link, OpenConnection
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Gap, Replay
-from ..protocol.selection import NOTHING
+from ..protocol.selection import NOTHING, TypeFilter
 from .request import Request
 
 DEFAULT_LIMIT: Final = 100
@@ -79,6 +79,8 @@ class _Waiter:
         self._close_code: CloseCode | None = None
         self.selection = NOTHING
         """What it waits for."""
+        self.event_filter: TypeFilter | None = None
+        """Of which types."""
         self.answer_now = False
         """Whether it is to answer with what there is."""
 
@@ -124,7 +126,15 @@ class _Waiter:
 
     def statistics(self) -> ConnectionStatistics:
         """Return what it waits for: it is where the fan-out is, or answers."""
-        return ConnectionStatistics(self.selection, True, 0, 0, 0, self._close_code)
+        return ConnectionStatistics(self.selection, True, 0, 0, 0, self._close_code, ending="answered")
+
+    def details(self) -> ConnectionDetails:
+        """Return what is told of it alone: it gives no commands."""
+        return ConnectionDetails(None if self.event_filter is None else sorted(self.event_filter.patterns), [])
+
+    def link(self) -> Link:
+        """Return nothing: the connection is not its own, but of its client's requests."""
+        return Link()
 
 
 async def poll(broker: Broker, request: Request, account: Account, key: Key, judge: Judge) -> Page:
@@ -138,8 +148,9 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
     if not asked.wait_seconds:
         return await poller.page()
     key, opening, slot = await admit(broker.slots, judge)
-    slot.holder, waiter.selection = waiter, opening.selection
+    slot.holder, waiter.selection, waiter.event_filter = waiter, opening.selection, opening.event_filter
     entry = OpenConnection(f"conn_{secrets.token_hex(12)}", key, opening.client_id, request.remote, "poll", waiter)
+    entry.agent = request.agent
     broker.connections.enter(entry)
     with ExitStack() as stack:
         stack.callback(slot.release)

@@ -13,6 +13,8 @@ from ..errors import RequestError
 MAX_QUERY_NAMES: Final = 100
 MAX_BODY_BYTES: Final = 8_388_608
 """Of a body, where nothing else is said."""
+MAX_AGENT_BYTES: Final = 120
+"""Of what a client calls itself."""
 _BLOCK_BYTES: Final = 65_536
 
 T = TypeVar("T")
@@ -64,6 +66,12 @@ class Request:
         if len(values) > 1:
             raise RequestError("bad_request", f"The header {name.decode('ascii')} stands twice")
         return values[0] if values else None
+
+    @property
+    def agent(self) -> str | None:
+        """What the client calls itself: its User-Agent, shortened, what is not printable replaced."""
+        said = b" ".join(self._values(b"user-agent"))[:MAX_AGENT_BYTES].decode("latin-1")
+        return "".join(character if character.isprintable() else "?" for character in said) or None
 
     def _values(self, name: bytes) -> Sequence[bytes]:
         if self._lines is None:

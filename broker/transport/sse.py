@@ -16,7 +16,7 @@ from ..access.watched import Watch
 from ..broker import Broker
 from ..errors import CloseCode
 from ..fanout.listeners import Listener, take_nothing
-from ..observe.connections import ConnectionStatistics, Transport
+from ..observe.connections import ConnectionDetails, ConnectionStatistics, Link, Transport
 from ..protocol.framing import frames_of
 from .ending import CANCELLED, CLIENT_GONE
 from .life import CLOSE_SECONDS, Admitted, Life
@@ -203,3 +203,11 @@ class EventStream:
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""
         return self._life.statistics(0, self._stream.statistics().remainder_bytes)
+
+    def details(self) -> ConnectionDetails:
+        """Return what is told of this connection alone: it gives no commands."""
+        return self._life.details([])
+
+    def link(self) -> Link:
+        """Ask the kernel for what it knows of the client's TCP."""
+        return self._stream.link()

@@ -21,7 +21,9 @@ from typing import Final, NamedTuple, Protocol
 import trio
 from msgspec import Struct
 
+from ..observe.connections import Link
 from ..protocol.framing import is_close
+from .link import link_of
 from .tls import SEALED_BYTES, BadTlsError, TlsSession
 
 LINGER_SECONDS: Final = 2.0
@@ -383,6 +385,10 @@ class ClientStream(trio.abc.HalfCloseableStream):
         except OSError:
             return None
         return _TcpInfo._make(_TCP_INFO.unpack(info)) if len(info) == _TCP_INFO.size else None
+
+    def link(self) -> Link:
+        """Return what the kernel knows of the way to the peer."""
+        return Link() if self._socket is None else link_of(self._socket)
 
     def statistics(self) -> StreamStatistics:
         """Return what this stream holds."""

@@ -292,6 +292,12 @@ REQUESTS = {
     "connections of an inbox": ("GET", "/v1/connections", "", INBOXES, None),
     "the end of none": ("DELETE", "/v1/connections/conn_none", "", ALICE, None),
     "the metrics for an account": ("GET", "/metrics", "", ALICE, None),
+    "an operator's connections": ("GET", "/v1/operator/connections", "?limit=5", OPERATOR, None),
+    "an operator's connections for an account": ("GET", "/v1/operator/connections", "", ALICE, None),
+    "no connection": ("GET", "/v1/operator/connections/conn_none", "", OPERATOR, None),
+    "the end of no connection": ("DELETE", "/v1/operator/connections/conn_none", "", OPERATOR, None),
+    "what is live for an account": ("GET", "/v1/operator/live", "", ALICE, None),
+    "what is live, too often": ("GET", "/v1/operator/live", "?every=0", OPERATOR, None),
     "the tasks": ("GET", "/debug/tasks", "", OPERATOR, None),
     "the tasks of no connection": ("GET", "/debug/tasks", "?under=conn_none", OPERATOR, None),
     "life": ("GET", "/healthz", "", None, None),
@@ -317,6 +323,13 @@ async def test_what_is_said_of_connections_and_of_the_end_of_one_is_described():
         tasks = await ask(served.address, "GET", "/debug/tasks", key=OPERATOR)
         assert client.ready["connection_id"] in tasks.body.decode()
         assert faults_of_answer("GET", "/debug/tasks", tasks.status, tasks.json) == []
+        page = await ask(served.address, "GET", "/v1/operator/connections", key=OPERATOR)
+        assert len(page.result["connections"]) == 1
+        assert faults_of_answer("GET", "/v1/operator/connections", page.status, page.json) == []
+        path = f"/v1/operator/connections/{client.ready['connection_id']}"
+        one = await ask(served.address, "GET", path, key=OPERATOR)
+        assert one.result["inbox_ids"] == []
+        assert faults_of_answer("GET", path, one.status, one.json) == []
         path = f"/v1/connections/{client.ready['connection_id']}"
         ended = await ask(served.address, "DELETE", path, key=ALICE)
         assert faults_of_answer("DELETE", path, ended.status, ended.json) == []
@@ -332,7 +345,7 @@ async def test_what_is_answered_while_the_broker_drains_is_described(path):
         assert faults_of_answer(method, path, answer.status, answer.json) == []
 
 
-BAD = {"after": "x"}
+BAD = {"after": "x", "q": "x" * 129}
 """A value that its parameter does not take; of all others that is none."""
 
 
@@ -349,7 +362,7 @@ async def test_every_parameter_that_is_described_is_read(path, method, name):
         if path == "/v1/stream":
             answer = await opening(served.address, f"{name}=")
         else:
-            key = OPERATOR if path == "/debug/tasks" else ALICE
+            key = OPERATOR if path.startswith(("/debug", "/v1/operator")) else ALICE
             answer = await ask(served.address, method, f"{path}?{name}={BAD.get(name, '')}", key=key)
         if name == "under":
             assert (answer.status, answer.message) == (404, "There is no such connection")

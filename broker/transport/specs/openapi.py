@@ -6,7 +6,19 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ...errors import HTTP_STATUS
+from ...observe.census import ConnectionState
+from ...observe.choosing import (
+    DEFAULT_CHOSEN,
+    MAX_CHOSEN,
+    MAX_OFFSET,
+    MAX_SEARCH,
+    OperatorConnection,
+    OperatorPage,
+    Order,
+    Sort,
+)
 from ...observe.connections import ConnectionSeen, ConnectionsPage
+from ...observe.live import EVERY_SECONDS, Snapshot
 from ...observe.metrics import TEXT_FORMAT
 from ...observe.tasks import Tree
 from ...protocol.messages import Event, NewEvent, Token, TokenRequest
@@ -81,6 +93,30 @@ _EVENT_STREAM: Final = {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
+_WANTED: Final = {
+    "sort": Parameter({**schema_of(Sort), "default": "behind_events"}, "By what they are sorted."),
+    "order": Parameter({**schema_of(Order), "default": "desc"}, "Upwards or downwards."),
+    "state": Parameter(schema_of(ConnectionState), "Only these."),
+    "q": Parameter(
+        schema_of(Annotated[str, Meta(max_length=MAX_SEARCH)]),
+        "Only those with this in one of their ids, the address or the agent, in capitals or not.",
+    ),
+    "account_id": Parameter(schema_of(str), "Only those of this account."),
+    "offset": Parameter(
+        {**schema_of(Annotated[int, Meta(ge=0, le=MAX_OFFSET)]), "default": 0}, "How many of them to leave out."
+    ),
+    "limit": Parameter(
+        {**schema_of(Annotated[int, Meta(ge=1, le=MAX_CHOSEN)]), "default": DEFAULT_CHOSEN},
+        "At most so many.",
+    ),
+}
+_LIVE: Final = {
+    200: {
+        "description": "A `Snapshot` as JSON in one line of `data:`, again and again, each of at most 8 kB.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+_CONNECTION_ID: Final = {"id": Parameter(schema_of(str), "Its `connection_id`.", "path")}
 _ALWAYS: Final = ("bad_request", "forbidden", "timeout_reading", "head_too_large", "internal", "version_not_supported")
 """What any request may be refused with: for its head, for the page it comes from, for a fault of ours."""
 _KEYED: Final = ("unauthorized", "rate_limited", "unavailable", "draining")
@@ -168,10 +204,53 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "closeConnection",
             "Close a connection with 1001",
             "key",
-            parameters={"id": Parameter(schema_of(str), "Its `connection_id`.", "path")},
+            parameters=_CONNECTION_ID,
             result=object_of({"connection_id": schema_of(str)}),
             errors=(*_KEYED, "not_found"),
         )
+    },
+    "/v1/operator/live": {
+        "GET": Operation(
+            "watchLive",
+            "Watch the broker's figures as Server-Sent Events",
+            "operator",
+            parameters={
+                "every": Parameter(
+                    {**schema_of(Annotated[int, Meta(ge=EVERY_SECONDS[0], le=EVERY_SECONDS[1])]), "default": 1},
+                    "Seconds between two of them.",
+                )
+            },
+            answers=_LIVE,
+            errors=_KEYED,
+        )
+    },
+    "/v1/operator/connections": {
+        "GET": Operation(
+            "chooseConnections",
+            "Search and sort all connections, as of at most two seconds ago",
+            "operator",
+            parameters=_WANTED,
+            result=ref(OperatorPage),
+            errors=_KEYED,
+        )
+    },
+    "/v1/operator/connections/{id}": {
+        "GET": Operation(
+            "readConnection",
+            "Read all that is known of one connection",
+            "operator",
+            parameters=_CONNECTION_ID,
+            result=ref(OperatorConnection),
+            errors=(*_KEYED, "not_found"),
+        ),
+        "DELETE": Operation(
+            "closeAnyConnection",
+            "Close a connection with 1001",
+            "operator",
+            parameters=_CONNECTION_ID,
+            result=object_of({"connection_id": schema_of(str)}),
+            errors=(*_KEYED, "not_found"),
+        ),
     },
     "/metrics": {
         "GET": Operation("readMetrics", "Read the broker's figures", "operator", answers=_METRICS, errors=_KEYED)
@@ -234,8 +313,11 @@ def _schemas() -> dict[str, Json]:
         Error,
         Event,
         NewEvent,
+        OperatorConnection,
+        OperatorPage,
         Page,
         PublishResult,
+        Snapshot,
         Token,
         TokenRequest,
         Tree,
