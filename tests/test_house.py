@@ -42,7 +42,7 @@ HOUSE_PLAN = [
     ("webhooks", 5, [("guard", "attempts", "breaker", "signing")]),
     ("observe", 5, [("connections", "lag"), ("statistics", "tasks", "census"), ("metrics", "choosing", "live")]),
     ("", 6, ["broker"]),
-    ("transport", 7, [("tls", "link"), ("ending", "stream", "request", "response", "refusals"),
+    ("transport", 7, [("tls", "link", "supervisor"), ("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "specs"),
                       ("reading", "life", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
                       ("http11", "connection", "sse"), "operating", ("endpoints", "listeners"), "server"]),

@@ -11,7 +11,7 @@ import trio
 
 from ..config import Config, load_config
 from ..errors import ConfigError, first_of
-from ..transport.listeners import Address
+from ..transport.listeners import Address, text_of
 from ..transport.server import raise_open_files_limit, serve_until_signal
 from ..transport.tls import certificate_of
 from ..version import __version__
@@ -74,10 +74,8 @@ def _say_listening(config: Config, config_path: str | None, addresses: list[Addr
 
 
 def _url_of(scheme: str, address: Address) -> str:
-    host, port = address
-    if "/" in host:
-        return f"unix:{host}"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    text = text_of(address)
+    return text if text.startswith("unix:") else f"{scheme}://{text}"
 
 
 def _counted(number: int, thing: str) -> str:

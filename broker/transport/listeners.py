@@ -89,6 +89,14 @@ def address_of(listener: trio.SocketListener) -> Address:
     return (name, 0) if isinstance(name, str) else name[:2]
 
 
+def text_of(address: Address) -> str:
+    """Return an address as people write it."""
+    host, port = address
+    if "/" in host:
+        return f"unix:{host}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
     try:

@@ -28,13 +28,14 @@ from .connection import Connection
 from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
 from .life import CLOSE_SECONDS
-from .listeners import Address, accept_clients, address_of, open_listeners, take_handed_over
+from .listeners import Address, accept_clients, address_of, open_listeners, take_handed_over, text_of
 from .proxies import TrustedProxies
 from .refusals import Refusals
 from .request import Request
 from .response import Response
 from .sse import EventStream
 from .stream import ClientStream
+from .supervisor import Supervisor
 from .tls import BadTlsError, Certificate, certificate_of
 
 logger = logging.getLogger(__name__)
@@ -240,48 +241,65 @@ async def serve_until_signal(
     """Serve a configuration until SIGTERM or SIGINT, then drain and return. More signals change nothing.
 
     At SIGHUP what ``load_again`` returns (it may raise `ConfigError`) is taken instead, and the files of TLS are read
-    again.
+    again. A supervisor that asked for it is told all this.
     """
     certificate, handed = certificate_of(config.server), take_handed_over(os.environ)
+    supervisor = Supervisor(os.environ)
     ends = (signal.SIGTERM, signal.SIGINT)
     # What is ignored before is ignored afterwards: a late signal must not end a process that has drained.
     for number in (*ends, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with trio.open_signal_receiver(*ends) as signals, trio.open_signal_receiver(signal.SIGHUP) as reloads:
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
-            nursery.start_soon(_drain_at_signal, broker, signals)
-            nursery.start_soon(_reload_at_signal, broker, load_again, certificate, reloads)
+            nursery.start_soon(_drain_at_signal, broker, supervisor, signals)
+            nursery.start_soon(_reload_at_signal, broker, load_again, certificate, supervisor, reloads)
             async with trio.open_nursery() as serving:
-                say_listening(
-                    await serving.start(
-                        partial(serve, broker, host=host, port=port, certificate=certificate, handed=handed)
-                    )
+                addresses = await serving.start(
+                    partial(serve, broker, host=host, port=port, certificate=certificate, handed=handed)
                 )
+                say_listening(addresses)
+                nursery.start_soon(supervisor.feed_watchdog)
+                await supervisor.ready(f"listening on {' and '.join(map(text_of, addresses))}")
                 if broker.config.tokens.secret is None:
                     logger.warning("[tokens] has no `secret`: connection tokens are of no use after a restart")
             nursery.cancel_scope.cancel()
 
 
-async def _drain_at_signal(broker: Broker, signals: AsyncIterator[int]) -> None:
+async def _drain_at_signal(broker: Broker, supervisor: Supervisor, signals: AsyncIterator[int]) -> None:
     async for _ in signals:
         broker.start_draining()
+        seconds = broker.config.server.drain_seconds
+        await supervisor.stopping(f"draining for at most {seconds:g} s", seconds)
 
 
 async def _reload_at_signal(
-    broker: Broker, load_again: Callable[[], Config], certificate: Certificate | None, signals: AsyncIterator[int]
+    broker: Broker,
+    load_again: Callable[[], Config],
+    certificate: Certificate | None,
+    supervisor: Supervisor,
+    signals: AsyncIterator[int],
 ) -> None:
     async for _ in signals:
+        await supervisor.reloading()
         if certificate is not None:
             await _reload_certificate(certificate)
-        try:
-            access = await trio.to_thread.run_sync(lambda: Access(load_again()))
-            needs_restart = broker.reload(access)
-        except ConfigError as error:
-            logger.error("the configuration was not reloaded, nothing has changed: %s", error)
-            continue
-        logger.info("the configuration was reloaded: %d accounts", len(access.config.accounts))
-        if needs_restart:
-            logger.warning("these sections have changed and need a restart: %s", ", ".join(needs_restart))
+        await supervisor.ready(await _reload(broker, load_again))
+
+
+async def _reload(broker: Broker, load_again: Callable[[], Config]) -> str:
+    """Take another configuration, and return in a line what became of it, which is logged."""
+    try:
+        access = await trio.to_thread.run_sync(lambda: Access(load_again()))
+        needs_restart = broker.reload(access)
+    except ConfigError as error:
+        said = f"the configuration was not reloaded, nothing has changed: {error}"
+        logger.error("%s", said)
+        return said
+    said = f"the configuration was reloaded: {len(access.config.accounts)} accounts"
+    logger.info("%s", said)
+    if needs_restart:
+        logger.warning("these sections have changed and need a restart: %s", ", ".join(needs_restart))
+    return said
 
 
 async def _reload_certificate(certificate: Certificate) -> None:

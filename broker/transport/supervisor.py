@@ -1,0 +1,92 @@
+"""What a supervisor is told of this process, and the watchdog: sd_notify(3) and sd_watchdog_enabled(3) of systemd.
+
+Each message is one datagram to the socket that `NOTIFY_SOCKET` names. Without that variable nothing is said, and
+nothing here costs anything.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+from typing import Final
+
+import trio
+
+logger = logging.getLogger(__name__)
+
+SAY_SECONDS: Final = 5.0
+"""How long one message may wait for a supervisor that reads slowly."""
+STOP_GRACE_SECONDS: Final = 5.0
+"""What the supervisor is asked to wait beyond the drain, before it kills."""
+
+
+class Supervisor:
+    """Who started this process and asked to be told how it is. The variables are taken: a child shall tell nothing."""
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        named = environment.pop("NOTIFY_SOCKET", "")
+        self._address = f"\0{named[1:]}" if named.startswith("@") else named
+        self._watchdog_seconds = _watchdog_seconds(environment) if named else None
+        self._unheard = False
+        """Whether the last message could not be sent."""
+
+    async def ready(self, status: str) -> None:
+        """Say that clients are taken (again): at the start, and at the end of a reload."""
+        await self._say("READY=1", f"STATUS={_in_a_line(status)}")
+
+    async def reloading(self) -> None:
+        """Say that the configuration is read again; `ready` ends that."""
+        await self._say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1_000}")
+
+    async def stopping(self, status: str, seconds: float) -> None:
+        """Say that the process ends, within so many seconds; the supervisor's own limit is extended if it is less."""
+        microseconds = int((seconds + STOP_GRACE_SECONDS) * 1_000_000)
+        await self._say("STOPPING=1", f"EXTEND_TIMEOUT_USEC={microseconds}", f"STATUS={_in_a_line(status)}")
+
+    async def feed_watchdog(self) -> None:
+        """Say, by being in it, that the event loop runs: twice in the time after which it is taken for hung."""
+        while self._watchdog_seconds is not None:
+            await self._say("WATCHDOG=1")
+            await trio.sleep(self._watchdog_seconds / 2)
+
+    async def _say(self, *assignments: str) -> None:
+        """Send one message: in this very step, if the supervisor keeps up.
+
+        What cannot be sent is logged, once until one is sent again, and changes nothing else.
+        """
+        if not self._address:
+            return
+        message = "\n".join(assignments).encode()
+        try:
+            with trio.fail_after(SAY_SECONDS), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
+                sending.setblocking(False)
+                sending.connect(self._address)
+                await _send(sending, message)
+        except (OSError, trio.TooSlowError) as error:
+            if not self._unheard:
+                logger.warning("the supervisor was not told %s: %s", assignments[0], error or "it does not read")
+            self._unheard = True
+        else:
+            self._unheard = False
+
+
+async def _send(sending: socket.socket, message: bytes) -> None:
+    while True:
+        try:
+            sending.send(message)
+            return
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sending)
+
+
+def _watchdog_seconds(environment: MutableMapping[str, str]) -> float | None:
+    """Return after which silence the supervisor restarts this process; None: it does not."""
+    microseconds, process = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", str(os.getpid()))
+    if process != str(os.getpid()) or not (microseconds.isdecimal() and int(microseconds)):
+        return None
+    return int(microseconds) / 1_000_000
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(text.split())
