@@ -43,6 +43,8 @@ T = TypeVar("T")
 _ENVIRONMENT_PREFIX = "BROKER_"
 _TOGETHER = (("commands", "url", "secret"), ("access", "url", "secret"), ("server", "tls_certificate", "tls_key"))
 """Sections with two settings of which neither is there without the other."""
+_NETWORKS = (("server", "trusted_proxies"), ("webhooks", "allow_networks"), ("webhooks", "deny_networks"))
+"""Settings that are lists of networks."""
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -123,6 +125,19 @@ class CommandsConfig(CalloutConfig, frozen=True):
     max_per_account: Positive = 256
 
 
+class WebhooksConfig(_Section, frozen=True):
+    """What accounts' webhooks may be posted to.
+
+    Networks (`10.0.0.0/8`) that are allowed though they are not public, and those that never are; ``allow_http``:
+    whether plain HTTP is; ``ca_file`` (PEM): authorities that are believed beside the system's.
+    """
+
+    allow_networks: tuple[str, ...] = ()
+    deny_networks: tuple[str, ...] = ("168.63.129.16/32",)
+    allow_http: bool = False
+    ca_file: FilePath | None = None
+
+
 class RateConfig(_Section, frozen=True):
     """How often something may be done. ``burst`` left out: what comes in within a second, at least one."""
 
@@ -194,6 +209,7 @@ class Config(_Section, frozen=True):
     browsers: BrowsersConfig = BrowsersConfig()
     commands: CommandsConfig = CommandsConfig()
     rates: RatesConfig = RatesConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
     accounts: tuple[AccountConfig, ...] = ()
     operators: tuple[OperatorConfig, ...] = ()
 
@@ -265,8 +281,9 @@ def _checked(raw: Any, source: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {located(str(error), '$')}") from None
     _check_unique(config, source)
-    for index, network in enumerate(config.server.trusted_proxies):
-        _check_network(network, f"$.server.trusted_proxies[{index}]", source)
+    for section, name in _NETWORKS:
+        for index, network in enumerate(getattr(getattr(config, section), name)):
+            _check_network(network, f"$.{section}.{name}[{index}]", source)
     for section, one, other in _TOGETHER:
         table = getattr(config, section)
         if (getattr(table, one) is None) != (getattr(table, other) is None):

@@ -39,12 +39,16 @@ class FairLimiter:
     @asynccontextmanager
     async def place(self, holder: Holder) -> AsyncIterator[None]:
         """Have a place for as long as the block lasts; wait for it if there is none for this holder."""
-        if not self.take_nowait(holder):
-            await self._wait(holder)
+        await self.take(holder)
         try:
             yield
         finally:
             self.give_back(holder)
+
+    async def take(self, holder: Holder) -> None:
+        """Take a place, and wait for it if there is none for this holder; `give_back` it in the end."""
+        if not self.take_nowait(holder):
+            await self._wait(holder)
 
     def take_nowait(self, holder: Holder) -> bool:
         """Take a place if there is one for this holder, and say so; `give_back` it in the end."""

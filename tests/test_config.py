@@ -296,9 +296,10 @@ SETTINGS = [
 def test_every_single_setting_can_be_set_by_its_variable_and_keeps_its_type(section, setting, kind):
     variable = f"BROKER_{section}__{setting}".upper()
     default = getattr(getattr(Config(), section), setting)
-    config = parse_config(PROTOCOL_7, {variable: "77"})
+    text, expected = ("true", True) if kind is bool else ("77", type(default)("77"))
+    config = parse_config(PROTOCOL_7, {variable: text})
     value = getattr(getattr(config, section), setting)
-    assert value == type(default)("77")
+    assert value == expected
     assert type(value) is type(default)
 
 
@@ -311,6 +312,11 @@ def test_the_operators_api_can_be_set_by_variables():
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.example", "", "10.0.0.0/33"])
 def test_a_trusted_proxy_is_a_network_or_an_address(network):
     assert "`$.server.trusted_proxies[1]`" in refusal(f'[server]\ntrusted_proxies = ["10.0.0.0/8", "{network}"]')
+
+
+@pytest.mark.parametrize("setting", ["allow_networks", "deny_networks"])
+def test_what_webhooks_may_be_posted_to_is_named_by_networks(setting):
+    assert f"`$.webhooks.{setting}[0]`" in refusal(f'[webhooks]\n{setting} = ["10.0.0.1/8"]')
 
 
 @pytest.mark.parametrize("given", ['tls_certificate = "cert.pem"', 'tls_key = "key.pem"'])

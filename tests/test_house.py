@@ -39,7 +39,7 @@ HOUSE_PLAN = [
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
-    ("webhooks", 5, [("guard", "attempts", "breaker", "signing")]),
+    ("webhooks", 5, [("guard", "attempts", "breaker", "signing"), "connecting", "sender", "apart"]),
     ("observe", 5, [("connections", "lag"), ("statistics", "tasks", "census"), ("metrics", "choosing", "live")]),
     ("", 6, ["broker"]),
     ("transport", 7, [("tls", "link", "supervisor"), ("ending", "stream", "request", "response", "refusals"),
