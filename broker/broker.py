@@ -242,45 +242,51 @@ class Broker:
         *,
         inbox_id: str | None = None,
         request_id: str | None = None,
+        once: str | None = None,
     ) -> Any:
         """Give a command to its handler as a client of the account would, without a socket; return its result.
 
-        No rate limits it. With a ``request_id`` it is remembered as a client's is, and done once. Raises
-        `RequestError` with what a client would be told, and `BrokerClosedError` while the broker drains.
+        No rate limits it. With a ``request_id`` it is remembered as a client's is, and done once; with ``once``, which
+        needs ``inbox_id``, one of all commands that say it is done, a client's among them. Raises `RequestError` with
+        what a client would be told, and `BrokerClosedError` while the broker drains.
         """
         check_identifier(account_id, "account_id")
-        envelope = {"action": action, "request_id": request_id, "inbox_id": inbox_id, "params": params or {}}
+        lifted = {"inbox_id": inbox_id, "once": once}
+        envelope = {"action": action, "request_id": request_id, **lifted, "params": params or {}}
         try:
             self.require_open()
             command = decode_command(as_json(envelope, "$").decode())
-            result = await self.do_command(Key("library", account_id, frozenset({"command"})), command)
+            outcome = await self.do_command(Key("library", account_id, frozenset({"command"})), command)
+            if outcome.error is not None:
+                raise outcome.error
         except (BadFrameError, BadCommandError) as bad:
             raise bad.error from None
         except RequestError as error:
             raise _as_closed(error) from None
-        return msgspec.json.decode(encode(result))
+        return msgspec.json.decode(outcome.result)
 
-    async def do_command(self, key: Key, command: Command, traceparent: str | None = None) -> Any:
-        """Do one command that came over HTTP; return its result, and count it. Raises `RequestError`.
+    async def do_command(self, key: Key, command: Command, traceparent: str | None = None) -> Outcome:
+        """Do one command that came over HTTP; return what it came to, and count it.
 
-        The key is judged as it is by then: it may have been revoked while the command was read and proved.
+        The key is judged as it is by then: it may have been revoked while the command was read and proved. Raises
+        `RequestError` if the command is not begun.
         """
         try:
-            result = await self._do_command(key, command, traceparent)
+            outcome = await self._do_command(key, command, traceparent)
         except RequestError as error:
             self.commands.count(command.action, error)
             raise
-        self.commands.count(command.action, None)
-        return result
+        self.commands.count(command.action, outcome.error)
+        return outcome
 
-    async def _do_command(self, key: Key, command: Command, traceparent: str | None) -> Any:
+    async def _do_command(self, key: Key, command: Command, traceparent: str | None) -> Outcome:
         if command.action not in BUILT_IN_ACTIONS:
             command = await self.commands.prove(key, command)
         self.require_open()
         if not key.is_library:
             key = self.keyring.confirm(key)
         if command.action == "ping":
-            return {"server_time": format_time(datetime.now(UTC))}
+            return Outcome(encode({"server_time": format_time(datetime.now(UTC))}))
         if command.action in BUILT_IN_ACTIONS:
             raise RequestError("unknown_action", f"{command.action!r} is for the stream; events go to /v1/events")
         request = check_command(key, command, command.request_id or f"req_{secrets.token_hex(8)}", traceparent)
@@ -298,9 +304,7 @@ class Broker:
         finally:
             self.commands.leave(lane)
         [outcome] = outcomes
-        if outcome.error is not None:
-            raise outcome.error
-        return msgspec.Raw(outcome.result)
+        return outcome
 
     # --- its life
 

@@ -138,7 +138,8 @@ async def test_who_owes_its_rate_is_not_forgotten_so_that_leaving_gains_nothing(
                 if owed == "events_per_account":
                     await opened.intake.publish_raw(key, json.dumps(event()).encode())
                 else:
-                    await opened.do_command(key, decode_command('{"action":"work"}'))
+                    outcome = await opened.do_command(key, decode_command('{"action":"work"}'))
+                    return outcome.error is None
                 return True
             return False
 

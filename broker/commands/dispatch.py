@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
@@ -27,7 +28,7 @@ from ..protocol.decoding import decode_params, is_long, prove_command
 from ..protocol.documents import at_once
 from ..protocol.messages import Command, Proof
 from ..turns import in_turns
-from .remembered import Outcome, Remembered, RememberedStatistics, Run
+from .remembered import ONCE_SECONDS, Outcome, Remembered, RememberedStatistics, Run
 from .requests import CommandRequest
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ class CommandContext(Struct, frozen=True):
     """The client's trace, if it sent one (W3C Trace Context)."""
     message_id: str
     """The same for the same command sent again, whoever does it."""
+    once: str | None = None
+    """By this the command is done once in its inbox: the `event_id` that it answers, most often."""
 
 
 WhenClientLeaves = Literal["finish", "cancel"]
@@ -101,8 +104,9 @@ class _Doing(Struct):
 class AccountCommands:
     """What one account has under way and remembered."""
 
-    def __init__(self, remembered: Remembered) -> None:
+    def __init__(self, remembered: Remembered, once: Remembered) -> None:
         self.remembered = remembered
+        self.once = once
         self.rates = Rates()
         self.configured: TierRatesConfig | None = None
         """What the rates were made of."""
@@ -111,11 +115,12 @@ class AccountCommands:
 
     def forget(self, now: float, most: int) -> int:
         """Forget outcomes that are too old, at most so many. Returns how many these were."""
-        return self.remembered.forget(now, most)
+        forgotten = self.remembered.forget(now, most)
+        return forgotten + self.once.forget(now, most - forgotten)
 
     def idle(self, now: float) -> bool:
         """Whether nothing here must be kept: who owes its rate is remembered, so that leaving gains nothing."""
-        if self.under_way or self.lanes or not self.remembered.idle:
+        if self.under_way or self.lanes or not (self.remembered.idle and self.once.idle):
             return False
         return all(bucket.is_full(now) for bucket in (*self.rates.commands, *self.rates.events))
 
@@ -183,7 +188,7 @@ class Commands:
     # --- accounts and lanes
 
     def _make_account(self, _: str) -> AccountCommands:
-        return AccountCommands(Remembered(self._config.replay.seconds))
+        return AccountCommands(Remembered(self._config.replay.seconds), Remembered(ONCE_SECONDS))
 
     def account(self, key: Key) -> AccountCommands:
         """Return what a key's account has under way; make it if there is nothing. Its rates are those of the key."""
@@ -253,8 +258,10 @@ class Commands:
 
         Then ``reply`` is called with the first one's outcome, now or when it has one. Raises `RequestError`.
         """
-        identity = request.identity
-        run, new = lane.account.remembered.begin(identity, request.digest, trio.current_time())
+        remembered = lane.account.remembered if request.once is None else lane.account.once
+        run, new = remembered.begin(request.identity, request.digest, trio.current_time())
+        if not new and request.once is not None:
+            reply = partial(_reply_again, reply)
         if run.outcome is not None:
             reply(run.outcome)
             return None
@@ -269,9 +276,9 @@ class Commands:
         run.replies.append(answer)
         return run if new else None
 
-    def finish(self, lane: Lane, run: Run, outcome: Outcome) -> None:
+    def finish(self, run: Run, outcome: Outcome) -> None:
         """Give a run of `begin` its outcome."""
-        lane.account.remembered.finish(run, outcome, trio.current_time())
+        run.remembered.finish(run, outcome, trio.current_time())
 
     def submit(self, lane: Lane, request: CommandRequest, reply: Reply) -> None:
         """Do a command, or give the answer of the first one if it was sent before; ``reply`` gets the outcome."""
@@ -285,10 +292,10 @@ class Commands:
         try:
             handler, params = self._admit(lane, request)
         except RequestError as error:
-            self.finish(lane, run, refused(error))
+            self.finish(run, refused(error))
             return
         except Exception:
-            self.finish(lane, run, _failed(request.command.action))
+            self.finish(run, _failed(request.command.action))
             return
         scope = trio.CancelScope()
         self._doing[run] = _Doing(scope, handler.when_client_leaves)
@@ -336,7 +343,7 @@ class Commands:
         finally:
             del self._doing[run]
             lane.account.under_way -= 1
-            self.finish(lane, run, outcome)
+            self.finish(run, outcome)
 
     def forget(self, now: float, *, most: int) -> bool:
         """Forget outcomes that are too old, and accounts of which nothing is left: at most so many of both.
@@ -352,8 +359,8 @@ class Commands:
         self._answered[action if known else "other", outcome] += 1
 
     def remembered(self) -> list[RememberedStatistics]:
-        """Return what is remembered, an item for each account: a step that is as long as there are accounts."""
-        return [account.remembered.statistics() for account in self._accounts]
+        """Return what is remembered, two items for each account: a step that is as long as there are accounts."""
+        return [kept.statistics() for account in self._accounts for kept in (account.remembered, account.once)]
 
     def statistics(self) -> CommandsStatistics:
         """Return what is under way, and what was done."""
@@ -369,6 +376,11 @@ def refused(error: RequestError) -> Outcome:
     return Outcome(b"", error, lasting=False)
 
 
+def _reply_again(reply: Reply, outcome: Outcome) -> None:
+    """Tell an outcome to who gave a command that was given before; one that does not last is not that of another."""
+    reply(msgspec.structs.replace(outcome, duplicate=outcome.lasting))
+
+
 def _context(request: CommandRequest, digest: bytes, deadline: float) -> CommandContext:
     key = request.key
     return CommandContext(
@@ -381,13 +393,15 @@ def _context(request: CommandRequest, digest: bytes, deadline: float) -> Command
         deadline=deadline,
         traceparent=request.traceparent,
         message_id=_message_id(request, digest),
+        once=request.once,
     )
 
 
 def _message_id(request: CommandRequest, digest: bytes) -> str:
     if request.identity is None:
         return f"msg_{secrets.token_hex(16)}"
-    parts = "\0".join((str(request.key.account_id), *request.identity)).encode()
+    kind = () if request.once is None else ("once",)
+    parts = "\0".join((str(request.key.account_id), *kind, *request.identity)).encode()
     return f"msg_{blake2b(parts + digest, digest_size=16).hexdigest()}"
 
 

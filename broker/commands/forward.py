@@ -91,6 +91,7 @@ def _question(params: dict[str, Raw], context: CommandContext) -> dict[str, Any]
         "inbox_id": context.inbox_id,
         "inbox_ids": None if context.inbox_ids is None else sorted(context.inbox_ids),
         "params": params,
+        **({} if context.once is None else {"once": context.once}),
     }
 
 

@@ -1,8 +1,8 @@
-"""Sent twice, done once: what became of commands that carried a client's `request_id` (PROTOCOL section 4).
+"""Sent twice, done once: what became of commands that carried a client's `request_id`, or `once` (PROTOCOL section 4).
 
 Pure: time comes in as an argument. A `Run` is one doing of a command. While it is under way, whoever sends the same
-again waits for its outcome; afterwards the outcome is given again, for as long as the replay window, within a
-number and a size for each account. What the handler did not itself decide is not remembered.
+again waits for its outcome; afterwards the outcome is given again, for a time, within a number and a size for each
+account. What the handler did not itself decide is not remembered.
 """
 
 from collections import OrderedDict
@@ -17,11 +17,13 @@ MAX_ANSWERS: Final = 10_000
 MAX_BYTES: Final = 16_777_216
 _FORGET_AT_ONCE: Final = 16
 """Outcomes that are forgotten beside the beginning of a command."""
+ONCE_SECONDS: Final = 86_400.0
+"""How long the outcome of a command with `once` is given again."""
 RUN_OVERHEAD_BYTES: Final = 700
 """What a remembered run costs beside its identity and its outcome."""
 
 Identity = tuple[str, str, str]
-"""Who gave the command (`Key.identity`), its `client_id` or "", the `request_id`."""
+"""Who gave the command (`Key.identity`), its `client_id` or "", the `request_id`. Or: inbox, action, `once`."""
 
 
 class Outcome(Struct, frozen=True):
@@ -30,6 +32,8 @@ class Outcome(Struct, frozen=True):
     result: bytes
     error: RequestError | None = None
     lasting: bool = True
+    duplicate: bool = False
+    """Whether it is told to somebody else than the first who gave a command with `once`."""
 
     @property
     def size(self) -> int:
@@ -42,9 +46,10 @@ class Outcome(Struct, frozen=True):
 class Run:
     """One doing of a command. ``replies`` are called with its outcome, once."""
 
-    __slots__ = ("cost", "digest", "ended_at", "identity", "outcome", "replies")
+    __slots__ = ("cost", "digest", "ended_at", "identity", "outcome", "remembered", "replies")
 
-    def __init__(self, identity: Identity | None, digest: bytes) -> None:
+    def __init__(self, remembered: "Remembered", identity: Identity | None, digest: bytes) -> None:
+        self.remembered = remembered
         self.identity = identity
         self.digest = digest
         self.replies: list[Callable[[Outcome], None]] = []
@@ -65,7 +70,7 @@ class RememberedStatistics(Struct, frozen=True):
 
 
 class Remembered:
-    """The runs of one account. ``seconds`` is how long an outcome is remembered."""
+    """The runs of one account, of one kind of identity. ``seconds`` is how long an outcome is remembered."""
 
     def __init__(self, seconds: float, *, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:
         self._seconds = seconds
@@ -88,13 +93,13 @@ class Remembered:
         """
         self.forget(now, _FORGET_AT_ONCE)
         if identity is None:
-            return Run(None, digest), True
+            return Run(self, None, digest), True
         known = self._under_way.get(identity) or self._ended.get(identity)
         if known is not None and self._is_over(known, now):
             self._forget(known)
             known = None
         if known is None:
-            run = self._under_way[identity] = Run(identity, digest)
+            run = self._under_way[identity] = Run(self, identity, digest)
             return run, True
         if known.digest != digest:
             raise RequestError("request_id_reused", "The same request_id came before with other content")

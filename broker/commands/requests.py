@@ -1,6 +1,7 @@
 """A client's command, checked against its key: what every doer of commands is given.
 
-Pure. `inbox_id` and the trace are lifted out of the parameters here, whether the command came over a socket or HTTP.
+Pure. `inbox_id`, `once` and the trace are lifted out of the parameters here, whether the command came over a socket or
+HTTP.
 """
 
 import re
@@ -10,7 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from ..access.keys import Key
-from ..protocol.decoding import decode_inbox_id, decode_text, sound
+from ..errors import RequestError
+from ..protocol.decoding import decode_inbox_id, decode_once, decode_text, sound
 from ..protocol.messages import Command
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -25,18 +27,22 @@ class CommandRequest(Struct, frozen=True):
     inbox_id: str | None = None
     traceparent: str | None = None
     client_id: str = ""
+    once: str | None = None
+    """By this the command is done once in its inbox, whoever gives it and in whatever words (PROTOCOL section 4)."""
 
     @property
     def identity(self) -> tuple[str, str, str] | None:
-        """What it is known by when it is sent again; None if the client gave it no `request_id`."""
+        """What it is known by when it is given again; None if it has no `once`, and its client gave no `request_id`."""
+        if self.once is not None:
+            return (str(self.inbox_id), self.command.action, self.once)
         if self.command.request_id is None:
             return None
         return (self.key.identity, self.client_id, self.request_id)
 
     @property
     def digest(self) -> bytes:
-        """What stands for its content, as `prove_command` found it."""
-        return b"" if self.command.proof is None else self.command.proof.digest
+        """What stands for its content, as `prove_command` found it; with `once` the content makes no difference."""
+        return b"" if self.once is not None or self.command.proof is None else self.command.proof.digest
 
 
 class PublishRequest(Struct, frozen=True):
@@ -52,7 +58,8 @@ def check_command(
 ) -> CommandRequest:
     """Return the request for a handler; a command that has no proof yet is proved at once.
 
-    Raises `RequestError` if the key has not the scope or not the inbox, or the command is not sound.
+    Raises `RequestError` if the key has not the scope or not the inbox, or the command is not sound, or says `once`
+    without an inbox.
     """
     key.require("command")
     command = sound(command)
@@ -63,9 +70,14 @@ def check_command(
         inbox_id = decode_inbox_id(params.pop("inbox_id"), path)
         if inbox_id is not None:
             key.require_inbox(inbox_id, path)
+    once = None
+    if "once" in params:
+        once = decode_once(params.pop("once"), command.paths["once"])
+        if once is not None and inbox_id is None:
+            raise RequestError("invalid_params", "`once` needs the inbox that it is for - at `$.inbox_id`")
     if command.paths.get("traceparent") == "$.traceparent":
         traceparent = decode_text(params.pop("traceparent"))
     if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = None
     bare = msgspec.structs.replace(command, params=params)
-    return CommandRequest(bare, key, request_id, inbox_id, traceparent, client_id)
+    return CommandRequest(bare, key, request_id, inbox_id, traceparent, client_id, once)

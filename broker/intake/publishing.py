@@ -115,4 +115,4 @@ class Publishing:
             )
 
     def _finish(self, run: Run, outcome: Outcome) -> None:
-        self._commands.finish(self._lane, run, outcome)
+        self._commands.finish(run, outcome)

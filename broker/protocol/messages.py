@@ -226,13 +226,17 @@ def encode_event(event: PreparedEvent, cursor: str) -> bytes:
     return b"%b%b}" % (head.encode(), event.payload)
 
 
-def encode_response(request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError) -> bytes:
-    """Return the JSON of the answer to a command (PROTOCOL section 4)."""
+def encode_response(
+    request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError, *, duplicate: bool = False
+) -> bytes:
+    """Return the JSON of the answer to a command (PROTOCOL section 4); ``duplicate``: it is another's, by `once`."""
     answer: dict[str, Any] = {"type": "response", "request_id": request_id, "action": action}
     if isinstance(outcome, RequestError):
         answer["error"] = outcome.as_json()
     else:
         answer["result"] = outcome
+    if duplicate:
+        answer["duplicate"] = True
     return encode(answer)
 
 

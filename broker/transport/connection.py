@@ -226,7 +226,7 @@ class Connection:
     def _answer(self, request: CommandRequest, outcome: Outcome) -> None:
         """Answer a command of this client; called from whatever task came to the outcome."""
         answer = Raw(outcome.result) if outcome.error is None else outcome.error
-        self.session.answer(request.request_id, request.command.action, answer)
+        self.session.answer(request.request_id, request.command.action, answer, duplicate=outcome.duplicate)
         if not self._lent.handing_out or self.session.waiting_bytes > MAX_HELD_ANSWER_BYTES:
             self._flush()
         self._life.changed()

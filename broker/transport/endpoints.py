@@ -33,7 +33,7 @@ from .life import Admitted
 from .operating import check_every, live_answer
 from .polling import poll
 from .request import Request
-from .response import Response, head_of_lasting, json_response
+from .response import Response, command_response, head_of_lasting, json_response
 from .specs.asyncapi import asyncapi
 from .specs.openapi import openapi
 from .sse import CONTENT_TYPE, HEADERS, EventStream
@@ -207,7 +207,7 @@ async def give_command(broker: Broker, request: Request) -> Response | Handover:
     traceparent = None if trace is None else trace.decode("latin-1")
     body, held = await _read(broker, request, key, broker.config.limits.max_message_bytes)
     do = partial(broker.do_command, key, _command_of(body), traceparent)
-    return _held_answer(held, await request.unless_client_leaves(do))
+    return _held_response(held, command_response(await request.unless_client_leaves(do)))
 
 
 def _hold(broker: Broker, request: Request, key: Key) -> Held:
@@ -219,7 +219,10 @@ def _hold(broker: Broker, request: Request, key: Key) -> Held:
 
 def _held_answer(held: Held, result: Any) -> Response:
     """Return an answer, and hold its bytes instead of the body's."""
-    response = json_response(result)
+    return _held_response(held, json_response(result))
+
+
+def _held_response(held: Held, response: Response) -> Response:
     held.settle(response.size)
     return response
 

@@ -3,15 +3,17 @@
 Pure: the time of day comes in as an argument.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
+from ..commands.remembered import Outcome
 from ..errors import RequestError
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -50,8 +52,18 @@ def json_response(result: Any, status: int = 200, headers: tuple[tuple[str, str]
     return Response(status, msgspec.json.encode({"result": result}), headers)
 
 
-def error_response(error: RequestError, *, close: bool = False) -> Response:
-    """Return ``{"error": ...}`` with the error's status and headers.
+def command_response(outcome: Outcome) -> Response:
+    """Return the answer to a command (PROTOCOL section 4): its result or error, and whether it is that of another."""
+    also = {"duplicate": True} if outcome.duplicate else {}
+    if outcome.error is not None:
+        return error_response(outcome.error, also)
+    return Response(200, msgspec.json.encode({"result": Raw(outcome.result), **also}))
+
+
+def error_response(
+    error: RequestError, also: Mapping[str, Any] = MappingProxyType({}), *, close: bool = False
+) -> Response:
+    """Return ``{"error": ...}``, and what is to stand beside it, with the error's status and headers.
 
     Where it may be tried again, Retry-After says when, in whole seconds, rounded up (RFC 9110 section 10.2.3).
     """
@@ -62,7 +74,7 @@ def error_response(error: RequestError, *, close: bool = False) -> Response:
         retry_seconds = RETRY_SECONDS
     if retry_seconds is not None and not any(name.lower() == "retry-after" for name, _ in headers):
         headers = (*headers, ("Retry-After", str(retry_seconds)))
-    return Response(error.status, msgspec.json.encode({"error": error.as_json()}), headers, close=close)
+    return Response(error.status, msgspec.json.encode({"error": error.as_json(), **also}), headers, close=close)
 
 
 def head_of(response: Response, wall_seconds: float, *, close: bool, chunked: bool) -> bytes:

@@ -267,10 +267,17 @@ class Session:
             return command
         return self.obey(command, now, wall)
 
-    def answer(self, request_id: str, action: str, outcome: Struct | dict[str, Any] | Raw | RequestError) -> None:
-        """Answer a command."""
+    def answer(
+        self,
+        request_id: str,
+        action: str,
+        outcome: Struct | dict[str, Any] | Raw | RequestError,
+        *,
+        duplicate: bool = False,
+    ) -> None:
+        """Answer a command. ``duplicate``: with the outcome of another that has the same `once`."""
         self._count(action, outcome if isinstance(outcome, RequestError) else None)
-        self._say(encode_response(request_id, action, outcome))
+        self._say(encode_response(request_id, action, outcome, duplicate=duplicate))
 
     def _new_request_id(self) -> str:
         self._request_ids += 1

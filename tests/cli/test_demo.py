@@ -79,5 +79,5 @@ async def test_the_demo_sends_mail_to_one_or_to_a_list(to):
         register_commands(broker)
         key = await broker.keyring.authenticate(KEY, None)
         answer = await broker.do_command(key, decode_command(json.dumps(plan)))
-    sent = msgspec.json.decode(answer)
+    sent = msgspec.json.decode(answer.result)
     assert (sent["from"], sent["to"]) == ("inbox_abc123", to)

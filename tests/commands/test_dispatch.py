@@ -59,6 +59,7 @@ from broker import (
 )
 from broker.commands import dispatch
 from broker.commands.dispatch import BUSY_RETRY_MS, MAX_PROVING, MAX_WAITING_REPEATS, Commands
+from broker.commands.remembered import ONCE_SECONDS
 from broker.protocol import decoding
 from broker.protocol.decoding import decode_command
 
@@ -848,7 +849,7 @@ async def test_nothing_is_kept_of_an_account_whose_commands_came_over_http(autoj
         key = key_of(opened, ALICE)
         for request_id in ("r1", "r1", None):
             command = decode_command(json.dumps({"action": "work", "request_id": request_id}))
-            assert bytes(await opened.do_command(key, command)) == b'"done"'
+            assert (await opened.do_command(key, command)).result == b'"done"'
         with trio.move_on_after(0):
             await opened.do_command(key, decode_command('{"action":"work","request_id":"r2"}'))
         assert opened.statistics().commands.accounts == 1
@@ -890,8 +891,9 @@ class Loop:
 
 
 class ModelRun:
-    def __init__(self, identity, content, number, deadline):
+    def __init__(self, identity, content, number, deadline, once):
         self.identity = identity
+        self.once = once
         self.content = content
         self.number = number
         self.deadline = deadline
@@ -919,6 +921,7 @@ class SentTwiceDoneOnce(RuleBasedStateMachine):
         self.model_expected = []
         self.model_under_way = []
         self.model_ended = {}
+        self.model_duplicates = set()
         for action in ("finish", "cancel"):
             self.loop.broker.command(action, seconds=self.SECONDS, when_client_leaves=action)(self.handle)
 
@@ -947,29 +950,38 @@ class SentTwiceDoneOnce(RuleBasedStateMachine):
         request_id=st.sampled_from(["r1", "r1", "r2", "r3", None]),
         action=st.sampled_from(["finish", "finish", "cancel"]),
         n=st.sampled_from([1, 1, 1, 2]),
+        once=st.sampled_from([None, None, None, "evt_1", "evt_2"]),
+        inbox_id=st.sampled_from(["in_1", "in_1", "in_2"]),
         nested=st.booleans(),
     )
-    def send(self, data, request_id, action, n, nested):
+    def send(self, data, request_id, action, n, once, inbox_id, nested):
         lane = data.draw(st.sampled_from(sorted(self.lanes)))
         caller, secret = self.lanes[lane]
-        params = {"params": {"n": n}} if nested else {"n": n}
+        params = {"n": n} if once is None else {"n": n, "once": once, "inbox_id": inbox_id}
+        if nested:
+            params = {"params": params}
         self.sent.append(self.loop.call(lambda: caller.send(action, request_id, **params)))
-        self.model_expected.append(self.model_send(lane, secret, request_id, (action, n)))
+        same = None if once is None else (inbox_id, action, once)
+        self.model_expected.append(self.model_send(lane, secret, request_id, (action, n), same))
 
-    def model_send(self, lane, secret, request_id, content):
+    def model_send(self, lane, secret, request_id, content, once):
         """Return the outcome that is expected at once, None if there is none yet."""
-        identity = (secret, request_id) if request_id else None
+        identity = once or ((secret, request_id) if request_id else None)
         run = next((run for run in self.model_under_way if identity and run.identity == identity), None)
         if identity in self.model_ended:
             known, outcome, _ = self.model_ended[identity]
+            if once:
+                self.model_duplicates.add(len(self.model_expected))
+                return outcome
             return outcome if known == content else "request_id_reused"
-        if run is not None and run.content != content:
+        if run is not None and not once and run.content != content:
             return "request_id_reused"
         if run is None:
             mine = sum(waiter == lane for other in self.model_under_way for waiter, _ in other.waiting)
             if mine >= self.PER_CONNECTION or len(self.model_under_way) >= self.PER_ACCOUNT:
                 return "rate_limited"
-            run = ModelRun(identity, content, len(self.model_ran), self.now + self.SECONDS)
+            run = ModelRun(identity, content, len(self.model_ran), self.now + self.SECONDS, once)
+            run.first = len(self.model_expected)
             self.model_under_way.append(run)
             self.model_ran.append((secret.replace("dm_live_", "key_"), *content))
         run.waiting.append((lane, len(self.model_expected)))
@@ -979,6 +991,8 @@ class SentTwiceDoneOnce(RuleBasedStateMachine):
         self.model_under_way.remove(run)
         for _, index in run.waiting:
             self.model_expected[index] = outcome
+            if run.once and lasting and index != run.first:
+                self.model_duplicates.add(index)
         if lasting and run.identity is not None:
             self.model_ended[run.identity] = (run.content, outcome, self.now)
 
@@ -995,14 +1009,18 @@ class SentTwiceDoneOnce(RuleBasedStateMachine):
         self.loop.call(self.orders[run.number].send_nowait, order)
         self.model_end(run, outcome, lasting)
 
-    @rule(seconds=st.sampled_from([1, 4, 9, 10, 29, 31]))
+    @rule(seconds=st.sampled_from([1, 4, 9, 10, 29, 31, ONCE_SECONDS - 100, ONCE_SECONDS + 1]))
     def pass_time(self, seconds):
         self.loop.call(self.loop.clock.jump, seconds)
         self.now += seconds
         for run in list(self.model_under_way):
             if run.deadline <= self.now:
                 self.model_end(run, "timeout", lasting=False)
-        self.model_ended = {k: item for k, item in self.model_ended.items() if item[2] >= self.now - self.WINDOW}
+        self.model_ended = {
+            identity: item
+            for identity, item in self.model_ended.items()
+            if item[2] >= self.now - (ONCE_SECONDS if len(identity) == 3 else self.WINDOW)
+        }
 
     @precondition(lambda self: self.lanes)
     @rule(data=st.data())
@@ -1020,6 +1038,8 @@ class SentTwiceDoneOnce(RuleBasedStateMachine):
     @invariant()
     def each_heard_what_it_should_and_the_handler_ran_as_often_as_it_should(self):
         assert [sent.outcome for sent in self.sent] == self.model_expected
+        duplicates = {index for index, sent in enumerate(self.sent) if sent.outcomes and sent.outcomes[0].duplicate}
+        assert duplicates == self.model_duplicates
         assert self.ran == self.model_ran
         assert self.loop.broker.statistics().commands.under_way == len(self.model_under_way)
         waiting = [lane for run in self.model_under_way for lane, _ in run.waiting]
@@ -1382,7 +1402,10 @@ async def test_a_long_command_is_proved_in_turns_with_others_and_is_the_same_com
             return {"number": len(done)}
 
         async def give(text: str) -> Any:
-            return json.loads(bytes(await opened.do_command(key_of(opened, ALICE), decode_command(text))))
+            outcome = await opened.do_command(key_of(opened, ALICE), decode_command(text))
+            if outcome.error is not None:
+                raise outcome.error
+            return json.loads(outcome.result)
 
         assert await waits_for_others(partial(give, LONG))
         assert done == [{"to": [{"name": f"n{n}"} for n in range(5_000)]}]

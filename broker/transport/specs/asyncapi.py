@@ -27,6 +27,7 @@ from .parameters import OPENING_QUERY, security_schemes
 from .schemas import (
     ANYTHING,
     CLOSE_MEANINGS,
+    DUPLICATE,
     Envelope,
     Error,
     ErrorFrame,
@@ -241,7 +242,9 @@ def _response(action: Action) -> Json:
         "result": result,
         "error": ref(Error),
     }
-    answer = object_of(fields, "result", "error")
+    if action.name is None:
+        fields["duplicate"] = DUPLICATE
+    answer = object_of(fields, "result", "error", "duplicate")
     return {**answer, "oneOf": [{"required": ["result"]}, {"required": ["error"]}]}
 
 

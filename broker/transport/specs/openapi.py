@@ -26,6 +26,7 @@ from ..polling import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_SECONDS, Page
 from .parameters import OPENING_QUERY, Parameter, security_schemes
 from .schemas import (
     ANYTHING,
+    DUPLICATE,
     ERROR_MEANINGS,
     Envelope,
     Error,
@@ -63,7 +64,8 @@ class Operation(Struct, frozen=True):
     answers: dict[int, Json] = {}
     errors: tuple[str, ...] = ()
     """Codes, beside those of every operation."""
-    own_codes: bool = False
+    by_handler: bool = False
+    """Whether a handler may do it: errors have codes of its own, and what it did once it answers again."""
     """Whether a command's handler may refuse it, with any code and its status."""
 
 
@@ -175,7 +177,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             bodies={"application/json": ref(Envelope)},
             result=ANYTHING,
             errors=(*_KEYED, *_BODIED, "unknown_action", "request_id_reused", "timeout"),
-            own_codes=True,
+            by_handler=True,
         )
     },
     "/v1/websocket/token": {
@@ -363,7 +365,7 @@ def _parameter(name: str, parameter: Parameter) -> Json:
 def _answers(operation: Operation) -> dict[str, Json]:
     answers = {str(status): answer for status, answer in operation.answers.items()}
     if operation.result is not None:
-        schema = object_of({"result": operation.result})
+        schema = _body_of("result", operation.result, by_handler=operation.by_handler)
         answers["200"] = {"description": "Done.", "content": {"application/json": {"schema": schema}}}
     return answers
 
@@ -374,24 +376,31 @@ def _refusals(operation: Operation) -> dict[str, Json]:
     for code in sorted({*_ALWAYS, *operation.errors}, key=lambda code: (HTTP_STATUS[code], code)):
         by_status.setdefault(HTTP_STATUS[code], []).append(code)
     refusals = {
-        str(status): _refusal(status, codes, own_codes=operation.own_codes) for status, codes in by_status.items()
+        str(status): _refusal(status, codes, by_handler=operation.by_handler) for status, codes in by_status.items()
     }
-    if operation.own_codes:
-        refusals["default"] = _refused("What the command's handler refuses, with a code of its own.", ref(Error))
+    if operation.by_handler:
+        words = "What the command's handler refuses, with a code of its own."
+        refusals["default"] = _refused(words, ref(Error), by_handler=True)
     return refusals
 
 
-def _refusal(status: int, codes: list[str], *, own_codes: bool) -> Json:
+def _body_of(name: str, schema: Json, *, by_handler: bool) -> Json:
+    also = {"duplicate": DUPLICATE} if by_handler else {}
+    return object_of({name: schema, **also}, *also)
+
+
+def _refusal(status: int, codes: list[str], *, by_handler: bool) -> Json:
     words = "; ".join(f"`{code}`: {ERROR_MEANINGS[code]}" for code in codes)
-    error = ref(Error) if own_codes else {"allOf": [ref(Error), {"properties": {"code": {"enum": codes}}}]}
-    refusal = _refused(f"{words}.", error)
+    error = ref(Error) if by_handler else {"allOf": [ref(Error), {"properties": {"code": {"enum": codes}}}]}
+    refusal = _refused(f"{words}.", error, by_handler=by_handler)
     if headers := _REFUSAL_HEADERS.get(status):
         refusal["headers"] = {name: {"description": words, "schema": {"type": kind}} for name, kind, words in headers}
     return refusal
 
 
-def _refused(words: str, error: Json) -> Json:
-    return {"description": words, "content": {"application/json": {"schema": object_of({"error": error})}}}
+def _refused(words: str, error: Json, *, by_handler: bool) -> Json:
+    schema = _body_of("error", error, by_handler=by_handler)
+    return {"description": words, "content": {"application/json": {"schema": schema}}}
 
 
 _RETRY_AFTER: Final = ("Retry-After", "integer", "Seconds after which it may be tried again.")

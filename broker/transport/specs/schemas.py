@@ -18,6 +18,7 @@ from ...protocol.names import Identifier, InboxId
 Json = dict[str, Any]
 
 ANYTHING: Final[Json] = {"description": "Whatever the deployment answers."}
+DUPLICATE: Final[Json] = {"const": True, "description": "The answer is that of an earlier command with this `once`."}
 
 ERROR_MEANINGS: Final = {
     "bad_request": "the request's head or query",
@@ -103,6 +104,10 @@ class HandlerParams(Struct):
     """Parameters of a command that the deployment does: any, beside these."""
 
     inbox_id: Annotated[InboxId | None, Meta(description="Checked against the key.")] = None
+    once: Annotated[
+        Identifier | None,
+        Meta(description="Done once in its inbox for a day, whoever says it, in whatever words. Needs `inbox_id`."),
+    ] = None
     traceparent: Annotated[str | None, Meta(description="W3C Trace Context, handed on.")] = None
 
 
