@@ -47,7 +47,8 @@ HOUSE_PLAN = [
                       ("reading", "life", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
                       ("http11", "connection", "sse"), "operating", ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
-    ("cli", 8, [("client", "lines", "options"), ("demo", "keys"), ("serving", "asking", "tailing", "starting"), "cli"]),
+    ("cli", 8, [("client", "lines", "options"), ("demo", "keys", "health"),
+                ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip
 """The one table of who may import from whom; wings on one floor do not know each other."""
 

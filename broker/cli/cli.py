@@ -6,12 +6,13 @@ import click
 
 from ..version import __version__
 from .asking import publish, send, token
+from .health import healthcheck
 from .keys import keys, secrets
 from .serving import check_config, demo, serve
 from .starting import init
 from .tailing import tail
 
-_VERBS: Final = (demo, init, serve, check_config, keys, secrets, token, publish, send, tail)
+_VERBS: Final = (demo, init, serve, check_config, healthcheck, keys, secrets, token, publish, send, tail)
 
 
 class _InOrder(click.Group):
