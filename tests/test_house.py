@@ -33,7 +33,8 @@ HOUSE_PLAN = [
     (
         "log",
         3,
-        ["database", "storage", "dropped", "replay", ("retention", "archive"), "engines", ("engines.memory", "past")],
+        ["database", ("storage", "letters"), ("letterbook", "outbox"),
+         "dropped", "replay", ("retention", "archive"), "engines", ("engines.memory", "past")],
     ),
     ("fanout", 4, [("replays", "listeners", "places"), "subscriptions", "follower", "hub", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),

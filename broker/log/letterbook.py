@@ -1,0 +1,219 @@
+"""Letters in the long run: looked up, sent again on demand, given up when their time is over, forgotten.
+
+`letters` has the table and what happens from day to day. Each piece of work looks at a page at most, and says whether
+there is more.
+"""
+
+import sqlite3
+from collections.abc import Collection
+from typing import Final
+
+from .letters import ALONE, BEHIND, KEPT_SECONDS, PAGE, Seen, State, end, move_up, tidy
+
+WALK: Final = 10_000
+"""Letters that are gone through to find a page of those in one state."""
+LATEST: Final = 2**63 - 1
+"""After every position."""
+_SEEN: Final = "position, event_id, type, state, attempts, due_at, tried_at, status, error, duration_ms, acked_by"
+_HAS_CONTENT: Final = (
+    "(EXISTS (SELECT 1 FROM events WHERE events.position = letters.position)"
+    " OR EXISTS (SELECT 1 FROM contents WHERE contents.position = letters.position))"
+)
+
+
+def look_up(
+    connection: sqlite3.Connection,
+    webhook: int,
+    *,
+    state: State | None = None,
+    event_id: str | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> tuple[list[Seen], int | None]:
+    """Return an endpoint's letters, the newest first, and before which position to go on; None: that were all.
+
+    Of one state it goes through `WALK` letters at most, so a page may have few, or none.
+    """
+    before = LATEST if before is None else before
+    if event_id is not None:
+        statement = f"SELECT {_SEEN} FROM letters WHERE webhook = ? AND event_id = ? AND position < ?"
+        found = [Seen(*row) for row in connection.execute(statement, (webhook, event_id, before))]
+        return sorted((s for s in found if state in (None, s.state)), key=lambda s: -s.position)[:limit], None
+    statement = (
+        f"SELECT {_SEEN} FROM (SELECT * FROM letters WHERE webhook = ? AND position < ? ORDER BY position DESC LIMIT ?)"
+        " WHERE ?4 IS NULL OR state = ?4 LIMIT ?5"
+    )
+    walked = WALK if state is not None else limit
+    seen = [Seen(*row) for row in connection.execute(statement, (webhook, before, walked, state, limit))]
+    if len(seen) == limit:
+        return seen, seen[-1].position
+    statement = (
+        "SELECT position FROM letters WHERE webhook = ? AND position < ? ORDER BY position DESC LIMIT 1 OFFSET ?"
+    )
+    last = connection.execute(statement, (webhook, before, walked - 1)).fetchone()
+    return seen, None if last is None else last[0]
+
+
+def send_again(
+    connection: sqlite3.Connection, webhook: int, event_ids: Collection[str], now: float, *, in_order: bool
+) -> int:
+    """Let letters that have ended wait again, if what they brought is still there; return how many those are."""
+    sent = 0
+    for event_id in event_ids:
+        sent += _again(
+            connection,
+            webhook,
+            f"event_id = ? AND state IN ('delivered', 'acked', 'dead') AND {_HAS_CONTENT}",
+            (event_id,),
+            now,
+            in_order=in_order,
+        )
+    return sent
+
+
+def send_dead_again(
+    connection: sqlite3.Connection, webhook: int, since: float, now: float, *, in_order: bool
+) -> tuple[int, bool]:
+    """Let dead letters wait again that died at a time or later; return how many, and whether there may be more."""
+    sent = _again(
+        connection,
+        webhook,
+        f"state = 'dead' AND ended_at >= ? AND {_HAS_CONTENT}",
+        (since,),
+        now,
+        in_order=in_order,
+    )
+    return sent, sent == PAGE
+
+
+def _again(
+    connection: sqlite3.Connection,
+    webhook: int,
+    which: str,
+    values: tuple[object, ...],
+    now: float,
+    *,
+    in_order: bool,
+) -> int:
+    statement = f"SELECT position, inbox FROM letters WHERE webhook = ? AND {which} ORDER BY position LIMIT {PAGE}"
+    rows = connection.execute(statement, (webhook, *values)).fetchall()
+    for position, inbox in rows:
+        connection.execute(
+            "UPDATE letters SET state = 'waiting', line = ?, due_at = ?, born_at = ?, attempts = 0,"
+            " failing_since = NULL, acked_at = NULL, acked_by = NULL, ended_at = NULL"
+            " WHERE webhook = ? AND position = ?",
+            (BEHIND if in_order else ALONE, now, now, webhook, position),
+        )
+        if in_order:
+            move_up(connection, webhook, inbox)
+    return len(rows)
+
+
+def put_in_line(connection: sqlite3.Connection, webhook: int, after: int, *, in_order: bool) -> int | None:
+    """Let letters that wait stand in line, or in none; return after which to go on, None: that were all."""
+    statement = (
+        "SELECT position, inbox FROM letters WHERE webhook = ? AND position > ? AND state = 'waiting'"
+        " ORDER BY position LIMIT ?"
+    )
+    rows = connection.execute(statement, (webhook, after, PAGE)).fetchall()
+    for position, inbox in rows:
+        connection.execute(
+            "UPDATE letters SET line = ? WHERE webhook = ? AND position = ?",
+            (BEHIND if in_order else ALONE, webhook, position),
+        )
+        if in_order:
+            move_up(connection, webhook, inbox)
+    return rows[-1][0] if len(rows) == PAGE else None
+
+
+def recover(connection: sqlite3.Connection, now: float) -> bool:
+    """Let what was being sent when a process ended wait again, due at once. Returns whether there is more."""
+    rows = connection.execute(
+        "SELECT webhook, position FROM letters WHERE state = 'sending' LIMIT ?", (PAGE,)
+    ).fetchall()
+    for webhook, position in rows:
+        connection.execute(
+            "UPDATE letters SET state = CASE WHEN acked_at IS NULL THEN 'waiting' ELSE 'acked' END, due_at = ?"
+            " WHERE webhook = ? AND position = ?",
+            (now, webhook, position),
+        )
+        tidy(connection, webhook, position, now)
+    return len(rows) == PAGE
+
+
+def expire(connection: sqlite3.Connection, born_before: float, now: float) -> tuple[int, bool]:
+    """Let letters be dead that were born before a time; return how many, and whether there are more."""
+    rows = connection.execute(
+        "SELECT webhook, position FROM letters WHERE state = 'waiting' AND born_at < ? ORDER BY born_at LIMIT ?",
+        (born_before, PAGE),
+    ).fetchall()
+    for webhook, position in rows:
+        end(connection, webhook, position, "dead", now)
+    return len(rows), len(rows) == PAGE
+
+
+def forget(connection: sqlite3.Connection, now: float) -> bool:
+    """Forget letters that ended long ago. Returns whether there are more."""
+    rows = connection.execute(
+        "SELECT webhook, position FROM letters WHERE ended_at < ? ORDER BY ended_at LIMIT ?",
+        (now - KEPT_SECONDS, PAGE),
+    ).fetchall()
+    connection.executemany("DELETE FROM letters WHERE webhook = ? AND position = ?", rows)
+    return len(rows) == PAGE
+
+
+def shed(connection: sqlite3.Connection) -> int:
+    """Forget a page of letters for want of room: the oldest dead ones, else the oldest that wait; return how many."""
+    for state, order in (("dead", "ended_at"), ("waiting", "born_at")):
+        rows = connection.execute(
+            f"SELECT webhook, position FROM letters WHERE state = '{state}' AND {order} IS NOT NULL"
+            f" ORDER BY {order} LIMIT ?",
+            (PAGE,),
+        ).fetchall()
+        for webhook, position in rows:
+            end(connection, webhook, position, "dead", 0.0)  # whoever stands behind it moves up
+        connection.executemany("DELETE FROM letters WHERE webhook = ? AND position = ?", rows)
+        if rows:
+            return len(rows)
+    return 0
+
+
+def forget_contents(connection: sqlite3.Connection, after: int) -> int | None:
+    """Forget what no letter needs any more, of contents after a position; return after which to go on, None: all."""
+    rows = connection.execute(
+        "SELECT position, EXISTS (SELECT 1 FROM letters WHERE webhook IN"
+        " (SELECT number FROM webhooks WHERE account = contents.account) AND letters.position = contents.position"
+        " AND state IN ('waiting', 'sending', 'dead')) FROM contents WHERE position > ? ORDER BY position LIMIT ?",
+        (after, PAGE),
+    ).fetchall()
+    connection.executemany(
+        "DELETE FROM contents WHERE position = ?", [(position,) for position, is_needed in rows if not is_needed]
+    )
+    return rows[-1][0] if len(rows) == PAGE else None
+
+
+def remove(connection: sqlite3.Connection, webhook: int) -> bool:
+    """Forget a page of an endpoint's letters, in the end itself. Returns whether there is more."""
+    gone = connection.execute(
+        "DELETE FROM letters WHERE webhook = ?1 AND position IN"
+        " (SELECT position FROM letters WHERE webhook = ?1 ORDER BY position LIMIT ?2)",
+        (webhook, PAGE),
+    ).rowcount
+    if gone < PAGE:
+        connection.execute("DELETE FROM letter_counts WHERE webhook = ?", (webhook,))
+        connection.execute("DELETE FROM webhooks WHERE number = ?", (webhook,))
+    return gone == PAGE
+
+
+def counts(connection: sqlite3.Connection, webhook: int | None = None) -> dict[State, int]:
+    """Return how many letters there are in each state, of one endpoint or of all."""
+    which = "" if webhook is None else " WHERE webhook = ?"
+    values = () if webhook is None else (webhook,)
+    statement = f"SELECT state, sum(n) FROM letter_counts{which} GROUP BY state"
+    return dict(connection.execute(statement, values).fetchall())
+
+
+def oldest_waiting(connection: sqlite3.Connection) -> float | None:
+    """Return since when the oldest letter waits; None: none does."""
+    [born_at] = connection.execute("SELECT min(born_at) FROM letters WHERE state = 'waiting'").fetchone()
+    return None if born_at is None else float(born_at)

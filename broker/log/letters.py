@@ -1,0 +1,423 @@
+"""What is owed to webhook endpoints, as rows of the log on disk. For the writer's thread, but what only reads.
+
+An event is a *letter* to each endpoint that it is for. It is added in the event's own transaction, and goes from state
+to state by compare-and-set in the one writer, so that of a client's acknowledgement and a post that begins exactly one
+wins:
+
+| state | next |
+|---|---|
+| waiting | due: sending (claimed); acknowledged: acked; held: due later; its time is over: dead |
+| sending | taken: delivered; failed, or the process ended: waiting (acked if acknowledged meanwhile), or dead |
+| delivered, acked, dead | sent again on demand: waiting; after a while, or with its event: gone |
+
+Where an endpoint wants order, a letter stands in its inbox's line: the head is sent, the others wait behind it, due or
+not, until it is through, or has failed for an hour and steps aside. What an open letter needs is kept when its event
+leaves the log.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from ..protocol.messages import Entry, PreparedEvent
+from ..protocol.selection import Selection, TypeFilter
+from .database import Room
+
+State = Literal["waiting", "sending", "delivered", "acked", "dead"]
+STATES: Final[tuple[State, ...]] = ("waiting", "sending", "delivered", "acked", "dead")
+
+ASIDE_SECONDS: Final = 3_600.0
+"""How long the head of a line may fail before it steps aside."""
+KEPT_SECONDS: Final = 7 * 86_400.0
+"""How long it is known what became of a letter; a dead one can be sent again for so long."""
+PAGE: Final = 256
+"""Letters that one piece of work looks at."""
+
+ALONE, HEAD, BEHIND = 0, 1, 2
+"""Where a letter stands: in no line, at the head of its inbox's, or behind it."""
+
+_OPEN = "state IN ('waiting', 'sending')"
+_OF_ACCOUNT = "webhook IN (SELECT number FROM webhooks WHERE account = OLD.account) AND position = OLD.position"
+LETTERS: Final = Room(
+    "letters",
+    (
+        (
+            "CREATE TABLE webhooks (number INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL,"
+            " webhook_id TEXT NOT NULL, record BLOB NOT NULL, failing_since REAL, UNIQUE (account, webhook_id)) STRICT",
+            "CREATE TABLE letters (webhook INTEGER NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL"
+            " CHECK (state IN ('waiting', 'sending', 'delivered', 'acked', 'dead')), line INTEGER NOT NULL,"
+            " due_at REAL NOT NULL, born_at REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,"
+            " inbox TEXT NOT NULL, type TEXT NOT NULL, event_id TEXT NOT NULL, failing_since REAL,"
+            " acked_at REAL, acked_by TEXT, tried_at REAL, status INTEGER, error TEXT, duration_ms INTEGER,"
+            " ended_at REAL, PRIMARY KEY (webhook, position)) STRICT, WITHOUT ROWID",
+            "CREATE INDEX letters_due ON letters (webhook, due_at, position) WHERE state = 'waiting' AND line < 2",
+            f"CREATE INDEX letters_line ON letters (webhook, inbox, line, position) WHERE line > 0 AND {_OPEN}",
+            "CREATE INDEX letters_id ON letters (webhook, event_id)",
+            "CREATE INDEX letters_born ON letters (born_at) WHERE state = 'waiting'",
+            "CREATE INDEX letters_sending ON letters (webhook) WHERE state = 'sending'",
+            "CREATE INDEX letters_ended ON letters (ended_at) WHERE ended_at IS NOT NULL",
+            # Of events that have left the log, what an open or dead letter still needs.
+            "CREATE TABLE contents (position INTEGER PRIMARY KEY, account TEXT NOT NULL, inbox TEXT NOT NULL,"
+            " type TEXT NOT NULL, event_id TEXT NOT NULL, created_at TEXT NOT NULL, payload BLOB NOT NULL) STRICT",
+            "CREATE TRIGGER letters_keep BEFORE DELETE ON events BEGIN"
+            " INSERT OR IGNORE INTO contents SELECT OLD.position, OLD.account, OLD.inbox, OLD.type, OLD.event_id,"
+            f" OLD.created_at, OLD.payload WHERE EXISTS (SELECT 1 FROM letters WHERE {_OF_ACCOUNT}"
+            " AND state IN ('waiting', 'sending', 'dead'));"
+            f" DELETE FROM letters WHERE {_OF_ACCOUNT} AND state IN ('delivered', 'acked'); END",
+            "CREATE TABLE letter_counts (webhook INTEGER NOT NULL, state TEXT NOT NULL, n INTEGER NOT NULL,"
+            " PRIMARY KEY (webhook, state)) STRICT, WITHOUT ROWID",
+            "CREATE TRIGGER letters_added AFTER INSERT ON letters BEGIN INSERT INTO letter_counts"
+            " VALUES (NEW.webhook, NEW.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END",
+            "CREATE TRIGGER letters_gone AFTER DELETE ON letters BEGIN"
+            " UPDATE letter_counts SET n = n - 1 WHERE webhook = OLD.webhook AND state = OLD.state; END",
+            "CREATE TRIGGER letters_moved AFTER UPDATE OF state ON letters WHEN OLD.state <> NEW.state BEGIN"
+            " UPDATE letter_counts SET n = n - 1 WHERE webhook = OLD.webhook AND state = OLD.state;"
+            " INSERT INTO letter_counts VALUES (NEW.webhook, NEW.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END",
+        ),
+    ),
+)
+"""Its room stands on that of the events."""
+
+_ADD = (
+    "INSERT OR IGNORE INTO letters (webhook, position, state, line, due_at, born_at, inbox, type, event_id)"
+    " VALUES (?, ?, 'waiting', ?, ?, ?, ?, ?, ?)"
+)
+_CONTENT = (
+    "SELECT account, inbox, type, event_id, created_at, payload FROM events WHERE position = ?1"
+    " UNION ALL SELECT account, inbox, type, event_id, created_at, payload FROM contents WHERE position = ?1"
+)
+
+
+class Route(Struct, frozen=True):
+    """Which of an account's events one endpoint gets, and when. ``webhook`` is its row's number."""
+
+    webhook: int
+    webhook_id: str
+    selection: Selection
+    types: TypeFilter | None
+    delay_seconds: float
+    """How long a client may acknowledge an event first; 0: nobody is waited for."""
+    in_order: bool
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether an event is for this endpoint: not, if it tells of itself."""
+        if entry.inbox not in self.selection or not (self.types is None or self.types.accepts(entry.type)):
+            return False
+        return not entry.type.startswith("webhook.") or entry.event is None or not self._is_told_of(entry.event)
+
+    def _is_told_of(self, event: PreparedEvent) -> bool:
+        return f'"webhook_id":"{self.webhook_id}"'.encode() in event.payload
+
+
+class Letter(Struct, frozen=True):
+    """A letter that was claimed, with its event."""
+
+    position: int
+    attempts: int
+    """With the one that begins now."""
+    born_at: float
+    account_id: str
+    event: PreparedEvent
+
+
+class Claimed(Struct, frozen=True):
+    """What is to be sent now, and when there is more; None: that is not known to come."""
+
+    letters: list[Letter]
+    next_due: float | None
+
+
+class Tried(Struct, frozen=True):
+    """What came of an attempt. ``due_at``: of the next one, if it failed; None: there is none."""
+
+    status: int | None
+    error: str | None
+    duration_ms: int
+    due_at: float | None = None
+
+
+class Acknowledged(Struct, frozen=True):
+    """What an acknowledgement found. ``claimed``: ids of events that a webhook began with first."""
+
+    acked: int
+    claimed: list[str]
+    reached: int
+    """All up to here was looked at."""
+
+
+class Seen(Struct, frozen=True):
+    """A letter, as its account sees it."""
+
+    position: int
+    event_id: str
+    type: str
+    state: State
+    attempts: int
+    due_at: float
+    tried_at: float | None
+    status: int | None
+    error: str | None
+    duration_ms: int | None
+    acked_by: str | None
+
+
+Due = dict[int, float]
+"""When the first of an endpoint's letters may be due, by its number: never too late."""
+
+
+def add(connection: sqlite3.Connection, routes: Sequence[Route], entries: Sequence[Entry], now: float) -> Due:
+    """Add a letter for each event and each endpoint that it is for, in the events' own transaction."""
+    due: Due = {}
+    for route in routes:
+        wanted = [entry for entry in entries if route.wants(entry)]
+        if wanted:
+            due[route.webhook] = due_at = now + route.delay_seconds
+            lines = _lines(connection, route.webhook, wanted) if route.in_order else [ALONE] * len(wanted)
+            connection.executemany(
+                _ADD,
+                [
+                    (route.webhook, entry.position, line, due_at, now, entry.inbox, entry.type, entry.event_id)
+                    for entry, line in zip(wanted, lines, strict=True)
+                ],
+            )
+    return due
+
+
+def _lines(connection: sqlite3.Connection, webhook: int, entries: Iterable[Entry]) -> list[int]:
+    """Return where new letters stand: at the head where their inbox has no line."""
+    taken: set[str] = set()
+    lines = []
+    for entry in entries:
+        inbox = entry.inbox
+        behind = inbox in taken or head_of(connection, webhook, inbox) is not None
+        taken.add(inbox)
+        lines.append(BEHIND if behind else HEAD)
+    return lines
+
+
+def head_of(connection: sqlite3.Connection, webhook: int, inbox: str, line: int = HEAD) -> int | None:
+    """Return the first open letter of an inbox that stands so in its line; None: there is none."""
+    statement = (
+        f"SELECT position FROM letters WHERE webhook = ? AND inbox = ? AND line = ? AND line > 0 AND {_OPEN} LIMIT 1"
+    )
+    row = connection.execute(statement, (webhook, inbox, line)).fetchone()
+    return None if row is None else row[0]
+
+
+def move_up(connection: sqlite3.Connection, webhook: int, inbox: str) -> None:
+    """Let the next of an inbox's line be its head, if it has none."""
+    if head_of(connection, webhook, inbox) is None:
+        following = head_of(connection, webhook, inbox, BEHIND)
+        if following is not None:
+            connection.execute("UPDATE letters SET line = 1 WHERE webhook = ? AND position = ?", (webhook, following))
+
+
+def next_due(connection: sqlite3.Connection, webhook: int) -> float | None:
+    """Return when the first of an endpoint's letters is due; None: none waits."""
+    statement = "SELECT min(due_at) FROM letters WHERE webhook = ? AND state = 'waiting' AND line < 2"
+    [due_at] = connection.execute(statement, (webhook,)).fetchone()
+    return None if due_at is None else float(due_at)
+
+
+def claim(connection: sqlite3.Connection, webhook: int, now: float, most: int) -> Claimed:
+    """Claim letters of an endpoint that are due: from here on they are being sent, and nobody else's."""
+    statement = (
+        "SELECT position, attempts, born_at FROM letters WHERE webhook = ? AND state = 'waiting' AND line < 2"
+        " AND due_at <= ? ORDER BY due_at, position LIMIT ?"
+    )
+    letters = []
+    for position, attempts, born_at in connection.execute(statement, (webhook, now, most)).fetchall():
+        content = connection.execute(_CONTENT, (position,)).fetchone()
+        if content is None:
+            end(connection, webhook, position, "dead", now)
+            continue
+        claimed = connection.execute(
+            "UPDATE letters SET state = 'sending', attempts = attempts + 1, tried_at = ?"
+            " WHERE webhook = ? AND position = ? AND state = 'waiting'",
+            (now, webhook, position),
+        )
+        if claimed.rowcount == 1:
+            account_id, inbox, kind, event_id, created_at, payload = content
+            event = PreparedEvent(kind, inbox or None, event_id, created_at, payload, None)
+            letters.append(Letter(position, attempts + 1, born_at, account_id, event))
+    return Claimed(letters, next_due(connection, webhook))
+
+
+def settle(connection: sqlite3.Connection, webhook: int, position: int, tried: Tried, now: float) -> State | None:
+    """Note what came of an attempt; return the letter's state by now, None if it is gone."""
+    row = connection.execute(
+        "SELECT acked_at, failing_since, line, inbox FROM letters WHERE webhook = ? AND position = ?"
+        " AND state = 'sending'",
+        (webhook, position),
+    ).fetchone()
+    if row is None:
+        return None
+    acked_at, failing_since, line, inbox = row
+    connection.execute(
+        "UPDATE letters SET status = ?, error = ?, duration_ms = ?, failing_since = ?"
+        " WHERE webhook = ? AND position = ?",
+        (
+            tried.status,
+            tried.error,
+            tried.duration_ms,
+            None if tried.error is None else now if failing_since is None else failing_since,
+            webhook,
+            position,
+        ),
+    )
+    if tried.error is None or acked_at is not None or tried.due_at is None:
+        state: State = "delivered" if tried.error is None else "acked" if acked_at is not None else "dead"
+        end(connection, webhook, position, state, now)
+        return state
+    aside = line == HEAD and failing_since is not None and now - failing_since >= ASIDE_SECONDS
+    connection.execute(
+        "UPDATE letters SET state = 'waiting', due_at = ?, line = ? WHERE webhook = ? AND position = ?",
+        (tried.due_at, ALONE if aside else line, webhook, position),
+    )
+    if aside:
+        move_up(connection, webhook, inbox)
+    return "waiting"
+
+
+def give_back(connection: sqlite3.Connection, webhook: int, position: int, now: float) -> None:
+    """Let a letter whose attempt was not made wait again, as if it had not been claimed."""
+    connection.execute(
+        "UPDATE letters SET state = CASE WHEN acked_at IS NULL THEN 'waiting' ELSE 'acked' END,"
+        " attempts = attempts - 1, due_at = ? WHERE webhook = ? AND position = ? AND state = 'sending'",
+        (now, webhook, position),
+    )
+    tidy(connection, webhook, position, now)
+
+
+def end(connection: sqlite3.Connection, webhook: int, position: int, state: State, now: float) -> None:
+    """End a letter; whoever stands behind it moves up."""
+    connection.execute(
+        "UPDATE letters SET state = ?, ended_at = ? WHERE webhook = ? AND position = ?", (state, now, webhook, position)
+    )
+    tidy(connection, webhook, position, now)
+
+
+def tidy(connection: sqlite3.Connection, webhook: int, position: int, now: float) -> None:
+    """Of a letter that has ended, note when, and let its line move up."""
+    row = connection.execute(
+        f"SELECT line, inbox FROM letters WHERE webhook = ? AND position = ? AND NOT {_OPEN}", (webhook, position)
+    ).fetchone()
+    if row is not None:
+        connection.execute(
+            "UPDATE letters SET line = 0, ended_at = coalesce(ended_at, ?) WHERE webhook = ? AND position = ?",
+            (now, webhook, position),
+        )
+        if row[0] == HEAD:
+            move_up(connection, webhook, row[1])
+
+
+# --- acknowledgements
+
+
+def acknowledge_range(
+    connection: sqlite3.Connection,
+    webhooks: Collection[int],
+    client_id: str,
+    covers: Callable[[int, str, str], bool],
+    after: int,
+    through: int,
+    now: float,
+) -> Acknowledged:
+    """Acknowledge what lies after one position and up to another, a page of it: ``reached`` says how far.
+
+    ``covers`` is asked with position, inbox and type of each event whether the client acknowledges it.
+    """
+    acked = 0
+    claimed: dict[str, None] = {}
+    reached = through
+    for webhook in webhooks:
+        rows = connection.execute(
+            "SELECT position, inbox, type, event_id FROM letters WHERE webhook = ? AND position > ? AND position <= ?"
+            " AND state IN ('waiting', 'sending', 'delivered') AND acked_at IS NULL ORDER BY position LIMIT ?",
+            (webhook, after, through, PAGE),
+        ).fetchall()
+        if len(rows) == PAGE:
+            reached = min(reached, rows[-1][0])
+        for position, inbox, kind, event_id in rows:
+            if position <= reached and covers(position, inbox, kind):
+                if _acknowledge(connection, webhook, position, client_id, now):
+                    acked += 1
+                else:
+                    claimed[event_id] = None
+    return Acknowledged(acked, list(claimed), reached)
+
+
+def acknowledge_ids(
+    connection: sqlite3.Connection,
+    webhooks: Collection[int],
+    client_id: str,
+    event_ids: Collection[str],
+    reach: Selection,
+    now: float,
+) -> Acknowledged:
+    """Acknowledge events by their ids, in the inboxes of ``reach``."""
+    acked = 0
+    claimed: dict[str, None] = {}
+    for webhook, position, event_id in _of_ids(connection, webhooks, event_ids, reach):
+        if _acknowledge(connection, webhook, position, client_id, now):
+            acked += 1
+        else:
+            claimed[event_id] = None
+    return Acknowledged(acked, list(claimed), 0)
+
+
+def hold_ids(
+    connection: sqlite3.Connection,
+    webhooks: Collection[int],
+    event_ids: Collection[str],
+    reach: Selection,
+    until: float,
+) -> Acknowledged:
+    """Let events wait until a time at least, if no webhook began with them (``claimed``)."""
+    held = 0
+    claimed: dict[str, None] = {}
+    for webhook, position, event_id in _of_ids(connection, webhooks, event_ids, reach):
+        waits = connection.execute(
+            "UPDATE letters SET due_at = max(due_at, ?) WHERE webhook = ? AND position = ? AND state = 'waiting'",
+            (until, webhook, position),
+        ).rowcount
+        held += waits
+        if not waits:
+            claimed[event_id] = None
+    return Acknowledged(held, list(claimed), 0)
+
+
+def _of_ids(
+    connection: sqlite3.Connection, webhooks: Collection[int], event_ids: Collection[str], reach: Selection
+) -> list[tuple[int, int, str]]:
+    """Return the letters of these events that are not acknowledged yet: endpoint, position and id."""
+    statement = (
+        "SELECT position, inbox FROM letters WHERE webhook = ? AND event_id = ?"
+        " AND state IN ('waiting', 'sending', 'delivered') AND acked_at IS NULL"
+    )
+    return [
+        (webhook, position, event_id)
+        for webhook in webhooks
+        for event_id in event_ids
+        for position, inbox in connection.execute(statement, (webhook, event_id)).fetchall()
+        if inbox in reach
+    ]
+
+
+def _acknowledge(connection: sqlite3.Connection, webhook: int, position: int, client_id: str, now: float) -> bool:
+    """Acknowledge a letter; return whether no webhook began with it, so that it is not sent any more."""
+    won = connection.execute(
+        "UPDATE letters SET state = 'acked', acked_at = ?, acked_by = ?"
+        " WHERE webhook = ? AND position = ? AND state = 'waiting'",
+        (now, client_id, webhook, position),
+    ).rowcount
+    if won:
+        tidy(connection, webhook, position, now)
+        return True
+    connection.execute(
+        "UPDATE letters SET acked_at = ?, acked_by = ? WHERE webhook = ? AND position = ?",
+        (now, client_id, webhook, position),
+    )
+    return False
