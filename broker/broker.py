@@ -343,6 +343,7 @@ class Broker:
             nursery.start_soon(self._hub.deliver)
             await nursery.start(self._subscribers.run, self.draining)
             nursery.start_soon(self.schedule.run)
+            nursery.start_soon(self.turns.run)
             await nursery.start(self.keyring.run)
             nursery.start_soon(self._keep_house)
             nursery.start_soon(self._lag.run)

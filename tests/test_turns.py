@@ -1,8 +1,10 @@
 """turns.py: long work in steps, and others in between."""
 
+from functools import partial
+
 import pytest
 import trio
-from trio.testing import assert_checkpoints
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from broker.turns import Turns, in_turns
 
@@ -62,7 +64,7 @@ async def test_of_many_at_the_turnstile_one_goes_on_between_two_looks_at_the_net
 
     async def go_twice(name: int) -> None:
         for _ in range(2):
-            await turns.take()
+            await turns.take("acct")
             went.append((name, rounds.number))
 
     trio.lowlevel.add_instrument(rounds)
@@ -78,4 +80,77 @@ async def test_of_many_at_the_turnstile_one_goes_on_between_two_looks_at_the_net
 
 async def test_the_turnstile_is_a_checkpoint_even_where_nobody_waits():
     with assert_checkpoints():
-        await Turns().take()
+        await Turns().take(None)
+
+
+async def test_the_turns_go_round_the_accounts_however_many_clients_one_of_them_has():
+    turns, went = Turns(), []
+
+    async def go(who: str | None) -> None:
+        await turns.take(who)
+        went.append(who)
+
+    async with trio.open_nursery() as nursery:
+        for who in ["crowd"] * 50 + ["one", None, "two"]:
+            nursery.start_soon(go, who)
+    assert max(went.index(who) for who in ("one", None, "two")) <= 5
+    assert went.count("crowd") == 50
+
+
+async def test_who_is_cancelled_before_its_turn_keeps_nobody_waiting():
+    turns, went = Turns(), []
+
+    async def go(who: str) -> None:
+        await turns.take(who)
+        went.append(who)
+
+    async with trio.open_nursery() as nursery, trio.open_nursery() as cancelled:
+        for who in ["crowd", "crowd", "one"]:
+            cancelled.start_soon(go, who)
+        await trio.lowlevel.checkpoint()
+        nursery.start_soon(go, "two")
+        cancelled.cancel_scope.cancel()
+    assert went[-1] == "two"
+    with trio.fail_after(1):
+        await turns.take("crowd")
+
+
+async def test_what_is_to_be_done_later_is_done_one_thing_between_two_looks_at_the_network_round_the_accounts():
+    turns, rounds, done = Turns(), Rounds(), []
+
+    def act(who: str) -> None:
+        done.append((who, rounds.number))
+
+    trio.lowlevel.add_instrument(rounds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        for who in ["crowd"] * 20 + ["one", "two"]:
+            turns.later(who, partial(act, who))
+        assert done == []
+        await wait_all_tasks_blocked()
+        turns.later("one", partial(act, "again"))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    trio.lowlevel.remove_instrument(rounds)
+    assert len({number for _, number in done}) == len(done) == 23
+    names = [who for who, _ in done]
+    assert {"one", "two"} <= set(names[:4])
+    assert names[-1] == "again"
+
+
+async def test_those_who_take_turns_and_what_is_done_later_do_not_hold_each_other_up():
+    turns, went = Turns(), []
+
+    async def go(who: str) -> None:
+        await turns.take(who)
+        went.append(who)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        async with trio.open_nursery() as crowd:
+            for _ in range(50):
+                crowd.start_soon(go, "crowd")
+            await trio.lowlevel.checkpoint()
+            turns.later("crowd", partial(went.append, "later"))
+        nursery.cancel_scope.cancel()
+    assert went.index("later") <= 5

@@ -56,21 +56,22 @@ class Connection:
     def __init__(self, broker: Broker, stream: ClientStream, admitted: Admitted, head: bytes) -> None:
         self._stream = stream
         self._config = broker.config
-        self._turns = broker.turns
         self._commands = broker.commands
         self._lane = broker.commands.lane(admitted.key)
         self._publishing = Publishing(broker.intake, broker.bodies, broker.commands, self._lane)
         listener = Listener(stream.write_nowait, self.wake)
         stream.lend(listener)
-        self._life = Life(broker, admitted, listener, self, self._stop, broker.commands.count)
+        self._life = Life(broker, admitted, listener, self, broker.commands.count)
         self.id = self._life.id
         self.session = self._life.session
         most = broker.config.limits.max_message_bytes
-        self._lent = LentStream(stream, head, most, broker.turns, self._flush)
+        self._lent = LentStream(stream, head, most, self._flush)
         self._nursery: trio.Nursery | None = None
         """Who reads and writes."""
         self._obeying: trio.Nursery | None = None
         """Who does what the client asks; inside of the other."""
+        self._publisher: trio.CancelScope | None = None
+        """Around who publishes what waits."""
         self._writing = False
 
     # --- its life
@@ -80,7 +81,6 @@ class Connection:
         self._life.begin(watch)
         try:
             await self._live()
-            await self._turns.take()
             if self._lent.opened:
                 await self._say_last_words()
         finally:
@@ -151,6 +151,7 @@ class Connection:
                 self._lent.close()
                 ending = _ending_of(closed.reason)
             self._life.leave(ending)
+            self.stop()
 
     async def _receive(self, message: str | bytes) -> None:
         if not self._life.settled():
@@ -172,7 +173,13 @@ class Connection:
         """End the connection with a close code. The first call counts."""
         self._life.end(code, why)
 
-    def _stop(self) -> None:
+    def hush(self) -> None:
+        """Publish nothing more of what waits."""
+        if self._publisher is not None:
+            self._publisher.cancel()
+
+    def stop(self) -> None:
+        """Obey no more, and wait for nothing."""
         if self._obeying is not None:
             self._obeying.cancel_scope.cancel()
 
@@ -191,7 +198,7 @@ class Connection:
         try:
             await task()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._life.leave(CLIENT_GONE)
+            self._life.end_for(CLIENT_GONE)
         except Exception:
             self._life.fail()
 
@@ -234,7 +241,12 @@ class Connection:
     def _publish(self, publish: PublishRequest) -> None:
         if self._publishing.submit(publish, partial(self._answer, publish.request)):
             assert self._obeying is not None
-            self._obeying.start_soon(self._guard, self._publishing.do_waiting)
+            self._obeying.start_soon(self._guard, self._publish_waiting)
+
+    async def _publish_waiting(self) -> None:
+        with trio.CancelScope() as self._publisher:
+            if self._life.is_open:
+                await self._publishing.do_waiting()
 
     # --- its key
 

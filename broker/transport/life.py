@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 from msgspec import Struct
@@ -60,8 +60,20 @@ class State(Enum):
     """Nothing is left of it."""
 
 
+class Carrier(Holder, Protocol):
+    """What carries a connection: its tasks, and how it is written."""
+
+    def hush(self) -> None:
+        """Store nothing more for the client, from this step on: it has begun to end."""
+        ...
+
+    def stop(self) -> None:
+        """Stop all that runs for the client: it was ended by somebody else, and now it is its turn."""
+        ...
+
+
 class Life:
-    """One connection's life. ``holder`` is the connection, ``stop`` stops its tasks: called in the step of its end.
+    """One connection's life.
 
     ``count`` is told of each command that is answered, as `Session` is.
     """
@@ -71,8 +83,7 @@ class Life:
         broker: Broker,
         admitted: Admitted,
         listener: Listener,
-        holder: Holder,
-        stop: Callable[[], None],
+        carrier: Carrier,
         count: Callable[[str, RequestError | None], None] = count_nothing,
     ) -> None:
         self.id = f"conn_{secrets.token_hex(12)}"
@@ -82,8 +93,8 @@ class Life:
         """Why it has ended, once it has."""
         self._account = account = admitted.account
         self._slot = admitted.slot
-        self._slot.holder = holder
-        self._stop = stop
+        self._slot.holder = self._carrier = carrier
+        self._turns = broker.turns
         self._changed = trio.lowlevel.ParkingLot()
         """Where those wait who need the state, the writer or a command to get further."""
         self.session = Session(
@@ -122,8 +133,14 @@ class Life:
             self.changed()
 
     def end(self, code: CloseCode, why: str) -> None:
-        """End it with a close code. The first call counts."""
-        self.leave(closed_by_broker(code, why))
+        """End it with a close code, from anywhere. The first call counts."""
+        self.end_for(closed_by_broker(code, why))
+
+    def end_for(self, ending: Ending) -> None:
+        """End it for this reason. Its tasks are stopped in its turn: of a thousand that are ended at once, one."""
+        if not self.is_over:
+            self.leave(ending)
+            self._turns.later(self.account_id, self._carrier.stop)
 
     def fail(self) -> None:
         """Log what is being handled, and end it by that."""
@@ -131,12 +148,12 @@ class Life:
         self.end(CloseCode.INTERNAL_ERROR, "internal error")
 
     def leave(self, ending: Ending) -> None:
-        """End it for this reason. The first call counts."""
+        """End it for this reason; what runs for it is the caller's to stop. The first call counts."""
         if self.is_over:
             return
-        self._stop()
         self.state = State.ENDING
         self.ending = ending
+        self._carrier.hush()
         self._slot.release()
         self.session.follower.pause()
         self.changed()

@@ -9,7 +9,6 @@ from typing import Final
 
 import trio
 
-from ..turns import Turns
 from .ending import CLIENT_GONE, Ending, closed_by_client
 from .pacing import FrameScanner
 from .stream import ClientStream
@@ -30,7 +29,6 @@ class LentStream(trio.abc.Stream):
         stream: ClientStream,
         head: bytes,
         max_message_bytes: int,
-        turns: Turns,
         flush: Callable[[], None],
     ) -> None:
         self._stream = stream
@@ -40,7 +38,6 @@ class LentStream(trio.abc.Stream):
         """For the rest of messages that were begun: the scanner's clock, which stands while the client waits for us."""
         self._waits_since: float | None = None
         """Set while we wait for such a rest."""
-        self._turns = turns
         self._flush = flush
         self._answered: trio.Event | None = trio.Event()
         self._closed = False
@@ -76,16 +73,16 @@ class LentStream(trio.abc.Stream):
         """Return what may be handled in one step; between two such pieces others have their turn."""
         scanner = self._scanner
         if scanner.holds:
-            await self._turns.take()
+            await self._stream.take_turn()
         else:
             await self._feed()
         while not (piece := scanner.next_piece()) and self.ending is None:
-            if scanner.close is not None:
-                self.ending = closed_by_client(scanner.close)
-            elif scanner.too_much is not None:
-                self.ending = scanner.too_much
-            else:
+            if scanner.close is None and scanner.too_much is None:
                 await self._feed()
+            else:
+                # A thousand clients may end at once: they do not in one step.
+                await self._stream.take_turn()
+                self.ending = scanner.too_much if scanner.close is None else closed_by_client(scanner.close)
         return piece
 
     async def _feed(self) -> None:
@@ -105,8 +102,6 @@ class LentStream(trio.abc.Stream):
             scanner.feed(data, self._waited_seconds)
             self.handing_out = True
         else:
-            # A thousand clients may be cut off at once: they do not end in one step.
-            await self._turns.take()
             self.ending = CLIENT_GONE
 
     def owed_seconds(self, now: float) -> float | None:
@@ -125,7 +120,7 @@ class LentStream(trio.abc.Stream):
         scanner.pardon()
         while not self._closed:
             if scanner.next_piece():
-                await self._turns.take()
+                await self._stream.take_turn()
             elif scanner.close is None and (data := await self._stream.receive_some(READ_BYTES)):
                 scanner.feed(data, self._waited_seconds)
             else:

@@ -89,7 +89,7 @@ class _Server:
         """Serve one client from its first byte to its last. Raises nothing but Cancelled."""
         stream: trio.abc.AsyncResource = transport
         try:
-            stream = client = ClientStream(transport)
+            stream = client = ClientStream(transport, self.broker.turns)
             if not await self._secured(client):
                 return
             taken: tuple[Handover, bytes] | None
@@ -137,6 +137,7 @@ class _Server:
         admitted = handover.admitted
         try:
             key, remote = admitted.key, admitted.remote
+            stream.who = key.account_id
             connection = handover.connection(self.broker, stream, admitted)
             with self.broker.keyring.watch(key, remote, connection.change_key) as watch:
                 client_id = admitted.opening.client_id
@@ -175,7 +176,7 @@ class _Server:
 
                 open_before, self._drain_one = list(self.connections.values()), drain_one
                 for connection in open_before:
-                    await self.broker.turns.take()
+                    await self.broker.turns.take(self)
                     drain_one(connection)
                 while self.connections or self.exchanges:
                     await self._changed.park()

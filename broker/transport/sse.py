@@ -64,10 +64,9 @@ class EventStream:
     def __init__(self, broker: Broker, stream: ClientStream, admitted: Admitted, head: bytes, *, chunked: bool) -> None:
         self._stream = stream
         self._config = broker.config
-        self._turns = broker.turns
         self._head = head
         self._chunked = chunked
-        self._life = Life(broker, admitted, Listener(take_nothing, self.wake), self, self._stop)
+        self._life = Life(broker, admitted, Listener(take_nothing, self.wake), self)
         self.id = self._life.id
         self.session = self._life.session
         self._serving = trio.CancelScope()
@@ -90,7 +89,6 @@ class EventStream:
             except* Exception:
                 self._life.fail()
             self._life.leave(CANCELLED)
-            await self._turns.take()
             await self._say_last_words()
         finally:
             self._life.finish()
@@ -108,6 +106,7 @@ class EventStream:
         while await self._stream.receive_some(_READ_BYTES):
             pass
         self._life.leave(CLIENT_GONE)
+        self.stop()
 
     async def _write_all(self) -> None:
         """Write all that lies between the client's position and the fan-out, and wait for more, until the end."""
@@ -131,7 +130,11 @@ class EventStream:
         """End it; the code is for the log, its client sees the end. The first call counts."""
         self._life.end(code, why)
 
-    def _stop(self) -> None:
+    def hush(self) -> None:
+        """Nothing is stored for who only reads."""
+
+    def stop(self) -> None:
+        """Read and write no more."""
         self._serving.cancel()
 
     async def _say_last_words(self) -> None:
@@ -155,8 +158,9 @@ class EventStream:
     # --- heartbeats and draining
 
     def wake(self) -> None:
-        """Let the writer look again."""
-        self._woken.set()
+        """Let the writer look again, unless it is to be stopped."""
+        if self._life.is_open:
+            self._woken.set()
 
     def _say(self) -> None:
         """Let the writer say what waits to be said."""

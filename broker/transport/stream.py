@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from ..observe.connections import Link
 from ..protocol.framing import is_close
+from ..turns import Turns, Who
 from .link import link_of
 from .tls import SEALED_BYTES, BadTlsError, TlsSession
 
@@ -71,7 +72,8 @@ class StreamStatistics(Struct, frozen=True):
 class ClientStream(trio.abc.HalfCloseableStream):
     """A client's stream over ``transport``; only over a `trio.SocketStream` does `write_nowait` take anything.
 
-    It takes the socket out of such a stream, which is of no use any more from then on.
+    It takes the socket out of such a stream, which is of no use any more from then on. Of all clients whose streams
+    share ``turns``, those that end at once are heard of one after the other.
     """
 
     __slots__ = (
@@ -89,11 +91,16 @@ class ClientStream(trio.abc.HalfCloseableStream):
         "_socket",
         "_tls",
         "_transport",
+        "_turns",
         "_writers",
         "last_read",
+        "who",
     )
 
-    def __init__(self, transport: trio.abc.HalfCloseableStream) -> None:
+    def __init__(self, transport: trio.abc.HalfCloseableStream, turns: Turns | None = None) -> None:
+        self._turns = turns or Turns()
+        self.who: Who = None
+        """The account whose client it is, as far as that is known: in its name turns are taken."""
         self._socket: socket.socket | None = None
         if isinstance(transport, trio.SocketStream):
             given = transport.socket
@@ -151,13 +158,23 @@ class ClientStream(trio.abc.HalfCloseableStream):
             data, self._put_back = self._put_back[:size], self._put_back[size:]
             await trio.lowlevel.checkpoint()
             return data
-        if self._tls is None:
-            received = bytes(await self._transport.receive_some(max_bytes))
-        else:
-            received = await self._receive_opened(self._tls, max_bytes or _READ_BYTES)
+        try:
+            if self._tls is None:
+                received = bytes(await self._transport.receive_some(max_bytes))
+            else:
+                received = await self._receive_opened(self._tls, max_bytes or _READ_BYTES)
+        except trio.BrokenResourceError:
+            await self.take_turn()
+            raise
         self.last_read = trio.current_time()
-        self._at_end = self._at_end or not received
+        if not received:
+            self._at_end = True
+            await self.take_turn()
         return received
+
+    async def take_turn(self) -> None:
+        """Let all others have their turn, then go on: of many clients one between two looks at the network."""
+        await self._turns.take(self.who)
 
     async def _receive_opened(self, tls: TlsSession, max_bytes: int) -> bytes:
         """Read plain bytes. A peer that ends without saying so ends all the same: our protocols have their own ends."""
@@ -344,6 +361,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         """Read what nobody will look at, sealed or not."""
         while not self._at_end:
             self._at_end = not await self._transport.receive_some(_READ_BYTES)
+        await self.take_turn()
 
     # --- what the kernel knows
 

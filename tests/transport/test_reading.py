@@ -14,7 +14,7 @@ from broker.transport.ending import CLIENT_GONE
 from broker.transport.pacing import PIECE_FRAMES
 from broker.transport.reading import LentStream
 from broker.transport.stream import ClientStream
-from broker.turns import Turns
+from broker.turns import Turns, Who
 
 HALF = masked(TEXT, b"half", first_byte=TEXT)
 """The first fragment of a message."""
@@ -40,12 +40,14 @@ class Rounds(trio.abc.Instrument):
 class Lent(LentStream):
     """A lent stream over memory, and its client's end."""
 
-    def __init__(self, put_back: bytes = b"", head: bytes = b"", max_message_bytes: int = 1_000) -> None:
+    def __init__(
+        self, put_back: bytes = b"", head: bytes = b"", max_message_bytes: int = 1_000, turns: Turns | None = None
+    ) -> None:
         ours, self.client = memory_stream_pair()
-        stream = ClientStream(ours)
+        stream = ClientStream(ours, turns)
         stream.put_back(put_back)
         self.flushed = 0
-        super().__init__(stream, head, max_message_bytes, Turns(), self._note_flush)
+        super().__init__(stream, head, max_message_bytes, self._note_flush)
 
     def _note_flush(self) -> None:
         self.flushed += 1
@@ -120,12 +122,11 @@ async def test_of_many_who_flood_one_piece_is_handed_on_between_two_looks_at_the
     turns, pieces = Turns(), []
 
     async def read(lent: Lent) -> None:
-        lent._turns = turns
         await lent.receive_some()
         while lent._scanner.holds:
             pieces.append(await lent.receive_some())
 
-    lents = [opened() for _ in range(20)]
+    lents = [opened(turns=turns) for _ in range(20)]
     for lent in lents:
         await lent.client.send_all(masked(PONG) * PIECE_FRAMES * 10)
     rounds = Rounds(pieces)
@@ -186,23 +187,35 @@ async def test_a_client_that_leaves_is_the_end():
     assert lent.ending is CLIENT_GONE
 
 
-async def test_of_many_who_leave_at_once_one_ends_between_two_looks_at_the_network():
+async def leave(lent: Lent) -> None:
+    lent.client.send_stream.close()
+
+
+async def close(lent: Lent) -> None:
+    await lent.client.send_all(masked(CLOSE, b"\x03\xe8"))
+
+
+async def say_too_much(lent: Lent) -> None:
+    await lent.client.send_all(masked(TEXT, b"x" * 1_001))
+
+
+@pytest.mark.parametrize("how", [leave, close, say_too_much])
+async def test_of_many_who_end_at_once_one_ends_between_two_looks_at_the_network(how):
     turns, gone = Turns(), []
     rounds = Rounds(gone)
 
     async def read(lent: Lent) -> None:
-        lent._turns = turns
         assert await lent.receive_some() == b""
         gone.append(lent)
 
-    lents = [opened() for _ in range(20)]
+    lents = [opened(turns=turns) for _ in range(20)]
     trio.lowlevel.add_instrument(rounds)
     async with trio.open_nursery() as nursery:
         for lent in lents:
             nursery.start_soon(read, lent)
         await blocked()
         for lent in lents:
-            lent.client.send_stream.close()
+            await how(lent)
     assert len(gone) == 20
     assert rounds.most == 1
 
@@ -316,14 +329,15 @@ async def test_after_too_much_the_rest_of_it_is_thrown_away_until_the_clients_cl
 
 
 async def test_what_is_thrown_away_is_thrown_away_in_turn():
-    lent, turns = opened(), 0
+    turns = 0
 
-    async def take() -> None:
-        nonlocal turns
-        turns += 1
-        await trio.lowlevel.checkpoint()
+    class Counted(Turns):
+        async def take(self, who: Who) -> None:
+            nonlocal turns
+            turns += 1
+            await super().take(who)
 
-    lent._turns.take = take
+    lent = opened(turns=Counted())
     await lent.client.send_all(masked(PONG) * PIECE_FRAMES * 100 + masked(CLOSE))
     await lent.discard()
     assert turns == 100
