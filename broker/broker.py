@@ -34,6 +34,7 @@ from .observe.census import Censuses
 from .observe.connections import Connections
 from .observe.lag import LoopLag
 from .observe.live import Live
+from .observe.log_writer import dropped_lines
 from .observe.statistics import BrokerStatistics
 from .protocol.decoding import decode_command
 from .protocol.messages import Command, NewEvent, Published, encode, format_time
@@ -367,6 +368,7 @@ class Broker:
             self.connections.statistics(),
             {section: callout.statistics() for section, callout in self._callouts.items()},
             self._lag.statistics(),
+            dropped_lines(),
             self.draining.is_set(),
         )
 

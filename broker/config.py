@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
 from .errors import ConfigError
 from .protocol.names import Identifier, InboxId, Scope, Tier
-from .protocol.wording import located, spelled
+from .protocol.wording import any_of, located, spelled, told
 
 Positive = Annotated[int, Meta(gt=0)]
 FilePath = Annotated[str, Meta(min_length=1)]
@@ -198,6 +198,19 @@ class OperatorConfig(_Section, frozen=True):
     sha256: Sha256
 
 
+LogFormat = Literal["auto", "json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+told("format", any_of(LogFormat))
+told("level", any_of(LogLevel))
+
+
+class LogsConfig(_Section, frozen=True):
+    """What `broker serve` writes to standard error: from which level on, and for whom; auto: people at a terminal."""
+
+    format: LogFormat = "auto"
+    level: LogLevel = "info"
+
+
 class Config(_Section, frozen=True):
     """The whole configuration."""
 
@@ -208,6 +221,7 @@ class Config(_Section, frozen=True):
     tokens: TokensConfig = TokensConfig()
     browsers: BrowsersConfig = BrowsersConfig()
     commands: CommandsConfig = CommandsConfig()
+    logs: LogsConfig = LogsConfig()
     rates: RatesConfig = RatesConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
     accounts: tuple[AccountConfig, ...] = ()

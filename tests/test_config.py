@@ -2,6 +2,7 @@
 
 import itertools
 from datetime import UTC, datetime
+from typing import Literal, get_args, get_origin
 
 import msgspec
 import pytest
@@ -297,10 +298,19 @@ def test_every_single_setting_can_be_set_by_its_variable_and_keeps_its_type(sect
     variable = f"BROKER_{section}__{setting}".upper()
     default = getattr(getattr(Config(), section), setting)
     text, expected = ("true", True) if kind is bool else ("77", type(default)("77"))
+    if get_origin(kind) is Literal:
+        text = expected = get_args(kind)[-1]
     config = parse_config(PROTOCOL_7, {variable: text})
     value = getattr(getattr(config, section), setting)
     assert value == expected
     assert type(value) is type(default)
+
+
+def test_a_variable_that_is_none_of_the_words_there_are_gets_all_of_them_told():
+    with pytest.raises(
+        ConfigError, match=r"^Expected `auto`, `json` or `console`, not 'xml' - at `BROKER_LOGS__FORMAT`$"
+    ):
+        parse_config("", {"BROKER_LOGS__FORMAT": "xml"})
 
 
 def test_the_operators_api_can_be_set_by_variables():

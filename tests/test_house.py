@@ -17,7 +17,7 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, [("errors", "schedule", "turns", "accounts", "fairness", "durations", "version")]),
+    ("", 0, [("errors", "logline", "schedule", "turns", "accounts", "fairness", "durations", "version")]),
     (
         "protocol",
         1,
@@ -41,14 +41,15 @@ HOUSE_PLAN = [
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
     ("webhooks", 5, [("guard", "attempts", "breaker", "signing"), "connecting", "sender", "apart"]),
-    ("observe", 5, [("connections", "lag"), ("statistics", "tasks", "census"), ("metrics", "choosing", "live")]),
+    ("observe", 5, [("connections", "lag", "log_writer"),
+                    ("statistics", "tasks", "census"), ("metrics", "choosing", "live")]),
     ("", 6, ["broker"]),
     ("transport", 7, [("tls", "link", "supervisor"), ("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "specs"),
                       ("reading", "life", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
                       ("http11", "connection", "sse"), "operating", ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
-    ("cli", 8, [("client", "lines", "options"), ("demo", "keys", "health"),
+    ("cli", 8, [("client", "lines", "options"), ("demo", "keys", "health", "logs"),
                 ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip
 """The one table of who may import from whom; wings on one floor do not know each other."""
@@ -70,7 +71,8 @@ STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
     "fanout.replays", "fanout.listeners",
-    "errors", "accounts", "durations", "config", "protocol.framing", "protocol.selection", "protocol.wording",
+    "logline", "errors", "accounts", "durations", "config", "protocol.framing", "protocol.selection",
+    "protocol.wording",
     "protocol.names",
     "protocol.documents", "protocol.proving", "protocol.canonical", "protocol.messages", "protocol.events",
     "protocol.decoding",

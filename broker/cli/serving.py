@@ -1,24 +1,23 @@
 """Verbs that run a broker or look at its configuration: `serve`, `check-config`, `demo`."""
 
 import gc
-import logging
 import os
 from functools import partial
-from typing import Final
+from typing import get_args
 
 import click
 import trio
 
-from ..config import Config, load_config
+from ..config import Config, LogFormat, LogLevel, LogsConfig, load_config
 from ..errors import ConfigError, first_of
+from ..observe.log_writer import LogWriter
 from ..transport.listeners import Address, text_of
 from ..transport.server import raise_open_files_limit, serve_until_signal
 from ..transport.tls import certificate_of
 from ..version import __version__
 from .demo import run_demo
-from .options import config_option, ended_by_people, found_config, load, say
-
-_LEVELS: Final = ("debug", "info", "warning", "error")
+from .logs import open_log
+from .options import config_option, ended_by_people, found_config, load
 
 
 @click.command()
@@ -27,14 +26,25 @@ _LEVELS: Final = ("debug", "info", "warning", "error")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0 for a free one.")
 @click.option(
     "--log-level",
-    type=click.Choice(_LEVELS),
-    default="info",
-    show_default=True,
+    type=click.Choice(get_args(LogLevel)),
     envvar="BROKER_LOG_LEVEL",
     show_envvar=True,
-    help="What is logged on standard error.",
+    help="What is logged on standard error; overrides the configuration (info unless it says otherwise).",
 )
-def serve(config_path: str | None, hosts: tuple[str, ...], port: int | None, log_level: str) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    envvar="BROKER_LOG_FORMAT",
+    show_envvar=True,
+    help="JSON, or lines for people; auto: for people at a terminal. Overrides the configuration.",
+)
+def serve(
+    config_path: str | None,
+    hosts: tuple[str, ...],
+    port: int | None,
+    log_level: LogLevel | None,
+    log_format: LogFormat | None,
+) -> None:
     """Run a broker.
 
     At SIGTERM or SIGINT it drains: every client gets what is stored, and is told to come back. At SIGHUP it reads its
@@ -42,13 +52,14 @@ def serve(config_path: str | None, hosts: tuple[str, ...], port: int | None, log
     """
     config_path = found_config(config_path)
     config = load(config_path)
-    _set_up_logging(log_level)
+    logs = LogsConfig(format=log_format or config.logs.format, level=log_level or config.logs.level)
     raise_open_files_limit()
     gc.freeze()
     try:
         load_again = partial(load_config, config_path, os.environ)
-        say_listening = partial(_say_listening, config, config_path)
-        trio.run(serve_until_signal, config, load_again, hosts or None, port, say_listening)
+        with open_log(logs) as log:
+            say_listening = partial(_say_listening, log, config, config_path)
+            trio.run(serve_until_signal, config, load_again, hosts or None, port, say_listening)
     except* (OSError, ConfigError) as group:
         raise click.ClickException(_told(first_of(group))) from None
 
@@ -57,20 +68,17 @@ def _told(error: BaseException) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes the URL of every callout
-
-
-def _say_listening(config: Config, config_path: str | None, addresses: list[Address]) -> None:
+def _say_listening(log: LogWriter, config: Config, config_path: str | None, addresses: list[Address]) -> None:
     """Say in one line what serves, what it was given, where events are kept, and, last, where it listens."""
     scheme = "http" if config.server.tls_certificate is None else "https"
     where = " and ".join(_url_of(scheme, address) for address in addresses)
     settings = config_path or "no file"
     kept = f"the window of {config.replay.seconds:g} s in memory"
-    say(f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}")
+    said = f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}"
+    log.put(f"broker: {said}\n".encode("utf-8", "backslashreplace"))
     if not (config.accounts or config.access.url):
-        say("no accounts are configured: nobody can connect (see `broker init`, `broker keys new`)")
+        nobody = "no accounts are configured: nobody can connect (see `broker init`, `broker keys new`)"
+        log.put(f"broker: {nobody}\n".encode())
 
 
 def _url_of(scheme: str, address: Address) -> str:

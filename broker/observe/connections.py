@@ -1,9 +1,11 @@
 """Who is connected: one list for all, whatever carries them, and how many came, went and were refused.
 
 Whoever opens a connection enters it for as long as it lives. From here it is found by its id, told to end, and read. It
-costs a connection one object; nothing here is touched while that lives.
+costs a connection one object; nothing here is touched while that lives. The log has a line when it is entered, and one
+when it leaves.
 """
 
+import logging
 import time
 from bisect import bisect_right
 from collections import Counter, deque
@@ -18,9 +20,12 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from ..access.keys import Key
 from ..errors import HTTP_STATUS, CloseCode, RequestError
+from ..logline import LogLine
 from ..protocol.messages import encode, format_time
 from ..protocol.names import ALL_INBOXES
 from ..protocol.selection import ACCOUNT_EVENTS, Selection
+
+logger = logging.getLogger(__name__)
 
 PAGE_CONNECTIONS: Final = 1_000
 MOST_INBOXES_SHOWN: Final = 20
@@ -74,6 +79,23 @@ class Link(Struct, frozen=True):
     """A round trip, as the kernel smooths it."""
     bytes_sent: int | None = None
     """Since the start, retransmitted ones among them."""
+    bytes_acked: int | None = None
+    """What the client's TCP acknowledged since the start."""
+    bytes_received: int | None = None
+    """What came from it since the start."""
+
+
+class Ended(Struct, frozen=True):
+    """What is told of a connection at its end alone. What is not known is None."""
+
+    code: int | None = None
+    """The code of the Close, whoever's it was."""
+    commands: int = 0
+    """Commands that were answered."""
+    gaps: int = 0
+    """Gaps that its client was told of."""
+    cursor: str | None = None
+    """Up to where everything was handed to its kernel."""
 
 
 class Connected(Protocol):
@@ -96,7 +118,11 @@ class Connected(Protocol):
         ...
 
     def link(self) -> Link:
-        """Ask the kernel for what it knows."""
+        """Ask the kernel for what it knows, or knew at its end."""
+        ...
+
+    def ended(self) -> Ended:
+        """Return what it had done by its end; asked for when all its tasks have ended."""
         ...
 
 
@@ -116,6 +142,22 @@ class OpenConnection(Struct, gc=False):
     """It grows with each that is entered."""
     agent: str | None = None
     """What the client calls itself: its User-Agent, shortened."""
+
+    @property
+    def log_level(self) -> int:
+        """At which level the log tells of it. A poll is one of many requests of its client."""
+        return logging.DEBUG if self.transport == "poll" else logging.INFO
+
+    def names(self) -> dict[str, str | None]:
+        """Return whose connection it is, as the log says it."""
+        return {
+            "connection_id": self.connection_id,
+            "account_id": self.key.account_id,
+            "key_id": self.key.id,
+            "client_id": self.client_id,
+            "remote": self.remote,
+            "transport": self.transport,
+        }
 
 
 class ConnectionClosed(Struct, frozen=True):
@@ -208,6 +250,8 @@ class Connections:
         self._of_accounts.setdefault(entry.key.account_id, {})[entry.connection_id] = entry
         self._open[entry.key.tier, entry.transport] += 1
         self._opened[entry.transport] += 1
+        if logger.isEnabledFor(entry.log_level):
+            logger.log(entry.log_level, LogLine("connection opened", **entry.names(), tier=entry.key.tier))
 
     def leave(self, entry: OpenConnection) -> None:
         """Have a connection no longer in the list, and count how it ended."""
@@ -232,6 +276,8 @@ class Connections:
         del of_account[entry.connection_id]
         if not of_account:
             del self._of_accounts[entry.key.account_id]
+        if logger.isEnabledFor(entry.log_level):
+            logger.log(entry.log_level, _end_of(entry, statistics.ending, lived_seconds))
 
     def refused(self, error: RequestError) -> None:
         """Count a request that was refused. The codes of handlers are theirs, and of any number: they are one."""
@@ -303,6 +349,23 @@ class Connections:
     def statistics(self) -> ConnectionsStatistics:
         """Return how many there are and were."""
         return ConnectionsStatistics(dict(self._open), dict(self._opened), dict(self._closed), dict(self._refused))
+
+
+def _end_of(entry: OpenConnection, reason: str, seconds: float) -> LogLine:
+    """Return what the log says of a connection that has ended."""
+    ended, link = entry.connected.ended(), entry.connected.link()
+    return LogLine(
+        "connection ended",
+        **entry.names(),
+        reason=reason,
+        code=ended.code,
+        seconds=seconds,
+        commands=ended.commands,
+        gaps=ended.gaps,
+        cursor=ended.cursor,
+        bytes_acked=link.bytes_acked,
+        bytes_received=link.bytes_received,
+    )
 
 
 def _number_of(after: str) -> int:

@@ -67,6 +67,7 @@ def _about(statistics: BrokerStatistics) -> Iterator["Metric"]:
     yield _gauge("draining", "1 while the broker drains", statistics.draining)
     yield _gauge("accounts", "Accounts of which a log or a subscriber is kept", statistics.hub.accounts)
     yield _gauge("keys_watched", "Keys with live connections", statistics.keyring.watched)
+    yield _counter("log_lines_dropped", "Lines of the log that were dropped", statistics.log_lines_dropped)
 
 
 def _connections(statistics: BrokerStatistics, survey: Survey) -> Iterator["Metric"]:

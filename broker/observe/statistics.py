@@ -33,5 +33,7 @@ class BrokerStatistics(Struct, frozen=True):
     """By the section of the configuration that asks."""
     loop_lag: DurationsStatistics
     """How late the event loop was, each half second."""
+    log_lines_dropped: int
+    """Of the log of `broker serve`: standard error took none, and too many waited."""
     draining: bool
     """Whether it refuses to publish and to open."""

@@ -64,7 +64,7 @@ def _in_words(said: str, place: str) -> str:
             return words_of(*found.groups())
     if found := _NOT_A_VALUE.fullmatch(said):
         field = _LAST_FIELD.search(place)
-        values = _VALUES.get(field[1]) if field else None
+        values = _VALUES.get(field[1].rpartition("__")[2].lower()) if field else None  # a variable names it, too
         given = found[1] if len(found[1]) <= _LONGEST_SHOWN else f"{found[1][:_LONGEST_SHOWN]}…"
         return f"Expected {values}, not {given}" if values else f"{given} is no value of this"
     return said

@@ -29,7 +29,7 @@ from ..commands.requests import CommandRequest, PublishRequest
 from ..errors import CloseCode
 from ..fanout.listeners import Listener
 from ..intake.publishing import Publishing
-from ..observe.connections import ConnectionDetails, ConnectionStatistics, Link, Transport
+from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, Transport
 from ..protocol.framing import close_frame
 from ..protocol.messages import Command
 from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
@@ -319,6 +319,10 @@ class Connection:
     def link(self) -> Link:
         """Ask the kernel for what it knows of the client's TCP."""
         return self._stream.link()
+
+    def ended(self) -> Ended:
+        """Return what it had done by its end."""
+        return self._life.ended()
 
 
 def _ending_of(reason: trio_websocket.CloseReason | None) -> Ending:

@@ -23,6 +23,11 @@ class Ending(Struct, frozen=True):
     code: CloseCode | None = None
     """With what the broker closes it; None: it was not the broker."""
 
+    @property
+    def close_code(self) -> int | None:
+        """The code of the Close, whoever sends it first; None: there is no Close, or it has no code."""
+        return int.from_bytes(self.close[:2]) if self.close else None
+
 
 CANCELLED: Final = Ending("the server was cancelled")
 CLIENT_GONE: Final = Ending("the client left without a Close")

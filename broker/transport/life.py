@@ -22,7 +22,7 @@ from ..broker import Broker, Hold
 from ..errors import CloseCode, RequestError
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener
-from ..observe.connections import ConnectionDetails, ConnectionStatistics
+from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended
 from .ending import CANCELLED, Ending, closed_by_broker
 from .session import Session, count_nothing
 
@@ -163,7 +163,6 @@ class Life:
         self.leave(CANCELLED)
         self.state = State.ENDED
         self.session.close()
-        logger.info("connection %s of %s ended: %s", self.id, self.account_id, self.ending.said)
 
     # --- its key
 
@@ -234,3 +233,8 @@ class Life:
         """Return what is told of it alone; what is its carrier's is given."""
         event_filter = self.session.follower.event_filter
         return ConnectionDetails(None if event_filter is None else sorted(event_filter.patterns), request_ids)
+
+    def ended(self) -> Ended:
+        """Return what it had done by its end."""
+        session = self.session
+        return Ended(self.ending.close_code, session.answered, session.gaps, session.follower.cursor)

@@ -6,8 +6,8 @@ from typing import Final
 
 from ..observe.connections import Link
 
-_TCP_INFO: Final = struct.Struct("=68xI128xQ")
-"""Of `struct tcp_info`: ``tcpi_rtt`` (microseconds), ``tcpi_bytes_sent``."""
+_TCP_INFO: Final = struct.Struct("=68xI48xQQ64xQ")
+"""Of `struct tcp_info`: ``tcpi_rtt`` (microseconds), ``tcpi_bytes_acked``, ``_received``, ``_sent``."""
 _RTT_ONLY: Final = struct.Struct("=68xI")
 """The part that older kernels have, too."""
 
@@ -21,8 +21,8 @@ def link_of(connected: socket.socket) -> Link:
     except OSError:
         return Link()
     if len(info) == _TCP_INFO.size:
-        rtt_us, bytes_sent = _TCP_INFO.unpack(info)
-        return Link(rtt_us / 1_000_000, bytes_sent)
+        rtt_us, bytes_acked, bytes_received, bytes_sent = _TCP_INFO.unpack(info)
+        return Link(rtt_us / 1_000_000, bytes_sent, bytes_acked, bytes_received)
     if len(info) >= _RTT_ONLY.size:
         return Link(_RTT_ONLY.unpack_from(info)[0] / 1_000_000)
     return Link()

@@ -21,7 +21,7 @@ from ..errors import CloseCode, RequestError
 from ..fanout.follower import Follower
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener, take_nothing
-from ..observe.connections import ConnectionDetails, ConnectionStatistics, Link, OpenConnection
+from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, OpenConnection
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Gap, Replay
 from ..protocol.selection import NOTHING, TypeFilter
@@ -135,6 +135,10 @@ class _Waiter:
     def link(self) -> Link:
         """Return nothing: the connection is not its own, but of its client's requests."""
         return Link()
+
+    def ended(self) -> Ended:
+        """Return why it had to answer before its time, if it had to."""
+        return Ended(self._close_code)
 
 
 async def poll(broker: Broker, request: Request, account: Account, key: Key, judge: Judge) -> Page:

@@ -84,6 +84,10 @@ class Session:
         self._answers: list[bytes] = []
         self.waiting_bytes = 0
         """Of answers that are to be written."""
+        self.answered = 0
+        """Commands that were answered."""
+        self.gaps = 0
+        """Gaps that were said."""
         self._bad_frames = 0
         self._request_ids = 0
         self._opened = False
@@ -123,6 +127,7 @@ class Session:
         if following is None:
             return None
         if isinstance(following, Gap):
+            self.gaps += 1
             return text_frame(encode(following))
         return b"".join([entry.frame for entry in following])
 
@@ -207,6 +212,7 @@ class Session:
 
     def _say_gap(self, gap: Gap | None) -> None:
         if gap is not None:
+            self.gaps += 1
             self._say(encode(gap))
 
     # --- heartbeats
@@ -276,6 +282,7 @@ class Session:
         duplicate: bool = False,
     ) -> None:
         """Answer a command. ``duplicate``: with the outcome of another that has the same `once`."""
+        self.answered += 1
         self._count(action, outcome if isinstance(outcome, RequestError) else None)
         self._say(encode_response(request_id, action, outcome, duplicate=duplicate))
 

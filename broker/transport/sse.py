@@ -16,7 +16,7 @@ from ..access.watched import Watch
 from ..broker import Broker
 from ..errors import CloseCode
 from ..fanout.listeners import Listener, take_nothing
-from ..observe.connections import ConnectionDetails, ConnectionStatistics, Link, Transport
+from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, Transport
 from ..protocol.framing import frames_of
 from .ending import CANCELLED, CLIENT_GONE
 from .life import CLOSE_SECONDS, Admitted, Life
@@ -215,3 +215,7 @@ class EventStream:
     def link(self) -> Link:
         """Ask the kernel for what it knows of the client's TCP."""
         return self._stream.link()
+
+    def ended(self) -> Ended:
+        """Return what it had done by its end."""
+        return self._life.ended()

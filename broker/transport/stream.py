@@ -83,6 +83,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         "_closing",
         "_door",
         "_ended",
+        "_link",
         "_lock",
         "_put_back",
         "_remainder",
@@ -123,6 +124,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self._broken = False
         self._at_end = False
         self._closed = False
+        self._link = Link()
         self.last_read = trio.current_time()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
@@ -353,6 +355,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             pass
         finally:
+            self._link = self.link()
             self._closed = self._closing = self._ended = True
             self._set_free()
             await trio.aclose_forcefully(self._transport)
@@ -405,8 +408,8 @@ class ClientStream(trio.abc.HalfCloseableStream):
         return _TcpInfo._make(_TCP_INFO.unpack(info)) if len(info) == _TCP_INFO.size else None
 
     def link(self) -> Link:
-        """Return what the kernel knows of the way to the peer."""
-        return Link() if self._socket is None else link_of(self._socket)
+        """Return what the kernel knows of the way to the peer, or knew when this was closed."""
+        return self._link if self._closed or self._socket is None else link_of(self._socket)
 
     def statistics(self) -> StreamStatistics:
         """Return what this stream holds."""

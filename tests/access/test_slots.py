@@ -333,7 +333,7 @@ async def test_a_slot_is_given_back_whatever_ends_the_opening_after_it(clock, mo
 
 async def test_one_that_breaks_off_before_it_has_read_the_101_is_gone_at_once(caplog):
     """Nothing can be said to it: nothing is to be waited for."""
-    caplog.set_level("INFO", "broker.transport.life")
+    caplog.set_level("INFO", "broker")
     async with serving(CONFIG) as served:
         stream = await open_socket(served.address)
         await stream.send_all(upgrade_head("", key=FREE))

@@ -706,6 +706,6 @@ async def test_no_credential_of_a_living_connection_is_logged_or_said_at_its_end
             reasons.append(closed.reason)
         await trio.testing.wait_all_tasks_blocked()
         said = " ".join(reasons) + everything_logged.text
-        assert broker_log(everything_logged).count(" ended: ") == 9
+        assert broker_log(everything_logged).count("connection ended: ") == 9
         for secret in ("dm_live_", "wst_", token, token.rpartition(".")[2], digest_of(ALICE), digest_of(INBOXES)):
             assert secret not in said

@@ -1,5 +1,6 @@
 """Who is connected: the list over HTTP, who may see it and close what is in it, and that a step of it is bounded."""
 
+import logging
 from contextlib import AsyncExitStack
 
 import pytest
@@ -15,6 +16,7 @@ from clients import (
     ask,
     bearer,
     command,
+    configured,
     connected,
     event,
     key_of,
@@ -28,8 +30,9 @@ from clients import (
 )
 
 import broker.observe.connections
-from broker import CloseCode
-from broker.observe.connections import SLICE, Connections, ConnectionStatistics, OpenConnection
+from broker import CloseCode, ReplayConfig
+from broker.logline import LogLine
+from broker.observe.connections import SLICE, Connections, ConnectionStatistics, Ended, OpenConnection
 from broker.protocol.selection import EVERYTHING
 from broker.transport.server import raise_open_files_limit
 
@@ -291,6 +294,82 @@ async def test_refused_requests_are_counted_by_error_code():
         }
 
 
+# --- what the log says of them -----------------------------------------------
+
+
+def told(caplog, what):
+    lines = [record for record in caplog.records if isinstance(record.msg, LogLine)]
+    return [record.msg.fields for record in lines if record.msg.what == what]
+
+
+WHO = {"account_id": ACCOUNT, "key_id": "key_alice", "client_id": "agent", "remote": "127.0.0.1"}
+
+
+async def test_the_log_has_a_line_when_a_connection_opens_and_one_when_it_has_ended(caplog):
+    caplog.set_level(logging.INFO, "broker")
+    async with serving() as served:
+        async with connected(served.address, "inbox_ids=*&client_id=agent") as client:
+            names = {"connection_id": client.ready["connection_id"], **WHO, "transport": "websocket"}
+            assert told(caplog, "connection opened") == [{**names, "tier": "enterprise"}]
+            [published] = await served.broker.publish(ACCOUNT, [event(1)])
+            assert (await client.next())["cursor"] == published.cursor
+            await client.say(action="ping", request_id="r1")
+            await client.answer("r1")
+            assert told(caplog, "connection ended") == []
+            await client.say_close(1000)
+            assert await client.at_end()
+        await served.until_gone()
+    [ended] = told(caplog, "connection ended")
+    assert ended["bytes_acked"] > 500
+    assert ended["bytes_received"] > 100
+    assert 0 <= ended["seconds"] < 60
+    assert {name: value for name, value in ended.items() if not name.startswith("bytes") and name != "seconds"} == {
+        **names,
+        "reason": "closed by the client with 1000",
+        "code": 1000,
+        "commands": 1,
+        "gaps": 0,
+        "cursor": published.cursor,
+    }
+
+
+async def test_the_line_of_its_end_says_by_which_code_the_broker_closed_and_what_it_missed(caplog):
+    caplog.set_level(logging.INFO, "broker")
+    replay = ReplayConfig(max_events_per_account=2)
+    async with serving(configured(replay=replay)) as served:
+        async with connected(served.address, "inbox_ids=*") as client:
+            start = client.ready["cursor"]
+        await served.broker.publish(ACCOUNT, [event(number) for number in range(5)])
+        async with connected(served.address, f"inbox_ids=*&since={start}") as client:
+            await close(served, client.ready["connection_id"])
+            assert await client.until_closed() == CloseCode.GOING_AWAY
+        await served.until_gone()
+    first, second = told(caplog, "connection ended")
+    assert "code" not in first
+    assert (second["code"], second["gaps"]) == (1001, 1)
+    assert second["reason"] == "closed by the broker with 1001: closed on request"
+
+
+async def test_an_event_stream_has_its_lines_too(caplog):
+    caplog.set_level(logging.INFO, "broker")
+    async with serving() as served:
+        async with await open_socket(served.address) as stream:
+            await stream.send_all(f"GET /v1/events/stream?key={ALICE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await read_until(stream, b"connection.ready")
+        await served.until_gone()
+    assert [line["transport"] for line in told(caplog, "connection opened")] == ["sse"]
+    [ended] = told(caplog, "connection ended")
+    assert (ended["transport"], ended["reason"]) == ("sse", "the client left without a Close")
+
+
+@pytest.mark.parametrize(("level", "lines"), [(logging.INFO, 0), (logging.DEBUG, 1)])
+async def test_polls_are_for_who_wants_to_know_everything(level, lines, caplog):
+    caplog.set_level(level, "broker")
+    async with serving() as served:
+        await ask(served.address, "GET", "/v1/events?wait=0.001", key=ALICE)
+    assert len(told(caplog, "connection opened")) == len(told(caplog, "connection ended")) == lines
+
+
 # --- a step is bounded -------------------------------------------------------
 
 
@@ -301,6 +380,9 @@ class Many:
 
     def end(self, code, why):
         pass
+
+    def ended(self):
+        return Ended()
 
     def statistics(self):
         Many.reads += 1

@@ -118,7 +118,7 @@ async def test_a_clients_close_is_answered_with_its_code_and_leaves_nothing(no_e
         await served.until_gone()
         assert served.broker.statistics().hub.live == before
         assert not served.broker._hub.account(ACCOUNT).in_use
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "broker.transport.life"]
+    (line,) = [line for line in broker_log(caplog).splitlines() if "connection ended" in line]
     assert ACCOUNT in line
     assert "1000" in line
 

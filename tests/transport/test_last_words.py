@@ -35,12 +35,12 @@ from trio.testing import wait_all_tasks_blocked as blocked
 import broker.transport.connection
 import broker.transport.session
 from broker import CloseCode, LimitsConfig, ServerConfig, open_broker, testing
+from broker.logline import LogLine
 from broker.transport.life import State
 from broker.transport.pacing import MAX_EMPTY_FRAGMENTS, MIN_FRAGMENTS
 
 SMALL = 4_096
 """A receive buffer so small that a client which does not read soon stops the server's writes."""
-LOG = "broker.transport.life"
 
 
 async def publish(served, first: int, last: int, size: int = 0) -> None:
@@ -60,8 +60,8 @@ async def behind(served, events: int = 400, **fields):
 
 def ended(caplog) -> list[str]:
     """What the log says of how connections ended."""
-    said = [record.getMessage() for record in caplog.records if record.name == LOG]
-    return [line.partition(" ended: ")[2] for line in said if " ended: " in line]
+    lines = [record.msg for record in caplog.records if isinstance(record.msg, LogLine)]
+    return [line.fields["reason"] for line in lines if line.what == "connection ended"]
 
 
 # --- who closes, and with what -----------------------------------------------
