@@ -25,7 +25,7 @@ from .config import load_config as load_config
 from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, ConfigError, RequestError, StorageError
 from .fanout.subscriber import Subscriber
 from .observe.statistics import BrokerStatistics
-from .protocol.messages import Event, Gap, NewEvent, Published, Replay
+from .protocol.messages import Acked, Event, Gap, Held, NewEvent, Published, Replay
 from .transport.server import serve
 from .version import __version__
 
@@ -34,6 +34,7 @@ __all__ = [
     "AccessAnswer",
     "AccessConfig",
     "AccountConfig",
+    "Acked",
     "Broker",
     "BrokerClosedError",
     "BrokerError",
@@ -47,6 +48,7 @@ __all__ = [
     "ConfigError",
     "Event",
     "Gap",
+    "Held",
     "KeyConfig",
     "LimitsConfig",
     "NewEvent",

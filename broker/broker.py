@@ -23,6 +23,7 @@ from .commands.remembered import Outcome
 from .commands.requests import check_command
 from .config import CalloutConfig, Config, check_config
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
+from .fanout.acknowledged import Acknowledged
 from .fanout.hub import Account, Hub
 from .fanout.subscriber import Subscriber, Subscribers
 from .intake.budget import Bodies
@@ -38,7 +39,7 @@ from .observe.log_writer import dropped_lines
 from .observe.statistics import BrokerStatistics
 from .protocol.decoding import decode_command
 from .protocol.messages import Command, NewEvent, Published, encode, format_time
-from .protocol.names import ALL_INBOXES, check_identifier, check_list, check_since
+from .protocol.names import ACKED, ALL_INBOXES, check_identifier, check_list, check_since
 from .protocol.selection import TypeFilter
 from .schedule import Schedule
 from .turns import Turns
@@ -118,6 +119,7 @@ class Broker:
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16))
         self._hub = Hub(self._buffers, self.keyring.settle)
+        self.acknowledged = Acknowledged()
         self._subscribers = Subscribers()
         self._engine = make_engine(self._buffers, self._hub)
         self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
@@ -162,11 +164,13 @@ class Broker:
         *,
         since: str | None = None,
         event_types: Iterable[str] | None = None,
+        client_id: str | None = None,
     ) -> AsyncIterator[Subscriber]:
         """Subscribe to inboxes of an account (None: all), with its own events; iterate to get `Event` and `Gap`.
 
         ``since``: a cursor, a duration or a time (PROTOCOL section 2); ``event_types``: exact types or prefixes
-        with ``.*``. Raises `RequestError` for a bad name, `TypeError` for one string in the place of a list, and
+        with ``.*``. With a ``client_id`` it may `ack`, and ``since="acked"`` goes on where that was done last.
+        Raises `RequestError` for a bad name, `TypeError` for one string in the place of a list, and
         `BrokerClosedError` while the broker drains. A reader that is slow keeps nothing but its position.
         """
         check_identifier(account_id, "account_id")
@@ -179,16 +183,22 @@ class Broker:
             check_list(names, "inbox_ids")
         if patterns is not None:
             check_list(patterns, "event_types", self.config.limits.max_event_types)
+        if client_id is not None:
+            check_identifier(client_id, "client_id")
         if since is not None:
             check_since(since)
-        selection = Key("library", account_id, frozenset({"subscribe"})).select(names, "inbox_ids")
+            if since == ACKED and client_id is None:
+                raise RequestError("invalid_params", f"`{ACKED}` needs a `client_id` - at `since`")
+        key = Key("library", account_id, frozenset({"subscribe"}))
+        selection = key.select(names, "inbox_ids")
+        client = None if client_id is None else self.acknowledged.client(account_id, key.identity, client_id)
         async with self.hold(account_id) as account:
             if since is not None:
                 await self.reach(account, since)
             if self.draining.is_set():
                 raise BrokerClosedError("The broker is draining")
             types = None if patterns is None else TypeFilter(patterns)
-            with self._subscribers.open(account, selection, types) as subscriber:
+            with self._subscribers.open(account, selection, types, client) as subscriber:
                 if since is not None:
                     subscriber.start(subscriber.follower.resolve(since, trio.current_time()))
                 yield subscriber
@@ -360,6 +370,7 @@ class Broker:
             self._hub.statistics(),
             self.commands.statistics(),
             self._buffers.statistics(),
+            self.acknowledged.statistics(),
             came_in.published,
             came_in.duplicates,
             self.bodies.bytes,

@@ -20,6 +20,7 @@ from broker.access.opening import Opening
 from broker.commands.requests import PublishRequest
 from broker.config import Config
 from broker.errors import CloseCode
+from broker.fanout.acknowledged import Acknowledged
 from broker.fanout.hub import Account
 from broker.fanout.listeners import Listener
 from broker.protocol.framing import is_close
@@ -147,7 +148,7 @@ class FakeConnection:
         self._writing = False
         self.listener = Listener(stream.write_nowait, self.wake)
         self.session = Session(
-            key, config, account.buffer, account.subscriptions, self.listener, opening, connection_id
+            key, config, account.buffer, account.subscriptions, self.listener, opening, connection_id, Acknowledged()
         )
         account.uses += 1
 

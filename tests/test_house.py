@@ -36,7 +36,8 @@ HOUSE_PLAN = [
         ["database", ("storage", "letters"), ("letterbook", "outbox"),
          "dropped", "replay", ("retention", "archive"), "engines", ("engines.memory", "past")],
     ),
-    ("fanout", 4, [("replays", "listeners", "places"), "subscriptions", "follower", "hub", "subscriber"]),
+    ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",
+                   ("hub", "acknowledging"), "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
@@ -70,7 +71,7 @@ def storeys() -> dict[str, Storey]:
 STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
-    "fanout.replays", "fanout.listeners",
+    "fanout.replays", "fanout.listeners", "fanout.acknowledged",
     "logline", "errors", "accounts", "durations", "config", "protocol.framing", "protocol.selection",
     "protocol.wording",
     "protocol.names",

@@ -1,8 +1,10 @@
 """The table: all rows, by name."""
 
-from . import bodies, frames, outside, polling, strangers, subscribing
+from . import acknowledging, bodies, frames, outside, polling, strangers, subscribing
 from .row import Row
 
 ROWS: dict[str, Row] = {
-    row.name: row for module in (strangers, frames, bodies, subscribing, polling, outside) for row in module.ROWS
+    row.name: row
+    for module in (strangers, frames, bodies, subscribing, acknowledging, polling, outside)
+    for row in module.ROWS
 }

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..config import LimitsConfig
 from ..errors import RequestError
-from ..protocol.names import check_identifier, check_list, check_since, check_spelling, too_many
+from ..protocol.names import ACKED, check_identifier, check_list, check_since, check_spelling, too_many
 from ..protocol.selection import ACCOUNT_EVENTS, Selection, TypeFilter
 from .keys import Key
 
@@ -49,6 +49,8 @@ def check_opening(key: Key, query: Mapping[str, str], limits: LimitsConfig) -> O
     client_id = query.get("client_id")
     if client_id is not None:
         check_identifier(client_id, "client_id", code="bad_request")
+    if since == ACKED and client_id is None:
+        raise RequestError("bad_request", f"`{ACKED}` needs a `client_id` - at `since`")
     return Opening(selection, since, event_filter, client_id)
 
 

@@ -9,8 +9,9 @@ from typing import Final
 
 from ..log.replay import ReplayBuffer
 from ..protocol.messages import Entry, Gap, Replay
-from ..protocol.names import Duration, parse_since
+from ..protocol.names import ACKED, Duration, parse_since
 from ..protocol.selection import NOTHING, Selection, TypeFilter
+from .acknowledged import Client, Sent
 from .listeners import Listener, State
 from .replays import Replays
 from .subscriptions import Subscriptions
@@ -20,9 +21,9 @@ READ_BYTES: Final = 65_536
 
 
 class Follower:
-    """One subscriber's place in one account. Ended by `close`."""
+    """One subscriber's place in one account. Ended by `close`. ``client``: whose it is, if that may acknowledge."""
 
-    __slots__ = ("_buffer", "_listener", "_replays", "_subscriptions")
+    __slots__ = ("_buffer", "_listener", "_replays", "_subscriptions", "sent")
 
     def __init__(
         self,
@@ -31,12 +32,15 @@ class Follower:
         listener: Listener,
         selection: Selection,
         event_filter: TypeFilter | None,
+        client: Client | None = None,
     ) -> None:
         self._buffer = buffer
         self._subscriptions = subscriptions
         self._listener = listener
         self._replays = Replays()
         subscriptions.enter(listener, selection, event_filter)
+        self.sent = None if client is None else Sent(client, selection, listener.position)
+        """What a cursor can acknowledge; None: nothing."""
 
     @property
     def selection(self) -> Selection:
@@ -69,17 +73,25 @@ class Follower:
         return self._subscriptions.position_of(self._listener)
 
     @property
+    def sent_through(self) -> int:
+        """Up to where everything of the selection was sent: `position`, or how far a replay under way has come."""
+        return self._replays.position if self._replays else self.position
+
+    @property
     def cursor(self) -> str:
-        """The cursor to resume from: of `position`, or of how far a replay under way has come."""
-        return self._buffer.cursor_at(self._replays.position if self._replays else self.position)
+        """The cursor to resume from: of `sent_through`."""
+        return self._buffer.cursor_at(self.sent_through)
 
     # --- where to start
 
     def resolve(self, since: str, now: float) -> int | None:
         """Return the position that a ``since`` means (PROTOCOL section 2); None if it is unknown.
 
-        ``now`` is of the monotonic clock that events are stored by, as their wall time is.
+        ``now`` is of the monotonic clock that events are stored by, as their wall time is. `acked` means something to
+        clients only.
         """
+        if since == ACKED and self.sent is not None:
+            return self.sent.resume()
         meaning = parse_since(since)
         if isinstance(meaning, Duration):
             return self._buffer.position_before(now - meaning.seconds)
@@ -95,6 +107,8 @@ class Follower:
         through = self._listener.position
         gap, position = self._look_back(self.selection, since, self._buffer.dropped_through)
         self._listener.position = self._listener.told = position
+        if self.sent is not None:
+            self.sent.start(self.selection, position)
         count = self._buffer.count(self.selection, position, max(through, position))
         return Replay(gap is None, count), gap
 
@@ -109,11 +123,15 @@ class Follower:
             self._subscriptions.leave(self._listener)
             self._replays.begin(added, position, through)
         self._listener.told = min(self._listener.told, position)
+        if self.sent is not None:
+            self.sent.replay(added, min(position, through))
         return Replay(gap is None, self._buffer.count(added, position, through)), gap
 
     def join_replay(self, added: Selection) -> None:
         """Let a replay under way bring ``added`` too, from where it is: so that takes effect at `cursor`."""
         if self._replays and added != NOTHING:
+            if self.sent is not None:
+                self.sent.replay(added, self._replays.position)
             self._replays.begin(added, self._replays.position, self._listener.position)
 
     def _look_back(self, selection: Selection, since: int | None, dropped_through: int) -> tuple[Gap | None, int]:
@@ -131,6 +149,9 @@ class Follower:
 
     def change(self, selection: Selection, event_filter: TypeFilter | None) -> None:
         """Follow another selection or other types from `position` on. Live stays live where that is possible."""
+        if self.sent is not None:
+            same_types = event_filter == self.event_filter
+            self.sent.change(self.selection, selection, self.position, same_types=same_types)
         self._subscriptions.move(self._listener, selection, event_filter)
 
     def drop_from_replays(self, removed: Selection) -> None:
@@ -164,6 +185,7 @@ class Follower:
         gap, listener.position = self._look_back(self.selection, listener.position, self._buffer.dropped_through)
         if gap is not None:
             listener.told = listener.position
+            self._skip(listener.position)
             return gap
         entries, listener.position = self._buffer.read(
             self.selection, listener.position, through, max_events=READ_EVENTS, max_bytes=READ_BYTES
@@ -179,7 +201,14 @@ class Follower:
         missed = [self._buffer.missed(stretch.selection, stretch.after, to) for stretch in replays.behind(to)]
         replays.advance(to)
         count = None if None in missed else sum(filter(None, missed))
-        return None if count == 0 else self._gap(self._buffer.cursor_at(from_), self._buffer.cursor_at(to), count)
+        if count == 0:
+            return None
+        self._skip(to)
+        return self._gap(self._buffer.cursor_at(from_), self._buffer.cursor_at(to), count)
+
+    def _skip(self, through: int) -> None:
+        if self.sent is not None:
+            self.sent.skip(through)
 
     def _gap(self, from_: str | None, to: str, count: int | None) -> Gap:
         """Return a gap, which counts as said."""

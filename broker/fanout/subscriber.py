@@ -5,18 +5,25 @@ each ends with the broker: after the last event where that drains, else with an 
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+import msgspec
 import trio
 
-from ..errors import BrokerClosedError
+from ..errors import BrokerClosedError, RequestError
 from ..protocol.framing import payload_of
-from ..protocol.messages import Event, Gap, Replay, decode_event
-from ..protocol.selection import Selection, TypeFilter
+from ..protocol.messages import Acked, AckParams, Event, Gap, Held, HoldParams, Replay, decode_event
+from ..protocol.selection import EVERYTHING, Selection, TypeFilter
+from ..protocol.wording import located
+from .acknowledged import AckRequest, Client
+from .acknowledging import Acknowledging
 from .follower import Follower
 from .hub import Account
 from .listeners import Listener, take_nothing
+
+P = TypeVar("P")
 
 
 class Subscriber:
@@ -26,13 +33,20 @@ class Subscriber:
     when the block in which it was open has ended, each after what could still be read.
     """
 
-    def __init__(self, account: Account, selection: Selection, event_filter: TypeFilter | None) -> None:
+    def __init__(
+        self,
+        account: Account,
+        selection: Selection,
+        event_filter: TypeFilter | None,
+        client: Client | None = None,
+    ) -> None:
         self._account = account
         self._woken = trio.Event()
         self._ready: deque[Event | Gap] = deque()
         self._end: Exception | None = None
         listener = Listener(take_nothing, self._wake)
-        self.follower = Follower(account.buffer, account.subscriptions, listener, selection, event_filter)
+        self.follower = Follower(account.buffer, account.subscriptions, listener, selection, event_filter, client)
+        self._acknowledging = None if client is None else Acknowledging(account.buffer, self.follower)
         self.replay: Replay | None = None
         """What the replay brings, if ``since`` was given."""
         self.cursor = self.follower.cursor
@@ -60,6 +74,34 @@ class Subscriber:
     def _wake(self) -> None:
         self._woken.set()
 
+    async def ack(self, cursor: str | None = None, event_ids: Iterable[str] | None = None) -> Acked:
+        """Acknowledge what was sent up to a cursor, or events by their ids; neither: all that was read until now.
+
+        Returns what `ack` is answered with (PROTOCOL section 4). Raises `RequestError` for a cursor that this
+        subscriber was not sent, for more than 1,000 ids, and where there is no ``client_id``.
+        """
+        ids = None if event_ids is None else _listed(event_ids)
+        params = _checked(AckParams, cursor=self.cursor if cursor is None and ids is None else cursor, event_ids=ids)
+        acked = await self._do(AckRequest("", "ack", params, EVERYTHING, "cursor"))
+        assert isinstance(acked, Acked)
+        return acked
+
+    async def hold(self, event_ids: Iterable[str], seconds: float) -> Held:
+        """Say that these events are being worked on: a webhook that would take over waits so long, an hour at most.
+
+        Raises `RequestError`.
+        """
+        params = _checked(HoldParams, event_ids=_listed(event_ids), seconds=seconds)
+        held = await self._do(AckRequest("", "hold", params, EVERYTHING))
+        assert isinstance(held, Held)
+        return held
+
+    async def _do(self, request: AckRequest) -> Acked | Held:
+        await trio.lowlevel.checkpoint()
+        if self._acknowledging is None:
+            raise RequestError("invalid_params", f"`{request.action}` needs a subscription that has a `client_id`")
+        return await self._acknowledging.do(request)
+
     def __aiter__(self) -> "Subscriber":
         return self
 
@@ -82,6 +124,20 @@ class Subscriber:
         return item
 
 
+def _listed(event_ids: Iterable[str]) -> list[str]:
+    if isinstance(event_ids, str):
+        raise TypeError(f"`event_ids` is a list of ids, not one string: [{event_ids!r}]")
+    return list(event_ids)
+
+
+def _checked(kind: type[P], **params: object) -> P:
+    """Return the parameters of a command, checked as a client's are. Raises `RequestError`."""
+    try:
+        return msgspec.convert(params, kind)
+    except msgspec.ValidationError as error:
+        raise RequestError("invalid_params", located(str(error), "$")) from None
+
+
 class Subscribers:
     """All subscribers of one broker."""
 
@@ -89,9 +145,15 @@ class Subscribers:
         self._open: set[Subscriber] = set()
 
     @contextmanager
-    def open(self, account: Account, selection: Selection, event_filter: TypeFilter | None) -> Iterator[Subscriber]:
+    def open(
+        self,
+        account: Account,
+        selection: Selection,
+        event_filter: TypeFilter | None,
+        client: Client | None = None,
+    ) -> Iterator[Subscriber]:
         """Yield a new subscriber, which follows until the block ends."""
-        subscriber = Subscriber(account, selection, event_filter)
+        subscriber = Subscriber(account, selection, event_filter, client)
         self._open.add(subscriber)
         try:
             yield subscriber

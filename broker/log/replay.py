@@ -18,7 +18,7 @@ A *cursor* is a position made opaque and bound to its account and to the run of 
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from math import inf
 from operator import attrgetter
@@ -129,8 +129,8 @@ class ReplayBuffer:
         self._entries = _Run()
         self._by_inbox: dict[str, _Run] = {}
         self._by_id: dict[str, Entry] = {}
-        self._twins: dict[tuple[str, str], Entry] = {}
-        """By inbox and id, those whose id an event of another inbox had first: few, where all is well."""
+        self._twins: dict[str, dict[str, Entry]] = {}
+        """By id and inbox, those whose id an event of another inbox had first: few, where all is well."""
         self._dropped = DroppedPositions(shared.dropped, start.position, start.stored_at, start.wall)
         self._latest_wall = start.wall
         self.bytes = 0
@@ -181,7 +181,15 @@ class ReplayBuffer:
         entry = self._by_id.get(event_id)
         if entry is not None and entry.inbox == inbox:
             return entry
-        return self._twins.get((inbox, event_id)) if self._twins else None
+        twins = self._twins.get(event_id) if self._twins else None
+        return None if twins is None else twins.get(inbox)
+
+    def of_id(self, event_id: str) -> Iterator[Entry]:
+        """Yield the window's events of an id, whatever their inbox."""
+        entry = self._by_id.get(event_id)
+        if entry is not None:
+            yield entry
+        yield from tuple(self._twins.get(event_id, {}).values())
 
     def batch(self, *, max_events: int, max_bytes: int) -> list[Entry]:
         """Return the next events that the fan-out has not delivered, a bounded number; they count in ``bytes`` now."""
@@ -282,7 +290,7 @@ class ReplayBuffer:
                 wall = entry.wall
             items.append(entry)
             if by_id.setdefault(entry.event_id, entry) is not entry:
-                self._twins[entry.inbox, entry.event_id] = entry
+                self._twins.setdefault(entry.event_id, {})[entry.inbox] = entry
         if items:
             self._latest_wall, self.head = wall, items[-1].position
 
@@ -323,7 +331,10 @@ class ReplayBuffer:
         if self._by_id.get(entry.event_id) is entry:
             del self._by_id[entry.event_id]
         else:
-            del self._twins[entry.inbox, entry.event_id]
+            twins = self._twins[entry.event_id]
+            del twins[entry.inbox]
+            if not twins:
+                del self._twins[entry.event_id]
         self._count(-entry.cost)
         self.dropped_through = entry.position
         self._dropped.add(entry.position, entry.inbox, entry.stored_at, entry.wall, now)

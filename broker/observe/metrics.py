@@ -91,6 +91,10 @@ def _events(statistics: BrokerStatistics) -> Iterator["Metric"]:
     yield _counter("fanout_fell_behind", "Writes that a subscriber did not take whole", hub.fell_behind)
     yield _gauge("fanout_queued_accounts", "Accounts that wait for a turn of the fan-out", hub.queued_accounts)
     yield _counter("gaps", "Gaps said to subscribers", hub.gaps)
+    yield _gauge("acknowledged_clients", "Clients whose position is known", statistics.acknowledged.clients)
+    yield _counter(
+        "acknowledged_forgotten", "Positions of clients forgotten for want of room", statistics.acknowledged.forgotten
+    )
     yield _counter("gap_events", "Events that subscribers missed, as far as counted", hub.missed)
 
 

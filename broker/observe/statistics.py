@@ -9,6 +9,7 @@ from ..access.slots import SlotsStatistics
 from ..callout import CalloutStatistics
 from ..commands.dispatch import CommandsStatistics
 from ..durations import DurationsStatistics
+from ..fanout.acknowledged import AcknowledgedStatistics
 from ..fanout.hub import HubStatistics
 from ..log.retention import ReplayStatistics
 from .connections import ConnectionsStatistics
@@ -20,6 +21,7 @@ class BrokerStatistics(Struct, frozen=True):
     hub: HubStatistics
     commands: CommandsStatistics
     replay: ReplayStatistics
+    acknowledged: AcknowledgedStatistics
     published: int
     """Events stored since the start."""
     duplicates: int

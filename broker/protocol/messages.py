@@ -14,6 +14,10 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from ..errors import RequestError
 from .names import ALL_INBOXES, EventType, Identifier, InboxId, InboxName, Scope, TypePattern
 
+MAX_EVENT_IDS: Final = 1_000
+"""That one command may name."""
+MAX_HOLD_SECONDS: Final = 3_600
+
 
 class NewEvent(Struct, frozen=True, gc=False):
     """An event to publish (PROTOCOL section 6)."""
@@ -205,6 +209,46 @@ class UnsubscribeParams(Struct, frozen=True):
     """Parameters of `unsubscribe`."""
 
     inbox_ids: list[InboxName] | Literal["*"]
+
+
+EventIds = Annotated[list[Identifier], Meta(min_length=1, max_length=MAX_EVENT_IDS)]
+"""Events that are named one by one, in any order."""
+
+
+class AckParams(Struct, frozen=True):
+    """Parameters of `ack`: a cursor, or ids, or both. ``inbox_id``: the ids are of this inbox; left out, of any."""
+
+    cursor: Annotated[str, Meta(min_length=1)] | None = None
+    event_ids: EventIds | None = None
+    inbox_id: InboxId | None = None
+
+
+class HoldParams(Struct, frozen=True):
+    """Parameters of `hold`. ``inbox_id``: the ids are of this inbox; left out, of any."""
+
+    event_ids: EventIds
+    seconds: Annotated[int, Meta(gt=0, le=MAX_HOLD_SECONDS)] | Annotated[float, Meta(gt=0, le=MAX_HOLD_SECONDS)]
+    inbox_id: InboxId | None = None
+
+
+class Acked(Struct, frozen=True):
+    """The result of `ack` (PROTOCOL section 4)."""
+
+    cursor: str
+    """Where `since=acked` begins now."""
+    acked: int
+    """Events that this acknowledged and that the window holds."""
+    claimed: list[str] = []
+    """Ids of those of them that a webhook had begun to post before."""
+
+
+class Held(Struct, frozen=True):
+    """The result of `hold`."""
+
+    held: int
+    """Events named that the window holds."""
+    claimed: list[str] = []
+    """Ids of those of them that a webhook had begun to post before."""
 
 
 # --- writing -----------------------------------------------------------------

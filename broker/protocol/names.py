@@ -36,14 +36,17 @@ TypePattern = Annotated[
 
 Scope = Literal["subscribe", "command", "publish"]
 """What a key may do."""
-NameList = Literal["inbox_ids", "event_types"]
+NameList = Literal["inbox_ids", "event_types", "event_ids"]
 """What a client gives as a list of names."""
 Tier = Literal["free", "developer", "growth", "enterprise"]
+_CALLED: Final[dict[NameList, str]] = {"inbox_ids": "inboxes", "event_types": "event types", "event_ids": "event ids"}
 told("scopes", any_of(Scope))
 told("tier", any_of(Tier))
 told("inbox_ids", "a list of inboxes, or `*`")
 
 ALL_INBOXES: Final = "*"
+ACKED: Final = "acked"
+"""As `since`: where this client last acknowledged. No cursor is called so."""
 
 
 class Duration(Struct, frozen=True):
@@ -93,7 +96,7 @@ def check_since(text: str) -> None:
         raise RequestError("bad_request", "A cursor, a duration or a time is missing - at `since`")
 
 
-def check_list(values: Sequence[str], kind: NameList, most: int | None = None) -> None:
+def check_list(values: Sequence[str], kind: Literal["inbox_ids", "event_types"], most: int | None = None) -> None:
     """Check names that came in a query, at most so many. Raises `RequestError` (`bad_request`) that names the field."""
     if most is not None and len(values) > most:
         raise too_many(kind, most, kind, code="bad_request")
@@ -106,8 +109,7 @@ def check_list(values: Sequence[str], kind: NameList, most: int | None = None) -
 
 def too_many(kind: NameList, most: int, path: str, *, code: str = "invalid_params") -> RequestError:
     """Return the refusal of a list of names that is too long, and stands at ``path``."""
-    what = "inboxes" if kind == "inbox_ids" else "event types"
-    return RequestError(code, f"More than {most:,} {what} - at `{path}`")
+    return RequestError(code, f"More than {most:,} {_CALLED[kind]} - at `{path}`")
 
 
 def check_identifier(value: str, name: str, *, code: str = "invalid_params") -> None:

@@ -19,14 +19,16 @@ from typing import Final
 
 import trio
 import trio_websocket
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from ..access.keys import Key
 from ..access.watched import Watch
 from ..broker import Broker
 from ..commands.remembered import Outcome
 from ..commands.requests import CommandRequest, PublishRequest
-from ..errors import CloseCode
+from ..errors import CloseCode, RequestError
+from ..fanout.acknowledged import AckRequest
+from ..fanout.acknowledging import Acknowledging
 from ..fanout.listeners import Listener
 from ..intake.publishing import Publishing
 from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, Transport
@@ -64,6 +66,9 @@ class Connection:
         self._life = Life(broker, admitted, listener, self, broker.commands.count)
         self.id = self._life.id
         self.session = self._life.session
+        self._acknowledging = None
+        if self.session.follower.sent is not None:
+            self._acknowledging = Acknowledging(admitted.account.buffer, self.session.follower)
         most = broker.config.limits.max_message_bytes
         self._lent = LentStream(stream, head, most, self._flush)
         self._nursery: trio.Nursery | None = None
@@ -164,6 +169,8 @@ class Connection:
             self._publish(action)
         elif isinstance(action, CommandRequest):
             self._commands.submit(self._lane, action, partial(self._answer, action))
+        elif isinstance(action, AckRequest):
+            self._acknowledge(action)
         else:
             self._flush()
             if action is not None:
@@ -233,7 +240,12 @@ class Connection:
     def _answer(self, request: CommandRequest, outcome: Outcome) -> None:
         """Answer a command of this client; called from whatever task came to the outcome."""
         answer = Raw(outcome.result) if outcome.error is None else outcome.error
-        self.session.answer(request.request_id, request.command.action, answer, duplicate=outcome.duplicate)
+        self._say_answer(request.request_id, request.command.action, answer, duplicate=outcome.duplicate)
+
+    def _say_answer(
+        self, request_id: str, action: str, answer: Raw | Struct | RequestError, *, duplicate: bool = False
+    ) -> None:
+        self.session.answer(request_id, action, answer, duplicate=duplicate)
         if not self._lent.handing_out or self.session.waiting_bytes > MAX_HELD_ANSWER_BYTES:
             self._flush()
         self._life.changed()
@@ -247,6 +259,12 @@ class Connection:
         with trio.CancelScope() as self._publisher:
             if self._life.is_open:
                 await self._publishing.do_waiting()
+
+    def _acknowledge(self, request: AckRequest) -> None:
+        assert self._acknowledging is not None
+        if self._acknowledging.submit(request, partial(self._say_answer, request.request_id, request.action)):
+            assert self._obeying is not None
+            self._obeying.start_soon(self._guard, self._acknowledging.do_waiting)
 
     # --- its key
 
@@ -306,7 +324,7 @@ class Connection:
 
     def _written(self) -> bool:
         """Whether no command is under way and the catch-up writer has nothing left."""
-        return not (self._writing or self._lane.waiting)
+        return not (self._writing or self._lane.waiting or self._acknowledging)
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""

@@ -105,6 +105,7 @@ class Life:
             listener,
             admitted.opening,
             self.id,
+            broker.acknowledged,
             count,
         )
 

@@ -18,12 +18,14 @@ from ..access.keys import Key
 from ..access.opening import Opening
 from ..broker import Broker
 from ..errors import CloseCode, RequestError
+from ..fanout.acknowledged import Acknowledged
 from ..fanout.follower import Follower
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener, take_nothing
 from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, OpenConnection
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Gap, Replay
+from ..protocol.names import ACKED
 from ..protocol.selection import NOTHING, TypeFilter
 from .request import Request
 
@@ -148,7 +150,7 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
     """
     asked = check_poll(request.query())
     waiter = _Waiter(broker.draining)
-    poller = _Poller(account, judge, asked, waiter)
+    poller = _Poller(account, judge, asked, waiter, broker.acknowledged)
     if not asked.wait_seconds:
         return await poller.page()
     key, opening, slot = await admit(broker.slots, judge)
@@ -166,11 +168,14 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
 class _Poller:
     """One poll at work."""
 
-    def __init__(self, account: Account, judge: Judge, asked: Poll, waiter: _Waiter) -> None:
+    def __init__(
+        self, account: Account, judge: Judge, asked: Poll, waiter: _Waiter, acknowledged: Acknowledged
+    ) -> None:
         self._account = account
         self._judge = judge
         self._asked = asked
         self._waiter = waiter
+        self._acknowledged = acknowledged
         self._until = trio.current_time() + asked.wait_seconds
         self._start = account.buffer.head
         """Where a poll without `since` begins."""
@@ -178,15 +183,19 @@ class _Poller:
     async def page(self) -> Page:
         """Read a page, and again if by its end the key reaches something else."""
         while True:
-            _, opening = self._judge()
-            page = await self._read(opening)
+            key, opening = self._judge()
+            page = await self._read(key, opening)
             if self._judge()[1] == opening:
                 return page
 
-    async def _read(self, opening: Opening) -> Page:
-        account = self._account
+    async def _read(self, key: Key, opening: Opening) -> Page:
+        account, client = self._account, None
+        if opening.since == ACKED and opening.client_id is not None:
+            client = self._acknowledged.client(account.buffer.account_id, key.identity, opening.client_id)
         listener = Listener(take_nothing, self._waiter.wake)
-        follower = Follower(account.buffer, account.subscriptions, listener, opening.selection, opening.event_filter)
+        follower = Follower(
+            account.buffer, account.subscriptions, listener, opening.selection, opening.event_filter, client
+        )
         try:
             start = self._start if opening.since is None else follower.resolve(opening.since, trio.current_time())
             replay, _ = follower.start(start)

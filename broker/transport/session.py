@@ -16,6 +16,7 @@ from ..access.opening import Opening, size_of
 from ..commands.requests import CommandRequest, PublishRequest, check_command
 from ..config import Config
 from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError
+from ..fanout.acknowledged import Acknowledged, AckRequest
 from ..fanout.follower import Follower
 from ..fanout.listeners import Listener
 from ..fanout.subscriptions import Subscriptions
@@ -23,10 +24,13 @@ from ..log.replay import ReplayBuffer
 from ..protocol.decoding import decode_command, decode_params, is_long, require_few, sound
 from ..protocol.framing import PING, text_frame
 from ..protocol.messages import (
+    MAX_EVENT_IDS,
+    AckParams,
     Command,
     CursorUpdate,
     Draining,
     Gap,
+    HoldParams,
     Limits,
     Ready,
     Replay,
@@ -39,7 +43,7 @@ from ..protocol.messages import (
     encode_response,
     format_time,
 )
-from ..protocol.names import ALL_INBOXES, check_spelling, too_many
+from ..protocol.names import ACKED, ALL_INBOXES, check_spelling, too_many
 from ..protocol.selection import NOTHING, Selection, TypeFilter
 
 MAX_BAD_FRAMES: Final = 20
@@ -51,7 +55,11 @@ MAX_WAITING_ANSWER_BYTES: Final = 262_144
 """A client whose answers wait for more than this is not read from until it takes some."""
 MAX_REPLAYS: Final = 64
 """Nor one with more replays under way, until some have met: what all of them have missed is counted in one step."""
-_DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping"})
+_DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping", "ack", "hold"})
+
+
+Elsewhere = PublishRequest | CommandRequest | AckRequest
+"""What others do for the client, and answer later."""
 
 
 def count_nothing(*_: object) -> None:
@@ -73,6 +81,7 @@ class Session:
         listener: Listener,
         opening: Opening,
         connection_id: str,
+        acknowledged: Acknowledged,
         count: Callable[[str, RequestError | None], None] = count_nothing,
     ) -> None:
         self.key = key
@@ -94,7 +103,10 @@ class Session:
         self._named = NOTHING
         self._names: list[str] = []
         """The inboxes of ``_named``, sorted."""
-        self.follower = Follower(buffer, subscriptions, listener, opening.selection, opening.event_filter)
+        client = None
+        if opening.client_id is not None:
+            client = acknowledged.client(buffer.account_id, key.identity, opening.client_id)
+        self.follower = Follower(buffer, subscriptions, listener, opening.selection, opening.event_filter, client)
 
     # --- what is to be written
 
@@ -249,9 +261,7 @@ class Session:
 
     # --- what the client says
 
-    def receive(
-        self, message: str | bytes, now: float, wall: datetime
-    ) -> PublishRequest | CommandRequest | CloseCode | Command | None:
+    def receive(self, message: str | bytes, now: float, wall: datetime) -> Elsewhere | CloseCode | Command | None:
         """Handle one message of the client; its answer waits to be written. Returns what is to be done elsewhere.
 
         A `Command`: it is long, and is to be proved in turns with others before this client is made to `obey` it.
@@ -290,7 +300,7 @@ class Session:
         self._request_ids += 1
         return f"{self._connection_id}.{self._request_ids}"
 
-    def obey(self, command: Command, now: float, wall: datetime) -> PublishRequest | CommandRequest | None:
+    def obey(self, command: Command, now: float, wall: datetime) -> Elsewhere | None:
         """Do what a command says, or return what is to be done elsewhere."""
         request_id = command.request_id or self._new_request_id()
         gap = None
@@ -303,6 +313,10 @@ class Session:
                     outcome = self._unsubscribe(command)
                 case "publish":
                     return self._publish(command, request_id)
+                case "ack":
+                    return self._ack(command, request_id, AckParams)
+                case "hold":
+                    return self._ack(command, request_id, HoldParams)
                 case "ping":
                     outcome = {"server_time": format_time(wall)}
                 case _:
@@ -320,6 +334,18 @@ class Session:
         request = CommandRequest(sound(command), self.key, request_id, client_id=self._client_id)
         return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
 
+    def _ack(self, command: Command, request_id: str, kind: type[AckParams | HoldParams]) -> AckRequest:
+        self.key.require("subscribe")
+        if self.follower.sent is None:
+            raise RequestError("invalid_params", f"`{command.action}` needs a connection that has a `client_id`")
+        require_few(command, "event_ids", MAX_EVENT_IDS)
+        params = decode_params(command, kind)
+        reach = self.key.reach
+        if params.inbox_id is not None:
+            self.key.require_inbox(params.inbox_id, command.paths["inbox_id"])
+            reach = Selection(frozenset({params.inbox_id}))
+        return AckRequest(request_id, command.action, params, reach, command.paths.get("cursor", "$.cursor"))
+
     def _subscribe(self, command: Command, now: float) -> tuple[SubscriptionResult, Gap | None]:
         self.key.require("subscribe")
         check_spelling(command.paths, "inbox_ids")
@@ -328,6 +354,9 @@ class Session:
         self._require_few_inboxes(command)
         require_few(command, "event_types", self._config.limits.max_event_types)
         params = decode_params(command, SubscribeParams)
+        if params.since == ACKED and follower.sent is None:
+            message = f"`{ACKED}` needs a connection that has a `client_id` - at `{command.paths['since']}`"
+            raise RequestError("invalid_params", message)
         where = command.paths.get("inbox_ids", "$.inbox_ids")
         wanted = held.union(self.key.select(params.asked(), where))
         if wanted != held and size_of(wanted) > most:

@@ -153,6 +153,21 @@ async def test_a_cursor_of_another_account_is_unknown_and_brings_nothing_of_it()
     assert page["replay"]["recovered"] is False
 
 
+async def test_a_poll_goes_on_where_its_client_last_acknowledged():
+    async with serving() as served:
+        assert (await poll(served, "client_id=agent&since=acked"))["replay"] == {"recovered": True, "count": 0}
+        told = await served.broker.publish(ACCOUNT, [event(1), event(2), event(3)])
+        async with connected(served.address, "inbox_ids=*&client_id=agent&since=acked") as client:
+            await client.say(action="ack", request_id="r", cursor=told[0].cursor)
+            assert (await client.answer("r"))["result"]["acked"] == 1
+        for _ in range(2):  # to read is not to acknowledge
+            page = await poll(served, "client_id=agent&since=acked")
+            assert (seen(page), page["replay"]) == ([2, 3], {"recovered": True, "count": 2})
+        await poll(served, f"client_id=agent&since={told[0].cursor}&limit=1")
+        assert seen(await poll(served, "client_id=agent&since=acked")) == [2, 3]
+        assert await refusal(served, "since=acked") == (400, "bad_request", "`acked` needs a `client_id` - at `since`")
+
+
 # --- waiting -----------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from broker.access.opening import check_opening
 from broker.commands.requests import CommandRequest, PublishRequest
 from broker.config import Config, LimitsConfig, ReplayConfig
 from broker.errors import CloseCode, RequestError
+from broker.fanout.acknowledged import Acknowledged
 from broker.fanout.listeners import Listener
 from broker.fanout.subscriptions import Subscriptions
 from broker.protocol.decoding import prove_command
@@ -49,7 +50,9 @@ class Talk:
         config = Config(limits=self.limits, replay=ReplayConfig(seconds=300))
         opening = check_opening(self.key, self.query, self.limits)
         self.listener = Listener(len, lambda: None)
-        self.session = Session(self.key, config, self.buffer, self.subscriptions, self.listener, opening, "conn_1")
+        self.session = Session(
+            self.key, config, self.buffer, self.subscriptions, self.listener, opening, "conn_1", Acknowledged()
+        )
 
     def publish(self, inboxes: str, event_type: str = "x") -> None:
         """Store and deliver events, one a second, up to now."""

@@ -228,7 +228,7 @@ async def all_that_a_client_is_told(served):
     first = (await post_events(served.address, event(0))).result["events"][0]["cursor"]
     await post_events(served.address, [event(n) for n in range(1, 6)] + [event(6, inbox=None)])
     told = []
-    async with connected(served.address, f"inbox_ids=in_1&since={first}") as client:
+    async with connected(served.address, f"inbox_ids=in_1&since={first}&client_id=agent") as client:
 
         async def until(wanted):
             while wanted not in (told[-1].get("type"), told[-1].get("request_id")):
@@ -245,6 +245,8 @@ async def all_that_a_client_is_told(served):
         await client.say(action="ping", request_id="r5")
         await client.say(action="send_email", request_id="r6", to="ada@example.com")
         await client.say(action="send_email", request_id="r7")
+        await client.say(action="ack", request_id="r8", cursor=first, event_ids=["e"])
+        await client.say(action="hold", request_id="r9", event_ids=["e"], seconds=60)
         for wanted in ("r5", "r6"):
             await until(wanted)
         await post_events(served.address, event(8, inbox="in_9"))

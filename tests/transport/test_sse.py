@@ -244,6 +244,20 @@ async def test_a_client_that_stops_reading_is_fed_from_the_log_and_misses_nothin
     assert numbers(found) == list(range(60))
 
 
+async def test_a_client_resumes_after_what_it_acknowledged_on_the_stream():
+    async with serving() as served:
+        async with connected(served.address, "inbox_ids=*&client_id=agent&since=acked") as client:
+            told = await served.broker.publish(ACCOUNT, [event(1), event(2)])
+            await client.next()
+            await client.say(action="ack", request_id="r", cursor=told[0].cursor)
+            await client.answer("r")
+        async with reading(served, "inbox_ids=*&client_id=agent&since=acked") as reader:
+            _, ready = await reader.next()
+            assert ready["replay"] == {"recovered": True, "count": 1}
+            assert numbers([(await reader.next())[1]]) == [2]
+        assert await refusal(served, "since=acked") == 400
+
+
 # --- who may -----------------------------------------------------------------
 
 

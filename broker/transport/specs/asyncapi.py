@@ -10,10 +10,14 @@ from msgspec import Struct
 
 from ...errors import CloseCode
 from ...protocol.messages import (
+    Acked,
+    AckParams,
     CursorUpdate,
     Draining,
     Event,
     Gap,
+    Held,
+    HoldParams,
     Limits,
     Ready,
     Replay,
@@ -106,6 +110,20 @@ ACTIONS: Final = (
         PublishParams,
         PublishResult,
         {"events": {"type": "note.added", "payload": {"text": "Hello"}, "inbox_id": "inbox_abc123"}},
+    ),
+    Action(
+        "ack",
+        "Acknowledges what this client was sent up to a cursor, or events by id; needs a `client_id`",
+        AckParams,
+        Acked,
+        {"cursor": "c1-10"},
+    ),
+    Action(
+        "hold",
+        "Says that events are being worked on: a webhook that would take over waits; needs a `client_id`",
+        HoldParams,
+        Held,
+        {"event_ids": ["evt_2"], "seconds": 60},
     ),
     Action("ping", "Asks for a sign of life, where WebSocket pings cannot be sent", None, PingResult, {}),
     Action(

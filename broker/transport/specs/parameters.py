@@ -30,7 +30,8 @@ OPENING_QUERY: Final = {
     ),
     "since": _parameter(
         Annotated[str, Meta(min_length=1)],
-        "Replay what came after a cursor, or what is held since a duration ago (`90s`, `5m`) or a time.",
+        "Replay what came after a cursor, or what is held since a duration ago (`90s`, `5m`) or a time; `acked`: after "
+        "what this `client_id` last acknowledged.",
     ),
     "event_types": _parameter(
         Annotated[list[TypePattern], Meta(min_length=1)],

@@ -1,0 +1,200 @@
+"""Nothing is acknowledged that was not sent, and nothing that is still to come is lost by what is acknowledged.
+
+One client under one name comes, subscribes and unsubscribes, changes its filter, replays, acknowledges and goes, in any
+order, while events are published and leave the window.
+"""
+
+import json
+from unittest.mock import patch
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from logs import append, make_buffer, prepared, wall_at
+from streams import TEXT, take_frames
+
+from broker.access.keys import Key
+from broker.access.opening import check_opening
+from broker.config import Config
+from broker.errors import RequestError
+from broker.fanout.acknowledged import Acknowledged
+from broker.fanout.acknowledging import Acknowledging
+from broker.fanout.listeners import Listener
+from broker.fanout.subscriptions import Subscriptions
+from broker.transport.session import Session
+
+KEY = Key("key_a", "acct_a", frozenset({"subscribe"}), None, sha256="of the key")
+CONFIG = Config()
+NOW = 0.0
+SETS = ("a", "ab", "abc", "bc", "c")
+TYPES = ("", "", "x", "x,y")
+
+
+class Agent:
+    """Remembers of its present connection what it was sent, and from where on it is to have each inbox."""
+
+    def __init__(self, chance):
+        self.chance = chance
+        self.buffer = make_buffer()
+        self.subscriptions = Subscriptions(0)
+        self.acknowledged = Acknowledged()
+        self.client = self.acknowledged.client("acct_a", KEY.identity, "agent")
+        self.entries = {}
+        self.session = None
+
+    def live(self, steps):
+        """Do anything that can be done, so many times."""
+        always = [self.publish, self.publish, self.drop]
+        away = [self.come]
+        connected = [
+            self.be_fed, self.be_fed, self.be_fed, self.fall_behind, self.subscribe, self.unsubscribe,
+            self.acknowledge_up_to_a_cursor, self.acknowledge_up_to_a_cursor, self.acknowledge_up_to_a_cursor,
+            self.acknowledge_one, self.acknowledge_what_was_not_sent, self.lose_the_connection_and_come_again, self.go,
+        ]  # fmt: skip
+        for _ in range(steps):
+            self.chance.choice(always + (away if self.session is None else connected))()
+
+    def publish(self):
+        batch = []
+        for _ in range(self.chance.randint(1, 5)):
+            position = self.buffer.head + 1
+            event = prepared(f"e{position}", self.chance.choice("abc"), event_type=self.chance.choice("xxyz"))
+            batch.append(append(self.buffer, event, position, NOW))
+            self.entries[position] = batch[-1]
+        for _ in self.subscriptions.write(self.subscriptions.advance(batch)):
+            pass
+        self.subscriptions.settle()
+        self.buffer.delivered = self.buffer.head
+        self.hear()
+
+    def drop(self):
+        if len(self.buffer):
+            self.buffer.drop_first(NOW)
+
+    # --- a connection
+
+    def open(self, inboxes, types, since):
+        query = {"client_id": "agent", "inbox_ids": ",".join(inboxes), "event_types": types, "since": since}
+        opening = check_opening(KEY, {name: value for name, value in query.items() if value}, CONFIG.limits)
+        self.wire, self.sent, self.settled, self.cursors = bytearray(), set(), set(), []
+        listener = Listener(self.take, lambda: None)
+        self.session = Session(
+            KEY, CONFIG, self.buffer, self.subscriptions, listener, opening, "conn_1", self.acknowledged
+        )
+        self.follower = self.session.follower
+        self.acknowledging = Acknowledging(self.buffer, self.follower)
+        self.inboxes, self.types = set(inboxes), types
+        self.session.open(NOW)
+        self.read(1)
+        self.from_where = dict.fromkeys(inboxes, self.buffer.position_of(self.cursors[0]))
+
+    def take(self, data):
+        self.wire += data
+        return len(data)
+
+    def read(self, writes):
+        """Take so many writes, if there are; -1: all."""
+        while writes and (frames := self.session.take()) is not None:
+            writes -= 1
+            self.wire += frames
+        self.hear()
+
+    def hear(self):
+        for opcode, payload in take_frames(self.wire) if self.session is not None else ():
+            if opcode == TEXT:
+                frame = json.loads(payload)
+                self.cursors.append(frame.get("result", frame).get("cursor") or frame["to"])
+                if "event_id" in frame:
+                    self.sent.add(int(frame["event_id"][1:]))
+
+    def say(self, **command):
+        return self.session.receive(json.dumps(command), NOW, wall_at(NOW))
+
+    def come(self):
+        self.open(self.chance.choice(SETS), self.chance.choice(TYPES), self.since())
+
+    def since(self):
+        back = self.chance.randint(0, 8)
+        return self.chance.choice(["acked", "", self.buffer.cursor_at(max(0, self.buffer.head - back))])
+
+    def be_fed(self):
+        self.read(self.chance.randint(1, 3))
+
+    def fall_behind(self):
+        self.follower.pause()
+
+    def subscribe(self):
+        inboxes, types, since = set(self.chance.choice(SETS)), self.chance.choice(TYPES), self.since()
+        params = {"since": since} if since else {}
+        if types and types != self.types:
+            params["event_types"] = types.split(",")
+            self.types = types
+            self.from_where = dict.fromkeys(self.from_where, self.follower.position)
+        self.say(action="subscribe", inbox_ids=sorted(inboxes), **params)
+        begins = self.follower.sent_through
+        if since:
+            begins = max(begins, self.client.position if since == "acked" else self.buffer.position_of(since))
+        for inbox in inboxes - self.inboxes:
+            self.from_where[inbox] = begins
+        self.inboxes |= inboxes
+        self.read(1)
+
+    def unsubscribe(self):
+        inboxes = set(self.chance.choice(SETS))
+        self.say(action="unsubscribe", inbox_ids=sorted(inboxes))
+        self.inboxes -= inboxes
+        self.read(1)
+
+    # --- what it acknowledges
+
+    def acknowledge_up_to_a_cursor(self):
+        cursor = self.chance.choice(self.cursors[-6:])
+        covered, answer = self.acknowledging._do(self.say(action="ack", cursor=cursor))
+        through = self.buffer.position_of(answer(0).cursor)
+        assert through == self.client.position
+        by_cursor = {position for position, entry in self.entries.items() if covered.by_cursor(entry)}
+        assert by_cursor <= self.sent
+        assert all(position <= self.buffer.position_of(cursor) for position in by_cursor)
+        self.settled |= {position for position in self.sent if position <= through}
+
+    def acknowledge_one(self):
+        position = self.chance.choice([0, *self.sent])
+        answers = []
+        self.acknowledging.submit(self.say(action="ack", event_ids=[f"e{position}"]), answers.append)
+        assert answers[0].acked == (position > self.buffer.dropped_through)
+
+    def acknowledge_what_was_not_sent(self):
+        if self.follower.position == self.buffer.head:
+            return
+        answers, before = [], self.client.position
+        ahead = self.buffer.cursor_at(self.follower.position + 1)
+        self.acknowledging.submit(self.say(action="ack", cursor=ahead), answers.append)
+        assert isinstance(answers[0], RequestError)
+        assert self.client.position == before
+
+    # --- it goes, and comes again
+
+    def go(self):
+        self.session.close()
+        self.session = None
+
+    def lose_the_connection_and_come_again(self):
+        if not self.inboxes or self.client.position is None:
+            return
+        types = self.types.split(",") if self.types else "xyz"
+        to_come = {
+            position
+            for position, entry in self.entries.items()
+            if entry.inbox in self.inboxes and entry.type in types and position not in self.settled
+            and position > max(self.from_where[entry.inbox], self.buffer.dropped_through)
+        }  # fmt: skip
+        self.session.close()
+        self.open(sorted(self.inboxes), self.types, "acked")
+        self.read(-1)
+        assert to_come <= self.sent
+
+
+@settings(max_examples=150)
+@given(st.randoms(use_true_random=True))
+def test_nothing_is_lost_and_nothing_is_acknowledged_that_was_not_sent(chance):
+    with patch("broker.fanout.follower.READ_EVENTS", 1):
+        Agent(chance).live(60)
