@@ -18,6 +18,7 @@ from .config import (
     RatesConfig,
     ReplayConfig,
     ServerConfig,
+    StorageConfig,
     TierRatesConfig,
     TokensConfig,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "ReplayConfig",
     "RequestError",
     "ServerConfig",
+    "StorageConfig",
     "StorageError",
     "Subscriber",
     "TierRatesConfig",

@@ -21,7 +21,7 @@ from .commands.dispatch import BUILT_IN_ACTIONS, Commands, HandlerFunction, When
 from .commands.forward import forwarder
 from .commands.remembered import Outcome
 from .commands.requests import check_command
-from .config import CalloutConfig, Config, check_config
+from .config import CalloutConfig, Config, StorageConfig, check_config
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
 from .fanout.acknowledged import Acknowledged
 from .fanout.hub import Account, Hub
@@ -30,7 +30,10 @@ from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
 from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
+from .log.engines.rows import EVENTS
+from .log.engines.sqlite import SqliteEngine
 from .log.retention import ReplayBuffers
+from .log.storage import Storage, open_storage
 from .observe.census import Censuses
 from .observe.connections import Connections
 from .observe.lag import LoopLag
@@ -60,9 +63,19 @@ AWAY_RETRY_MS: Final = 1_000
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 
 
+ROOMS: Final = (EVENTS,)
+"""Whose tables are in a log on disk."""
+
+
 def make_engine(buffers: ReplayBuffers, log: Log) -> Engine:
     """Return the engine that fills the log: the one that keeps everything in this process."""
     return MemoryEngine(buffers, log, trio.current_time, time.time)
+
+
+def make_durable_engine(buffers: ReplayBuffers, log: Log, storage: Storage, config: Config) -> SqliteEngine:
+    """Return the engine that fills the log from a log on disk, and keeps it there."""
+    clock = trio.lowlevel.current_clock().current_time
+    return SqliteEngine(buffers, log, storage, config.storage, config.replay.seconds, clock, time.time)
 
 
 class Hold:
@@ -102,9 +115,14 @@ class Broker:
     """An event broker. Made by `open_broker`, which runs its tasks."""
 
     def __init__(
-        self, config: Config, lookup: Lookup | None = None, callouts: Mapping[str, Callout] | None = None
+        self,
+        config: Config,
+        lookup: Lookup | None = None,
+        callouts: Mapping[str, Callout] | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.config = config
+        self._storage = storage
         self._callouts = dict(callouts or {})
         self._lag = LoopLag()
         self.commands = Commands(config)
@@ -117,11 +135,15 @@ class Broker:
         self.bodies = Bodies(config.limits.max_bodies_bytes)
         self.draining = trio.Event()
         """Set by `start_draining`."""
-        self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16))
+        self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16) if storage is None else storage.epoch)
         self._hub = Hub(self._buffers, self.keyring.settle)
         self.acknowledged = Acknowledged()
         self._subscribers = Subscribers()
-        self._engine = make_engine(self._buffers, self._hub)
+        self._engine: Engine = (
+            make_engine(self._buffers, self._hub)
+            if storage is None
+            else make_durable_engine(self._buffers, self._hub, storage, config)
+        )
         self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
         self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule)
         closed = self.connections.closed_lately
@@ -153,6 +175,12 @@ class Broker:
         self.require_open()
         if self._engine.away:
             raise RequestError("unavailable", "The broker cannot reach its storage", retry_after_ms=AWAY_RETRY_MS)
+
+    def require_storing(self) -> None:
+        """Raise `RequestError` if nothing can be published now, though streams can be opened."""
+        refusal = self._engine.refusal
+        if refusal is not None:
+            raise refusal
 
     # --- subscribing
 
@@ -348,6 +376,8 @@ class Broker:
                 self._callouts["commands"] = callout
                 self.commands.fallback = forwarder(callout, self.config.commands.timeout_seconds)
             nursery = await stack.enter_async_context(trio.open_nursery())
+            if self._storage is not None:
+                await nursery.start(self._storage.run)
             await nursery.start(self._engine.run)
             await nursery.start(self.commands.run)
             await nursery.start(self.intake.run)
@@ -380,6 +410,7 @@ class Broker:
             {section: callout.statistics() for section, callout in self._callouts.items()},
             self._lag.statistics(),
             dropped_lines(),
+            None if self._storage is None else self._storage.statistics(),
             self.draining.is_set(),
         )
 
@@ -416,11 +447,22 @@ async def _open_callout(stack: AsyncExitStack, section: CalloutConfig) -> Callou
     return await stack.enter_async_context(open_callout(section.url, section.secret, section.timeout_seconds))
 
 
+async def _open_storage(stack: AsyncExitStack, section: StorageConfig) -> Storage | None:
+    """Open the log on disk, until the stack ends; None if there is to be none."""
+    if section.path is None:
+        return None
+    opened = open_storage(
+        section.path, synchronous=section.synchronous, rooms=ROOMS, min_free_bytes=section.min_free_bytes
+    )
+    return await stack.enter_async_context(opened)
+
+
 @asynccontextmanager
 async def open_broker(config: Config | None = None, *, access: AskAccess | None = None) -> AsyncIterator[Broker]:
     """Start a broker; its tasks run in a nursery of its own until the block ends.
 
-    ``access`` is asked for keys that the configuration does not hold, instead of ``access.url``. Raises `ConfigError`.
+    ``access`` is asked for keys that the configuration does not hold, instead of ``access.url``. Raises `ConfigError`,
+    and `StorageError` if the log on disk cannot be used.
     """
     config = check_config(config or Config())
     async with AsyncExitStack() as stack:
@@ -431,7 +473,8 @@ async def open_broker(config: Config | None = None, *, access: AskAccess | None 
                 callouts["access"] = callout
                 access = asks_api(callout)
         lookup = None if access is None else Lookup(access, config.access.timeout_seconds)
-        broker = Broker(config, lookup, callouts)
+        storage = await _open_storage(stack, config.storage)
+        broker = Broker(config, lookup, callouts, storage)
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(broker.run)
         try:

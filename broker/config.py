@@ -77,6 +77,16 @@ class ReplayConfig(_Section, frozen=True):
     max_bytes_total: Positive = 1_073_741_824
 
 
+class StorageConfig(_Section, frozen=True):
+    """A log on disk, if ``path`` says where: what is kept there, how surely, and how much of it."""
+
+    path: FilePath | None = None
+    synchronous: Literal["full", "normal"] = "full"
+    keep_seconds: Annotated[int, Meta(gt=0, le=31_536_000)] | Annotated[float, Meta(gt=0, le=31_536_000)] = 86_400
+    max_bytes: Annotated[int, Meta(ge=16_777_216)] = 10_737_418_240
+    min_free_bytes: Annotated[int, Meta(ge=0)] = 67_108_864
+
+
 class LimitsConfig(_Section, frozen=True):
     """What one request, message or connection may cost."""
 
@@ -216,6 +226,7 @@ class Config(_Section, frozen=True):
 
     server: ServerConfig = ServerConfig()
     replay: ReplayConfig = ReplayConfig()
+    storage: StorageConfig = StorageConfig()
     limits: LimitsConfig = LimitsConfig()
     access: AccessConfig = AccessConfig()
     tokens: TokensConfig = TokensConfig()
@@ -302,6 +313,9 @@ def _checked(raw: Any, source: str) -> Config:
         table = getattr(config, section)
         if (getattr(table, one) is None) != (getattr(table, other) is None):
             raise ConfigError(f"{source}: `{one}` and `{other}` go together - at `$.{section}`")
+    if config.storage.path is not None and config.storage.keep_seconds < config.replay.seconds:
+        least = f"Expected at least `replay.seconds`, {config.replay.seconds:g}"
+        raise ConfigError(f"{source}: {least} - at `$.storage.keep_seconds`")
     return config
 
 

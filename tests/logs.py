@@ -1,18 +1,28 @@
 """What the tests of logs share: events, entries and buffers made by hand, and an engine that must wait."""
 
+import os
+import shutil
+import tempfile
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import trio
 
+from broker.config import StorageConfig
 from broker.errors import RequestError
 from broker.log.archive import Kept, Older, Page
+from broker.log.database import open_database
 from broker.log.engines import Answer, Done, Engine, EventsByAccount, Log, Stored
 from broker.log.engines.memory import MemoryEngine
+from broker.log.engines.rows import EVENTS
+from broker.log.engines.sqlite import SqliteEngine
 from broker.log.replay import Mark, ReplayBuffer, Shared
 from broker.log.retention import ReplayBuffers
+from broker.log.storage import Storage
 from broker.protocol.framing import text_frame
 from broker.protocol.messages import Entry, PreparedEvent, encode_event
 from broker.protocol.selection import ACCOUNT_EVENTS, Selection
@@ -202,6 +212,54 @@ class ArchivingEngine(MemoryEngine):
     def store(self, account_id: str, entries: list[Entry]) -> None:
         self.archive.add(account_id, entries)
         self._filled.store(account_id, entries)
+
+
+class StorageInStep(Storage):
+    """A log on disk that does everything in the caller's thread, in the step in which it is begun."""
+
+    def _begin(self, begun) -> None:
+        self._waiting += 1
+        self._write([begun])
+
+    def _in_loop(self, function, *args) -> None:
+        function(*args)
+
+    async def write(self, work):
+        outcomes: list[Any] = []
+        self.begin_write(work, outcomes.append)
+        [outcome] = outcomes
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
+
+    async def read(self, work):
+        return self._read(work)
+
+
+def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Do what waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError("it waits")
+
+
+def sqlite_engine(buffers: ReplayBuffers, log: Log) -> SqliteEngine:
+    """An engine on disk by trio's clock; everything in one step. Its file is gone when it is."""
+    folder = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    clock = trio.lowlevel.current_clock().current_time
+    wall_clock = lambda: wall_at(clock()).timestamp()  # noqa: E731
+    storage = StorageInStep(open_database(f"{folder}/broker.db", "normal", (EVENTS,), wall_clock), 0)
+    engine = SqliteEngine(buffers, log, storage, StorageConfig(), 300, clock, wall_clock)
+    at_once(engine.recover())
+    weakref.finalize(engine, _remove, storage, folder)
+    return engine
+
+
+def _remove(storage: Storage, folder: str) -> None:
+    storage.close()
+    shutil.rmtree(folder)
 
 
 def settle(engine: Engine) -> None:

@@ -7,9 +7,11 @@ from typing import get_args
 
 import click
 import trio
+from msgspec import structs
 
 from ..config import Config, LogFormat, LogLevel, LogsConfig, load_config
-from ..errors import ConfigError, first_of
+from ..config import check_config as checked
+from ..errors import ConfigError, StorageError, first_of
 from ..observe.log_writer import LogWriter
 from ..transport.listeners import Address, text_of
 from ..transport.server import raise_open_files_limit, serve_until_signal
@@ -24,6 +26,9 @@ from .options import config_option, ended_by_people, found_config, load
 @config_option
 @click.option("--host", "hosts", multiple=True, help="Address to listen on (repeat it); overrides the configuration.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0 for a free one.")
+@click.option(
+    "--storage", type=click.Path(dir_okay=False), help="File of the log on disk; overrides the configuration."
+)
 @click.option(
     "--log-level",
     type=click.Choice(get_args(LogLevel)),
@@ -42,6 +47,7 @@ def serve(
     config_path: str | None,
     hosts: tuple[str, ...],
     port: int | None,
+    storage: str | None,
     log_level: LogLevel | None,
     log_format: LogFormat | None,
 ) -> None:
@@ -51,17 +57,27 @@ def serve(
     accounts, keys and rates again, and its certificate.
     """
     config_path = found_config(config_path)
-    config = load(config_path)
+    config = _with_storage(load(config_path), storage)
     logs = LogsConfig(format=log_format or config.logs.format, level=log_level or config.logs.level)
     raise_open_files_limit()
     gc.freeze()
+
+    def load_again() -> Config:
+        return _with_storage(load_config(config_path, os.environ), storage)
+
     try:
-        load_again = partial(load_config, config_path, os.environ)
         with open_log(logs) as log:
             say_listening = partial(_say_listening, log, config, config_path)
             trio.run(serve_until_signal, config, load_again, hosts or None, port, say_listening)
-    except* (OSError, ConfigError) as group:
+    except* (OSError, ConfigError, StorageError) as group:
         raise click.ClickException(_told(first_of(group))) from None
+
+
+def _with_storage(config: Config, path: str | None) -> Config:
+    """Return a configuration with another file of the log on disk, if one is given. Raises `ConfigError`."""
+    if path is None:
+        return config
+    return checked(structs.replace(config, storage=structs.replace(config.storage, path=path)))
 
 
 def _told(error: BaseException) -> str:
@@ -73,7 +89,9 @@ def _say_listening(log: LogWriter, config: Config, config_path: str | None, addr
     scheme = "http" if config.server.tls_certificate is None else "https"
     where = " and ".join(_url_of(scheme, address) for address in addresses)
     settings = config_path or "no file"
-    kept = f"the window of {config.replay.seconds:g} s in memory"
+    kept = f"the log in {config.storage.path}"
+    if config.storage.path is None:
+        kept = f"memory only: a restart forgets the window of {config.replay.seconds:g} s"
     said = f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}"
     log.put(f"broker: {said}\n".encode("utf-8", "backslashreplace"))
     if not (config.accounts or config.access.url):

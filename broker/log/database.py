@@ -10,7 +10,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
@@ -20,6 +20,8 @@ from msgspec import Struct
 from ..errors import StorageError
 
 Synchronous = Literal["full", "normal"]
+WallClock = Callable[[], float]
+"""Returns seconds since 1970, in any thread."""
 
 APPLICATION_ID: Final = 0x64616C67
 """What SQLite keeps in the file's head to tell whose it is."""
@@ -55,32 +57,44 @@ class LastRun(Struct, frozen=True):
     clean: bool
     """Whether it closed the file. True for a file that is new."""
     alive_at: float
-    """When it was last seen, in seconds since 1970."""
+    """When it was last seen, in seconds since 1970; 0: never."""
     may_have_lost: bool
-    """Whether the machine may have lost what was committed last: it went down, and no commit was synced by itself."""
+    """Whether the machine may have lost what was committed last: it went down, and no commit was synced by itself.
+
+    Then the epoch is another one: no cursor from before is good for what came after it.
+    """
 
 
 class Database:
     """A file that this process has, with its one connection that writes. `close` it."""
 
-    def __init__(self, path: str, connection: sqlite3.Connection, lock: int, epoch: bytes, last_run: LastRun) -> None:
+    def __init__(
+        self,
+        path: str,
+        connection: sqlite3.Connection,
+        lock: int,
+        epoch: bytes,
+        last_run: LastRun,
+        wall_clock: WallClock,
+    ) -> None:
         self.path = path
         self.connection = connection
         self.epoch = epoch
         """What cursors are bound to: it stays with the file."""
         self.last_run = last_run
         self._lock = lock
+        self._wall_clock = wall_clock
 
     def keep_alive(self) -> None:
         """Write down that the process lives."""
-        self.connection.execute(_SET, ("alive_at", time.time()))
+        self.connection.execute(_SET, ("alive_at", self._wall_clock()))
 
     def close(self, *, clean: bool) -> None:
         """Let the file go. ``clean``: sync all that was committed, and write down that nothing is missing."""
         try:
             if clean:
                 self.connection.execute("PRAGMA synchronous = FULL")
-                self.connection.executemany(_SET, [("alive_at", time.time()), ("clean", 1)])
+                self.connection.executemany(_SET, [("alive_at", self._wall_clock()), ("clean", 1)])
         except sqlite3.Error:
             pass  # the next start finds that it was not closed, and goes by that
         finally:
@@ -88,7 +102,9 @@ class Database:
             os.close(self._lock)
 
 
-def open_database(path: str, synchronous: Synchronous, rooms: Sequence[Room]) -> Database:
+def open_database(
+    path: str, synchronous: Synchronous, rooms: Sequence[Room], wall_clock: WallClock = time.time
+) -> Database:
     """Open the file at ``path``, or make it, and bring its rooms up to date. Raises `StorageError`, which names it."""
     lock = _lock(path)
     connection = None
@@ -101,7 +117,7 @@ def open_database(path: str, synchronous: Synchronous, rooms: Sequence[Room]) ->
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         _require_whole(path, connection)
         _furnish(path, connection, rooms)
-        epoch, last_run = _begin_run(connection, synchronous)
+        epoch, last_run = _begin_run(connection, synchronous, wall_clock())
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -109,7 +125,7 @@ def open_database(path: str, synchronous: Synchronous, rooms: Sequence[Room]) ->
         if isinstance(error, sqlite3.Error | OSError):
             raise StorageError(f"{path}: {_told(error)}") from None
         raise
-    return Database(path, connection, lock, epoch, last_run)
+    return Database(path, connection, lock, epoch, last_run, wall_clock)
 
 
 def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
@@ -182,7 +198,7 @@ def _make(path: str) -> None:
     try:
         connection.execute("BEGIN")
         connection.execute(_META)
-        meta = {"epoch": secrets.token_bytes(16), "clean": 1, "alive_at": time.time(), "boot_id": "", "synchronous": ""}
+        meta = {"epoch": secrets.token_bytes(16), "clean": 1, "alive_at": 0.0, "boot_id": "", "synchronous": ""}
         connection.executemany(_SET, meta.items())
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -235,18 +251,19 @@ def _furnish(path: str, connection: sqlite3.Connection, rooms: Sequence[Room]) -
         raise
 
 
-def _begin_run(connection: sqlite3.Connection, synchronous: Synchronous) -> tuple[bytes, LastRun]:
+def _begin_run(connection: sqlite3.Connection, synchronous: Synchronous, now: float) -> tuple[bytes, LastRun]:
     """Write down that a run has begun. Returns the epoch, and how the last run ended."""
     meta = dict(connection.execute("SELECT name, value FROM meta"))
     boot_id = _boot_id()
     clean = bool(meta["clean"])
     same_boot = bool(boot_id) and boot_id == meta["boot_id"]
     may_have_lost = not clean and meta["synchronous"] == "normal" and not same_boot
-    run = {"clean": 0, "alive_at": time.time(), "boot_id": boot_id, "synchronous": synchronous}
+    epoch = secrets.token_bytes(16) if may_have_lost else bytes(meta["epoch"])
+    run = {"epoch": epoch, "clean": 0, "alive_at": now, "boot_id": boot_id, "synchronous": synchronous}
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(_SET, run.items())
     connection.execute("COMMIT")
-    return bytes(meta["epoch"]), LastRun(clean, float(meta["alive_at"]), may_have_lost)
+    return epoch, LastRun(clean, float(meta["alive_at"]), may_have_lost)
 
 
 def _boot_id() -> str:

@@ -294,6 +294,11 @@ class ReplayBuffer:
         if items:
             self._latest_wall, self.head = wall, items[-1].position
 
+    def take_in(self) -> None:
+        """Take in all that was stored, as delivered to everybody already."""
+        self._take_in_through(self.head)
+        self.delivered = self.head
+
     def _take_in_through(self, through: int) -> None:
         """Take in the events up to a position that were not yet."""
         if through > self._taken_in_through:

@@ -6,7 +6,8 @@ holds nothing any more shrinks to a mark: its last position, so that a cursor of
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import inf
 from typing import Final
 
 from msgspec import Struct
@@ -56,6 +57,7 @@ class ReplayBuffers:
         self._dropped_age = 0.0
         """Of the event that was dropped last."""
         self._squeezed_seconds: float | None = None
+        self._no_expiry_before = -inf
 
     def archived(self, seconds: float) -> None:
         """Let all buffers know that what they drop can be read elsewhere, for so long."""
@@ -72,7 +74,10 @@ class ReplayBuffers:
     def close(self, buffer: ReplayBuffer) -> None:
         """Keep nothing of an idle buffer but its mark."""
         del self._buffers[buffer.account_id]
-        self._marks[buffer.account_id] = buffer.mark
+        self._remember(buffer.account_id, buffer.mark)
+
+    def _remember(self, account_id: str, mark: Mark) -> None:
+        self._marks[account_id] = mark
         if len(self._marks) > MAX_MARKS:
             _, mark = self._marks.popitem(last=False)
             so_far = self._unmarked
@@ -81,6 +86,27 @@ class ReplayBuffers:
                 max(so_far.stored_at, mark.stored_at),
                 max(so_far.wall, mark.wall),
             )
+
+    def restore(self, marks: Mapping[str, Mark], until: float) -> None:
+        """Begin where another run of the broker has ended: with the last positions of accounts that are not open yet.
+
+        What is restored of their events expires not before ``until``.
+        """
+        for account_id, mark in marks.items():
+            self._remember(account_id, mark)
+        self._no_expiry_before = until
+
+    def restore_events(self, account_id: str, entries: list[Entry], now: float) -> None:
+        """Take the next events of an account from where another run has ended: they were delivered then."""
+        buffer = self.open(account_id)
+        self.append(buffer, entries)
+        buffer.take_in()
+        self.trim(buffer, now)
+
+    @property
+    def oldest_at(self) -> float:
+        """A moment before which nothing was stored that is held (monotonic clock); infinite if nothing is."""
+        return self._oldest[0][0] if self._oldest else inf
 
     def append(self, buffer: ReplayBuffer, entries: list[Entry]) -> None:
         """Store events in one of these buffers. `trim` is to be called when some are delivered."""
@@ -106,6 +132,8 @@ class ReplayBuffers:
 
     def expire(self, now: float, *, most: int) -> bool:
         """Drop events that are too old, at most so many. Returns whether there is more to do."""
+        if now < self._no_expiry_before:
+            return False
         limit = now - self._limits.seconds
         return self._drop_oldest(lambda stored_at: stored_at < limit, now, most=most)
 

@@ -12,6 +12,7 @@ from ..durations import DurationsStatistics
 from ..fanout.acknowledged import AcknowledgedStatistics
 from ..fanout.hub import HubStatistics
 from ..log.retention import ReplayStatistics
+from ..log.storage import StorageStatistics
 from .connections import ConnectionsStatistics
 
 
@@ -37,5 +38,7 @@ class BrokerStatistics(Struct, frozen=True):
     """How late the event loop was, each half second."""
     log_lines_dropped: int
     """Of the log of `broker serve`: standard error took none, and too many waited."""
+    storage: StorageStatistics | None
+    """None: there is no log on disk."""
     draining: bool
     """Whether it refuses to publish and to open."""

@@ -329,8 +329,9 @@ async def alive(broker: Broker, request: Request) -> Response | Handover:
 
 
 async def ready(broker: Broker, request: Request) -> Response | Handover:
-    """`GET /readyz`: it takes connections."""
+    """`GET /readyz`: it takes connections, and what is published."""
     broker.require_ready()
+    broker.require_storing()
     return json_response({"status": "ready"})
 
 

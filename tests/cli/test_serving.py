@@ -1,8 +1,10 @@
 """`broker serve` and `check-config` as operators meet them: separate processes, real ports, exit codes."""
 
+import json
 import re
 import resource
 import signal
+import urllib.request
 
 import pytest
 from click.testing import CliRunner
@@ -34,6 +36,14 @@ def server(config_path):
         yield started
 
 
+def published(url, event_id):
+    """What became of an event that was published over HTTP."""
+    event = json.dumps({"type": "x.y", "inbox_id": "i1", "event_id": event_id, "payload": {}}).encode()
+    request = urllib.request.Request(f"{url}/v1/events", event, {"Authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request, timeout=GUARD_SECONDS) as response:
+        return json.load(response)["result"]["events"][0]
+
+
 def run(*arguments, **environment):
     return CliRunner().invoke(main, arguments, env=environment)
 
@@ -41,9 +51,40 @@ def run(*arguments, **environment):
 def test_serve_says_in_one_line_what_it_is_what_it_serves_and_last_where(config_path):
     with process("serve", "--config", config_path, "--port", "0") as started:
         line = started.stderr.readline()
-    for part in (broker.__version__, "1 account", str(config_path), "in memory", "300 s"):
+    for part in (
+        broker.__version__,
+        "1 account",
+        str(config_path),
+        "memory only: a restart forgets the window",
+        "300 s",
+    ):
         assert part in line
     assert re.search(r" http://127\.0\.0\.1:\d+\n$", line)
+
+
+def test_serve_with_a_log_on_disk_says_where_it_is_and_goes_on_where_it_ended(config_path, tmp_path):
+    path = tmp_path / "broker.db"
+    stream = ("--config", config_path, "--storage", path)
+    with serving(*stream) as (started, url):
+        cursors = [published(url, name)["cursor"] for name in ("e1", "e2")]
+        started.terminate()
+        assert started.wait(GUARD_SECONDS) == 0
+    with process("serve", "--port", "0", *stream) as started:
+        line = started.stderr.readline()
+        assert f"the log in {path}" in line
+        url = re.search(r"http://\S+", line)[0]
+        with process("tail", "--json", "--url", url, "--since", cursors[0], "--count", "1") as tailing:
+            assert '"e2"' in tailing.communicate(timeout=GUARD_SECONDS)[0]
+        assert published(url, "e1") == {"event_id": "e1", "cursor": cursors[0], "duplicate": True}
+
+
+def test_a_second_serve_on_the_same_log_is_refused_in_a_line(config_path, tmp_path):
+    stream = ("--config", config_path, "--storage", tmp_path / "broker.db")
+    with serving(*stream) as (started, _):
+        with process("serve", "--port", "0", *stream) as second:
+            _, said = second.communicate(timeout=GUARD_SECONDS)
+        assert second.returncode == 1
+        assert said == f"Error: {tmp_path / 'broker.db'}: another broker (pid {started.pid}) has it\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -27,7 +27,9 @@ def opened(path, *rooms, synchronous="full"):
 def filled(path, rows=1):
     """A file that was closed with some rows in it."""
     made = opened(path)
+    made.connection.execute("BEGIN")
     made.connection.executemany("INSERT INTO things VALUES (?)", [(f"{n:0200}",) for n in range(rows)])
+    made.connection.execute("COMMIT")
     made.close(clean=True)
 
 

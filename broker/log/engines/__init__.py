@@ -68,6 +68,11 @@ class Engine(Protocol):
         """What it keeps beyond memory; None: nothing, and what memory drops is gone."""
         ...
 
+    @property
+    def refusal(self) -> RequestError | None:
+        """Why nothing can be stored now, though it is there; None: it can."""
+        ...
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run its tasks, for ever. Never raises because what it stores to is away."""
         ...

@@ -18,6 +18,7 @@ class MemoryEngine:
     """Does everything at once. ``clock`` returns monotonic seconds, ``wall_clock`` seconds since 1970."""
 
     away: Final = False
+    refusal: Final = None
     archive: Final = None
 
     def __init__(

@@ -1,0 +1,230 @@
+"""The engine on disk: an event is stored when its commit is, and what a restart finds there is the log as it was.
+
+A publish goes to the storage's writer with those beside it, and is told, and given to the log in memory, after the
+commit, in the order of the commits. Positions are one counter over all accounts that begins at the time of day in
+microseconds: so none is used twice, not after a lost tail, nor after a backup was put back. Memory has the newest
+events, within its limits; what is older stays on disk for `keep_seconds`, within `max_bytes`.
+"""
+
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from math import inf
+from typing import Final
+
+import trio
+from msgspec import Struct
+
+from ...config import StorageConfig
+from ...errors import RequestError
+from ...protocol.messages import Entry
+from ..engines import Answer, Done, EventsByAccount, Log
+from ..replay import Mark
+from ..retention import ReplayBuffers
+from ..storage import RETRY_MS, Storage
+from . import rows
+
+TRIM_ROWS: Final = 128
+"""Events that leave in one transaction."""
+_TRIM_SECONDS: Final = 1.0
+_RECOVER_ROWS: Final = 512
+"""Events that are taken back in one step: about two milliseconds, before anybody is served."""
+_RECOVER_ACCOUNTS: Final = 1_000
+_KNOWN_SECONDS: Final = 3_600.0
+"""How long it is known of an event that it was there, beyond the time for which it is kept (PROTOCOL section 3)."""
+_ATTACHED: Final = nullcontext()
+
+
+class Beside(Struct, frozen=True):
+    """Rows that somebody wants in an event's own transaction. Both are called in the writer's thread, within it."""
+
+    write: Callable[[sqlite3.Connection, str, Sequence[Entry]], None]
+    """Called with an account and new events of it. What it raises refuses the publishes that brought them."""
+    needed_from: Callable[[sqlite3.Connection], int | None] = lambda _: None
+    """Returns the first position whose event must stay; None: none must."""
+
+
+class SqliteEngine:
+    """Stores to a log on disk. ``clock`` returns monotonic seconds, ``wall_clock`` seconds since 1970, in any thread.
+
+    ``beside`` may be added to before `run`.
+    """
+
+    away: Final = False
+    archive: Final = None
+
+    def __init__(
+        self,
+        buffers: ReplayBuffers,
+        log: Log,
+        storage: Storage,
+        config: StorageConfig,
+        replay_seconds: float,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.beside: list[Beside] = []
+        self._buffers = buffers
+        self._log = log
+        self._storage = storage
+        self._config = config
+        self._replay_seconds = replay_seconds
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._next = 0
+        self._wall = 0.0
+        """Of the event that was stored last: times never go back along positions."""
+        self._trims_from = inf
+        """By the monotonic clock: what was restored stays for a while."""
+        self._moments = deque[tuple[float, int]]()
+        """Moments of the monotonic clock, each with a position: what was stored later than then lies from there on."""
+        self._is_full = False
+        self._ids: rows.Ids | None = None
+        """None: what is on disk was not taken back yet."""
+
+    @property
+    def refusal(self) -> RequestError | None:
+        """Why nothing can be stored now: there must stay some room on the disk, or the log is as large as it may be."""
+        if self._storage.short_of_room:
+            return _unavailable("The broker's disk is almost full")
+        return _unavailable("The broker's log is as large as it may be") if self._is_full else None
+
+    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> None:
+        """Have events stored, and say so after the commit."""
+        refusal = self.refusal
+        if refusal is not None:
+            done(refusal)
+            return
+        prefixes = {account_id: self._buffers.open(account_id).cursor_prefix for account_id in by_account}
+        weight = sum(map(len, by_account.values()))
+        self._storage.begin_together(
+            self._write, rows.Publish(by_account, prefixes), partial(self._stored, done), weight
+        )
+
+    def _write(self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]) -> list[rows.Written]:
+        """Store what some publishes bring, in the writer's thread."""
+        assert self._ids is not None
+        now, self._wall = self._clock(), max(self._wall, self._wall_clock())
+        written, self._next = rows.write_events(connection, self._ids, publishes, self._next, now, self._wall)
+        for beside in self.beside:
+            for outcome in written:
+                for account_id, entries in outcome.fresh.items():
+                    beside.write(connection, account_id, entries)
+        return written
+
+    def _stored(self, done: Done, outcome: rows.Written | RequestError) -> None:
+        """Give the log what is new, wake the fan-out, and tell the publisher: in one step, after the commit."""
+        if isinstance(outcome, RequestError):
+            done(outcome)
+            return
+        for account_id, entries in outcome.fresh.items():
+            self._log.store(account_id, entries)
+        done(outcome.stored)
+
+    def attach(self, account_id: str) -> AbstractAsyncContextManager[None]:
+        """Every account's log is kept here."""
+        return _ATTACHED
+
+    async def reach(self, account_id: str, since: str) -> None:
+        """What is older than the log in memory is not read into it."""
+
+    # --- its life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take back what is on disk, unless that was done, and trim it, for ever."""
+        if self._ids is None:
+            await self.recover()
+        task_status.started()
+        while True:
+            await trio.sleep(_TRIM_SECONDS)
+            await self._trim()
+
+    async def recover(self) -> None:
+        """Let the logs in memory be as they were when the last run ended: within their limits, the cursors good.
+
+        To be done once, before anything is begun. Raises `RequestError` (`unavailable`) if it cannot be read.
+        """
+        storage = self._storage
+        self._ids = await storage.write(rows.Ids)
+        last, last_at = await storage.read(rows.last_position)
+        now, wall = self._clock(), self._wall_clock()
+        self._next = max(last + 1, int(wall * 1_000_000))
+        self._wall = last_at
+        ended_at = max(storage.last_run.alive_at, last_at)
+        cutoff = ended_at - self._replay_seconds
+        first = await storage.read(partial(rows.first_since, moment=cutoff))
+        self._trims_from = now + self._replay_seconds
+        self._moments.append((-inf, first))
+        await self._recover_marks(first, cutoff, now - wall)
+        await self._recover_events(first - 1, now, now - wall)
+
+    async def _recover_marks(self, first: int, cutoff: float, offset: float) -> None:
+        """Restore where each account's log was, and from which position on memory has it."""
+        after = ""
+        while True:
+            accounts = await self._storage.read(
+                partial(rows.read_accounts, after=after, before=first, most=_RECOVER_ACCOUNTS)
+            )
+            if not accounts:
+                return
+            after = accounts[-1].account_id
+            self._buffers.restore({row.account_id: _mark(row, cutoff, offset) for row in accounts}, self._trims_from)
+
+    async def _recover_events(self, after: int, now: float, offset: float) -> None:
+        restored: set[str] = set()
+        while page := await self._storage.read(partial(rows.read_events, after=after, most=_RECOVER_ROWS)):
+            by_account: dict[str, list[Entry]] = {}
+            for account_id, entry in page:
+                entry.stored_at = min(now, entry.wall + offset)
+                by_account.setdefault(account_id, []).append(entry)
+            for account_id, entries in by_account.items():
+                self._buffers.restore_events(account_id, entries, now)
+            restored |= by_account.keys()
+            after = page[-1][1].position
+        for account_id in restored:
+            self._log.store(account_id, [])
+
+    async def _trim(self) -> None:
+        """Let go what is too old, or too much, in short transactions; what cannot be written now waits."""
+        position = self._next
+        now = self._clock()
+        if position > self._moments[-1][1]:
+            self._moments.append((now, position))
+        if now < self._trims_from:
+            return
+        while len(self._moments) > 1 and self._moments[1][0] < self._buffers.oldest_at:
+            self._moments.popleft()
+        step = partial(self._trim_step, in_memory_from=self._moments[0][1])
+        try:
+            while await self._storage.write(step):
+                pass
+        except RequestError:
+            pass  # the storage has said why
+
+    def _trim_step(self, connection: sqlite3.Connection, in_memory_from: int) -> bool:
+        """Let go a few, in the writer's thread, none that memory holds or somebody needs. Returns whether to go on."""
+        too_old = self._wall_clock() - self._config.keep_seconds
+        is_over = rows.used_bytes(connection) > self._config.max_bytes
+        keep_from = in_memory_from
+        for beside in self.beside:
+            needed_from = beside.needed_from(connection)
+            if needed_from is not None:
+                keep_from = min(keep_from, needed_from)
+        gone = rows.trim_events(connection, inf if is_over else too_old, keep_from, TRIM_ROWS)
+        self._is_full = is_over and not gone
+        forgotten = rows.trim_known(connection, too_old - max(_KNOWN_SECONDS, rows.ID_SECONDS), TRIM_ROWS)
+        return max(gone, forgotten) == TRIM_ROWS
+
+
+def _mark(row: rows.AccountRow, cutoff: float, offset: float) -> Mark:
+    """Return what is known of an account before the events that memory takes back: all of those it holds are later."""
+    if row.gone_through == 0:
+        return Mark()
+    wall = row.head_at if row.gone_through == row.head else cutoff
+    return Mark(row.gone_through, wall + offset, wall)
+
+
+def _unavailable(message: str) -> RequestError:
+    return RequestError("unavailable", message, retry_after_ms=RETRY_MS)
