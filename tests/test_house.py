@@ -52,6 +52,7 @@ HOUSE_PLAN = [
                       ("http11", "connection", "sse"), "operating", ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options"), ("demo", "keys", "health", "logs"),
+                ("figures", "keyboard", "operating"), "picture", "screen", "top",
                 ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip
 """The one table of who may import from whom; wings on one floor do not know each other."""

@@ -11,8 +11,22 @@ from .keys import keys, secrets
 from .serving import check_config, demo, serve
 from .starting import init
 from .tailing import tail
+from .top import top
 
-_VERBS: Final = (demo, init, serve, check_config, healthcheck, keys, secrets, token, publish, send, tail)
+_VERBS: Final = (
+    demo,
+    init,
+    serve,
+    check_config,
+    healthcheck,
+    keys,
+    secrets,
+    token,
+    publish,
+    send,
+    tail,
+    top,
+)
 
 
 class _InOrder(click.Group):

@@ -98,6 +98,14 @@ key_option = click.option(
     callback=_key,
     help="The key; better given by the environment.",
 )
+operator_key_option = click.option(
+    "--key",
+    required=True,
+    envvar=["BROKER_OPERATOR_KEY", "BROKER_KEY"],
+    show_envvar=True,
+    callback=_key,
+    help="An operator's key; better given by the environment.",
+)
 tier_option = click.option("--tier", type=click.Choice(get_args(Tier)), help="The account's tier; left out: developer.")
 
 

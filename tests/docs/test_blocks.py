@@ -18,12 +18,16 @@ from broker.config import parse_config
 from broker.keys import hash_key
 
 GUARD_SECONDS = 60
+OPERATOR = "dm_operator_docs"
 CONFIG = f"""
 [[accounts]]
 id = "{ACCOUNT}"
 [[accounts.keys]]
 id = "key_agent"
 sha256 = "{hash_key(KEY)}"
+[[operators]]
+id = "op_main"
+sha256 = "{hash_key(OPERATOR)}"
 """
 
 
@@ -60,7 +64,7 @@ def environment(port, folder):
     """What a reader has in a terminal: the program on the PATH, a key, and a folder of one's own."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     where = {"BROKER_URL": f"http://127.0.0.1:{port}", "BROKER_SERVER__PORT": port, "BROKER_KEY": KEY}
-    return {**os.environ, "PATH": path, "HOME": str(folder), **where}
+    return {**os.environ, "PATH": path, "HOME": str(folder), "BROKER_OPERATOR_KEY": OPERATOR, **where}
 
 
 def run(command, port, folder):
