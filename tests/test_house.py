@@ -35,7 +35,7 @@ HOUSE_PLAN = [
         3,
         ["database", ("storage", "letters"), ("letterbook", "outbox"),
          "dropped", "replay", ("retention", "archive"), "engines",
-         ("engines.memory", "engines.rows", "past"), "engines.sqlite"],
+         ("engines.memory", "engines.rows", "past"), "engines.pages", "engines.sqlite"],
     ),
     ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",
                    ("hub", "acknowledging"), "subscriber"]),

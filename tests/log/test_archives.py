@@ -1,19 +1,22 @@
 """What every archive promises (log/archive.py), in one suite against a list of what was stored; and `Past`."""
 
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 
 import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from logs import EPOCH, ArchivingEngine, begin, prepared, wall_at
+from logs import EPOCH, ArchivingEngine, at_once, begin, prepared, sqlite_engine, wall_at
 
 from broker.config import ReplayConfig
 from broker.errors import RequestError
 from broker.fanout.hub import Hub
 from broker.log import past as past_module
 from broker.log.archive import Kept, Older, Reach
+from broker.log.engines.rows import trim_events
 from broker.log.past import QUESTIONS_AT_ONCE, Past
 from broker.log.retention import ReplayBuffers
 from broker.protocol.framing import payload_of
@@ -21,7 +24,15 @@ from broker.protocol.messages import Entry, decode_event
 from broker.protocol.names import Duration
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
 
-ARCHIVES = {"list": (ArchivingEngine, lambda engine, account_id, through: engine.archive.let_go(account_id, through))}
+
+def let_go_of_rows(engine, account_id: str, through: int) -> None:
+    at_once(engine.archive._storage.write(partial(trim_events, stored_before=inf, keep_from=through + 1, most=10_000)))
+
+
+ARCHIVES = {
+    "list": (ArchivingEngine, lambda engine, account_id, through: engine.archive.let_go(account_id, through)),
+    "sqlite": (sqlite_engine, let_go_of_rows),
+}
 """An engine with an archive, and how to let that let go what is in it up to a position."""
 every_archive = pytest.mark.parametrize("kind", ARCHIVES)
 

@@ -13,12 +13,13 @@ from logs import StorageInStep, at_once, begin, prepared, wall_at
 from broker.config import ReplayConfig, StorageConfig
 from broker.errors import RequestError
 from broker.fanout.hub import Hub
+from broker.log.archive import Kept, Older
 from broker.log.database import Room, open_database
-from broker.log.engines import rows
+from broker.log.engines import pages, rows
 from broker.log.engines.rows import EVENTS, Ids, Publish, write_events
 from broker.log.engines.sqlite import Beside, SqliteEngine
 from broker.log.retention import ReplayBuffers
-from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING
+from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection
 
 NOTES = Room("notes", (("CREATE TABLE notes (position INTEGER PRIMARY KEY, account TEXT NOT NULL) STRICT",),))
 REPLAY_SECONDS = 300
@@ -346,6 +347,49 @@ async def test_the_largest_log_lets_its_oldest_events_go_before_it_refuses_new_o
         house.trim()
         assert house.rows("SELECT count(*) FROM events") == [(500 - 2 * 128,)]
         assert house.engine.refusal is None
+
+
+# --- older events ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("others", [1, 40])
+async def test_a_page_of_few_inboxes_or_many_is_found_among_very_many_others(path, monkeypatch, others):
+    monkeypatch.setattr(pages, "_WALK_STEPS", 50)
+    with house_at(path) as house:
+        wanted = []
+        for number in range(300):
+            inbox = f"mine{number % others}" if number % 60 == 0 else "noise"
+            (stored,) = house.publish(f"e{number}", inbox=inbox)
+            if inbox != "noise":
+                wanted.append(stored.position)
+        selection = Selection(frozenset({f"mine{number}" for number in range(others)}))
+        found, after, through, calls = [], 0, stored.position, 0
+        while after < through:
+            page = at_once(
+                house.engine.archive.read("a", Older(selection, after, through), max_events=9, max_bytes=9_999)
+            )
+            assert page.reached > after
+            found += [entry.position for entry in page.entries]
+            after, calls = page.reached, calls + 1
+        assert found == wanted
+        assert calls == (1 if others == 1 else 6), "along an index, or in walks"
+
+
+async def test_what_was_let_go_so_long_ago_that_nobody_knows_is_not_counted(path, mock_clock):
+    with house_at(path, storage=StorageConfig(keep_seconds=REPLAY_SECONDS)) as house:
+        old, _ = house.publish("old", "older")
+        archive = house.engine.archive
+        mock_clock.jump(REPLAY_SECONDS * 2)
+        house.buffers.expire(trio.current_time(), most=100)
+        house.trim()
+        (young,) = house.publish("young")
+        ask = partial(archive.count, "a", EVERYTHING, through=young.position)
+        assert at_once(ask(after=old.position - 1)) == Kept(1, old.position + 1, 2)
+        mock_clock.jump(2 * rows.ID_SECONDS)
+        house.trim()
+        assert at_once(ask(after=old.position - 1)).missed is None
+        assert at_once(ask(after=old.position + 1)).missed == 0
+        assert at_once(archive.position_before("a", wall_at(0).timestamp())) is None
 
 
 # --- rows beside -------------------------------------------------------------

@@ -12,7 +12,7 @@ SQLite gives the interpreter's lock away at each step: so a statement takes as m
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -28,10 +28,11 @@ EVENTS: Final = Room(
             "CREATE TABLE events (position INTEGER PRIMARY KEY, account TEXT NOT NULL, inbox TEXT NOT NULL,"
             " type TEXT NOT NULL, event_id TEXT NOT NULL, created_at TEXT NOT NULL, stored_at REAL NOT NULL,"
             " payload BLOB NOT NULL) STRICT",
-            "CREATE INDEX events_by_account ON events (account, position)",
+            "CREATE INDEX events_by_account ON events (account, position, inbox)",
             "CREATE INDEX events_by_inbox ON events (account, inbox, position)",
             "CREATE TABLE known (position INTEGER PRIMARY KEY, account TEXT NOT NULL, inbox TEXT NOT NULL,"
             " event_id TEXT NOT NULL, stored_at REAL NOT NULL) STRICT",
+            "CREATE INDEX known_by_account ON known (account, position)",
             "CREATE INDEX known_by_inbox ON known (account, inbox, position)",
             "CREATE TABLE ids_a (key INTEGER PRIMARY KEY, position INTEGER NOT NULL) STRICT",
             "CREATE TABLE ids_b (key INTEGER PRIMARY KEY, position INTEGER NOT NULL) STRICT",
@@ -49,6 +50,7 @@ _SIZES: Final = (256, 64, 16, 4, 1)
 """Rows of one statement."""
 _INSERT_EVENTS: Final = {n: "INSERT INTO events VALUES " + ",".join(["(?,?,?,?,?,?,?,?)"] * n) for n in _SIZES}
 _EVENT_COLUMNS: Final = 8
+_COLUMNS: Final = "account, position, inbox, type, event_id, created_at, stored_at, payload"
 _HEAD: Final = (
     "INSERT INTO accounts VALUES (?, ?, ?, 0, 0)"
     " ON CONFLICT (account) DO UPDATE SET head = excluded.head, head_at = excluded.head_at"
@@ -222,18 +224,18 @@ def last_position(connection: sqlite3.Connection) -> tuple[int, float]:
     return (0, 0.0) if row is None else (int(row[0]), float(row[1]))
 
 
-def first_since(connection: sqlite3.Connection, moment: float) -> int:
-    """Return the first position stored at a moment or later; what is stored next, if there is none.
+def first_since(connection: sqlite3.Connection, moment: float, table: Literal["events", "known"] = "events") -> int:
+    """Return the first position stored at a moment or later; the one after the last, if there is none.
 
     Times never go back along positions, so it is searched for.
     """
-    least, most = connection.execute("SELECT min(position), max(position) + 1 FROM events").fetchone()
+    least, most = connection.execute(f"SELECT min(position), max(position) + 1 FROM {table}").fetchone()
     if least is None:
         return 0
     while least < most:
         middle = (least + most) // 2
         position, stored_at = connection.execute(
-            "SELECT position, stored_at FROM events WHERE position >= ? LIMIT 1", (middle,)
+            f"SELECT position, stored_at FROM {table} WHERE position >= ? LIMIT 1", (middle,)
         ).fetchone()
         if stored_at < moment:
             least = position + 1
@@ -256,11 +258,20 @@ def read_accounts(connection: sqlite3.Connection, after: str, before: int, most:
 def read_events(connection: sqlite3.Connection, after: int, most: int) -> list[tuple[str, Entry]]:
     """Return the next events of all accounts, each with its account, as a log takes them."""
     rows = connection.execute(
-        "SELECT account, position, inbox, type, event_id, created_at, stored_at, payload"
-        " FROM events WHERE position > ? ORDER BY position LIMIT ?",
-        (after, most),
+        f"SELECT {_COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?", (after, most)
     )
     return [(row[0], _entry(row)) for row in rows]
+
+
+def read_at(connection: sqlite3.Connection, places: Sequence[int]) -> Iterator[Entry]:
+    """Yield the events at some positions, which are in order."""
+    for start in range(0, len(places), _SIZES[0]):
+        some = places[start : start + _SIZES[0]]
+        marks = ",".join("?" * len(some))
+        for row in connection.execute(
+            f"SELECT {_COLUMNS} FROM events WHERE position IN ({marks}) ORDER BY position", some
+        ):
+            yield _entry(row)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

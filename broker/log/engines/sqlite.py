@@ -25,6 +25,7 @@ from ..replay import Mark
 from ..retention import ReplayBuffers
 from ..storage import RETRY_MS, Storage
 from . import rows
+from .pages import SqliteArchive
 
 TRIM_ROWS: Final = 128
 """Events that leave in one transaction."""
@@ -53,7 +54,6 @@ class SqliteEngine:
     """
 
     away: Final = False
-    archive: Final = None
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class SqliteEngine:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
+        self.archive = SqliteArchive(storage, config.keep_seconds)
         self.beside: list[Beside] = []
         self._buffers = buffers
         self._log = log
