@@ -49,6 +49,10 @@ class PeerGoneError(Exception):
     """The client left, or took too long to read: nobody is there to answer. An ordinary end; let it pass."""
 
 
+def _tell_nobody(_: RequestError) -> None:
+    pass
+
+
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | T]]
 """Answers a request, or takes its connection over by returning anything that is no `Response`."""
 
@@ -58,6 +62,7 @@ async def serve_http(
     handle: Handler[T],
     limits: HttpLimits,
     under_way: AbstractContextManager[None] = _NOTHING,
+    refused: Callable[[RequestError], None] = _tell_nobody,
 ) -> tuple[T, bytes] | None:
     """Serve exchanges on ``stream`` until it ends, or until ``handle`` takes it over.
 
@@ -66,22 +71,27 @@ async def serve_http(
     stream is left open: closing it well, so that the last answer is seen, is the caller's.
 
     A `RequestError` from ``handle`` is answered; any other exception is logged, answered with 500 and closes.
-    ``under_way`` is entered again for each request, until the last piece of its answer is sent.
+    ``under_way`` is entered again for each request, until the last piece of its answer is sent. ``refused`` is told of
+    each head that was refused before there was a request.
     """
     connection = _Connection(stream, limits)
     try:
-        return await _exchanges(connection, handle, under_way)
+        return await _exchanges(connection, handle, under_way, refused)
     except PeerGoneError:
         return None
 
 
 async def _exchanges(
-    connection: "_Connection", handle: Handler[T], under_way: AbstractContextManager[None]
+    connection: "_Connection",
+    handle: Handler[T],
+    under_way: AbstractContextManager[None],
+    refused: Callable[[RequestError], None],
 ) -> tuple[T, bytes] | None:
     while True:
         try:
             request = await connection.read_request()
         except RequestError as error:
+            refused(error)
             await connection.answer(None, error_response(error, close=True))
             return None
         if request is None:

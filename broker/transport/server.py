@@ -93,7 +93,8 @@ class _Server:
             if not await self._secured(client):
                 return
             taken: tuple[Handover, bytes] | None
-            taken = await serve_http(client, partial(self._answer, client), self._http_limits, self._exchanges)
+            answer, refused = partial(self._answer, client), partial(self._refused_head, client)
+            taken = await serve_http(client, answer, self._http_limits, self._exchanges, refused)
             if taken is None:
                 await client.aclose()
             else:
@@ -115,9 +116,7 @@ class _Server:
                 await client.start_tls(self._certificate.context)
                 return True
             except BadTlsError as bad:
-                error = RequestError("bad_request", str(bad))
-                for line in self._refusals.tell(trio.current_time(), "a TLS handshake", client.remote, None, error):
-                    logger.info(line)
+                self._refused("a TLS handshake", client.remote, None, RequestError("bad_request", str(bad)))
             except trio.BrokenResourceError:
                 pass  # it left
         return False
@@ -127,11 +126,18 @@ class _Server:
         try:
             return await handle(self.broker, request)
         except RequestError as error:
-            self.broker.connections.refused(error)
             what = f"{request.method} {route_of(request.path) or 'elsewhere'}"
-            for line in self._refusals.tell(trio.current_time(), what, request.remote, request.key, error):
-                logger.info(line)
+            self._refused(what, request.remote, request.key, error)
             raise
+
+    def _refused_head(self, client: ClientStream, error: RequestError) -> None:
+        self._refused("a head that was not understood", client.remote, None, error)
+
+    def _refused(self, what: str, remote: str | None, key: str | None, error: RequestError) -> None:
+        """Count a refusal, and tell of it if that is not one too many."""
+        self.broker.connections.refused(error)
+        for line in self._refusals.tell(trio.current_time(), what, remote, key, error):
+            logger.info(line)
 
     async def _connect(self, stream: ClientStream, handover: Handover) -> None:
         admitted = handover.admitted
