@@ -220,10 +220,14 @@ def take_all_places(served: Served) -> list[Any]:
     return places
 
 
-async def open_socket(address: Address, *, receive_buffer_bytes: int | None = None) -> trio.SocketStream:
-    """Connect; a small receive buffer must be set before that to bound the window."""
+async def open_socket(
+    address: Address, *, receive_buffer_bytes: int | None = None, local: str | None = None
+) -> trio.SocketStream:
+    """Connect, from a local address; a small receive buffer must be set before that to bound the window."""
     raw = trio.socket.socket()
     try:
+        if local is not None:
+            await raw.bind((local, 0))
         if receive_buffer_bytes is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         await raw.connect(address)

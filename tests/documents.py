@@ -5,6 +5,7 @@ A block's first line says in which language it is, and in a second word how it i
     python, bash        a program that ends by itself; the bash blocks of a page are one session
     js client           a client that comes back by cursor; it runs until it is ended
     toml, json          is loaded
+    nginx, caddyfile    is what a proxy runs with, before a broker (tests/transport/test_behind_proxies.py)
     … excerpt           a part of something, not run by itself
     text                a drawing, or what something prints
 """
@@ -21,6 +22,8 @@ MANNERS = {
     "js": {"client", "excerpt"},
     "toml": {"", "excerpt"},
     "json": {"", "excerpt"},
+    "nginx": {""},
+    "caddyfile": {""},
     "text": {""},
 }
 _BLOCK = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
