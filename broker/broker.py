@@ -24,7 +24,9 @@ from .commands.requests import check_command
 from .config import CalloutConfig, Config, StorageConfig, check_config
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
 from .fanout.acknowledged import Acknowledged
+from .fanout.acknowledging import OnDisk
 from .fanout.hub import Account, Hub
+from .fanout.recorded import Recorded
 from .fanout.subscriber import Subscriber, Subscribers
 from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
@@ -32,6 +34,7 @@ from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
 from .log.engines.rows import EVENTS
 from .log.engines.sqlite import SqliteEngine
+from .log.positions import POSITIONS
 from .log.retention import ReplayBuffers
 from .log.storage import Storage, open_storage
 from .observe.census import Censuses
@@ -63,7 +66,7 @@ AWAY_RETRY_MS: Final = 1_000
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 
 
-ROOMS: Final = (EVENTS,)
+ROOMS: Final = (EVENTS, POSITIONS)
 """Whose tables are in a log on disk."""
 
 
@@ -138,7 +141,9 @@ class Broker:
         self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16) if storage is None else storage.epoch)
         self._hub = Hub(self._buffers, self.keyring.settle)
         self.acknowledged = Acknowledged()
-        self._subscribers = Subscribers()
+        self.on_disk = None if storage is None else OnDisk(Recorded(self.acknowledged, storage, time.time))
+        """Where acknowledgements are kept beyond the process; None: nowhere."""
+        self._subscribers = Subscribers(self.on_disk)
         self._engine: Engine = (
             make_engine(self._buffers, self._hub)
             if storage is None
@@ -222,7 +227,7 @@ class Broker:
         client = None if client_id is None else self.acknowledged.client(account_id, key.identity, client_id)
         async with self.hold(account_id) as account:
             if since is not None:
-                await self.reach(account, since)
+                await self.reach(account, since, key, client_id)
             if self.draining.is_set():
                 raise BrokerClosedError("The broker is draining")
             types = None if patterns is None else TypeFilter(patterns)
@@ -235,11 +240,17 @@ class Broker:
         """Return what keeps an account's log and listeners in this process, as an async context manager."""
         return Hold(self._hub, self._engine, account_id)
 
-    async def reach(self, account: Account, since: str) -> None:
-        """Let an account's log hold what came after ``since``.
+    async def reach(self, account: Account, since: str, key: Key, client_id: str | None) -> None:
+        """Let an account's log hold what came after ``since``, for a key and the client that it is of.
 
-        A cursor that was given out before the fan-out was there is waited for, for a while.
+        A cursor that was given out before the fan-out was there is waited for, for a while. With `acked` a client that
+        is not known is at the head from now on, on disk, too. Raises `RequestError` if that cannot be written.
         """
+        if since == ACKED and client_id is not None:
+            client = self.acknowledged.client(account.buffer.account_id, key.identity, client_id)
+            client.begin(account.subscriptions.position)
+            if self.on_disk is not None:
+                await self.on_disk.recorded.until_recorded(client)
         await self._engine.reach(account.buffer.account_id, since)
         position = account.buffer.position_of(since)
         if position is not None:
@@ -379,6 +390,8 @@ class Broker:
             if self._storage is not None:
                 await nursery.start(self._storage.run)
             await nursery.start(self._engine.run)
+            if self.on_disk is not None:
+                await nursery.start(self.on_disk.recorded.run)
             await nursery.start(self.commands.run)
             await nursery.start(self.intake.run)
             nursery.start_soon(self._hub.deliver)

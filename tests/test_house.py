@@ -33,12 +33,12 @@ HOUSE_PLAN = [
     (
         "log",
         3,
-        ["database", ("storage", "letters"), ("letterbook", "outbox"),
+        ["database", ("storage", "letters"), ("letterbook", "outbox", "positions"),
          "dropped", "replay", ("retention", "archive"), "engines",
          ("engines.memory", "engines.rows", "past"), "engines.pages", "engines.sqlite"],
     ),
     ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",
-                   ("hub", "acknowledging"), "subscriber"]),
+                   ("hub", "covered", "recorded"), "acknowledging", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
@@ -73,7 +73,7 @@ def storeys() -> dict[str, Storey]:
 STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
-    "fanout.replays", "fanout.listeners", "fanout.acknowledged",
+    "fanout.replays", "fanout.listeners", "fanout.acknowledged", "fanout.covered",
     "logline", "errors", "accounts", "durations", "config", "protocol.framing", "protocol.selection",
     "protocol.wording",
     "protocol.names",

@@ -7,7 +7,7 @@ whatever its client is called.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -19,6 +19,8 @@ from ..protocol.selection import NOTHING, Selection
 MAX_CLIENTS_OF_ACCOUNT: Final = 10_000
 MAX_CLIENTS: Final = 200_000
 """Positions of all accounts together: some 250 bytes each, 50 MB."""
+SOMEBODY: Final = b""
+"""Stands for a client that was forgotten: whom is not known."""
 MAX_PARTS: Final = 16
 """Parts of a selection that took effect at different positions; more are not told apart."""
 MAX_FORGETFUL: Final = 100_000
@@ -42,7 +44,8 @@ class Acknowledged:
     """The positions of all clients. Beyond either bound the one that was moved longest ago is forgotten.
 
     Of all accounts together that is one of the account that has moved none for longest. From then on a client of that
-    account that is not known may be the forgotten one, and is told of a gap.
+    account that is not known may be the forgotten one, and is told of a gap. ``moved`` hears of each change: an
+    account, a client (`SOMEBODY`: one was forgotten), and where that is now; None: nowhere any more.
     """
 
     def __init__(self, *, max_of_account: int = MAX_CLIENTS_OF_ACCOUNT, max_clients: int = MAX_CLIENTS) -> None:
@@ -54,6 +57,7 @@ class Acknowledged:
         """Accounts of which one was forgotten."""
         self._clients = 0
         self._forgotten = 0
+        self.moved: Callable[[str, bytes, int | None], None] = _ignore
 
     def client(self, account_id: str, key_identity: str, client_id: str) -> "Client":
         """Return the client of a key (`Key.identity`) and a `client_id`."""
@@ -76,20 +80,38 @@ class Acknowledged:
         self._clients += client not in positions
         positions[client] = position
         positions.move_to_end(client)
+        self.moved(account_id, client, position)
         if len(positions) > self._max_of_account:
             self._forget_one(account_id)
         if self._clients > self._max_clients:
             self._forget_one(next(iter(self._by_account)))
 
     def _forget_one(self, account_id: str) -> None:
-        positions = self._by_account[account_id]
-        positions.popitem(last=False)
-        if not positions:
-            del self._by_account[account_id]
+        client = next(iter(self._by_account[account_id]))
+        self._drop(account_id, client)
+        self.forgot_one(account_id)
+        self._forgotten += 1
+        self.moved(account_id, client, None)
+        self.moved(account_id, SOMEBODY, 0)
+
+    def forgot_one(self, account_id: str) -> None:
+        """Know of an account that one of its clients was forgotten."""
         if len(self._forgetful) <= MAX_FORGETFUL:
             self._forgetful.add(account_id)
+
+    def expired(self, account_id: str, client: bytes, position: int | None) -> None:
+        """Forget a client whose time is over, unless it has moved on from there; or that one was forgotten."""
+        if client == SOMEBODY:
+            self._forgetful.discard(account_id)
+        elif position is not None and self.position_of(account_id, client) == position:
+            self._drop(account_id, client)
+
+    def _drop(self, account_id: str, client: bytes) -> None:
+        positions = self._by_account[account_id]
+        del positions[client]
         self._clients -= 1
-        self._forgotten += 1
+        if not positions:
+            del self._by_account[account_id]
 
     def statistics(self) -> AcknowledgedStatistics:
         """Return what is known now."""
@@ -99,36 +121,41 @@ class Acknowledged:
 class Client:
     """One client's position. There is one for each connection that names a `client_id`."""
 
-    __slots__ = ("_acknowledged", "_digest", "account_id", "client_id")
+    __slots__ = ("_acknowledged", "account_id", "client_id", "digest")
 
     def __init__(self, acknowledged: Acknowledged, account_id: str, client_id: str, digest: bytes) -> None:
         self._acknowledged = acknowledged
-        self._digest = digest
+        self.digest = digest
         self.account_id = account_id
         self.client_id = client_id
 
     @property
     def position(self) -> int | None:
         """Up to where all is acknowledged; None if that is not known."""
-        return self._acknowledged.position_of(self.account_id, self._digest)
+        return self._acknowledged.position_of(self.account_id, self.digest)
 
     @property
     def may_be_forgotten(self) -> bool:
         """Whether its position is not known, and may have been."""
         return self.position is None and self._acknowledged.may_have_forgotten(self.account_id)
 
+    def begin(self, position: int) -> None:
+        """Be at a position, if none is known nor was."""
+        if self.position is None and not self.may_be_forgotten:
+            self.advance(position)
+
     def advance(self, position: int) -> int:
         """Move on to a position, unless it is further already; return where it is then."""
         known = self.position
         position = position if known is None else max(known, position)
-        self._acknowledged.put(self.account_id, self._digest, position)
+        self._acknowledged.put(self.account_id, self.digest, position)
         return position
 
     def take_back(self, position: int) -> None:
         """Go back to a position if it is further: what came after it is sent again."""
         known = self.position
         if known is not None and position < known:
-            self._acknowledged.put(self.account_id, self._digest, position)
+            self._acknowledged.put(self.account_id, self.digest, position)
 
 
 class Part(NamedTuple):
@@ -215,6 +242,10 @@ class AckRequest(Struct, frozen=True):
     reach: Selection
     cursor_path: str = "$.cursor"
     """Where its cursor stood, for messages."""
+
+
+def _ignore(*_: object) -> None:
+    """Nothing is kept beyond this process."""
 
 
 def _union(selections: Iterable[Selection]) -> Selection:

@@ -1,11 +1,12 @@
 """The `ack` and `hold` commands of one client on one connection (PROTOCOL section 4).
 
-A command is judged and takes effect in one step; what it covers is counted in slices, for the answer. The answers come
-in the order in which the commands came.
+A command is judged, and moves the client's position, in one step. It is answered when it is known how many events it
+is for, which is counted in slices, and, where there is a log on disk, when that has the position, and has said which of
+the events a webhook had begun with before.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -13,162 +14,178 @@ import trio
 from msgspec import Struct
 
 from ..errors import RequestError
+from ..log.letters import Acknowledged as Settled
+from ..log.outbox import Outbox
 from ..log.replay import ReplayBuffer
-from ..protocol.messages import Acked, Entry, Held, HoldParams
-from ..protocol.selection import Selection, TypeFilter
+from ..protocol.messages import Acked, Held, HoldParams
 from ..turns import in_turns
-from .acknowledged import AckRequest, Client, Part
-from .follower import READ_EVENTS, Follower
+from .acknowledged import MAX_PARTS, AckRequest, Client
+from .covered import Counting, Covered, Stretch
+from .follower import Follower
+from .recorded import Recorded
 
 MAX_WAITING: Final = 64
 """Commands of one connection whose answer is not known yet; the next one is refused."""
 MAX_WAITING_IDS: Final = 2_000
 """Ids that they name together: a quarter of a megabyte."""
 _RETRY_MS: Final = 1_000
-_SLICE_IDS: Final = 256
-"""Ids that are looked for in one step, or events of one id."""
-_NO_BYTES: Final = 1 << 62
 
+Answer = Callable[[int, Sequence[str]], Acked | Held]
+"""Of how many events there are, and the ids of those that a webhook had begun with before."""
 Reply = Callable[[Acked | Held | RequestError], None]
-Counting = Generator[None, None, int]
 
 
-class Covered(Struct, frozen=True):
-    """The events that a command is for: those of a cursor, and those of ids that are in reach."""
+class OnDisk(Struct):
+    """Where acknowledgements are kept beyond the process, and what is owed to webhooks that wait for them."""
 
-    account_id: str
-    client_id: str
-    parts: Sequence[Part]
-    """Of each, what comes after its position and is of the selection, up to ``through``."""
-    through: int
-    event_filter: TypeFilter | None
-    event_ids: frozenset[str]
-    reach: Selection
-    """Of which inboxes the ids are."""
-
-    def by_cursor(self, entry: Entry) -> bool:
-        """Whether the cursor covers an event."""
-        if entry.position > self.through or not (self.event_filter is None or self.event_filter.accepts(entry.type)):
-            return False
-        return any(entry.position > part.after and entry.inbox in part.selection for part in self.parts)
-
-    def count(self, buffer: ReplayBuffer) -> Counting:
-        """Count the events that the window holds, in slices."""
-        by_cursor = yield from self._count_by_cursor(buffer)
-        by_ids = yield from self._count_by_ids(buffer)
-        return by_cursor + by_ids
-
-    def _count_by_cursor(self, buffer: ReplayBuffer) -> Counting:
-        counted = 0
-        for number, part in enumerate(self.parts):
-            position = part.after
-            if number:
-                yield
-            while position < self.through:
-                entries, position = buffer.read(
-                    part.selection, position, self.through, max_events=READ_EVENTS, max_bytes=_NO_BYTES
-                )
-                accepts = None if self.event_filter is None else self.event_filter.accepts
-                counted += len(entries) if accepts is None else sum(accepts(entry.type) for entry in entries)
-                if position < self.through:
-                    yield
-        return counted
-
-    def _count_by_ids(self, buffer: ReplayBuffer) -> Counting:
-        counted = looked_at = 0
-        for event_id in self.event_ids:
-            looked_at += 1
-            for entry in buffer.of_id(event_id):
-                looked_at += 1
-                counted += entry.inbox in self.reach and not self.by_cursor(entry)
-                if looked_at >= _SLICE_IDS:
-                    looked_at = 0
-                    yield
-        return counted
+    recorded: Recorded
+    outbox: Outbox | None = None
+    """None: there are no webhooks."""
 
 
-class _Waiting(Struct, frozen=True, eq=False):
-    """A command that is being counted, or waits for its turn."""
+class _Command:
+    """A command under way. It is answered when it was counted, recorded and settled."""
 
-    ids: int
-    counting: Counting
-    answer: Callable[[int], Acked | Held]
-    reply: Reply
+    def __init__(self, covered: Covered, answer: Answer) -> None:
+        self.covered = covered
+        self.reply: Reply | None = None
+        """None: nobody waits for the answer any more."""
+        self._answer = answer
+        self._number = 0
+        self._claimed: Sequence[str] = ()
+        self._error: RequestError | None = None
+        self._left = 3
+
+    def counted(self, number: int) -> None:
+        """Hear how many events it is for."""
+        self._number = number
+        self._go_on(None)
+
+    def recorded(self, error: RequestError | None) -> None:
+        """Hear that the position is on disk, or where it need not be; or why it is not."""
+        self._go_on(error)
+
+    def settled(self, outcome: Settled | RequestError) -> None:
+        """Hear which events webhooks had begun with."""
+        if isinstance(outcome, RequestError):
+            self._go_on(outcome)
+        else:
+            self._claimed = outcome.claimed
+            self._go_on(None)
+
+    def _go_on(self, error: RequestError | None) -> None:
+        self._error = self._error or error
+        self._left -= 1
+        if not self._left and self.reply is not None:
+            self.reply(self._error or self._answer(self._number, self._claimed))
+
+
+_NOTHING_SETTLED: Final = Settled(0, [], 0)
 
 
 class Acknowledging:
     """What one client acknowledges and holds. Whoever gets True from `submit` lets `do_waiting` run."""
 
-    def __init__(self, buffer: ReplayBuffer, follower: Follower) -> None:
+    def __init__(self, buffer: ReplayBuffer, follower: Follower, on_disk: OnDisk | None = None) -> None:
         self._buffer = buffer
         self._follower = follower
-        self._waiting: deque[_Waiting] = deque()
-        self._waiting_ids = 0
+        self._on_disk = on_disk
+        self._under_way: dict[_Command, None] = {}
+        self._ids = 0
+        """That those under way name together."""
+        self._counting: deque[tuple[_Command, Counting]] = deque()
+        self._unsettled: list[Stretch] = []
+        """What cursors acknowledged that the log on disk could not take: the next one takes it along."""
 
     def __len__(self) -> int:
         """Return how many commands have no answer yet."""
-        return len(self._waiting)
+        return len(self._under_way)
 
     async def do(self, request: AckRequest) -> Acked | Held:
         """Do a command and return its outcome. Raises `RequestError`."""
-        covered, answer = self._do(request)
-        return answer(await in_turns(covered.count(self._buffer)))
+        outcomes: list[Acked | Held | RequestError] = []
+        ended = trio.Event()
+
+        def reply(outcome: Acked | Held | RequestError) -> None:
+            outcomes.append(outcome)
+            ended.set()
+
+        if self.submit(request, reply):
+            await self.do_waiting()
+        await ended.wait()
+        [outcome] = outcomes
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
 
     def submit(self, request: AckRequest, reply: Reply) -> bool:
         """Do a command; ``reply`` gets its outcome, at once where that takes one step.
 
-        Returns whether it is the first that waits.
+        Returns whether it is the first that is still to be counted.
         """
         ids = len(request.params.event_ids or ())
         try:
-            if len(self._waiting) >= MAX_WAITING or (self._waiting and self._waiting_ids + ids > MAX_WAITING_IDS):
+            if len(self) >= MAX_WAITING or (self._under_way and self._ids + ids > MAX_WAITING_IDS):
                 message = f"Too many of `ack` and `hold` are under way - at `{request.action}`"
                 raise RequestError("rate_limited", message, retry_after_ms=_RETRY_MS)
-            covered, answer = self._do(request)
+            command = self._begin(request)
         except RequestError as error:
             reply(error)
             return False
-        counting = covered.count(self._buffer)
-        if not self._waiting:
+        command.reply = partial(self._answer, command, ids, reply)
+        self._under_way[command] = None
+        self._ids += ids
+        self._record(command, request)
+        counting = command.covered.count(self._buffer)
+        if not self._counting:
             try:
                 next(counting)
             except StopIteration as counted:
-                reply(answer(counted.value))
+                command.counted(counted.value)
                 return False
-        self._waiting.append(_Waiting(ids, counting, answer, reply))
-        self._waiting_ids += ids
-        return len(self._waiting) == 1
+        self._counting.append((command, counting))
+        return len(self._counting) == 1
+
+    def _answer(self, command: _Command, ids: int, reply: Reply, outcome: Acked | Held | RequestError) -> None:
+        del self._under_way[command]
+        self._ids -= ids
+        reply(outcome)
 
     async def do_waiting(self) -> None:
         """Count what waits, one after the other, until there is nothing left. Cancelled, it leaves the rest."""
-        while self._waiting:
-            waiting = self._waiting[0]
+        while self._counting:
+            command, counting = self._counting[0]
             await trio.lowlevel.checkpoint()
-            counted = await in_turns(waiting.counting)
-            self._waiting.popleft()
-            self._waiting_ids -= waiting.ids
-            waiting.reply(waiting.answer(counted))
+            number = await in_turns(counting)
+            self._counting.popleft()
+            command.counted(number)
 
-    def _do(self, request: AckRequest) -> tuple[Covered, Callable[[int], Acked | Held]]:
-        """Let a command take effect. Returns what it covers, and what makes the answer of the number of that.
+    def give_up(self) -> None:
+        """Answer nothing any more; what was begun takes effect."""
+        for command in self._under_way:
+            command.reply = None
 
-        Raises `RequestError`.
-        """
-        params, follower = request.params, self._follower
-        sent = follower.sent
+    # --- what a command does
+
+    def _begin(self, request: AckRequest) -> _Command:
+        """Move the client's position. Raises `RequestError`, and then nothing has changed."""
+        params, sent = request.params, self._follower.sent
         assert sent is not None, "who has no `client_id` is refused before"
-        client = sent.client
+        event_ids = frozenset(params.event_ids or ())
         if isinstance(params, HoldParams):
-            return self._covered(client, [], 0, request), partial(Held, claimed=[])
-        parts, through, position = list[Part](), 0, None
+            return _Command(Covered([], event_ids, request.reach), _held)
+        stretches = list[Stretch]()
         if params.cursor is not None:
             through = self._through(params.cursor, request.cursor_path)
-            parts = sent.acknowledge(through)
-            position = client.advance(through)
+            parts, types = sent.acknowledge(through), self._follower.event_filter
+            stretches = [*self._unsettled, *(Stretch(after, through, which, types) for after, which in parts)]
+            self._unsettled = []
+            position = sent.client.advance(through)
         elif params.event_ids is None:
             raise RequestError("invalid_params", "A `cursor` or `event_ids` are missing - at `$`")
-        cursor = self._buffer.cursor_at(sent.begin() if position is None else position)
-        return self._covered(client, parts, through, request), partial(Acked, cursor, claimed=[])
+        else:
+            position = sent.begin()
+        return _Command(Covered(stretches, event_ids, request.reach), partial(_acked, self._buffer.cursor_at(position)))
 
     def _through(self, cursor: str, path: str) -> int:
         """Return up to where a cursor acknowledges: no further than all of the selection was sent."""
@@ -179,8 +196,56 @@ class Acknowledging:
             raise RequestError("invalid_params", f"The cursor is ahead of what this connection was sent - at `{path}`")
         return min(position, self._follower.sent_through)
 
-    def _covered(self, client: Client, parts: Sequence[Part], through: int, request: AckRequest) -> Covered:
-        ids = frozenset(request.params.event_ids or ())
-        return Covered(
-            client.account_id, client.client_id, parts, through, self._follower.event_filter, ids, request.reach
+    def _record(self, command: _Command, request: AckRequest) -> None:
+        """Have the log on disk take what a command does, if there is one."""
+        on_disk, sent, covered = self._on_disk, self._follower.sent, command.covered
+        if on_disk is None or sent is None:
+            command.recorded(None)
+            command.settled(_NOTHING_SETTLED)
+            return
+        client, outbox, params = sent.client, on_disk.outbox, request.params
+        if outbox is None or not outbox.waits_for(client.account_id, client.client_id):
+            command.settled(_NOTHING_SETTLED)
+        elif isinstance(params, HoldParams):
+            outbox.hold(
+                client.account_id,
+                client.client_id,
+                command.settled,
+                event_ids=covered.event_ids,
+                seconds=params.seconds,
+                reach=covered.reach,
+            )
+        else:
+            self._settle(outbox, client, command)
+        if isinstance(params, HoldParams):
+            command.recorded(None)
+        else:
+            on_disk.recorded.when_recorded(client, command.recorded)
+
+    def _settle(self, outbox: Outbox, client: Client, command: _Command) -> None:
+        """Let a command win or lose, of each event that a webhook waits with, against that webhook's beginning."""
+        covered = command.covered
+
+        def settled(outcome: Settled | RequestError) -> None:
+            if isinstance(outcome, RequestError):
+                self._unsettled = [*self._unsettled, *covered.stretches][-MAX_PARTS:]
+            command.settled(outcome)
+
+        outbox.acknowledge(
+            client.account_id,
+            client.client_id,
+            settled,
+            covers=covered.by_cursor if covered.stretches else None,
+            after=covered.after,
+            through=covered.through,
+            event_ids=covered.event_ids,
+            reach=covered.reach,
         )
+
+
+def _acked(cursor: str, number: int, claimed: Sequence[str]) -> Acked:
+    return Acked(cursor, number, list(claimed))
+
+
+def _held(number: int, claimed: Sequence[str]) -> Held:
+    return Held(number, list(claimed))

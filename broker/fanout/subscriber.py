@@ -18,7 +18,7 @@ from ..protocol.messages import Acked, AckParams, Event, Gap, Held, HoldParams, 
 from ..protocol.selection import EVERYTHING, Selection, TypeFilter
 from ..protocol.wording import located
 from .acknowledged import AckRequest, Client
-from .acknowledging import Acknowledging
+from .acknowledging import Acknowledging, OnDisk
 from .follower import Follower
 from .hub import Account
 from .listeners import Listener, take_nothing
@@ -39,6 +39,7 @@ class Subscriber:
         selection: Selection,
         event_filter: TypeFilter | None,
         client: Client | None = None,
+        on_disk: OnDisk | None = None,
     ) -> None:
         self._account = account
         self._woken = trio.Event()
@@ -46,7 +47,7 @@ class Subscriber:
         self._end: Exception | None = None
         listener = Listener(take_nothing, self._wake)
         self.follower = Follower(account.buffer, account.subscriptions, listener, selection, event_filter, client)
-        self._acknowledging = None if client is None else Acknowledging(account.buffer, self.follower)
+        self._acknowledging = None if client is None else Acknowledging(account.buffer, self.follower, on_disk)
         self.replay: Replay | None = None
         """What the replay brings, if ``since`` was given."""
         self.cursor = self.follower.cursor
@@ -141,7 +142,8 @@ def _checked(kind: type[P], **params: object) -> P:
 class Subscribers:
     """All subscribers of one broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_disk: OnDisk | None = None) -> None:
+        self._on_disk = on_disk
         self._open: set[Subscriber] = set()
 
     @contextmanager
@@ -153,7 +155,7 @@ class Subscribers:
         client: Client | None = None,
     ) -> Iterator[Subscriber]:
         """Yield a new subscriber, which follows until the block ends."""
-        subscriber = Subscriber(account, selection, event_filter, client)
+        subscriber = Subscriber(account, selection, event_filter, client, self._on_disk)
         self._open.add(subscriber)
         try:
             yield subscriber

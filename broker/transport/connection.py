@@ -68,7 +68,7 @@ class Connection:
         self.session = self._life.session
         self._acknowledging = None
         if self.session.follower.sent is not None:
-            self._acknowledging = Acknowledging(admitted.account.buffer, self.session.follower)
+            self._acknowledging = Acknowledging(admitted.account.buffer, self.session.follower, broker.on_disk)
         most = broker.config.limits.max_message_bytes
         self._lent = LentStream(stream, head, most, self._flush)
         self._nursery: trio.Nursery | None = None
@@ -112,6 +112,8 @@ class Connection:
             self._life.ending = closed_by_broker(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._publishing.give_up()
+            if self._acknowledging is not None:
+                self._acknowledging.give_up()
 
     async def _open(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection | None:
         """Answer the upgrade; None if that was not possible in time. Who was ended meanwhile stays so."""

@@ -139,11 +139,12 @@ async def _admitted(broker: Broker, request: Request, query: Mapping[str, str]) 
     since = query.get("since")
     hold = broker.hold(str(key.account_id))
     async with AsyncExitStack() as stack:
+        client_id = None
         if since is not None or key.is_operator:
-            judge()  # who is refused is not kept waiting; operators have no account to hold
+            client_id = judge()[1].client_id  # who is refused is not kept waiting; operators have no account to hold
         account = await stack.enter_async_context(hold)
         if since is not None:
-            await broker.reach(account, since)
+            await broker.reach(account, since, key, client_id)
         worth, opening, slot = await admit(broker.slots, judge)
         stack.pop_all()
         return Admitted(worth, opening, slot, account, hold, request.remote, request.agent)
@@ -167,12 +168,12 @@ async def read_events(broker: Broker, request: Request) -> Response | Handover:
     key = await _authenticate(broker, request)
     key.require("subscribe")
     judge = _judge_of(broker, request.query(), key)
-    judge()  # who is refused is not kept waiting
+    _, opening = judge()  # who is refused is not kept waiting
     held = _hold(broker, request, key)
     since = request.query().get("since")
     async with broker.hold(str(key.account_id)) as account:
         if since is not None:
-            await broker.reach(account, since)
+            await broker.reach(account, since, key, opening.client_id)
         return _held_answer(held, await poll(broker, request, account, key, judge))
 
 

@@ -148,10 +148,11 @@ class Agent:
 
     def acknowledge_up_to_a_cursor(self):
         cursor = self.chance.choice(self.cursors[-6:])
-        covered, answer = self.acknowledging._do(self.say(action="ack", cursor=cursor))
-        through = self.buffer.position_of(answer(0).cursor)
-        assert through == self.client.position
-        by_cursor = {position for position, entry in self.entries.items() if covered.by_cursor(entry)}
+        covered = self.acknowledging._begin(self.say(action="ack", cursor=cursor)).covered
+        through = self.client.position
+        by_cursor = {
+            position for position, entry in self.entries.items() if covered.by_cursor(position, entry.inbox, entry.type)
+        }
         assert by_cursor <= self.sent
         assert all(position <= self.buffer.position_of(cursor) for position in by_cursor)
         self.settled |= {position for position in self.sent if position <= through}
