@@ -51,7 +51,7 @@ HOUSE_PLAN = [
                       ("reading", "life", "specs.schemas"), "specs.parameters", ("specs.asyncapi", "specs.openapi"),
                       ("http11", "connection", "sse"), "operating", ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
-    ("cli", 8, [("client", "lines", "options"), ("demo", "keys", "health", "logs"),
+    ("cli", 8, [("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
                 ("figures", "keyboard", "operating"), "picture", "screen", "top",
                 ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip

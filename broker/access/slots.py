@@ -41,13 +41,14 @@ class Slot:
 
     def __init__(self, of_account: "_AccountSlots", name: SlotName | None) -> None:
         self._of_account = of_account
-        self.key: object = name or self
+        self.key: object = name or object()
         self.holder: Holder | None = None
-        """Set as soon as there is a connection, with no checkpoint since the slot was taken."""
+        """Set as soon as there is a connection, with no checkpoint since the slot was taken, until the release."""
 
     def release(self) -> None:
         """Give the place back, unless it was given back or taken over."""
         self._of_account.release(self)
+        self.holder = None
 
 
 class _AllSlots(dict[str, "_AccountSlots"]):
@@ -57,7 +58,7 @@ class _AllSlots(dict[str, "_AccountSlots"]):
 
 
 class _AccountSlots(dict[object, Slot]):
-    """The slots of one account by their keys: a name, or the slot itself."""
+    """The slots of one account by their keys: a name, or an object of its own."""
 
     def __init__(self, account_id: str, accounts: _AllSlots) -> None:
         self._account_id = account_id

@@ -1,6 +1,5 @@
 """Verbs that run a broker or look at its configuration: `serve`, `check-config`, `demo`."""
 
-import gc
 import os
 from functools import partial
 from typing import get_args
@@ -18,6 +17,7 @@ from ..transport.server import raise_open_files_limit, serve_until_signal
 from ..transport.tls import certificate_of
 from ..version import __version__
 from .demo import run_demo
+from .garbage import collect_what_is_young
 from .logs import open_log
 from .options import config_option, ended_by_people, found_config, load
 
@@ -60,7 +60,7 @@ def serve(
     config = _with_storage(load(config_path), storage)
     logs = LogsConfig(format=log_format or config.logs.format, level=log_level or config.logs.level)
     raise_open_files_limit()
-    gc.freeze()
+    collect_what_is_young()
 
     def load_again() -> Config:
         return _with_storage(load_config(config_path, os.environ), storage)

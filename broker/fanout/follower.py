@@ -165,6 +165,7 @@ class Follower:
     def close(self) -> None:
         """Follow nothing any more, for ever; what is called after that changes nothing."""
         self._subscriptions.close(self._listener)
+        self._listener.let_go()
 
     # --- following
 

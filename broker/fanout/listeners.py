@@ -43,6 +43,10 @@ class Listener:
         self.position = 0
         self.told = 0
 
+    def let_go(self) -> None:
+        """Call nobody any more: its owner and it refer to each other no longer."""
+        self.send, self.wake, self.sent_part, self.send_failed = take_nothing, _ignore, _ignore, _ignore
+
 
 def take_nothing(_: bytes) -> int:
     """Be the ``write_nowait`` of a listener that reads everything from the log."""

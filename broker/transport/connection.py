@@ -91,6 +91,7 @@ class Connection:
         finally:
             self._commands.leave(self._lane)
             self._life.finish()
+            self._lent.let_go()
 
     async def _live(self) -> None:
         """Answer the upgrade, then do what the client asks, until it or somebody else ends the connection."""

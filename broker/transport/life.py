@@ -164,6 +164,8 @@ class Life:
         self.leave(CANCELLED)
         self.state = State.ENDED
         self.session.close()
+        # Neither is asked for anything any more; what refers to each other would be freed late.
+        del self._carrier, self._watch
 
     # --- its key
 

@@ -16,6 +16,10 @@ from .stream import ClientStream
 READ_BYTES: Final = 65_536
 
 
+def _nothing() -> None:
+    pass
+
+
 class LentStream(trio.abc.Stream):
     """A client's stream as trio-websocket has it; the Close, and the wait until it is seen, are `Connection`'s.
 
@@ -138,6 +142,10 @@ class LentStream(trio.abc.Stream):
     def close(self) -> None:
         """Read nothing any more: trio-websocket has found a frame that is broken, or cannot write."""
         self._closed = True
+
+    def let_go(self) -> None:
+        """Call ``flush`` no more: nothing is written any more."""
+        self._flush = _nothing
 
     async def aclose(self) -> None:
         """Do the same, as trio-websocket does it."""

@@ -1,10 +1,23 @@
 """What a connection's life is, whatever carries it: of a thousand that end at once, one after the other does."""
 
+import gc
 from contextlib import AsyncExitStack
 
 import pytest
 import trio
-from clients import ALICE, connected, open_socket, serving, until
+from clients import (
+    ACCOUNT,
+    ALICE,
+    CLOSE,
+    TEXT,
+    connected,
+    event,
+    masked,
+    open_socket,
+    serving,
+    until,
+    upgrade_head,
+)
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CloseCode, Config
@@ -73,3 +86,64 @@ async def test_of_many_that_are_ended_at_once_none_is_open_and_they_stop_one_aft
         trio.lowlevel.remove_instrument(rounds)
         assert rounds.most <= MOST_STEPS
         assert served.broker.statistics().slots.connections == 0
+
+
+# --- what is left of it ------------------------------------------------------
+
+OPENINGS = {
+    "a WebSocket": upgrade_head("inbox_ids=in_1"),
+    "an event stream": f"GET /v1/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode(),
+    "a poll": f"GET /v1/events?wait=30 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode(),
+}
+
+
+async def leave(served, stream):
+    await stream.aclose()
+
+
+async def be_ended(served, stream):
+    [entry] = served.broker.connections._entries.values()
+    entry.connected.end(CloseCode.GOING_AWAY, "away")
+    await blocked()
+    await stream.aclose()
+
+
+async def command_and_close(served, stream):
+    await stream.send_all(masked(TEXT, b'{"action":"ping"}') + masked(CLOSE, b"\x03\xe8"))
+    await blocked()
+    await stream.aclose()
+
+
+async def fall_behind_and_leave(served, stream):
+    for number in range(100):
+        await served.broker.publish(ACCOUNT, event(number, size=8_000))
+    await blocked()
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("end", [leave, be_ended, command_and_close, fall_behind_and_leave])
+@pytest.mark.parametrize("opening", OPENINGS)
+async def test_an_ended_connection_leaves_nothing_for_the_garbage_collector(opening, end):
+    async def come_and_go(served):
+        stream = await open_socket(served.address)
+        await stream.send_all(OPENINGS[opening])
+        await until(lambda: len(served.broker.connections))
+        await blocked()
+        await end(served, stream)
+        await until(lambda: not len(served.broker.connections))
+        await blocked()
+
+    async with serving() as served:
+        await come_and_go(served)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await come_and_go(served)
+            gc.collect()
+            left = [thing for thing in gc.garbage if type(thing).__module__.startswith(("broker.", "trio"))]
+            assert left == []
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()

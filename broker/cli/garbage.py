@@ -1,0 +1,41 @@
+"""The garbage collector of a process that serves: it looks at what is young, and seldom at all that lives.
+
+A collection is one long step, and a full one looks at everything that can refer to anything: with a thousand
+connections 100 ms, again each time that a quarter more has come. What serves clients makes hardly any garbage of its
+kind (an ended connection leaves none: a test holds that), so what has lived through a full collection is frozen: the
+next one leaves it out. What is frozen is still freed when nobody refers to it any more; only what refers to each other
+must wait for the thaw.
+"""
+
+import gc
+from typing import Final
+
+THRESHOLDS: Final = (700, 5, 3)
+"""A full collection for some 17,000 objects more: 8 ms at most."""
+FULL_COLLECTIONS_PER_THAW: Final = 1_000
+"""After so many, one looks at all that lives: when 80,000 connections have come, not before."""
+_FULL: Final = 2
+
+
+class _Freezing:
+    """Told by the collector of each collection that begins or ends."""
+
+    def __init__(self) -> None:
+        self._full_collections = 0
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        if phase != "stop" or info["generation"] != _FULL:
+            return
+        self._full_collections += 1
+        if self._full_collections % FULL_COLLECTIONS_PER_THAW == 0:
+            gc.unfreeze()  # the next one looks at it
+        else:
+            gc.freeze()
+
+
+def collect_what_is_young() -> None:
+    """Have the collector go by this from now on; all that there is already is left out."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
+    gc.callbacks.append(_Freezing())

@@ -1,0 +1,73 @@
+"""What the garbage collector of a process that serves looks at. In processes of their own: it is one for all."""
+
+import subprocess
+import sys
+import textwrap
+
+BEFORE = """
+import gc
+import weakref
+
+from broker.cli.garbage import FULL_COLLECTIONS_PER_THAW, THRESHOLDS, collect_what_is_young
+
+class Node:
+    pass
+
+def cycle():
+    node = Node()
+    node.itself = node
+    return node
+
+def full_collections(count):
+    for _ in range(count):
+        gc.collect()
+"""
+
+
+def run(script: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE + textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.split()
+
+
+def test_however_much_lives_a_full_collection_looks_at_what_is_young():
+    full, most = run("""
+        collect_what_is_young()
+        looked_at = []
+        gc.callbacks.append(
+            lambda phase, info: looked_at.append(len(gc.get_objects()))
+            if (phase, info["generation"]) == ("start", 2)
+            else None
+        )
+        kept = [[] for _ in range(300_000)]
+        print(len(looked_at), max(looked_at))
+    """)
+    assert int(full) >= 10
+    assert int(most) < 30_000
+
+
+def test_what_is_frozen_is_freed_when_nobody_refers_to_it_and_a_young_cycle_is_collected():
+    assert run("""
+        collect_what_is_young()
+        node, young = Node(), weakref.ref(cycle())
+        old = weakref.ref(node)
+        gc.collect()
+        print(young() is None)
+        del node
+        print(old() is None)
+    """) == ["True", "True"]
+
+
+def test_a_cycle_that_was_frozen_is_collected_after_the_thaw():
+    assert run("""
+        collect_what_is_young()
+        node = cycle()
+        old = weakref.ref(node)
+        full_collections(1)
+        del node
+        full_collections(FULL_COLLECTIONS_PER_THAW - 2)
+        print(old() is None)
+        full_collections(2)
+        print(old() is None)
+    """) == ["False", "True"]
