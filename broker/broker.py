@@ -21,7 +21,8 @@ from .commands.dispatch import BUILT_IN_ACTIONS, Commands, HandlerFunction, When
 from .commands.forward import forwarder
 from .commands.remembered import Outcome
 from .commands.requests import check_command
-from .config import CalloutConfig, Config, StorageConfig, check_config
+from .config import CalloutConfig, Config, check_config
+from .disk import Disk, open_disk
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
 from .fanout.acknowledged import Acknowledged
 from .fanout.acknowledging import OnDisk
@@ -32,11 +33,7 @@ from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
 from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
-from .log.engines.rows import EVENTS
-from .log.engines.sqlite import SqliteEngine
-from .log.positions import POSITIONS
 from .log.retention import ReplayBuffers
-from .log.storage import Storage, open_storage
 from .observe.census import Censuses
 from .observe.connections import Connections
 from .observe.lag import LoopLag
@@ -66,19 +63,9 @@ AWAY_RETRY_MS: Final = 1_000
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 
 
-ROOMS: Final = (EVENTS, POSITIONS)
-"""Whose tables are in a log on disk."""
-
-
 def make_engine(buffers: ReplayBuffers, log: Log) -> Engine:
     """Return the engine that fills the log: the one that keeps everything in this process."""
     return MemoryEngine(buffers, log, trio.current_time, time.time)
-
-
-def make_durable_engine(buffers: ReplayBuffers, log: Log, storage: Storage, config: Config) -> SqliteEngine:
-    """Return the engine that fills the log from a log on disk, and keeps it there."""
-    clock = trio.lowlevel.current_clock().current_time
-    return SqliteEngine(buffers, log, storage, config.storage, config.replay.seconds, clock, time.time)
 
 
 class Hold:
@@ -122,13 +109,13 @@ class Broker:
         config: Config,
         lookup: Lookup | None = None,
         callouts: Mapping[str, Callout] | None = None,
-        storage: Storage | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self.config = config
-        self._storage = storage
+        self._disk = disk
         self._callouts = dict(callouts or {})
         self._lag = LoopLag()
-        self.commands = Commands(config)
+        self.commands = Commands(config, disk.answers if disk else None)
         self.schedule = Schedule()
         self.turns = Turns()
         self.slots = Slots()
@@ -138,17 +125,13 @@ class Broker:
         self.bodies = Bodies(config.limits.max_bodies_bytes)
         self.draining = trio.Event()
         """Set by `start_draining`."""
-        self._buffers = ReplayBuffers(config.replay, secrets.token_bytes(16) if storage is None else storage.epoch)
+        self._buffers = ReplayBuffers(config.replay, disk.storage.epoch if disk else secrets.token_bytes(16))
         self._hub = Hub(self._buffers, self.keyring.settle)
         self.acknowledged = Acknowledged()
-        self.on_disk = None if storage is None else OnDisk(Recorded(self.acknowledged, storage, time.time))
+        self.on_disk = OnDisk(Recorded(self.acknowledged, disk.storage, time.time)) if disk else None
         """Where acknowledgements are kept beyond the process; None: nowhere."""
         self._subscribers = Subscribers(self.on_disk)
-        self._engine: Engine = (
-            make_engine(self._buffers, self._hub)
-            if storage is None
-            else make_durable_engine(self._buffers, self._hub, storage, config)
-        )
+        self._engine: Engine = (disk.engine if disk else make_engine)(self._buffers, self._hub)
         self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
         self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule)
         closed = self.connections.closed_lately
@@ -387,8 +370,8 @@ class Broker:
                 self._callouts["commands"] = callout
                 self.commands.fallback = forwarder(callout, self.config.commands.timeout_seconds)
             nursery = await stack.enter_async_context(trio.open_nursery())
-            if self._storage is not None:
-                await nursery.start(self._storage.run)
+            if self._disk is not None:
+                await nursery.start(self._disk.storage.run)
             await nursery.start(self._engine.run)
             if self.on_disk is not None:
                 await nursery.start(self.on_disk.recorded.run)
@@ -423,7 +406,7 @@ class Broker:
             {section: callout.statistics() for section, callout in self._callouts.items()},
             self._lag.statistics(),
             dropped_lines(),
-            None if self._storage is None else self._storage.statistics(),
+            self._disk.storage.statistics() if self._disk else None,
             self.draining.is_set(),
         )
 
@@ -460,16 +443,6 @@ async def _open_callout(stack: AsyncExitStack, section: CalloutConfig) -> Callou
     return await stack.enter_async_context(open_callout(section.url, section.secret, section.timeout_seconds))
 
 
-async def _open_storage(stack: AsyncExitStack, section: StorageConfig) -> Storage | None:
-    """Open the log on disk, until the stack ends; None if there is to be none."""
-    if section.path is None:
-        return None
-    opened = open_storage(
-        section.path, synchronous=section.synchronous, rooms=ROOMS, min_free_bytes=section.min_free_bytes
-    )
-    return await stack.enter_async_context(opened)
-
-
 @asynccontextmanager
 async def open_broker(config: Config | None = None, *, access: AskAccess | None = None) -> AsyncIterator[Broker]:
     """Start a broker; its tasks run in a nursery of its own until the block ends.
@@ -486,8 +459,8 @@ async def open_broker(config: Config | None = None, *, access: AskAccess | None 
                 callouts["access"] = callout
                 access = asks_api(callout)
         lookup = None if access is None else Lookup(access, config.access.timeout_seconds)
-        storage = await _open_storage(stack, config.storage)
-        broker = Broker(config, lookup, callouts, storage)
+        disk = await stack.enter_async_context(open_disk(config))
+        broker = Broker(config, lookup, callouts, disk)
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(broker.run)
         try:

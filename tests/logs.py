@@ -225,8 +225,11 @@ class StorageInStep(Storage):
         function(*args)
 
     async def write(self, work):
+        return await self.write_together(lambda connection, works: [work(connection) for work in works], work)
+
+    async def write_together(self, write, item, weight=1):
         outcomes: list[Any] = []
-        self.begin_write(work, outcomes.append)
+        self.begin_together(write, item, outcomes.append, weight)
         [outcome] = outcomes
         if isinstance(outcome, RequestError):
             raise outcome

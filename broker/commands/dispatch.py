@@ -24,10 +24,12 @@ from ..accounts import Accounts
 from ..config import Config, TierRatesConfig
 from ..errors import HTTP_STATUS, CommandError, RequestError, first_of
 from ..fairness import FairLimiter
+from ..log.engines.answers import AnswerKey
 from ..protocol.decoding import decode_params, is_long, prove_command
 from ..protocol.documents import at_once
 from ..protocol.messages import Command, Proof
 from ..turns import in_turns
+from .keeping import ANSWER_SECONDS, KeptAnswers
 from .remembered import ONCE_SECONDS, Outcome, Remembered, RememberedStatistics, Run
 from .requests import CommandRequest
 
@@ -40,6 +42,9 @@ MAX_PROVING: Final = 4
 """Long commands that are proved side by side: each costs everybody else half a millisecond a turn of the loop."""
 MAX_WAITING_REPEATS: Final = 64
 """Commands of one connection that may wait for an answer beside those it may have under way: all are repeats."""
+REQUEST: Final = ""
+ONCE: Final = "once"
+"""Kinds of identity."""
 ASK_AGAIN: Final = frozenset({"forbidden", "rate_limited", "unavailable", "timeout", "internal"})
 """Error codes that, beside all `invalid_…`, are not remembered: the same `request_id` asks the handler again."""
 
@@ -156,10 +161,11 @@ class CommandsStatistics(Struct, frozen=True):
 
 
 class Commands:
-    """All handlers, and all that is under way."""
+    """All handlers, and all that is under way. ``kept``: where a restart finds what is remembered, if there is that."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, kept: KeptAnswers | None = None) -> None:
         self._config = config
+        self._kept = kept
         self._handlers: dict[str, ActionHandler] = {}
         self._accounts = Accounts(self._make_account)
         self._doing: dict[Run, _Doing] = {}
@@ -179,7 +185,9 @@ class Commands:
         self._handlers[action] = ActionHandler(function, _params_type(action, function), seconds, leave)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the handlers, for ever."""
+        """Run the handlers, for ever, after what another run has kept is remembered."""
+        if self._kept is not None:
+            await self._kept.restore(self._remember)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
@@ -187,8 +195,19 @@ class Commands:
 
     # --- accounts and lanes
 
-    def _make_account(self, _: str) -> AccountCommands:
-        return AccountCommands(Remembered(self._config.replay.seconds), Remembered(ONCE_SECONDS))
+    def _make_account(self, account_id: str) -> AccountCommands:
+        kept = self._kept
+        seconds = self._config.replay.seconds if kept is None else ANSWER_SECONDS
+        forgotten = None if kept is None else kept.forget
+        return AccountCommands(
+            Remembered(seconds, owner=(account_id, REQUEST), forgotten=forgotten),
+            Remembered(ONCE_SECONDS, owner=(account_id, ONCE), forgotten=forgotten),
+        )
+
+    def _remember(self, key: AnswerKey, digest: bytes, outcome: Outcome, ended_at: float) -> None:
+        account = self._accounts.open(key.account_id)
+        remembered = account.once if key.kind == ONCE else account.remembered
+        remembered.restore(key.identity, digest, outcome, ended_at)
 
     def account(self, key: Key) -> AccountCommands:
         """Return what a key's account has under way; make it if there is nothing. Its rates are those of the key."""
@@ -340,6 +359,8 @@ class Commands:
                     outcome = await _outcome_of(handler, params, _context(request, run.digest, deadline))
                 if in_time.cancelled_caught:
                     outcome = refused(RequestError("timeout", f"It took longer than {handler.seconds} s"))
+            if self._kept is not None:
+                await self._kept.keep(run, outcome)
         finally:
             del self._doing[run]
             lane.account.under_way -= 1

@@ -72,7 +72,19 @@ class RememberedStatistics(Struct, frozen=True):
 class Remembered:
     """The runs of one account, of one kind of identity. ``seconds`` is how long an outcome is remembered."""
 
-    def __init__(self, seconds: float, *, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        max_answers: int = MAX_ANSWERS,
+        max_bytes: int = MAX_BYTES,
+        owner: tuple[str, str] = ("", ""),
+        forgotten: Callable[[Run], None] | None = None,
+    ) -> None:
+        self.owner = owner
+        """The account, and the kind of identity: `""`, or `"once"`."""
+        self._forgotten = forgotten
+        """Called with what is remembered no longer."""
         self._seconds = seconds
         self._max_answers = max_answers
         self._max_bytes = max_bytes
@@ -109,15 +121,24 @@ class Remembered:
         """Give a run its outcome, tell everybody who waits for it, and remember it if it lasts."""
         run.outcome = outcome
         if run.identity is not None and self._under_way.pop(run.identity, None) is run and outcome.lasting:
-            run.ended_at = now
-            run.cost = RUN_OVERHEAD_BYTES + outcome.size + sum(map(len, run.identity))
-            self._ended[run.identity] = run
-            self._bytes += run.cost
-            while len(self._ended) > self._max_answers or self._bytes > self._max_bytes:
-                self._forget(next(iter(self._ended.values())))
+            self._remember(run, run.identity, outcome, now)
         replies, run.replies = run.replies, []
         for reply in replies:
             reply(outcome)
+
+    def restore(self, identity: Identity, digest: bytes, outcome: Outcome, ended_at: float) -> None:
+        """Remember what a run of another process came to, the one that ended first before the others."""
+        run = Run(self, identity, digest)
+        run.outcome = outcome
+        self._remember(run, identity, outcome, ended_at)
+
+    def _remember(self, run: Run, identity: Identity, outcome: Outcome, ended_at: float) -> None:
+        run.ended_at = ended_at
+        run.cost = RUN_OVERHEAD_BYTES + outcome.size + sum(map(len, identity))
+        self._ended[identity] = run
+        self._bytes += run.cost
+        while len(self._ended) > self._max_answers or self._bytes > self._max_bytes:
+            self._forget(next(iter(self._ended.values())))
 
     def forget(self, now: float, most: int) -> int:
         """Forget outcomes that are too old, at most so many. Returns how many these were."""
@@ -138,6 +159,8 @@ class Remembered:
         assert run.identity is not None
         del self._ended[run.identity]
         self._bytes -= run.cost
+        if self._forgotten is not None:
+            self._forgotten(run)
 
     def statistics(self) -> RememberedStatistics:
         """Return what is remembered."""

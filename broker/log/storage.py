@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import trio
 from msgspec import Struct
@@ -93,6 +93,25 @@ class _Begun:
         self.outcome: Any = None
 
 
+class _Told(Generic[T]):
+    """What became of a piece of work, for who waits for it."""
+
+    def __init__(self) -> None:
+        self._ended = trio.Event()
+        self._outcomes: list[T | RequestError] = []
+
+    def tell(self, outcome: T | RequestError) -> None:
+        self._outcomes.append(outcome)
+        self._ended.set()
+
+    async def wait(self) -> T:
+        await self._ended.wait()
+        [outcome] = self._outcomes
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
+
+
 class Storage:
     """A log on disk at work. Made by `open_storage`; its owner lets `run` run."""
 
@@ -154,19 +173,20 @@ class Storage:
 
         Who is cancelled meanwhile loses the answer only.
         """
-        outcomes: list[T | RequestError] = []
-        ended = trio.Event()
+        told = _Told[T]()
+        self.begin_write(work, told.tell)
+        return await told.wait()
 
-        def done(outcome: T | RequestError) -> None:
-            outcomes.append(outcome)
-            ended.set()
-
-        self.begin_write(work, done)
-        await ended.wait()
-        [outcome] = outcomes
-        if isinstance(outcome, RequestError):
-            raise outcome
-        return outcome
+    async def write_together(
+        self,
+        write: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[T | RequestError]],
+        item: Item,
+        weight: int = 1,
+    ) -> T:
+        """Write an item as `begin_together` does; return what became of it after the commit. Raises `RequestError`."""
+        told = _Told[T]()
+        self.begin_together(write, item, told.tell, weight)
+        return await told.wait()
 
     async def read(self, work: Work[T]) -> T:
         """Do ``work``, which reads a bounded amount, in a thread of its own; it sees all that was told as stored.

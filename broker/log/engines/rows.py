@@ -19,7 +19,7 @@ from msgspec import Struct
 from ...protocol.messages import Entry, PreparedEvent
 from ...protocol.selection import ACCOUNT_EVENTS
 from ..database import Room
-from ..engines import Stored
+from ..engines import Answer, Stored
 
 EVENTS: Final = Room(
     "events",
@@ -66,10 +66,11 @@ Identity = tuple[str, str, str]
 
 
 class Publish(Struct, frozen=True):
-    """What one `begin` brings. ``prefixes``: what the cursors of each account begin with."""
+    """What one `begin` brings. ``prefixes``: what the cursors of each account begin with. ``answer``: if it is kept."""
 
     by_account: Mapping[str, Sequence[PreparedEvent]]
     prefixes: Mapping[str, str]
+    answer: Answer | None = None
 
 
 class Written(Struct):

@@ -25,6 +25,7 @@ from ..replay import Mark
 from ..retention import ReplayBuffers
 from ..storage import RETRY_MS, Storage
 from . import rows
+from .answers import publish_answer, write_answers
 from .pages import SqliteArchive
 
 TRIM_ROWS: Final = 128
@@ -101,7 +102,7 @@ class SqliteEngine:
         prefixes = {account_id: self._buffers.open(account_id).cursor_prefix for account_id in by_account}
         weight = sum(map(len, by_account.values()))
         self._storage.begin_together(
-            self._write, rows.Publish(by_account, prefixes), partial(self._stored, done), weight
+            self._write, rows.Publish(by_account, prefixes, answer), partial(self._stored, done), weight
         )
 
     def _write(self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]) -> list[rows.Written]:
@@ -109,6 +110,14 @@ class SqliteEngine:
         assert self._ids is not None
         now, self._wall = self._clock(), max(self._wall, self._wall_clock())
         written, self._next = rows.write_events(connection, self._ids, publishes, self._next, now, self._wall)
+        kept = [
+            publish_answer(account_id, publish.answer, stored, self._wall)
+            for publish, outcome in zip(publishes, written, strict=True)
+            if publish.answer is not None
+            for account_id, stored in outcome.stored.items()  # a client's own account, and no other
+        ]
+        if kept:
+            write_answers(connection, kept)
         for beside in self.beside:
             for outcome in written:
                 for account_id, entries in outcome.fresh.items():

@@ -1,0 +1,50 @@
+"""What a broker has on disk: one log, and the rooms of all who keep something in it."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from .commands.keeping import KeptAnswers
+from .config import Config
+from .log.engines import Log
+from .log.engines.answers import ANSWERS
+from .log.engines.rows import EVENTS
+from .log.engines.sqlite import SqliteEngine
+from .log.positions import POSITIONS
+from .log.retention import ReplayBuffers
+from .log.storage import Storage, open_storage
+
+ROOMS: Final = (EVENTS, ANSWERS, POSITIONS)
+"""Whose tables are in it. Each is there whether it is used or not."""
+
+
+class Disk:
+    """A log on disk, and what stands on it. Made by `open_disk`."""
+
+    def __init__(self, config: Config, storage: Storage) -> None:
+        self._config = config
+        self._clock = trio.lowlevel.current_clock().current_time
+        self.storage = storage
+        self.answers = KeptAnswers(storage, self._clock, time.time)
+
+    def engine(self, buffers: ReplayBuffers, log: Log) -> SqliteEngine:
+        """Return the engine that fills a log from it, and keeps it there."""
+        config = self._config
+        return SqliteEngine(buffers, log, self.storage, config.storage, config.replay.seconds, self._clock, time.time)
+
+
+@asynccontextmanager
+async def open_disk(config: Config) -> AsyncIterator[Disk | None]:
+    """Open what a configuration says, until the block ends; None if it has no path. Raises `StorageError`."""
+    section = config.storage
+    if section.path is None:
+        yield None
+        return
+    opening = open_storage(
+        section.path, synchronous=section.synchronous, rooms=ROOMS, min_free_bytes=section.min_free_bytes
+    )
+    async with opening as storage:
+        yield Disk(config, storage)
