@@ -4,7 +4,6 @@ Pure. `inbox_id`, `once` and the trace are lifted out of the parameters here, wh
 HTTP.
 """
 
-import re
 from typing import Final
 
 import msgspec
@@ -14,8 +13,10 @@ from ..access.keys import Key
 from ..errors import RequestError
 from ..protocol.decoding import decode_inbox_id, decode_once, decode_text, sound
 from ..protocol.messages import Command
+from ..protocol.names import check_traceparent
 
-_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_PATH: Final = "$.traceparent"
+"""In `params` it is a parameter like others."""
 
 
 class CommandRequest(Struct, frozen=True):
@@ -53,6 +54,13 @@ class PublishRequest(Struct, frozen=True):
     path: str
 
 
+def trace_of(command: Command, default: str | None = None) -> str | None:
+    """Return the trace that a command names, beside its parameters; None if it is none. Left out: ``default``."""
+    if command.paths.get("traceparent") == _TRACE_PATH:
+        return check_traceparent(decode_text(command.params["traceparent"]))
+    return check_traceparent(default)
+
+
 def check_command(
     key: Key, command: Command, request_id: str, traceparent: str | None = None, client_id: str = ""
 ) -> CommandRequest:
@@ -75,9 +83,8 @@ def check_command(
         once = decode_once(params.pop("once"), command.paths["once"])
         if once is not None and inbox_id is None:
             raise RequestError("invalid_params", "`once` needs the inbox that it is for - at `$.inbox_id`")
-    if command.paths.get("traceparent") == "$.traceparent":
-        traceparent = decode_text(params.pop("traceparent"))
-    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
-        traceparent = None
+    traceparent = trace_of(command, traceparent)
+    if command.paths.get("traceparent") == _TRACE_PATH:
+        del params["traceparent"]
     bare = msgspec.structs.replace(command, params=params)
     return CommandRequest(bare, key, request_id, inbox_id, traceparent, client_id, once)

@@ -18,11 +18,23 @@ ANSWER_SLICE: Final = 512
 class Batch:
     """One publish on its way in. ``key`` None: it is the library's; ``account_id`` None: each event names its own.
 
-    ``now`` is the time of events that say none, ``lane`` the connection that it came over, if it did, and ``answer``
-    whose it is, if it may be sent again.
+    ``now`` is the time, ``traceparent`` the trace of events that say none, ``lane`` the connection that it came over,
+    if it did, and ``answer`` whose it is, if it may be sent again.
     """
 
-    __slots__ = ("account_id", "answer", "by_account", "count", "items", "key", "lane", "now", "order", "sizes")
+    __slots__ = (
+        "account_id",
+        "answer",
+        "by_account",
+        "count",
+        "items",
+        "key",
+        "lane",
+        "now",
+        "order",
+        "sizes",
+        "traceparent",
+    )
 
     def __init__(
         self,
@@ -33,6 +45,7 @@ class Batch:
         key: Key | None = None,
         lane: Lane | None = None,
         answer: Answer | None = None,
+        traceparent: str | None = None,
     ) -> None:
         self.items = items
         self.key = key
@@ -40,6 +53,7 @@ class Batch:
         self.lane = lane
         self.answer = answer
         self.now = now
+        self.traceparent = traceparent
         self.by_account: dict[str, list[PreparedEvent]] = {}
         self.sizes: dict[str, int] = {}
         """What the events of each account will take in the log, in bytes."""

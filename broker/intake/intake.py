@@ -104,9 +104,10 @@ class Intake:
             published += part
         return published
 
-    async def publish_raw(self, key: Key, raw: bytes, *, ndjson: bool = False) -> bytes:
+    async def publish_raw(self, key: Key, raw: bytes, *, ndjson: bool = False, traceparent: str | None = None) -> bytes:
         """Publish JSON that came over HTTP; return the JSON of the result. Raises `RequestError`."""
-        return await write_answer(await self._commit(self.batch(key, raw, ndjson=ndjson)))
+        batch = self.batch(key, raw, ndjson=ndjson, traceparent=traceparent)
+        return await write_answer(await self._commit(batch))
 
     async def _commit(self, batch: Batch) -> Sequence[Stored]:
         """Prepare, begin, and wait. After it has begun, nothing can be cancelled but the wait."""
@@ -158,6 +159,7 @@ class Intake:
         answer: Answer | None = None,
         *,
         ndjson: bool = False,
+        traceparent: str | None = None,
     ) -> Batch:
         """Make a batch of what a client sent; nothing of it is looked at yet. Raises `RequestError`."""
         self.require(key, lane)
@@ -165,7 +167,7 @@ class Intake:
         items = split_events(
             raw, ndjson=ndjson, path=path, max_events=limits.max_events_per_request, max_bytes=limits.max_event_bytes
         )
-        return Batch(items, self._now(), key.account_id, key=key, lane=lane, answer=answer)
+        return Batch(items, self._now(), key.account_id, key=key, lane=lane, answer=answer, traceparent=traceparent)
 
     async def prepare(self, batch: Batch) -> None:
         """Check a batch's events; others have their turn meanwhile. Raises `RequestError`."""
@@ -187,7 +189,7 @@ class Intake:
 
     def _check(self, batch: Batch, path: str, text: ProvedJson) -> tuple[str, PreparedEvent]:
         """Check one event, and that its publisher may publish it. Returns its account, too."""
-        event = prepare_event(text, path, now=batch.now, new_id=self._new_event_id)
+        event = prepare_event(text, path, now=batch.now, new_id=self._new_event_id, traceparent=batch.traceparent)
         key, account_id = batch.key, batch.account_id
         if account_id is not None:
             if event.account_id is not None and event.account_id != account_id:

@@ -68,7 +68,10 @@ class Publishing:
             message = f"{MAX_WAITING_PUBLISHES} publish commands are under way"
             raise RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS)
         answer = None if run.identity is None else Answer(run.identity, run.digest)
-        batch = self._intake.batch(publish.request.key, publish.raw, publish.path, self._lane, answer)
+        request = publish.request
+        batch = self._intake.batch(
+            request.key, publish.raw, publish.path, self._lane, answer, traceparent=request.traceparent
+        )
         if not self._waiting and self._intake.prepare_slice(batch):
             places = self._intake.places_nowait(batch)
             if places is not None:

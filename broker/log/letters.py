@@ -60,10 +60,11 @@ LETTERS: Final = Room(
             "CREATE INDEX letters_ended ON letters (ended_at) WHERE ended_at IS NOT NULL",
             # Of events that have left the log, what an open or dead letter still needs.
             "CREATE TABLE contents (position INTEGER PRIMARY KEY, account TEXT NOT NULL, inbox TEXT NOT NULL,"
-            " type TEXT NOT NULL, event_id TEXT NOT NULL, created_at TEXT NOT NULL, payload BLOB NOT NULL) STRICT",
+            " type TEXT NOT NULL, event_id TEXT NOT NULL, created_at TEXT NOT NULL, payload BLOB NOT NULL,"
+            " traceparent TEXT) STRICT",
             "CREATE TRIGGER letters_keep BEFORE DELETE ON events BEGIN"
             " INSERT OR IGNORE INTO contents SELECT OLD.position, OLD.account, OLD.inbox, OLD.type, OLD.event_id,"
-            f" OLD.created_at, OLD.payload WHERE EXISTS (SELECT 1 FROM letters WHERE {_OF_ACCOUNT}"
+            f" OLD.created_at, OLD.payload, OLD.traceparent WHERE EXISTS (SELECT 1 FROM letters WHERE {_OF_ACCOUNT}"
             " AND state IN ('waiting', 'sending', 'dead'));"
             f" DELETE FROM letters WHERE {_OF_ACCOUNT} AND state IN ('delivered', 'acked'); END",
             "CREATE TABLE letter_counts (webhook INTEGER NOT NULL, state TEXT NOT NULL, n INTEGER NOT NULL,"
@@ -84,9 +85,9 @@ _ADD = (
     "INSERT OR IGNORE INTO letters (webhook, position, state, line, due_at, born_at, inbox, type, event_id)"
     " VALUES (?, ?, 'waiting', ?, ?, ?, ?, ?, ?)"
 )
+_OF_EVENT = "account, inbox, type, event_id, created_at, payload, traceparent"
 _CONTENT = (
-    "SELECT account, inbox, type, event_id, created_at, payload FROM events WHERE position = ?1"
-    " UNION ALL SELECT account, inbox, type, event_id, created_at, payload FROM contents WHERE position = ?1"
+    f"SELECT {_OF_EVENT} FROM events WHERE position = ?1 UNION ALL SELECT {_OF_EVENT} FROM contents WHERE position = ?1"
 )
 
 
@@ -239,8 +240,8 @@ def claim(connection: sqlite3.Connection, webhook: int, now: float, most: int) -
             (now, webhook, position),
         )
         if claimed.rowcount == 1:
-            account_id, inbox, kind, event_id, created_at, payload = content
-            event = PreparedEvent(kind, inbox or None, event_id, created_at, payload, None)
+            account_id, inbox, kind, event_id, created_at, payload, traceparent = content
+            event = PreparedEvent(kind, inbox or None, event_id, created_at, payload, None, traceparent)
             letters.append(Letter(position, attempts + 1, born_at, account_id, event))
     return Claimed(letters, next_due(connection, webhook))
 

@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 from ..errors import RequestError
 from .documents import SPACE, decode_as, elements, lines, skip_space, too_large
 from .messages import PreparedEvent, format_time
-from .names import EventType, Identifier, InboxId, check_spelling, parse_time
+from .names import EventType, Identifier, InboxId, check_spelling, check_traceparent, parse_time
 from .proving import MAX_DEPTH, check_document, is_plain
 from .wording import A_TIME
 
@@ -95,6 +95,7 @@ class _RawEvent(Struct, gc=False):
     event_id: Identifier | None = None
     created_at: str | None = None
     account_id: Identifier | None = None
+    traceparent: Raw | UnsetType = UNSET
     inbox: Raw | UnsetType = UNSET
     inboxes: Raw | UnsetType = UNSET
     inbox_ids: Raw | UnsetType = UNSET
@@ -107,16 +108,19 @@ class _RawEvent(Struct, gc=False):
         return not (self.inbox is self.inboxes is self.inbox_ids is self.inbox_camel is self.inboxes_camel is UNSET)
 
 
+_decode_any = msgspec.json.Decoder().decode
 _decode_raw_list = msgspec.json.Decoder(list[Raw]).decode
 _decode_raw_event = msgspec.json.Decoder(_RawEvent).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def prepare_event(text: ProvedJson, path: str, *, now: str, new_id: Callable[[], str]) -> PreparedEvent:
+def prepare_event(
+    text: ProvedJson, path: str, *, now: str, new_id: Callable[[], str], traceparent: str | None = None
+) -> PreparedEvent:
     """Check one event to publish; return it normalised.
 
-    ``text`` comes from `split_events` or `prove_events`; ``now`` (as `format_time` writes it) and ``new_id`` fill what
-    is left out. Raises `RequestError` with ``path`` in its message.
+    ``text`` comes from `split_events` or `prove_events`; ``now`` (as `format_time` writes it), ``new_id`` and
+    ``traceparent`` fill what is left out. Raises `RequestError` with ``path`` in its message.
     """
     event = decode_as(_decode_raw_event, text, path)
     if event.is_misspelt:
@@ -131,7 +135,14 @@ def prepare_event(text: ProvedJson, path: str, *, now: str, new_id: Callable[[],
         now if event.created_at is None else _normalised(event.created_at, f"{path}.created_at"),
         _object_in_one_line(bytes(event.payload), f"{path}.payload"),
         event.account_id,
+        traceparent if isinstance(event.traceparent, UnsetType) else _trace_of(bytes(event.traceparent)) or traceparent,
     )
+
+
+def _trace_of(raw: bytes) -> str | None:
+    """Return the trace that an event names, if that is one; what is none is nobody's fault."""
+    text = _decode_any(raw) if raw[:1] == b'"' else None
+    return check_traceparent(text)
 
 
 def _normalised(time: str, path: str) -> str:

@@ -17,6 +17,7 @@ from .names import ALL_INBOXES, EventType, Identifier, InboxId, InboxName, Scope
 MAX_EVENT_IDS: Final = 1_000
 """That one command may name."""
 MAX_HOLD_SECONDS: Final = 3_600
+_TRACE: Final = "The trace that this is part of (W3C Trace Context): carried, if it is valid."
 
 
 class NewEvent(Struct, frozen=True, gc=False):
@@ -29,6 +30,7 @@ class NewEvent(Struct, frozen=True, gc=False):
     event_id: Identifier | None = None
     created_at: Annotated[datetime, Meta(tz=True)] | None = None
     account_id: Identifier | None = None
+    traceparent: Annotated[str | None, Meta(description=_TRACE)] = None
 
 
 class PreparedEvent(Struct, frozen=True, gc=False):
@@ -40,6 +42,7 @@ class PreparedEvent(Struct, frozen=True, gc=False):
     created_at: str
     payload: bytes
     account_id: str | None
+    traceparent: str | None = None
 
 
 ENTRY_OVERHEAD_BYTES: Final = 340
@@ -77,6 +80,7 @@ class Event(Struct, frozen=True):
     cursor: str
     payload: dict[str, Any]
     inbox_id: str | None = None
+    traceparent: Annotated[str | None, Meta(description="The trace that its publisher named.")] = None
 
 
 class Gap(Struct, frozen=True, tag_field="type", tag="replay.gap", rename={"from_": "from"}):
@@ -263,9 +267,10 @@ def encode_event(event: PreparedEvent, cursor: str) -> bytes:
     All parts are of alphabets that need no escaping; the payload is checked JSON in one line.
     """
     inbox = "" if event.inbox_id is None else f'"inbox_id":"{event.inbox_id}",'
+    trace = "" if event.traceparent is None else f'"traceparent":"{event.traceparent}",'
     head = (
         f'{{"type":"{event.type}","event_id":"{event.event_id}",{inbox}'
-        f'"created_at":"{event.created_at}","cursor":"{cursor}","payload":'
+        f'"created_at":"{event.created_at}",{trace}"cursor":"{cursor}","payload":'
     )
     return b"%b%b}" % (head.encode(), event.payload)
 

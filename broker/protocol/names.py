@@ -44,6 +44,8 @@ told("scopes", any_of(Scope))
 told("tier", any_of(Tier))
 told("inbox_ids", "a list of inboxes, or `*`")
 
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
 ALL_INBOXES: Final = "*"
 ACKED: Final = "acked"
 """As `since`: where this client last acknowledged. No cursor is called so."""
@@ -58,6 +60,14 @@ class Duration(Struct, frozen=True):
 _Moment = Annotated[datetime, Meta(tz=True)]
 _DURATION = re.compile(r"([0-9]{1,12})(ms|s|m|h)")
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def check_traceparent(text: str | None) -> str | None:
+    """Return the trace that a client names (W3C Trace Context, `traceparent`); None if it is none: then there is none.
+
+    What is not understood is not an error there, and is not handed on.
+    """
+    return text if text is not None and _TRACEPARENT.fullmatch(text) else None
 
 
 def parse_since(text: str) -> Duration | datetime | str:

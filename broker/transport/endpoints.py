@@ -26,6 +26,7 @@ from ..observe.metrics import TEXT_FORMAT, Reading, exposition
 from ..observe.tasks import task_tree
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
+from ..protocol.names import check_traceparent
 from ..version import __version__
 from .browsers import cross_origin_headers, preflight_headers
 from .connection import Connection
@@ -193,7 +194,8 @@ async def publish_events(broker: Broker, request: Request) -> Response | Handove
     content_type = (request.header(b"content-type") or b"").decode("latin-1")
     ndjson = content_type.partition(";")[0].strip().lower() == _NDJSON
     body, held = await _read(broker, request, key, broker.config.limits.max_body_bytes)
-    return _held_answer(held, Raw(await broker.intake.publish_raw(key, body, ndjson=ndjson)))
+    trace = _trace_of(request)
+    return _held_answer(held, Raw(await broker.intake.publish_raw(key, body, ndjson=ndjson, traceparent=trace)))
 
 
 async def give_command(broker: Broker, request: Request) -> Response | Handover:
@@ -204,11 +206,16 @@ async def give_command(broker: Broker, request: Request) -> Response | Handover:
         raise RequestError("forbidden", "An operator key gives no commands")
     if not _is_small(request):
         broker.commands.require(key)
-    trace = request.header(b"traceparent")
-    traceparent = None if trace is None else trace.decode("latin-1")
+    trace = _trace_of(request)
     body, held = await _read(broker, request, key, broker.config.limits.max_message_bytes)
-    do = partial(broker.do_command, key, _command_of(body), traceparent)
+    do = partial(broker.do_command, key, _command_of(body), trace)
     return _held_response(held, command_response(await request.unless_client_leaves(do)))
+
+
+def _trace_of(request: Request) -> str | None:
+    """Return the trace that a request is part of; None if it says none. Raises `RequestError` if it says two."""
+    trace = request.header(b"traceparent")
+    return None if trace is None else check_traceparent(trace.decode("latin-1"))
 
 
 def _hold(broker: Broker, request: Request, key: Key) -> Held:

@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ..access.keys import Key, inbox_ids_of
 from ..access.opening import Opening, size_of
-from ..commands.requests import CommandRequest, PublishRequest, check_command
+from ..commands.requests import CommandRequest, PublishRequest, check_command, trace_of
 from ..config import Config
 from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError
 from ..fanout.acknowledged import Acknowledged, AckRequest
@@ -331,7 +331,8 @@ class Session:
         self.key.require("publish")
         if "events" not in command.params:
             raise RequestError("invalid_params", "There is no `events` - at `$`")
-        request = CommandRequest(sound(command), self.key, request_id, client_id=self._client_id)
+        trace = trace_of(command)
+        request = CommandRequest(sound(command), self.key, request_id, traceparent=trace, client_id=self._client_id)
         return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
 
     def _ack(self, command: Command, request_id: str, kind: type[AckParams | HoldParams]) -> AckRequest:

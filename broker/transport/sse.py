@@ -32,7 +32,7 @@ RETRY_MS: Final = 1_000
 COMMENT: Final = b":\n\n"
 _READ_BYTES: Final = 4_096
 _CURSOR: Final = re.compile(
-    rb'\{"type":"[^"]*","(?:event_id":"[^"]*","(?:inbox_id":"[^"]*",")?created_at":"[^"]*",")?cursor":"([^"]*)"'
+    rb'\{"type":"[^"]*","(?:event_id":"[^"]*","(?:inbox_id":"[^"]*",")?created_at":"[^"]*","(?:traceparent":"[^"]*",")?)?cursor":"([^"]*)"'
 )
 """In an event, and in `connection.cursor`: the names before it are of alphabets without quotes."""
 _RECONNECT: Final = re.compile(rb'\{"type":"server\.draining","reconnect_after_ms":([0-9]+)')

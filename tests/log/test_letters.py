@@ -19,7 +19,7 @@ EVENTS = Room(
     (
         (
             "CREATE TABLE events (position INTEGER PRIMARY KEY, account TEXT, inbox TEXT, type TEXT, event_id TEXT,"
-            " created_at TEXT, stored_at REAL, payload BLOB)",
+            " created_at TEXT, stored_at REAL, payload BLOB, traceparent TEXT)",
         ),
     ),
 )
@@ -48,7 +48,7 @@ class Desk:
         event_id = event_id or f"evt_{self.position}"
         event = PreparedEvent(kind, inbox or None, event_id, "2026-01-01T00:00:00.000Z", payload, None)
         self.connection.execute(
-            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (self.position, ACCOUNT, inbox, kind, event_id, event.created_at, now, payload),
         )
         return [Entry(self.position, 0.0, kind, inbox, event_id, b"", now, event)]
@@ -112,6 +112,15 @@ def test_a_letter_brings_its_event(desk):
     [letter] = letters.claim(desk.connection, route.webhook, 0.0, 8).letters
     assert (letter.account_id, letter.attempts, letter.event.inbox_id) == (ACCOUNT, 1, "in_1")
     assert (letter.event.type, letter.event.event_id, letter.event.payload) == ("message.received", "evt_1", b'{"a":1}')
+
+
+def test_a_letter_whose_event_has_left_the_log_still_names_its_trace(desk):
+    route = desk.endpoint()
+    desk.publish(route)
+    desk.connection.execute("UPDATE events SET traceparent = 'the trace'")
+    desk.trim()
+    [letter] = letters.claim(desk.connection, route.webhook, 0.0, 8).letters
+    assert letter.event.traceparent == "the trace"
 
 
 # --- when

@@ -9,6 +9,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import StorageInStep, at_once, begin, prepared, wall_at
+from msgspec.structs import replace
 
 from broker.config import ReplayConfig, StorageConfig
 from broker.errors import RequestError
@@ -19,6 +20,8 @@ from broker.log.engines import pages, rows
 from broker.log.engines.rows import EVENTS, Ids, Publish, write_events
 from broker.log.engines.sqlite import Beside, SqliteEngine
 from broker.log.retention import ReplayBuffers
+from broker.protocol.framing import payload_of
+from broker.protocol.messages import decode_event
 from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection
 
 NOTES = Room("notes", (("CREATE TABLE notes (position INTEGER PRIMARY KEY, account TEXT NOT NULL) STRICT",),))
@@ -103,6 +106,16 @@ async def test_after_a_restart_the_log_is_what_it_was_to_the_byte_and_old_cursor
         (fifth,) = after.publish("e5")
         assert fifth.position > stored[-1].position
         assert after.names(stored[-1].position) == ["e5"]
+
+
+async def test_the_trace_of_an_event_is_there_after_a_restart_too(path):
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with house_at(path) as before:
+        begin(before.engine, "a", [replace(prepared("e1"), traceparent=trace), prepared("e2")])
+    with house_at(path) as after:
+        after.buffer().take_in()
+        first, second = (payload_of(entry.frame) for entry in after.read())
+        assert (decode_event(first).traceparent, decode_event(second).traceparent) == (trace, None)
 
 
 async def test_a_process_that_died_left_what_one_that_ended_does(path):

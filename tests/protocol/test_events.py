@@ -20,9 +20,9 @@ from broker.protocol.messages import PreparedEvent, decode_event, encode_event, 
 NOW = datetime(2026, 11, 23, 10, 0, 0, 123_456, UTC)
 
 
-def prepare(raw: bytes, path: str = "$", max_bytes: int = 1_000_000) -> PreparedEvent:
+def prepare(raw: bytes, path: str = "$", max_bytes: int = 1_000_000, traceparent: str | None = None) -> PreparedEvent:
     [(where, text)] = filter(None, prove_events([(path, raw)], max_bytes))
-    return prepare_event(text, where, now=format_time(NOW), new_id=lambda: "evt_new")
+    return prepare_event(text, where, now=format_time(NOW), new_id=lambda: "evt_new", traceparent=traceparent)
 
 
 def split(
@@ -150,6 +150,40 @@ def test_what_is_given_is_kept():
     fields = {"inbox_id": "inbox_a", "event_id": "evt_mine", "account_id": "acct_a"}
     event = prepare(event_json(**fields, created_at="2026-01-02T03:04:05.678Z"))
     assert event == PreparedEvent("a.b", "inbox_a", "evt_mine", "2026-01-02T03:04:05.678Z", b"{}", "acct_a")
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+OTHER_TRACE = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+
+
+def test_an_event_that_names_its_trace_keeps_it_and_others_have_that_of_their_publish():
+    assert prepare(event_json()).traceparent is None
+    assert prepare(event_json(traceparent=TRACE)).traceparent == TRACE
+    assert prepare(event_json(), traceparent=TRACE).traceparent == TRACE
+    assert prepare(event_json(traceparent=OTHER_TRACE), traceparent=TRACE).traceparent == OTHER_TRACE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        5,
+        [TRACE],
+        "",
+        f"{TRACE}-00",
+        f" {TRACE}",
+        f"{TRACE}\n",
+        TRACE.upper(),
+        f"ff{TRACE[2:]}",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+        TRACE.replace("4", "\u0664"),
+        'x","admin":"yes',
+    ],
+)
+def test_a_trace_that_is_none_is_as_good_as_left_out(value):
+    assert prepare(event_json(traceparent=value)).traceparent is None
+    assert prepare(event_json(traceparent=value), traceparent=TRACE).traceparent == TRACE
 
 
 def test_an_inbox_may_be_an_address():

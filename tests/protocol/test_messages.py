@@ -55,6 +55,14 @@ def test_an_event_is_written_as_the_protocol_shows_it():
     )
 
 
+def test_a_trace_stands_beside_the_time():
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    frame = encode_event(prepared(traceparent=trace), "c1.5")
+    assert b'"created_at":"2026-11-23T10:00:00.123Z","traceparent":"%b","cursor":"c1.5",' % trace.encode() in frame
+    assert decode_event(frame).traceparent == trace
+    assert decode_event(encode_event(prepared(), "c1.5")).traceparent is None
+
+
 def test_an_account_event_has_no_inbox_id_at_all():
     assert "inbox_id" not in json.loads(encode_event(prepared(inbox_id=None), "c1"))
 

@@ -89,6 +89,7 @@ def test_frames_are_taken_apart_as_they_were_put_together(payloads):
             "c1",
         ),
         (b'{"type":"a.b","event_id":"e","created_at":"t","cursor":"c1","payload":{}}', "c1"),
+        (b'{"type":"a.b","event_id":"e","created_at":"t","traceparent":"00-1","cursor":"c1","payload":{}}', "c1"),
         (b'{"type":"connection.cursor","cursor":"c1"}', "c1"),
         (b'{"type":"connection.ready","connection_id":"x","account_id":"a","inbox_ids":[],"cursor":"c1"}', None),
         (b'{"type":"replay.gap","from":null,"to":"c1","count":null}', None),

@@ -27,7 +27,7 @@ EVENTS: Final = Room(
         (
             "CREATE TABLE events (position INTEGER PRIMARY KEY, account TEXT NOT NULL, inbox TEXT NOT NULL,"
             " type TEXT NOT NULL, event_id TEXT NOT NULL, created_at TEXT NOT NULL, stored_at REAL NOT NULL,"
-            " payload BLOB NOT NULL) STRICT",
+            " payload BLOB NOT NULL, traceparent TEXT) STRICT",
             "CREATE INDEX events_by_account ON events (account, position, inbox)",
             "CREATE INDEX events_by_inbox ON events (account, inbox, position)",
             "CREATE TABLE known (position INTEGER PRIMARY KEY, account TEXT NOT NULL, inbox TEXT NOT NULL,"
@@ -48,9 +48,9 @@ ID_ROWS: Final = 5_000_000
 
 _SIZES: Final = (256, 64, 16, 4, 1)
 """Rows of one statement."""
-_INSERT_EVENTS: Final = {n: "INSERT INTO events VALUES " + ",".join(["(?,?,?,?,?,?,?,?)"] * n) for n in _SIZES}
-_EVENT_COLUMNS: Final = 8
-_COLUMNS: Final = "account, position, inbox, type, event_id, created_at, stored_at, payload"
+_INSERT_EVENTS: Final = {n: "INSERT INTO events VALUES " + ",".join(["(?,?,?,?,?,?,?,?,?)"] * n) for n in _SIZES}
+_EVENT_COLUMNS: Final = 9
+_COLUMNS: Final = "account, position, inbox, type, event_id, created_at, stored_at, payload, traceparent"
 _HEAD: Final = (
     "INSERT INTO accounts VALUES (?, ?, ?, 0, 0)"
     " ON CONFLICT (account) DO UPDATE SET head = excluded.head, head_at = excluded.head_at"
@@ -177,7 +177,8 @@ def write_events(
                 if found is None:
                     inbox = identity[1]
                     fresh.append(Entry(position, now, event.type, inbox, event.event_id, b"", wall, event))
-                    rows += (position, *identity[:2], event.type, event.event_id, event.created_at, wall, event.payload)
+                    rows += (position, *identity[:2], event.type, event.event_id, event.created_at, wall)
+                    rows += (event.payload, event.traceparent)
                     new_keys.append(key)
                     placed[identity] = heads[account_id] = position
                     stored.append(Stored(event.event_id, position, prefix, duplicate=False))
@@ -276,8 +277,8 @@ def read_at(connection: sqlite3.Connection, places: Sequence[int]) -> Iterator[E
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    _, position, inbox, event_type, event_id, created_at, stored_at, payload = row
-    event = PreparedEvent(event_type, inbox or None, event_id, created_at, payload, None)
+    _, position, inbox, event_type, event_id, created_at, stored_at, payload, traceparent = row
+    event = PreparedEvent(event_type, inbox or None, event_id, created_at, payload, None, traceparent)
     return Entry(position, 0.0, event_type, inbox, event_id, b"", stored_at, event)
 
 

@@ -82,6 +82,11 @@ _POLL_QUERY: Final = {
 _LAST_EVENT_ID: Final = {
     "Last-Event-ID": Parameter(schema_of(str), "Stands before `since`; browsers send it when they come back.", "header")
 }
+_TRACEPARENT: Final = {
+    "traceparent": Parameter(
+        schema_of(str), "The trace that this is part of (W3C Trace Context): carried, if it is valid.", "header"
+    )
+}
 _DOCUMENT: Final = {
     200: {"description": "The document.", "content": {"application/json": {"schema": {"type": "object"}}}}
 }
@@ -150,6 +155,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "Publish one event, a list, or NDJSON, all or nothing",
             "key",
             scope="publish",
+            parameters=_TRACEPARENT,
             bodies={
                 "application/json": _EVENTS,
                 "application/x-ndjson": {"type": "string", "description": "An event a line."},
@@ -174,6 +180,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "Give one command, as over the stream",
             "key",
             scope="command",
+            parameters=_TRACEPARENT,
             bodies={"application/json": ref(Envelope)},
             result=ANYTHING,
             errors=(*_KEYED, *_BODIED, "unknown_action", "request_id_reused", "timeout"),

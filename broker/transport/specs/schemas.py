@@ -86,6 +86,7 @@ class PublishParams(Struct):
     """Parameters of `publish`."""
 
     events: Annotated[NewEvent | list[NewEvent], Meta(description="One event, or a list.")]
+    traceparent: Annotated[str | None, Meta(description="W3C Trace Context, of events that name none.")] = None
 
 
 class PublishResult(Struct):
