@@ -53,6 +53,7 @@ HOUSE_PLAN = [
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
                 ("figures", "keyboard", "operating"), "picture", "screen", "top",
+                "findings", "probing", "examining", "doctor",
                 ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip
 """The one table of who may import from whom; wings on one floor do not know each other."""
@@ -85,6 +86,7 @@ PURE = {
     "transport.response", "transport.refusals", "transport.browsers", "transport.session", "transport.ending",
     "transport.pacing", "transport.proxies", "transport.specs", "transport.specs.schemas", "transport.specs.parameters",
     "transport.specs.asyncapi", "cli.lines",
+    "cli.findings",
     "webhooks.guard", "webhooks.attempts", "webhooks.breaker", "webhooks.signing",
 }  # fmt: skip
 IMPURE = {

@@ -6,6 +6,7 @@ import click
 
 from ..version import __version__
 from .asking import publish, send, token
+from .doctor import doctor
 from .health import healthcheck
 from .keys import keys, secrets
 from .serving import check_config, demo, serve
@@ -26,6 +27,7 @@ _VERBS: Final = (
     send,
     tail,
     top,
+    doctor,
 )
 
 

@@ -174,6 +174,56 @@ def _as_broker_errors(url: str) -> Iterator[None]:
         raise LostError(f"{url}: {_words(error)}") from None
 
 
+class SingleConnection:
+    """One connection, for who looks at it closely: it does not come back. All raise `RefusedError` or `LostError`."""
+
+    def __init__(self, url: str, websocket: trio_websocket.WebSocketConnection) -> None:
+        self._url = url
+        self._websocket = websocket
+
+    async def next(self) -> dict[str, Any]:
+        """Return the next frame."""
+        with _as_broker_errors(self._url):
+            frame: dict[str, Any] = json.loads(await self._websocket.get_message())
+            return frame
+
+    async def say(self, **fields: Any) -> None:
+        """Send a command."""
+        with _as_broker_errors(self._url):
+            await self._websocket.send_message(json.dumps(fields))
+
+
+@asynccontextmanager
+async def open_single(
+    request: StreamRequest, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], **query: str
+) -> AsyncIterator[SingleConnection]:
+    """Open a stream once, over a connection that is made already; it is cut, without a goodbye, when the block ends.
+
+    ``query`` is added to that of the request. Raises `RefusedError` or `LostError`.
+    """
+    where = urlsplit(request.at(None))
+    resource = f"{where.path}?{'&'.join(filter(None, [where.query, urlencode(query)]))}"
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                with _as_broker_errors(request.url), trio.fail_after(CONNECT_SECONDS):
+                    websocket = await trio_websocket.wrap_client_stream(
+                        nursery,
+                        stream,
+                        where.netloc,
+                        resource,
+                        extra_headers=[(b"Authorization", f"Bearer {request.key}".encode())],
+                        max_message_size=MAX_MESSAGE_BYTES,
+                    )
+                yield SingleConnection(request.url, websocket)
+            finally:
+                await trio.aclose_forcefully(stream)
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        with _as_broker_errors(request.url):
+            raise first_of(group) from None
+
+
 async def _receive(
     request: StreamRequest, stream: Stream, progress: _Progress, frames: trio.MemorySendChannel[dict[str, Any]]
 ) -> None:

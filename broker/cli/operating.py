@@ -1,11 +1,12 @@
 """What an operator asks of a running broker over HTTP: its figures as they change, and its connections."""
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
+import trio
 
 from ..errors import first_of
 from ..observe.choosing import OperatorPage
@@ -30,14 +31,14 @@ class Operator:
     def __init__(self, client: "httpx.AsyncClient") -> None:
         self._client = client
 
-    async def snapshots(self) -> AsyncGenerator[Snapshot, None]:
-        """Yield a snapshot each second, until the broker ends them: then it drains, or the key is gone."""
-        with _as_errors():
+    async def watch(self, take: Callable[[Snapshot], Awaitable[bool]]) -> None:
+        """Have a snapshot taken each second, until that says that it is enough, or the broker ends them."""
+        with _as_errors(), trio.CancelScope() as scope:
             async with self._client.stream("GET", "/v1/operator/live", params={"every": 1}) as answer:
                 await _require_ok(answer)
                 async for line in answer.aiter_lines():
-                    if line.startswith("data: "):
-                        yield _decoded(line.removeprefix("data: ").encode(), Snapshot)
+                    if line.startswith("data: ") and await take(_decoded(line[len("data: ") :].encode(), Snapshot)):
+                        scope.cancel()  # whoever only stops to iterate leaves generators of httpx behind
 
     async def connections(self, **wanted: str) -> OperatorPage:
         """Return the page of connections that a query asks for."""

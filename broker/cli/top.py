@@ -6,7 +6,6 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
-from contextlib import aclosing
 from importlib.util import find_spec
 from typing import Final
 
@@ -14,6 +13,7 @@ import click
 import trio
 from msgspec import Struct
 
+from ..observe.live import Snapshot
 from .client import LostError
 from .keyboard import keys_pressed, single_keys
 from .operating import Operator, open_operator
@@ -148,17 +148,19 @@ async def _keep_watching(asking: Operator, watching: _Watching) -> None:
 async def _follow(asking: Operator, watching: _Watching) -> None:
     """Show what one stream of snapshots brings, until it ends; with ``once`` the first that has all rates."""
     picture, came = watching.picture, 0
-    async with aclosing(asking.snapshots()) as snapshots:
-        async for snapshot in snapshots:
-            picture.take(snapshot)
-            came += 1
-            if watching.once and came < SNAPSHOTS_FOR_RATES and not snapshot.draining:
-                continue
-            await _look(asking, watching)
-            watching.show(picture)
-            watching.shown += 1
-            if watching.once:
-                return
+
+    async def take(snapshot: Snapshot) -> bool:
+        nonlocal came
+        came += 1
+        picture.take(snapshot)
+        if watching.once and came < SNAPSHOTS_FOR_RATES and not snapshot.draining:
+            return False
+        await _look(asking, watching)
+        watching.show(picture)
+        watching.shown += 1
+        return watching.once
+
+    await asking.watch(take)
 
 
 async def _look(asking: Operator, watching: _Watching) -> None:

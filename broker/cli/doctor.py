@@ -1,0 +1,69 @@
+"""`broker doctor`: what is wrong between here and a running broker, in sentences."""
+
+import json
+import ssl
+import sys
+
+import click
+import msgspec
+import trio
+
+from .examining import Patient, examine
+from .findings import Finding, exit_code, lines_of
+from .lines import plain
+from .options import BrokerUrl, ca_file_option, ended_by_people, key_option, url_option
+from .probing import Place
+
+
+@click.command()
+@url_option
+@ca_file_option
+@key_option
+@click.option("--inbox", help="Where to publish probes to; left out: an inbox of the key, or `broker_doctor`.")
+@click.option(
+    "--samples",
+    type=click.IntRange(0, 1_000),
+    default=50,
+    show_default=True,
+    help="How many probes to publish; 0: none.",
+)
+@click.option(
+    "--idle",
+    "idle_seconds",
+    type=click.FloatRange(min=0),
+    default=0,
+    metavar="SECONDS",
+    help="Leave a connection quiet for so long, too: longer than the idle time of a proxy in between.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one document of JSON.")
+def doctor(
+    url: BrokerUrl,
+    trust: ssl.SSLContext | None,
+    key: str,
+    inbox: str | None,
+    samples: int,
+    idle_seconds: float,
+    as_json: bool,
+) -> None:
+    """Find out what is wrong.
+
+    Looks at a running broker as a client would: whether it is reached, what the key may, clocks, delays, replay after a
+    cut, what a proxy in between does. Says what is wrong and what to do; the exit code names the first problem.
+
+    With a key that may publish it publishes probes (doctor.probe) to one inbox.
+    """
+    patient = Patient(Place(url.http, trust), url.websocket, key, inbox, idle_seconds, samples)
+    findings: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        findings.append(finding)
+        if not as_json:
+            click.echo("\n".join(plain(line) for line in lines_of(finding)))
+
+    with ended_by_people():
+        trio.run(examine, patient, tell)
+    code = exit_code(findings)
+    if as_json:
+        document = {"url": url.http, "exit_code": code, "findings": msgspec.to_builtins(findings)}
+        click.echo(json.dumps(document))
+    sys.exit(code)
