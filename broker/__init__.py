@@ -29,6 +29,8 @@ from .observe.statistics import BrokerStatistics
 from .protocol.messages import Acked, Event, Gap, Held, NewEvent, Published, Replay
 from .transport.server import serve
 from .version import __version__
+from .waiting.extraction import Extracted, Link
+from .waiting.waits import Waited
 
 __all__ = [
     "Access",
@@ -48,10 +50,12 @@ __all__ = [
     "Config",
     "ConfigError",
     "Event",
+    "Extracted",
     "Gap",
     "Held",
     "KeyConfig",
     "LimitsConfig",
+    "Link",
     "NewEvent",
     "OperatorConfig",
     "Published",
@@ -66,6 +70,7 @@ __all__ = [
     "Subscriber",
     "TierRatesConfig",
     "TokensConfig",
+    "Waited",
     "__version__",
     "keys",
     "load_config",

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -24,11 +24,13 @@ from .commands.requests import check_command
 from .config import CalloutConfig, Config, check_config
 from .disk import Disk, open_disk
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
+from .expiry import expire_and_forget
 from .fanout.acknowledged import Acknowledged
 from .fanout.acknowledging import OnDisk
 from .fanout.hub import Account, Hub
 from .fanout.recorded import Recorded
 from .fanout.subscriber import Subscriber, Subscribers
+from .holding import Hold
 from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
 from .log.engines import Engine, Log
@@ -47,17 +49,13 @@ from .protocol.selection import TypeFilter
 from .schedule import Schedule
 from .turns import Turns
 from .version import __version__
+from .waiting.asked import MAX_HTTP_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, NOW, check_wait
+from .waiting.waits import Found, Waited, Waits
 
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers")
 AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
 
-MAX_EXPIRY_SECONDS: Final = 1.0
-FORGET_SECONDS: Final = 30.0
-_EXPIRE_SLICE: Final = 512
-"""Events that are dropped in one step."""
-_FORGET_SLICE: Final = 256
-"""Accounts that are looked at in one step, and answers that are forgotten."""
 AWAY_RETRY_MS: Final = 1_000
 
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
@@ -66,39 +64,6 @@ HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 def make_engine(buffers: ReplayBuffers, log: Log) -> Engine:
     """Return the engine that fills the log: the one that keeps everything in this process."""
     return MemoryEngine(buffers, log, trio.current_time, time.time)
-
-
-class Hold:
-    """An account's log and listeners, kept from when the block is entered until `aclose`, which its end calls.
-
-    There is one for each connection for as long as it lives, so it is small.
-    """
-
-    __slots__ = ("_account_id", "_attached", "_engine", "_hub")
-
-    def __init__(self, hub: Hub, engine: Engine, account_id: str) -> None:
-        self._hub = hub
-        self._engine = engine
-        self._account_id = account_id
-        self._attached: AbstractAsyncContextManager[None] | None = None
-
-    async def __aenter__(self) -> Account:
-        attached = self._engine.attach(self._account_id)
-        await attached.__aenter__()
-        self._attached = attached
-        account = self._hub.account(self._account_id)
-        account.uses += 1
-        return account
-
-    async def aclose(self) -> None:
-        """Keep the account no longer. May be called again."""
-        attached, self._attached = self._attached, None
-        if attached is not None:
-            self._hub.account(self._account_id).uses -= 1
-            await attached.__aexit__(None, None, None)
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
 
 class Broker:
@@ -132,6 +97,7 @@ class Broker:
         """Where acknowledgements are kept beyond the process; None: nowhere."""
         self._subscribers = Subscribers(self.on_disk)
         self._engine: Engine = (disk.engine if disk else make_engine)(self._buffers, self._hub)
+        self.waits = Waits(self._subscribers)
         self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
         self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule)
         closed = self.connections.closed_lately
@@ -190,9 +156,7 @@ class Broker:
         `BrokerClosedError` while the broker drains. A reader that is slow keeps nothing but its position.
         """
         check_identifier(account_id, "account_id")
-        for name, given in (("inbox_ids", inbox_ids), ("event_types", event_types)):
-            if isinstance(given, str):
-                raise TypeError(f"`{name}` is a list of names, not one string: [{given!r}]")
+        _require_lists(inbox_ids=inbox_ids, event_types=event_types)
         names = [ALL_INBOXES] if inbox_ids is None else list(inbox_ids)
         patterns = None if event_types is None else list(event_types)
         if names:
@@ -216,8 +180,47 @@ class Broker:
             types = None if patterns is None else TypeFilter(patterns)
             with self._subscribers.open(account, selection, types, client) as subscriber:
                 if since is not None:
-                    subscriber.start(subscriber.follower.resolve(since, trio.current_time()))
+                    await subscriber.start(since)
                 yield subscriber
+
+    async def wait_for(
+        self,
+        account_id: str,
+        event_types: Iterable[str] = ("message.received",),
+        *,
+        inbox_ids: Iterable[str] | None = None,
+        where: Mapping[str, str] | None = None,
+        since: str = NOW,
+        timeout_seconds: float = 60.0,
+        extract: Iterable[str] = (),
+    ) -> Waited:
+        """Wait for the first event of an account that is like this (PROTOCOL section 11); None: not in time.
+
+        ``where``: texts to find, by `from`, `to`, `subject`, `contains`, `thread_id`, `in_reply_to`. ``since``: a
+        cursor, a duration or a time, from where on what is stored is looked at, too. ``extract``: `code`, `link`.
+        Raises `RequestError`, which names the field, and `BrokerClosedError` while the broker drains.
+        """
+        check_identifier(account_id, "account_id")
+        _require_lists(inbox_ids=inbox_ids, event_types=event_types, extract=extract)
+        params: dict[str, Any] = {"event_types": list(event_types), "where": where, "extract": list(extract)}
+        if inbox_ids is not None:
+            params["inbox_ids"] = list(inbox_ids)
+        envelope = {"action": "wait_for", "since": since, "timeout_seconds": timeout_seconds, "params": params}
+        key = Key("library", account_id, frozenset({"subscribe"}))
+        try:
+            self.require_open()
+            found = await self._wait(key, decode_command(as_json(envelope, "$").decode()), MAX_TIMEOUT_SECONDS)
+        except RequestError as error:
+            raise _as_closed(error) from None
+        return msgspec.json.decode(encode(found), type=Waited)
+
+    async def _wait(self, key: Key, command: Command, most_seconds: float) -> Found:
+        """Wait for one event, for who has no connection. Raises `RequestError`."""
+        asked = check_wait(key, command, "", self.config.limits, most_seconds)
+        self.require_ready()
+        judge = (lambda: key) if key.is_library else partial(self.keyring.confirm, key)
+        async with self.hold(str(key.account_id)) as account:
+            return await self.waits.wait(account, asked.selection, asked.params, judge)
 
     def hold(self, account_id: str) -> "Hold":
         """Return what keeps an account's log and listeners in this process, as an async context manager."""
@@ -320,6 +323,8 @@ class Broker:
             key = self.keyring.confirm(key)
         if command.action == "ping":
             return Outcome(encode({"server_time": format_time(datetime.now(UTC))}))
+        if command.action == "wait_for":
+            return Outcome(encode(await self._wait(key, command, MAX_HTTP_TIMEOUT_SECONDS)))
         if command.action in BUILT_IN_ACTIONS:
             raise RequestError("unknown_action", f"{command.action!r} is for the stream; events go to /v1/events")
         request = check_command(key, command, command.request_id or f"req_{secrets.token_hex(8)}", traceparent)
@@ -411,29 +416,16 @@ class Broker:
         )
 
 
-async def expire_and_forget(hub: Hub, buffers: ReplayBuffers, commands: Commands, window_seconds: float) -> None:
-    """Drop what is too old, and forget accounts of which nothing is left, for ever and in short steps."""
-    interval = min(MAX_EXPIRY_SECONDS, window_seconds / 4)
-    forget_at = trio.current_time() + FORGET_SECONDS
-    while True:
-        await trio.sleep(interval)
-        await _in_steps(partial(buffers.expire, most=_EXPIRE_SLICE))
-        if trio.current_time() >= forget_at:
-            forget_at = trio.current_time() + FORGET_SECONDS
-            await _in_steps(buffers.forget)
-            await _in_steps(partial(commands.forget, most=_FORGET_SLICE))
-            await _in_steps(partial(hub.forget, most=_FORGET_SLICE))
+def _require_lists(**given: Iterable[str] | None) -> None:
+    """Raise `TypeError` for one string where names are meant: each of its letters would be one."""
+    for name, names in given.items():
+        if isinstance(names, str):
+            raise TypeError(f"`{name}` is a list of names, not one string: [{names!r}]")
 
 
 def _as_closed(error: RequestError) -> RequestError | BrokerClosedError:
     """Return a refusal as the library raises it: where a client is told that the broker drains, it is closed."""
     return BrokerClosedError(error.message) if error.code == "draining" else error
-
-
-async def _in_steps(step: Callable[[float], bool]) -> None:
-    """Take a step, and others as long as it says that there is more to do; others have their turn between."""
-    while step(trio.current_time()):
-        await trio.lowlevel.checkpoint()
 
 
 async def _open_callout(stack: AsyncExitStack, section: CalloutConfig) -> Callout | None:

@@ -43,8 +43,10 @@ HOUSE_PLAN = [
     ("", 4, ["keys"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
     ("webhooks", 5, [("guard", "attempts", "breaker", "signing"), "connecting", "sender", "apart"]),
+    ("waiting", 5, ["conditions", ("asked", "extraction"), "waits"]),
     ("observe", 5, [("connections", "lag", "log_writer"),
                     ("statistics", "tasks", "census"), ("metrics", "choosing", "live")]),
+    ("", 5, [("expiry", "holding")]),
     ("", 6, ["disk", "broker"]),
     ("transport", 7, [("tls", "link", "supervisor"), ("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "specs"),
@@ -74,6 +76,7 @@ def storeys() -> dict[str, Storey]:
 STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
+    "waiting.conditions", "waiting.asked", "waiting.extraction",
     "fanout.replays", "fanout.listeners", "fanout.acknowledged", "fanout.covered",
     "logline", "errors", "accounts", "durations", "config", "protocol.framing", "protocol.selection",
     "protocol.wording",

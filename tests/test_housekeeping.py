@@ -19,10 +19,10 @@ from broker import (
     TierRatesConfig,
     open_broker,
 )
-from broker.broker import _FORGET_SLICE, FORGET_SECONDS, MAX_EXPIRY_SECONDS, expire_and_forget
 from broker.commands.dispatch import Commands
 from broker.commands.remembered import Outcome
 from broker.config import Config
+from broker.expiry import _FORGET_SLICE, FORGET_SECONDS, MAX_EXPIRY_SECONDS, expire_and_forget
 from broker.fanout.hub import Hub
 from broker.log import dropped
 from broker.log.retention import ReplayBuffers

@@ -35,7 +35,7 @@ from .requests import CommandRequest
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN_ACTIONS: Final = frozenset({"subscribe", "unsubscribe", "publish", "ping", "ack", "hold"})
+BUILT_IN_ACTIONS: Final = frozenset({"subscribe", "unsubscribe", "publish", "ping", "ack", "hold", "wait_for"})
 """The broker's own; every other action has a handler."""
 BUSY_RETRY_MS: Final = 1_000
 MAX_PROVING: Final = 4

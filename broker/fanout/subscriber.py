@@ -14,7 +14,7 @@ import trio
 
 from ..errors import BrokerClosedError, RequestError
 from ..protocol.framing import payload_of
-from ..protocol.messages import Acked, AckParams, Event, Gap, Held, HoldParams, Replay, decode_event
+from ..protocol.messages import Acked, AckParams, Entry, Event, Gap, Held, HoldParams, Replay, decode_event
 from ..protocol.selection import EVERYTHING, Selection, TypeFilter
 from ..protocol.wording import located
 from .acknowledged import AckRequest, Client
@@ -44,6 +44,8 @@ class Subscriber:
         self._account = account
         self._woken = trio.Event()
         self._ready: deque[Event | Gap] = deque()
+        self._first: Gap | None = None
+        """What is to be said before anything else."""
         self._end: Exception | None = None
         listener = Listener(take_nothing, self._wake)
         self.follower = Follower(account.buffer, account.subscriptions, listener, selection, event_filter, client)
@@ -53,13 +55,18 @@ class Subscriber:
         self.cursor = self.follower.cursor
         """Where to subscribe again: the cursor of the last event or gap that was read, or of the start."""
 
-    def start(self, since: int | None) -> None:
-        """Start at a position, or None for an unknown one, instead of now."""
-        self.replay, gap = self.follower.start(since)
-        if gap is not None:
-            self._ready.append(gap)
-        else:
+    async def start(self, since: str) -> None:
+        """Start at a cursor, a duration or a time instead of now."""
+        await trio.lowlevel.checkpoint()
+        self.replay, gap = self.follower.start(self.follower.resolve(since, trio.current_time()))
+        self._first = gap
+        if gap is None:
             self.cursor = self.follower.cursor
+
+    def start_at_head(self) -> None:
+        """Start after all that is stored by now, whether the fan-out has passed it or not."""
+        self.follower.start(self._account.buffer.head)
+        self.cursor = self.follower.cursor
 
     async def end_after_head(self) -> None:
         """Wait until the fan-out has passed all that is stored; then let the iteration end after that."""
@@ -103,23 +110,41 @@ class Subscriber:
             raise RequestError("invalid_params", f"`{request.action}` needs a subscription that has a `client_id`")
         return await self._acknowledging.do(request)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes after what is stored."""
+        return self._end is not None
+
+    async def read(self) -> list[Entry] | Gap | None:
+        """Return what comes next as it is stored: events (none: call again), or a gap.
+
+        None: that is all; `woken` waits for more. For who does not iterate.
+        """
+        await trio.lowlevel.checkpoint()  # before, not after: who is cancelled has taken nothing
+        self._woken = trio.Event()
+        gap, self._first = self._first, None
+        return gap or self.follower.next()
+
+    async def woken(self) -> None:
+        """Wait until there may be more to `read` than the last time."""
+        await self._woken.wait()
+
     def __aiter__(self) -> "Subscriber":
         return self
 
     async def __anext__(self) -> Event | Gap:
-        await trio.lowlevel.checkpoint()
+        if self._ready:
+            await trio.lowlevel.checkpoint()
         while not self._ready:
-            self._woken = trio.Event()
-            following = self.follower.next()
+            following = await self.read()
             if isinstance(following, Gap):
                 self._ready.append(following)
             elif following is not None:
                 self._ready.extend(decode_event(payload_of(entry.frame)) for entry in following)
-                await trio.lowlevel.checkpoint()
             elif self._end is not None:
                 raise self._end
             else:
-                await self._woken.wait()
+                await self.woken()
         item = self._ready.popleft()
         self.cursor = item.to if isinstance(item, Gap) else item.cursor
         return item

@@ -34,6 +34,8 @@ from ..intake.publishing import Publishing
 from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, Transport
 from ..protocol.framing import close_frame
 from ..protocol.messages import Command
+from ..waiting.asked import Asked
+from ..waiting.waits import MAX_OF_CONNECTION, Found
 from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
 from .life import CLOSE_SECONDS, Admitted, Life
 from .reading import LentStream
@@ -78,6 +80,9 @@ class Connection:
         self._publisher: trio.CancelScope | None = None
         """Around who publishes what waits."""
         self._writing = False
+        self._await = partial(broker.waits.wait, admitted.account)
+        self._waits = 0
+        """Of this client, under way."""
 
     # --- its life
 
@@ -174,6 +179,8 @@ class Connection:
             self._commands.submit(self._lane, action, partial(self._answer, action))
         elif isinstance(action, AckRequest):
             self._acknowledge(action)
+        elif isinstance(action, Asked):
+            self._wait(action)
         else:
             self._flush()
             if action is not None:
@@ -269,6 +276,34 @@ class Connection:
             assert self._obeying is not None
             self._obeying.start_soon(self._guard, self._acknowledging.do_waiting)
 
+    def _wait(self, asked: Asked) -> None:
+        if self._waits >= MAX_OF_CONNECTION:
+            message = f"{MAX_OF_CONNECTION} waits of this connection are under way"
+            self.session.answer(
+                asked.request_id, "wait_for", RequestError("rate_limited", message, retry_after_ms=1_000)
+            )
+            self._flush()
+            return
+        self._waits += 1
+        assert self._obeying is not None
+        self._obeying.start_soon(self._guard, partial(self._do_wait, asked))
+
+    async def _do_wait(self, asked: Asked) -> None:
+        outcome: Found | RequestError
+        try:
+            outcome = await self._await(asked.selection, asked.params, self._judge)
+        except RequestError as error:
+            outcome = error
+        finally:
+            self._waits -= 1
+        self.session.answer(asked.request_id, "wait_for", outcome)
+        self._flush()
+        self._life.changed()
+
+    def _judge(self) -> Key:
+        self._life.settled()
+        return self.session.key
+
     # --- its key
 
     def change_key(self, key: Key | None) -> None:
@@ -327,7 +362,7 @@ class Connection:
 
     def _written(self) -> bool:
         """Whether no command is under way and the catch-up writer has nothing left."""
-        return not (self._writing or self._lane.waiting or self._acknowledging)
+        return not (self._writing or self._lane.waiting or self._acknowledging or self._waits)
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""

@@ -18,10 +18,11 @@ from ..access.keys import Key
 from ..access.opening import Opening
 from ..access.slots import Holder, Slot
 from ..access.watched import Watch
-from ..broker import Broker, Hold
+from ..broker import Broker
 from ..errors import CloseCode, RequestError
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener
+from ..holding import Hold
 from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended
 from .ending import CANCELLED, Ending, closed_by_broker
 from .session import Session, count_nothing

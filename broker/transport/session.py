@@ -1,8 +1,8 @@
 """The rules of the stream protocol for one client: a message and a time in, frames and changes out.
 
 Pure: no stream, no task, no clock. What is to be written waits in here, answers first, then events, and is
-taken by whoever owns the socket. What must be done elsewhere is returned: a `PublishRequest`, or the close code
-that ends the connection. So every rule that a client can see is a plain call.
+taken by whoever owns the socket. What must be done elsewhere is returned: a `PublishRequest`, an `Asked`, or the close
+code that ends the connection. So every rule that a client can see is a plain call.
 """
 
 from collections.abc import Callable
@@ -45,6 +45,7 @@ from ..protocol.messages import (
 )
 from ..protocol.names import ACKED, ALL_INBOXES, check_spelling, too_many
 from ..protocol.selection import NOTHING, Selection, TypeFilter
+from ..waiting.asked import Asked, check_wait
 
 MAX_BAD_FRAMES: Final = 20
 GRACE_SECONDS: Final = 10.0
@@ -55,10 +56,10 @@ MAX_WAITING_ANSWER_BYTES: Final = 262_144
 """A client whose answers wait for more than this is not read from until it takes some."""
 MAX_REPLAYS: Final = 64
 """Nor one with more replays under way, until some have met: what all of them have missed is counted in one step."""
-_DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping", "ack", "hold"})
+_DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping", "ack", "hold", "wait_for"})
 
 
-Elsewhere = PublishRequest | CommandRequest | AckRequest
+Elsewhere = PublishRequest | CommandRequest | AckRequest | Asked
 """What others do for the client, and answer later."""
 
 
@@ -319,6 +320,8 @@ class Session:
                     return self._ack(command, request_id, HoldParams)
                 case "ping":
                     outcome = {"server_time": format_time(wall)}
+                case "wait_for":
+                    return check_wait(self.key, command, request_id, self._config.limits)
                 case _:
                     return check_command(self.key, command, request_id, client_id=self._client_id)
         except RequestError as error:

@@ -247,7 +247,11 @@ async def all_that_a_client_is_told(served):
         await client.say(action="send_email", request_id="r7")
         await client.say(action="ack", request_id="r8", cursor=first, event_ids=["e"])
         await client.say(action="hold", request_id="r9", event_ids=["e"], seconds=60)
-        for wanted in ("r5", "r6"):
+        await client.say(
+            action="wait_for", request_id="r10", since="5m", event_types=[event(1)["type"]], extract=["code", "link"]
+        )
+        await client.say(action="wait_for", request_id="r11", timeout_seconds=0)
+        for wanted in ("r5", "r6", "r11"):
             await until(wanted)
         await post_events(served.address, event(8, inbox="in_9"))
         await until("connection.cursor")

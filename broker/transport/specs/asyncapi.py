@@ -27,6 +27,7 @@ from ...protocol.messages import (
     Updated,
 )
 from ...protocol.names import Identifier
+from ...waiting.asked import WaitParams
 from .parameters import OPENING_QUERY, security_schemes
 from .schemas import (
     ANYTHING,
@@ -40,6 +41,7 @@ from .schemas import (
     PingResult,
     PublishParams,
     PublishResult,
+    WaitResult,
     object_of,
     ref,
     schema_of,
@@ -124,6 +126,13 @@ ACTIONS: Final = (
         HoldParams,
         Held,
         {"event_ids": ["evt_2"], "seconds": 60},
+    ),
+    Action(
+        "wait_for",
+        "Waits for the first event that is like this, from a cursor on; `event` is null when the time is over",
+        WaitParams,
+        WaitResult,
+        {"inbox_ids": ["inbox_abc123"], "where": {"from": "@example.com"}, "timeout_seconds": 60, "extract": ["code"]},
     ),
     Action("ping", "Asks for a sign of life, where WebSocket pings cannot be sent", None, PingResult, {}),
     Action(

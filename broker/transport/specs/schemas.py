@@ -12,8 +12,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ...errors import HTTP_STATUS, CloseCode
-from ...protocol.messages import NewEvent, Published
+from ...protocol.messages import Event, Gap, NewEvent, Published
 from ...protocol.names import Identifier, InboxId
+from ...waiting.extraction import Extracted
 
 Json = dict[str, Any]
 
@@ -93,6 +94,15 @@ class PublishResult(Struct):
     """What became of the events, in the order in which they were given."""
 
     events: list[Published]
+
+
+class WaitResult(Struct):
+    """What a wait came to."""
+
+    event: Annotated[Event | None, Meta(description="The first that fits; null: there was none in time.")]
+    cursor: Annotated[str, Meta(description="From where on to wait again, or to subscribe.")]
+    extracted: Extracted | UnsetType = UNSET
+    gap: Annotated[Gap | UnsetType, Meta(description="What was missed before that.")] = UNSET
 
 
 class PingResult(Struct):

@@ -1,0 +1,70 @@
+"""What a client with a key may do by waiting for events, and by what it writes for those who wait."""
+
+import json
+from contextlib import AsyncExitStack
+
+import trio
+
+from .client import opened, post
+from .row import WINDOW_BYTES, Row
+from .subscribing import EVENTS, event, publish
+from .target import ANY, LISTENER, Target
+
+WAITS = 16
+"""Of one connection."""
+HARDEST_MAIL = "A1B2C3D4 code <style 123 http://a.b/ @"
+"""Made of what codes, links and tags begin with."""
+
+
+async def many_waits(target: Target, connections: int = 60) -> None:
+    """Wait 16 times on each of many connections, each for an inbox of its own; then publish for all, and for none."""
+    async with AsyncExitStack() as stack:
+        for number in range(connections):
+            websocket = await stack.enter_async_context(opened(target, LISTENER, "?inbox_ids=none"))
+            for place in range(WAITS):
+                await websocket.say(
+                    request_id=f"w{place}", action="wait_for", inbox_ids=[f"in_{number}_{place}"], event_types=["a.*"]
+                )
+        await publish(target, [event(None, number=number) for number in range(100)])
+        await publish(target, [event(f"in_{n}_{place}") for n in range(connections) for place in range(WAITS)])
+        await websocket.answer(f"w{WAITS - 1}")
+
+
+async def waits_for_nothing(target: Target, rounds: int = 10) -> None:
+    """Look through 10,000 events for a text that none of them has, again and again, in 16 waits at once."""
+    await publish(target, [event("in_1", message={"subject": f"n {n}", "body": "x" * 200}) for n in range(EVENTS)])
+    asked = {"event_types": ["a.*"], "since": "5m", "where": {"contains": "nothing"}, "timeout_seconds": 0}
+    async with opened(target, LISTENER, "?inbox_ids=none") as websocket:
+        for number in range(rounds):
+            for place in range(WAITS):
+                await websocket.say(request_id=f"w{number}_{place}", action="wait_for", **asked)
+            for _ in range(WAITS):
+                await websocket.text()
+
+
+async def hard_mails(target: Target, mails: int = 200) -> None:
+    """Read codes and links out of mails of 64 KiB that are made to be slow, by requests, many at once."""
+    body = HARDEST_MAIL * (65_536 // len(HARDEST_MAIL))
+    for n in range(0, mails, 20):
+        message = {"from": "@" * 200, "subject": HARDEST_MAIL * 20, "body": body}
+        await publish(target, [event(f"in_{n + i}", "message.received", message=message) for i in range(20)])
+
+    async def read(number: int) -> None:
+        asked = {"action": "wait_for", "inbox_ids": [f"in_{number}"], "since": "5m", "extract": ["code", "link"]}
+        (await post(target, "/v1/commands", ANY, json.dumps(asked).encode())).require(200)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(mails):
+            nursery.start_soon(read, number)
+
+
+ROWS = [
+    Row("waits", "subscribe key: 960 waits on 60 connections, and events for all", many_waits),
+    Row(
+        "waits-for-nothing",
+        "subscribe key: 160 looks through 10,000 events",
+        waits_for_nothing,
+        may_hold_bytes=WINDOW_BYTES,
+    ),
+    Row("hard-mails", "any key: codes and links of 200 mails of 64 KiB", hard_mails, may_hold_bytes=WINDOW_BYTES),
+]

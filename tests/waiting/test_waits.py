@@ -1,0 +1,277 @@
+"""`wait_for`: the first event that fits, from the window or live, and where to go on from (PROTOCOL section 11)."""
+
+from functools import partial
+
+import msgspec
+import pytest
+import trio
+from commanding import ACCOUNT, ALICE, BOB, INBOXES, LISTENER, OPERATOR, configured, connected, post, serving
+from trio.testing import wait_all_tasks_blocked as blocked
+
+from broker import BrokerClosedError, Config, LimitsConfig, ReplayConfig, RequestError, open_broker
+from broker.access.keys import Key
+from broker.protocol.decoding import decode_command
+from broker.waiting.asked import check_wait
+from broker.waiting.waits import MAX_OF_ALL_INBOXES, MAX_OF_CONNECTION
+
+
+def mail(n, inbox_id="in_1", **fields):
+    message = {
+        "message_id": f"msg_{n}",
+        "from": "Acme <hello@acme.com>",
+        "to": ["ada@x.com"],
+        "subject": f"Mail {n}",
+        **fields,
+    }
+    return {"type": "message.received", "event_id": f"evt_{n}", "inbox_id": inbox_id, "payload": {"message": message}}
+
+
+def event_id(frame):
+    return frame["result"]["event"] and frame["result"]["event"]["event_id"]
+
+
+async def test_who_waits_gets_the_first_event_that_fits_and_nothing_else_is_held_up(autojump_clock):
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+        await client.say("wait_for", "w1", inbox_ids=["in_1"], where={"subject": "code"}, extract=["code"])
+        await client.say("ping", "p1")
+        assert (await client.hear())["request_id"] == "p1"
+        await opened.publish(
+            ACCOUNT, [mail(1), mail(2, "in_2", subject="code 1"), mail(3, subject="Your code: 493201")]
+        )
+        answer = await client.hear()
+        assert (answer["request_id"], answer["action"]) == ("w1", "wait_for")
+        assert event_id(answer) == "evt_3"
+        assert answer["result"]["cursor"] == answer["result"]["event"]["cursor"]
+        assert answer["result"]["extracted"] == {"code": ["493201"]}
+
+
+async def test_an_event_that_is_there_already_is_found_from_a_cursor_and_not_from_now(autojump_clock):
+    async with open_broker(configured()) as opened:
+        cursors = [published.cursor for published in await opened.publish(ACCOUNT, [mail(1), mail(2), mail(3)])]
+        found = await opened.wait_for(ACCOUNT, since=cursors[0])
+        assert (found.event.event_id, found.cursor) == ("evt_2", cursors[1])
+        assert (await opened.wait_for(ACCOUNT, since="5m")).event.event_id == "evt_1"
+        assert (await opened.wait_for(ACCOUNT, since=found.cursor)).event.event_id == "evt_3"
+        assert (await opened.wait_for(ACCOUNT, timeout_seconds=1)).event is None
+
+
+async def test_time_over_is_an_answer_with_the_cursor_to_go_on_from(autojump_clock):
+    async with open_broker(configured()) as opened:
+        [first] = await opened.publish(ACCOUNT, mail(1))
+        began = trio.current_time()
+        over = await opened.wait_for(ACCOUNT, timeout_seconds=30)
+        assert (over.event, trio.current_time() - began) == (None, 30)
+        assert over.cursor == first.cursor
+        await opened.publish(ACCOUNT, mail(2))
+        assert (await opened.wait_for(ACCOUNT, since=over.cursor, timeout_seconds=0)).event.event_id == "evt_2"
+
+
+async def test_a_wait_of_no_time_gives_the_cursor_of_now_so_that_no_older_code_is_taken(autojump_clock):
+    async with open_broker(configured()) as opened:
+        await opened.publish(ACCOUNT, mail(1, subject="code 111111"))
+        now = await opened.wait_for(ACCOUNT, timeout_seconds=0)
+        assert now.event is None
+        await opened.publish(ACCOUNT, mail(2, subject="code 222222"))
+        found = await opened.wait_for(ACCOUNT, since=now.cursor, extract=["code"])
+        assert found.extracted.code == ["222222"]
+
+
+async def test_what_is_looked_through_and_does_not_fit_moves_the_cursor_on(autojump_clock):
+    async with open_broker(configured()) as opened:
+        published = await opened.publish(ACCOUNT, [mail(n) for n in range(1_000)])
+        over = await opened.wait_for(ACCOUNT, where={"subject": "nothing"}, since="5m", timeout_seconds=0)
+        assert (over.event, over.cursor) == (None, published[-1].cursor)
+
+
+async def test_other_types_inboxes_and_accounts_are_not_for_who_waits(autojump_clock):
+    async with open_broker(configured()) as opened:
+        async with trio.open_nursery() as nursery:
+            found = []
+
+            async def wait():
+                found.append(
+                    await opened.wait_for(ACCOUNT, ["message.bounced"], inbox_ids=["in_1"], timeout_seconds=60)
+                )
+
+            nursery.start_soon(wait)
+            await blocked()
+            bounced = {"type": "message.bounced", "payload": {}}
+            await opened.publish(ACCOUNT, [mail(1), {**bounced, "inbox_id": "in_2", "event_id": "evt_b2"}])
+            await opened.publish("acct_bob", {**bounced, "inbox_id": "in_1"})
+            await blocked()
+            assert not found
+            await opened.publish(ACCOUNT, {**bounced, "inbox_id": "in_1", "event_id": "evt_b1"})
+        assert found[0].event.event_id == "evt_b1"
+
+
+async def test_an_inbox_key_finds_in_its_inboxes_and_asks_for_no_others():
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address, INBOXES) as client:
+        await client.say("wait_for", "w1", inbox_ids=["in_3"])
+        refused = await client.hear()
+        assert refused["error"]["code"] == "forbidden"
+        assert "$.inbox_ids[0]" in refused["error"]["message"]
+        await client.say("wait_for", "w2")
+        await client.ask("ping", "p1")
+        await opened.publish(ACCOUNT, [mail(1, "in_3"), mail(2, "in_2")])
+        while "result" not in (answer := await client.hear()):
+            pass
+        assert event_id(answer) == "evt_2"
+
+
+async def test_a_gap_before_the_event_is_in_the_answer(autojump_clock):
+    async with open_broker(configured(replay=ReplayConfig(max_events_per_account=2))) as opened:
+        [first, *_] = await opened.publish(ACCOUNT, [mail(1), mail(2), mail(3), mail(4), mail(5)])
+        await blocked()
+        found = await opened.wait_for(ACCOUNT, since=first.cursor)
+        assert found.event.event_id == "evt_4"
+        assert (found.gap.from_, found.gap.count) == (first.cursor, 2)
+        unknown = await opened.wait_for(ACCOUNT, since="cnobody", where={"subject": "Mail 5"})
+        assert (unknown.event.event_id, unknown.gap.from_, unknown.gap.count) == ("evt_5", None, None)
+
+
+async def test_over_http_it_waits_a_minute_at_most_and_needs_no_scope_but_subscribe():
+    async with open_broker(configured()) as opened, serving(opened) as address:
+        await opened.publish(ACCOUNT, mail(1, subject="code 493201"))
+        answer = await post(address, {"action": "wait_for", "since": "5m", "extract": ["code", "link"]}, LISTENER)
+        assert answer.status_code == 200
+        assert answer.json()["result"]["extracted"] == {"code": ["493201"], "link": []}
+        too_long = await post(address, {"action": "wait_for", "timeout_seconds": 61})
+        assert (too_long.status_code, too_long.json()["error"]["code"]) == (400, "invalid_params")
+        assert "$.timeout_seconds" in too_long.json()["error"]["message"]
+        over = await post(address, {"action": "wait_for", "timeout_seconds": 0.01})
+        assert over.json()["result"]["event"] is None
+        assert (await post(address, {"action": "wait_for"}, OPERATOR)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("params", "path"),
+    [
+        ({"where": {"form": "x"}}, "form"),
+        ({"params": {"where": {"from": 7}}}, "$.params.where.from"),
+        ({"inbox_id": "in_1"}, "inbox_ids"),
+        ({"event_types": ["x"] * 101}, "event types"),
+        ({"extract": ["code", "link", "code"]}, "$.extract"),
+        ({"timeout_seconds": "soon"}, "$.timeout_seconds"),
+    ],
+)
+async def test_what_cannot_be_waited_for_is_refused_by_the_name_of_its_field(params, path):
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+        await client.say("wait_for", "w1", **params)
+        error = (await client.hear())["error"]
+        assert error["code"] == "invalid_params"
+        assert path in error["message"]
+
+
+def test_a_key_without_the_scope_waits_for_nothing():
+    key = Key("key", ACCOUNT, frozenset({"command", "publish"}))
+    with pytest.raises(RequestError, match="subscribe"):
+        check_wait(key, decode_command('{"action":"wait_for"}'), "r1", LimitsConfig())
+
+
+@pytest.mark.parametrize("name", ["event_types", "inbox_ids", "extract"])
+async def test_one_string_where_a_list_is_meant_is_a_type_error(name):
+    async with open_broker(configured()) as opened:
+        with pytest.raises(TypeError, match=name):
+            await opened.wait_for(ACCOUNT, **{name: "code"})
+
+
+async def test_no_more_than_so_many_waits_of_a_connection_are_under_way_and_room_comes_back():
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+        for number in range(MAX_OF_CONNECTION):
+            await client.say("wait_for", f"w{number}", inbox_ids=["in_1"])
+        await client.say("wait_for", "more", inbox_ids=["in_1"])
+        refused = await client.hear()
+        assert (refused["request_id"], refused["error"]["code"]) == ("more", "rate_limited")
+        assert refused["error"]["retry_after_ms"]
+        await opened.publish(ACCOUNT, mail(1))
+        answers = [await client.hear() for _ in range(MAX_OF_CONNECTION)]
+        assert {event_id(answer) for answer in answers} == {"evt_1"}
+        await client.say("wait_for", "again", since="5m")
+        assert event_id(await client.hear()) == "evt_1"
+
+
+async def test_few_of_an_account_wait_for_any_inbox(autojump_clock):
+    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
+        for _ in range(MAX_OF_ALL_INBOXES):
+            nursery.start_soon(partial(opened.wait_for, ACCOUNT, timeout_seconds=100))
+        await blocked()
+        with pytest.raises(RequestError) as caught:
+            await opened.wait_for(ACCOUNT)
+        assert caught.value.code == "rate_limited"
+        assert (await opened.wait_for(ACCOUNT, inbox_ids=["in_1"], timeout_seconds=0)).event is None
+        assert (await opened.wait_for("acct_bob", timeout_seconds=0)).event is None
+        await trio.sleep(101)
+        assert (await opened.wait_for(ACCOUNT, timeout_seconds=0)).event is None
+
+
+async def test_when_the_client_leaves_its_waits_end_and_leave_nothing():
+    async with open_broker(configured()) as opened, serving(opened) as address:
+        async with connected(address) as client:
+            await client.say("wait_for", "w1")
+            await client.ask("ping", "p1")
+            assert opened.waits.statistics().under_way == 1
+        await blocked(0.05)
+        assert opened.waits.statistics().under_way == 0
+
+
+async def test_when_the_key_is_narrowed_what_it_does_not_reach_is_not_told():
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address, ALICE) as client:
+        await client.say("wait_for", "w1")
+        await client.ask("ping", "p1")
+        opened.reload(_with_alice_reaching("in_2"))
+        await opened.publish(ACCOUNT, [mail(1, "in_1"), mail(2, "in_2")])
+        while "result" not in (answer := await client.hear()):
+            pass
+        assert event_id(answer) == "evt_2"
+
+
+def _with_alice_reaching(inbox_id):
+    config = configured()
+    account, *rest = config.accounts
+    keys = tuple(
+        msgspec.structs.replace(key, inbox_ids=(inbox_id,)) if key.id == "key_alice" else key for key in account.keys
+    )
+    return msgspec.structs.replace(config, accounts=(msgspec.structs.replace(account, keys=keys), *rest))
+
+
+async def test_a_request_whose_key_is_revoked_while_it_waits_is_told_nothing():
+    async with open_broker(configured()) as opened, serving(opened) as address, trio.open_nursery() as nursery:
+
+        async def revoke():
+            await blocked(0.05)
+            assert opened.waits.statistics().under_way == 1
+            opened.reload(Config())
+            await opened.publish("acct_bob", mail(1))
+
+        nursery.start_soon(revoke)
+        answer = await post(address, {"action": "wait_for", "timeout_seconds": 30}, BOB)
+        assert answer.status_code == 401
+
+
+async def test_when_the_broker_drains_who_waits_is_told_the_cursor():
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+        await client.say("wait_for", "w1", timeout_seconds=3600)
+        await client.ask("ping", "p1")
+        [published] = await opened.publish(ACCOUNT, {"type": "note.added", "payload": {}, "inbox_id": "in_1"})
+        opened.start_draining()
+        while (answer := await client.hear())["type"] != "response":
+            pass
+        assert answer["result"] == {"event": None, "cursor": published.cursor}
+        with pytest.raises(BrokerClosedError):
+            await opened.wait_for(ACCOUNT)
+
+
+async def test_a_thousand_waits_of_one_account_find_each_its_own(autojump_clock):
+    async with open_broker(configured()) as opened:
+        found = {}
+
+        async def wait(n):
+            answer = await opened.wait_for(ACCOUNT, inbox_ids=[f"in_{n}"], timeout_seconds=60)
+            found[n] = answer.event.event_id
+
+        async with trio.open_nursery() as nursery:
+            for n in range(1_000):
+                nursery.start_soon(wait, n)
+            await blocked()
+            await opened.publish(ACCOUNT, [mail(n, f"in_{n}") for n in range(1_000)])
+        assert found == {n: f"evt_{n}" for n in range(1_000)}
