@@ -43,5 +43,10 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
+# A browser's driver, for tests/browser; the browser itself is Debian's chromium-headless-shell.
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --group browser
+	touch $@
+
 clean:
 	rm -rf $(VENV) .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -29,7 +29,8 @@ HEADERS: Final = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 """No proxy is to keep it, nor to hold it back until there is enough of it."""
 RETRY_MS: Final = 1_000
 """How soon a browser comes back after a lost connection."""
-COMMENT: Final = b":\n\n"
+COMMENT: Final = b":\n"
+"""Without an empty line behind it: to some clients that would be an event without data."""
 _READ_BYTES: Final = 4_096
 _CURSOR: Final = re.compile(
     rb'\{"type":"[^"]*","(?:event_id":"[^"]*","(?:inbox_id":"[^"]*",")?created_at":"[^"]*","(?:traceparent":"[^"]*",")?)?cursor":"([^"]*)"'
@@ -98,7 +99,7 @@ class EventStream:
             nursery.start_soon(self._watch_client)
             await self._stream.send_frames(self._head)
             self._life.open()
-            await self._write(b"retry: %d\n\n" % RETRY_MS)
+            await self._write(b"retry: %d\n" % RETRY_MS)
             await self._write_all()
 
     async def _watch_client(self) -> None:

@@ -1,4 +1,4 @@
-"""Other people's clients against the broker: `websockets` (Python), `ws` (Node) and curl.
+"""Other people's clients against the broker: `websockets` and `httpx-sse` (Python), `ws` (Node) and curl.
 
 The Node client needs its package: `npm install ws` somewhere, and BROKER_TEST_NODE_MODULES=somewhere/node_modules.
 """
@@ -10,11 +10,15 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import islice
 
+import httpx
 import pytest
 import trio
 import websockets.sync.client
-from clients import ACCOUNT, ALICE, ask, configured, connected, event, numbers, serving
+from clients import ACCOUNT, ALICE, ask, configured, connected, event, numbers, serving, until
+from httpx_sse import connect_sse
+from trio.testing import wait_all_tasks_blocked as blocked
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from broker import LimitsConfig, ServerConfig, open_broker, serve
@@ -308,6 +312,59 @@ async def test_the_sync_client_is_given_our_subprotocol_and_may_carry_a_token_be
         assert await in_thread(served, act, subprotocols=["daimon.v1"]) == "daimon.v1"
         token = (await ask(served.address, "POST", "/v1/websocket/token", key=ALICE, body=b"")).result["token"]
         assert await in_thread(served, act, key=None, subprotocols=["daimon.v1", f"bearer.{token}"]) == "daimon.v1"
+
+
+# --- httpx-sse ---------------------------------------------------------------
+
+
+async def test_httpx_sse_reads_the_event_stream_and_goes_on_from_its_last_event_id():
+    async with serving() as served:
+
+        def read(query: str, count: int, **headers: str) -> list[tuple[str, int]]:
+            """So many events as they come, each with its id; whatever comes has JSON."""
+            url = f"http://{served.address[0]}:{served.address[1]}/v1/events/stream?inbox_ids=in_1{query}"
+            headers["Authorization"] = f"Bearer {ALICE}"
+            heard = []
+            with (
+                httpx.Client(timeout=20, trust_env=False) as client,
+                connect_sse(client, "GET", url, headers=headers) as source,
+            ):
+                for said in source.iter_sse():
+                    heard += [(said.id, number) for number in numbers([said.json()])]
+                    if len(heard) == count:
+                        break
+            return heard
+
+        await served.broker.publish(ACCOUNT, [event(1), event(2)])
+        heard = await trio.to_thread.run_sync(read, "&since=5m", 2)
+        assert [number for _, number in heard] == [1, 2]
+        await served.broker.publish(ACCOUNT, event(3))
+        again = await trio.to_thread.run_sync(lambda: read("", 1, **{"Last-Event-ID": heard[-1][0]}))
+        assert [number for _, number in again] == [3]
+
+
+async def test_httpx_sse_takes_no_heartbeat_for_an_event():
+    async with (
+        serving(configured(limits=LimitsConfig(heartbeat_seconds=0.05))) as served,
+        trio.open_nursery() as nursery,
+    ):
+
+        def read() -> list[str]:
+            url = f"http://{served.address[0]}:{served.address[1]}/v1/events/stream?inbox_ids=in_1&since=5m&key={ALICE}"
+            with httpx.Client(timeout=20, trust_env=False) as client, connect_sse(client, "GET", url) as source:
+                return [said.json()["type"] for said in islice(source.iter_sse(), 3)]
+
+        async def publish_after_heartbeats() -> None:
+            await served.broker.publish(ACCOUNT, event(1))
+            await until(lambda: served.server.connections)
+            [stream] = served.server.connections.values()
+            for _ in range(3):
+                stream.ask_for_life()
+                await blocked(0.01)
+            await served.broker.publish(ACCOUNT, event(2))
+
+        nursery.start_soon(publish_after_heartbeats)
+        assert await trio.to_thread.run_sync(read) == ["connection.ready", "test.event", "test.event"]
 
 
 # --- curl --------------------------------------------------------------------

@@ -1,0 +1,52 @@
+"""A real browser: Debian's `chromium-headless-shell`, driven by playwright (`pip install --group browser`).
+
+Where either is missing, what needs it is skipped, and says so; where `BROKER_TEST_BROWSER_REQUIRED` is set, it fails.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+# Not /usr/bin/…: that is a shell script, which ends before its child does.
+PLACES = ("/usr/lib/chromium/chromium-headless-shell", "/usr/lib/chromium/chromium")
+REQUIRED = "BROKER_TEST_BROWSER_REQUIRED"
+
+
+def _chromium() -> str:
+    found = next((place for place in PLACES if Path(place).exists()), None)
+    missing = []
+    if found is None:
+        missing.append("there is no Chromium on this machine (apt-get install chromium-headless-shell)")
+    if importlib.util.find_spec("playwright") is None:
+        missing.append("there is no playwright in this environment (pip install --group browser)")
+    if missing:
+        message = f"{', and '.join(missing)}: no page is opened in a browser"
+        if os.environ.get(REQUIRED):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found or ""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = _chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page of its own, with nothing kept from others; ``page.said`` has what it wrote to its console."""
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.said = []
+    opened.on("console", lambda message: opened.said.append(message.text))
+    opened.on("pageerror", lambda error: opened.said.append(str(error)))
+    yield opened
+    context.close()
