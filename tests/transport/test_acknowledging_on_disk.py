@@ -73,7 +73,7 @@ async def test_an_acknowledgement_is_answered_and_a_first_opening_ready_after_th
     async with open_broker(on_disk) as broker, agent(broker) as client:
         cursors = await publish(broker, range(1))
         await received(client, 1)
-        gate = Gate(broker._storage)
+        gate = Gate(broker._disk.storage)
         answered = []
 
         async def ask(action, **params):
@@ -109,7 +109,7 @@ async def test_after_a_kill_a_client_goes_on_at_the_last_that_it_was_told_or_lat
                 came = came[: came.index(start) + 1]
                 numbers = range(20 * turn, 20 * turn + 20)
                 published += [f"e{number}" for number in numbers]
-                await client.say(action="publish", request_id="p", events=[event(number) for number in numbers])
+                await client.say(action="publish", request_id=f"p{turn}", events=[event(number) for number in numbers])
                 while len(came) - 1 < len(published):
                     frame = await client.next()
                     if "event_id" in frame:
