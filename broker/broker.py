@@ -51,6 +51,7 @@ from .turns import Turns
 from .version import __version__
 from .waiting.asked import MAX_HTTP_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, NOW, check_wait
 from .waiting.waits import Found, Waited, Waits
+from .webhooks.webhooks import make_webhooks, require_storage
 
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers")
 AHEAD_SECONDS: Final = 5.0
@@ -93,9 +94,10 @@ class Broker:
         self._buffers = ReplayBuffers(config.replay, disk.storage.epoch if disk else secrets.token_bytes(16))
         self._hub = Hub(self._buffers, self.keyring.settle)
         self.acknowledged = Acknowledged()
-        self.on_disk = OnDisk(Recorded(self.acknowledged, disk.storage, time.time)) if disk else None
+        self.on_disk = OnDisk(Recorded(self.acknowledged, disk.storage, time.time), disk.outbox) if disk else None
         """Where acknowledgements are kept beyond the process; None: nowhere."""
         self._subscribers = Subscribers(self.on_disk)
+        self.webhooks = make_webhooks(config, disk.outbox, self.keyring, self._announce) if disk else None
         self._engine: Engine = (disk.engine if disk else make_engine)(self._buffers, self._hub)
         self.waits = Waits(self._subscribers)
         self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
@@ -356,10 +358,13 @@ class Broker:
         """
         access = config if isinstance(config, Access) else Access(check_config(config))
         config = access.config
+        require_storage(config, self.config.storage.path)
         taken = {name: getattr(config, name) for name in RELOADED_SECTIONS}
         self.config = msgspec.structs.replace(self.config, **taken)
         self.commands.reload(self.config)
         self.keyring.reload(access)
+        if self.webhooks is not None:
+            self.webhooks.reload(config.accounts)
         return [name for name in config.__struct_fields__ if getattr(config, name) != getattr(self.config, name)]
 
     def start_draining(self) -> None:
@@ -387,9 +392,14 @@ class Broker:
             nursery.start_soon(self.schedule.run)
             nursery.start_soon(self.turns.run)
             await nursery.start(self.keyring.run)
+            if self.webhooks is not None:
+                await nursery.start(self.webhooks.run, self.config.accounts)
             nursery.start_soon(self._keep_house)
             nursery.start_soon(self._lag.run)
             task_status.started()
+
+    def _announce(self, account_id: str, kind: str, payload: Mapping[str, Any]) -> None:
+        self.intake.start_soon(self.intake.announce, account_id, kind, payload)
 
     async def _keep_house(self) -> None:
         await expire_and_forget(self._hub, self._buffers, self.commands, self.config.replay.seconds)
@@ -412,6 +422,7 @@ class Broker:
             self._lag.statistics(),
             dropped_lines(),
             self._disk.storage.statistics() if self._disk else None,
+            self.webhooks.statistics() if self.webhooks else None,
             self.draining.is_set(),
         )
 
@@ -451,6 +462,7 @@ async def open_broker(config: Config | None = None, *, access: AskAccess | None 
                 callouts["access"] = callout
                 access = asks_api(callout)
         lookup = None if access is None else Lookup(access, config.access.timeout_seconds)
+        require_storage(config, config.storage.path)
         disk = await stack.enter_async_context(open_disk(config))
         broker = Broker(config, lookup, callouts, disk)
         nursery = await stack.enter_async_context(trio.open_nursery())

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import ConfigError
-from .protocol.names import Identifier, InboxId, Scope, Tier
+from .protocol.names import Identifier, InboxId, Scope, Tier, TypePattern
 from .protocol.wording import any_of, located, spelled, told
 
 Positive = Annotated[int, Meta(gt=0)]
@@ -32,7 +32,7 @@ Origin = Annotated[
 WebhookSecret = Annotated[
     str,
     spelled(
-        r"^whsec_(?:[A-Za-z0-9+/]{4}){8,}(?:[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(?:==)?)?$(?!\n)",
+        r"^whsec_([A-Za-z0-9+/]{4}){8,}([A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{2}(==)?)?$(?!\n)",
         "`whsec_` and the base64 of 24 bytes or more, as `broker secrets new` makes it",
     ),
 ]
@@ -193,12 +193,27 @@ class KeyConfig(_Section, frozen=True):
     inbox_ids: Annotated[tuple[InboxId, ...], Meta(min_length=1)] | None = None
 
 
+class AccountWebhookConfig(_Section, frozen=True):
+    """An endpoint that an account's events are posted to (PROTOCOL section 9). Left out: all inboxes, all types."""
+
+    id: Identifier
+    url: Url
+    secret: WebhookSecret
+    inbox_ids: Annotated[tuple[InboxId, ...], Meta(min_length=1)] | None = None
+    event_types: Annotated[tuple[TypePattern, ...], Meta(min_length=1)] | None = None
+    mode: Literal["always", "fallback"] = "always"
+    client_ids: tuple[Identifier, ...] = ()
+    fallback_seconds: Annotated[int, Meta(ge=0, le=86_400)] | Annotated[float, Meta(ge=0, le=86_400)] = 30
+    order: Literal["none", "inbox"] = "none"
+
+
 class AccountConfig(_Section, frozen=True):
-    """An account: a tenant, with its keys."""
+    """An account: a tenant, with its keys and its webhooks."""
 
     id: Identifier
     tier: Tier = "developer"
     keys: tuple[KeyConfig, ...] = ()
+    webhooks: Annotated[tuple[AccountWebhookConfig, ...], Meta(max_length=16)] = ()
 
 
 class OperatorConfig(_Section, frozen=True):
@@ -309,6 +324,7 @@ def _checked(raw: Any, source: str) -> Config:
     for section, name in _NETWORKS:
         for index, network in enumerate(getattr(getattr(config, section), name)):
             _check_network(network, f"$.{section}.{name}[{index}]", source)
+    _check_webhooks(config, source)
     for section, one, other in _TOGETHER:
         table = getattr(config, section)
         if (getattr(table, one) is None) != (getattr(table, other) is None):
@@ -317,6 +333,17 @@ def _checked(raw: Any, source: str) -> Config:
         least = f"Expected at least `replay.seconds`, {config.replay.seconds:g}"
         raise ConfigError(f"{source}: {least} - at `$.storage.keep_seconds`")
     return config
+
+
+def _check_webhooks(config: Config, source: str) -> None:
+    """Check what the type of an endpoint does not say."""
+    for number, account in enumerate(config.accounts):
+        for index, webhook in enumerate(account.webhooks):
+            path = f"$.accounts[{number}].webhooks[{index}]"
+            if webhook.mode == "fallback" and not webhook.client_ids:
+                raise ConfigError(f"{source}: A `fallback` names the clients it waits for - at `{path}.client_ids`")
+            if webhook.url.startswith("http:") and not config.webhooks.allow_http:
+                raise ConfigError(f"{source}: `http://` needs `webhooks.allow_http` - at `{path}.url`")
 
 
 def _check_network(network: str, path: str, source: str) -> None:
@@ -356,6 +383,8 @@ def _check_unique(config: Config, source: str) -> None:
     keys = [(account, key) for account in config.accounts for key in account.keys]
     names = [f"account `{account.id}`" for account in config.accounts]
     names += [f"key `{key.id}` of account `{account.id}`" for account, key in keys]
+    webhooks = [(account, webhook) for account in config.accounts for webhook in account.webhooks]
+    names += [f"webhook `{webhook.id}` of account `{account.id}`" for account, webhook in webhooks]
     names += [f"operator `{operator.id}`" for operator in config.operators]
     for name, times in Counter(names).items():
         if times > 1:

@@ -12,12 +12,14 @@ from .config import Config
 from .log.engines import Log
 from .log.engines.answers import ANSWERS
 from .log.engines.rows import EVENTS
-from .log.engines.sqlite import SqliteEngine
+from .log.engines.sqlite import Beside, SqliteEngine
+from .log.letters import LETTERS
+from .log.outbox import Outbox
 from .log.positions import POSITIONS
 from .log.retention import ReplayBuffers
 from .log.storage import Storage, open_storage
 
-ROOMS: Final = (EVENTS, ANSWERS, POSITIONS)
+ROOMS: Final = (EVENTS, ANSWERS, POSITIONS, LETTERS)
 """Whose tables are in it. Each is there whether it is used or not."""
 
 
@@ -28,12 +30,15 @@ class Disk:
         self._config = config
         self._clock = trio.lowlevel.current_clock().current_time
         self.storage = storage
+        self.outbox = Outbox(storage)
         self.answers = KeptAnswers(storage, self._clock, time.time)
 
     def engine(self, buffers: ReplayBuffers, log: Log) -> SqliteEngine:
         """Return the engine that fills a log from it, and keeps it there."""
         config = self._config
-        return SqliteEngine(buffers, log, self.storage, config.storage, config.replay.seconds, self._clock, time.time)
+        engine = SqliteEngine(buffers, log, self.storage, config.storage, config.replay.seconds, self._clock, time.time)
+        engine.beside.append(Beside(self.outbox.add))
+        return engine
 
 
 @asynccontextmanager

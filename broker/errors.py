@@ -27,6 +27,7 @@ HTTP_STATUS = {
     "method_not_allowed": 405,
     "timeout_reading": 408,
     "request_id_reused": 409,
+    "conflict": 409,
     "too_large": 413,
     "unsupported_media_type": 415,
     "upgrade_required": 426,

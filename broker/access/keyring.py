@@ -83,6 +83,13 @@ class Keyring:
         # Meanwhile the configuration may have come to know it.
         return _known(self._configured(digest) or kept.key)
 
+    async def recall(self, key: Key) -> Key:
+        """Return what a key that was known once, maybe before a restart, reaches by now; it is asked for if need be.
+
+        Raises `RequestError` as `authenticate` does.
+        """
+        return (await self._find(key.sha256, None)).narrowed(key.narrowing)
+
     def confirm(self, key: Key) -> Key:
         """Return what a key reaches by now, without a question. Raises `RequestError` as `authenticate` does."""
         if key.is_operator:

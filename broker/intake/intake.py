@@ -9,6 +9,7 @@ the answer only.
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -129,6 +130,14 @@ class Intake:
         if isinstance(outcome, RequestError):
             raise outcome
         return outcome
+
+    async def announce(self, account_id: str, kind: str, payload: Mapping[str, Any]) -> None:
+        """Publish an event of the broker's own to an account, if that can be: nobody waits for it."""
+        batch = Batch(iter(()), self._now(), account_id)
+        content = encode(dict(payload))
+        batch.add(account_id, PreparedEvent(kind, None, self._new_event_id(), self._now(), content, None), len(content))
+        with suppress(RequestError):
+            self.begin(batch, await self.places(batch), lambda _: None)
 
     # --- its steps, for who takes them one by one
 

@@ -45,7 +45,8 @@ LETTERS: Final = Room(
     (
         (
             "CREATE TABLE webhooks (number INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL,"
-            " webhook_id TEXT NOT NULL, record BLOB NOT NULL, failing_since REAL, UNIQUE (account, webhook_id)) STRICT",
+            " webhook_id TEXT NOT NULL, record BLOB NOT NULL, failing_since REAL,"
+            " said_failing INTEGER NOT NULL DEFAULT 0, UNIQUE (account, webhook_id)) STRICT",
             "CREATE TABLE letters (webhook INTEGER NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL"
             " CHECK (state IN ('waiting', 'sending', 'delivered', 'acked', 'dead')), line INTEGER NOT NULL,"
             " due_at REAL NOT NULL, born_at REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,"
@@ -312,6 +313,12 @@ def tidy(connection: sqlite3.Connection, webhook: int, position: int, now: float
         )
         if row[0] == HEAD:
             move_up(connection, webhook, row[1])
+
+
+def drop(connection: sqlite3.Connection, webhook: int, position: int, now: float) -> None:
+    """Forget a letter that the endpoint may not have any more; whoever stands behind it moves up."""
+    end(connection, webhook, position, "dead", now)
+    connection.execute("DELETE FROM letters WHERE webhook = ? AND position = ?", (webhook, position))
 
 
 # --- acknowledgements

@@ -97,6 +97,11 @@ class Shared:
         self.dropped = DroppedBuckets()
 
 
+def cursor_prefix_of(account_id: str, epoch: bytes) -> str:
+    """Return what the cursors of an account begin with: they are bound to it, and to a run of the log."""
+    return f"c{blake2b(account_id.encode(), key=epoch, digest_size=8).hexdigest()}."
+
+
 class ReplayBuffer:
     """One account's window. ``head`` is its newest position, ``dropped_through`` the newest dropped one.
 
@@ -124,8 +129,7 @@ class ReplayBuffer:
     def __init__(self, account_id: str, shared: Shared, start: Mark) -> None:
         self.account_id = account_id
         self._shared = shared
-        binding = blake2b(account_id.encode(), key=shared.epoch, digest_size=8).hexdigest()
-        self.cursor_prefix = f"c{binding}."
+        self.cursor_prefix = cursor_prefix_of(account_id, shared.epoch)
         self._entries = _Run()
         self._by_inbox: dict[str, _Run] = {}
         self._by_id: dict[str, Entry] = {}

@@ -13,6 +13,7 @@ from ..fanout.acknowledged import AcknowledgedStatistics
 from ..fanout.hub import HubStatistics
 from ..log.retention import ReplayStatistics
 from ..log.storage import StorageStatistics
+from ..webhooks.webhooks import WebhooksStatistics
 from .connections import ConnectionsStatistics
 
 
@@ -39,6 +40,8 @@ class BrokerStatistics(Struct, frozen=True):
     log_lines_dropped: int
     """Of the log of `broker serve`: standard error took none, and too many waited."""
     storage: StorageStatistics | None
+    """None: there is no log on disk."""
+    webhooks: WebhooksStatistics | None
     """None: there is no log on disk."""
     draining: bool
     """Whether it refuses to publish and to open."""

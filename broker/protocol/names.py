@@ -34,8 +34,8 @@ TypePattern = Annotated[
 ]
 """One of a filter's: an event type, or a prefix of types with `.*`."""
 
-Scope = Literal["subscribe", "command", "publish"]
-"""What a key may do."""
+Scope = Literal["subscribe", "command", "publish", "webhooks"]
+"""What a key may do; `webhooks` is not among those it has unless that is said."""
 NameList = Literal["inbox_ids", "event_types", "event_ids"]
 """What a client gives as a list of names."""
 Tier = Literal["free", "developer", "growth", "enterprise"]

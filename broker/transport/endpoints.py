@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from time import time
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, json
 from msgspec.structs import replace
 
 from ..access.admission import Judge, admit
@@ -26,8 +26,10 @@ from ..observe.metrics import TEXT_FORMAT, Reading, exposition
 from ..observe.tasks import task_tree
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
-from ..protocol.names import check_traceparent
+from ..protocol.names import check_spelling, check_traceparent
 from ..version import __version__
+from ..webhooks.endpoint import EndpointChange, NewEndpoint, Resend
+from ..webhooks.webhooks import Webhooks
 from .browsers import cross_origin_headers, preflight_headers
 from .connection import Connection
 from .life import Admitted
@@ -44,6 +46,7 @@ from .upgrade import check_upgrade, offered_subprotocols
 MAX_SMALL_BODY_BYTES: Final = 16_384
 """All that may be said of a token; and what is read of a command or an event that may not come to anything."""
 _NDJSON: Final = "application/x-ndjson"
+StructT = TypeVar("StructT", bound=Struct)
 
 
 class Handover(Struct, frozen=True):
@@ -87,9 +90,10 @@ async def _route(broker: Broker, request: Request) -> Response | Handover:
 
 
 def route_of(path: str) -> str | None:
-    """Return which of the routes a path is; None if it is none of them. The last part of one may be any `{id}`."""
-    any_id = f"{path.rpartition('/')[0]}/{{id}}"
-    return path if path in ROUTES else any_id if any_id in ROUTES else None
+    """Return which of the routes a path is; None if it is none. The last part of one, or that before, is an `{id}`."""
+    above, _, last = path.rpartition("/")
+    candidates = (path, f"{above}/{{id}}", f"{above.rpartition('/')[0]}/{{id}}/{last}")
+    return next((candidate for candidate in candidates if candidate in ROUTES), None)
 
 
 def _allowed(path: str, methods: Mapping[str, Handler] | None) -> list[str]:
@@ -277,6 +281,92 @@ async def close_connection(broker: Broker, request: Request) -> Response | Hando
     return json_response({"connection_id": connection_id})
 
 
+async def _webhooks_of(broker: Broker, request: Request) -> tuple[Webhooks, Key, str]:
+    """Return the webhooks, the key that may see to its account's, and the id in the path, if there is one.
+
+    Raises `RequestError`.
+    """
+    key = await _authenticate(broker, request)
+    key.require("webhooks")
+    if broker.webhooks is None:
+        raise RequestError("unavailable", "Webhooks need a log on disk: the broker has none (storage.path)")
+    return broker.webhooks, key, "".join(request.path.split("/")[3:4])
+
+
+async def _read_as(broker: Broker, request: Request, key: Key, kind: type[StructT]) -> tuple[StructT, Held]:
+    broker.require_open()
+    body, held = await _read(broker, request, key, broker.config.limits.max_message_bytes)
+    decoded = decode_struct(body, kind)
+    names = json.decode(body, type=dict[str, Raw])
+    check_spelling({name: f"$.{name}" for name in names}, "inbox_ids", "event_types")
+    return decoded, held
+
+
+async def list_webhooks(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /v1/webhooks`: the account's endpoints (PROTOCOL section 9)."""
+    webhooks, key, _ = await _webhooks_of(broker, request)
+    held = _hold(broker, request, key)
+    endpoints = webhooks.endpoints
+    return _held_answer(held, {"webhooks": [endpoints.shown(live) for live in endpoints.of(key)]})
+
+
+async def make_webhook(broker: Broker, request: Request) -> Response | Handover:
+    """`POST /v1/webhooks`: an endpoint (PROTOCOL section 9)."""
+    webhooks, key, _ = await _webhooks_of(broker, request)
+    asked, held = await _read_as(broker, request, key, NewEndpoint)
+    return _held_answer(held, await webhooks.endpoints.make(key, asked))
+
+
+async def read_webhook(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /v1/webhooks/{id}`: an endpoint, without its secret (PROTOCOL section 9)."""
+    webhooks, key, webhook_id = await _webhooks_of(broker, request)
+    held = _hold(broker, request, key)
+    return _held_answer(held, webhooks.endpoints.shown(webhooks.endpoints.find(key, webhook_id)))
+
+
+async def change_webhook(broker: Broker, request: Request) -> Response | Handover:
+    """`PATCH /v1/webhooks/{id}`: change, pause, or go on (PROTOCOL section 9)."""
+    webhooks, key, webhook_id = await _webhooks_of(broker, request)
+    change, held = await _read_as(broker, request, key, EndpointChange)
+    return _held_answer(held, await webhooks.endpoints.change(key, webhook_id, change))
+
+
+async def remove_webhook(broker: Broker, request: Request) -> Response | Handover:
+    """`DELETE /v1/webhooks/{id}`: remove it, with what it was owed (PROTOCOL section 9)."""
+    webhooks, key, webhook_id = await _webhooks_of(broker, request)
+    broker.require_open()
+    await webhooks.endpoints.remove(key, webhook_id)
+    return json_response({"webhook_id": webhook_id})
+
+
+async def rotate_secret(broker: Broker, request: Request) -> Response | Handover:
+    """`POST /v1/webhooks/{id}/secret`: a new one; the old one signs beside it for a day (PROTOCOL section 9)."""
+    webhooks, key, webhook_id = await _webhooks_of(broker, request)
+    broker.require_open()
+    return _held_answer(_hold(broker, request, key), await webhooks.endpoints.rotate(key, webhook_id))
+
+
+async def try_webhook(broker: Broker, request: Request) -> Response | Handover:
+    """`POST /v1/webhooks/{id}/test`: one post of an event that is not stored (PROTOCOL section 9)."""
+    webhooks, key, webhook_id = await _webhooks_of(broker, request)
+    broker.require_open()
+    return json_response(await webhooks.try_out(key, webhook_id))
+
+
+async def list_deliveries(broker: Broker, request: Request) -> Response | Handover:
+    """`GET /v1/webhooks/{id}/deliveries`: what became of events (PROTOCOL section 9)."""
+    webhooks, key, webhook_id = await _webhooks_of(broker, request)
+    held = _hold(broker, request, key)
+    return _held_answer(held, await webhooks.deliveries(key, webhook_id, request.query()))
+
+
+async def resend(broker: Broker, request: Request) -> Response | Handover:
+    """`POST /v1/webhooks/{id}/resend`: let events be posted again (PROTOCOL section 9)."""
+    webhooks, key, webhook_id = await _webhooks_of(broker, request)
+    asked, held = await _read_as(broker, request, key, Resend)
+    return _held_answer(held, {"resent": await webhooks.resend(key, webhook_id, asked)})
+
+
 async def watch_live(broker: Broker, request: Request) -> Response | Handover:
     """`GET /v1/operator/live`: the broker's figures, again and again (PROTOCOL section 6)."""
     key = await _authenticate_operator(broker, request)
@@ -365,6 +455,12 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/websocket/token": {"POST": make_token},
     "/v1/connections": {"GET": list_connections},
     "/v1/connections/{id}": {"DELETE": close_connection},
+    "/v1/webhooks": {"GET": list_webhooks, "POST": make_webhook},
+    "/v1/webhooks/{id}": {"GET": read_webhook, "PATCH": change_webhook, "DELETE": remove_webhook},
+    "/v1/webhooks/{id}/secret": {"POST": rotate_secret},
+    "/v1/webhooks/{id}/test": {"POST": try_webhook},
+    "/v1/webhooks/{id}/deliveries": {"GET": list_deliveries},
+    "/v1/webhooks/{id}/resend": {"POST": resend},
     "/v1/operator/live": {"GET": watch_live},
     "/v1/operator/connections": {"GET": choose_connections},
     "/v1/operator/connections/{id}": {"GET": read_connection, "DELETE": close_any_connection},

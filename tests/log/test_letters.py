@@ -9,20 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker.log import letterbook, letters
-from broker.log.database import Room, open_database
+from broker.log.database import open_database
+from broker.log.engines.rows import EVENTS
 from broker.log.letters import ASIDE_SECONDS, KEPT_SECONDS, LETTERS, PAGE, Route, Tried
 from broker.protocol.messages import Entry, PreparedEvent
 from broker.protocol.selection import EVERYTHING, Selection, TypeFilter
 
-EVENTS = Room(
-    "events",
-    (
-        (
-            "CREATE TABLE events (position INTEGER PRIMARY KEY, account TEXT, inbox TEXT, type TEXT, event_id TEXT,"
-            " created_at TEXT, stored_at REAL, payload BLOB, traceparent TEXT)",
-        ),
-    ),
-)
 ACCOUNT = "acct"
 TAKEN = Tried(200, None, 5)
 HOUR = 3600.0

@@ -6,9 +6,10 @@ from functools import partial
 
 import pytest
 import trio
-from log.test_letters import ACCOUNT, EVENTS, Desk
+from log.test_letters import ACCOUNT, Desk
 
 from broker.log import letters
+from broker.log.engines.rows import EVENTS
 from broker.log.letters import LETTERS, PAGE
 from broker.log.outbox import Outbox
 from broker.log.storage import open_storage

@@ -357,6 +357,8 @@ BAD = {"after": "x", "q": "x" * 129}
 
 def queries():
     for path, method in sorted(endpoints(OPENAPI["paths"])):
+        if path.startswith("/v1/webhooks"):
+            continue  # they need a log on disk, and an endpoint: test_webhooks has them
         for parameter in OPENAPI["paths"][path][method.lower()].get("parameters", []):
             if parameter["in"] == "query":
                 yield path, method, parameter["name"]

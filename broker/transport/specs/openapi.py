@@ -1,9 +1,9 @@
 """The HTTP side as OpenAPI 3.1 describes it (PROTOCOL section 6): every route, what it takes, answers and refuses."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from ...errors import HTTP_STATUS
 from ...observe.census import ConnectionState
@@ -23,6 +23,7 @@ from ...observe.metrics import TEXT_FORMAT
 from ...observe.tasks import Tree
 from ...protocol.messages import Event, NewEvent, Token, TokenRequest
 from ..polling import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_SECONDS, Page
+from .operations import ALWAYS, BODIED, KEYED, Operation, Who
 from .parameters import OPENING_QUERY, Parameter, security_schemes
 from .schemas import (
     ANYTHING,
@@ -37,37 +38,12 @@ from .schemas import (
     schema_of,
     schemas_of,
 )
+from .webhooks import WEBHOOK_OPERATIONS, WEBHOOK_STRUCTS
 
 DESCRIPTION: Final = """\
 Publishing, polling, commands and tokens over HTTP, on the port of the stream (`/asyncapi.json`). Answers are \
 `{"result": …}` or `{"error": {"code", "message"}}`. Ignore fields that you do not know. `HEAD` is wherever `GET` is, \
 but where an answer would last; `OPTIONS` answers 204 with `Allow`."""
-
-Who = Literal["all", "key", "key or token", "operator"]
-
-
-class Operation(Struct, frozen=True):
-    """What a method of a route is for, and all that it takes, answers and refuses.
-
-    ``result`` is the schema of what stands in `result`; ``answers`` are answers of another form, by their status.
-    """
-
-    id: str
-    summary: str
-    who: Who
-    scope: str = ""
-    parameters: dict[str, Parameter] = {}
-    bodies: dict[str, Json] = {}
-    """By content type."""
-    needs_body: bool = True
-    result: Json | None = None
-    answers: dict[int, Json] = {}
-    errors: tuple[str, ...] = ()
-    """Codes, beside those of every operation."""
-    by_handler: bool = False
-    """Whether a handler may do it: errors have codes of its own, and what it did once it answers again."""
-    """Whether a command's handler may refuse it, with any code and its status."""
-
 
 _EVENTS: Final = {"anyOf": [ref(NewEvent), {"type": "array", "items": ref(NewEvent)}]}
 _POLL_QUERY: Final = {
@@ -124,11 +100,6 @@ _LIVE: Final = {
     }
 }
 _CONNECTION_ID: Final = {"id": Parameter(schema_of(str), "Its `connection_id`.", "path")}
-_ALWAYS: Final = ("bad_request", "forbidden", "timeout_reading", "head_too_large", "internal", "version_not_supported")
-"""What any request may be refused with: for its head, for the page it comes from, for a fault of ours."""
-_KEYED: Final = ("unauthorized", "rate_limited", "unavailable", "draining")
-_BODIED: Final = ("invalid_json", "invalid_params", "too_large", "unsupported_media_type")
-
 OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
     "/v1/stream": {
         "GET": Operation(
@@ -137,7 +108,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "key or token",
             parameters=OPENING_QUERY,
             answers=_SWITCHED,
-            errors=(*_KEYED, "upgrade_required", "connection_limit"),
+            errors=(*KEYED, "upgrade_required", "connection_limit"),
         )
     },
     "/v1/events": {
@@ -148,7 +119,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             scope="subscribe",
             parameters=OPENING_QUERY | _POLL_QUERY,
             result=ref(Page),
-            errors=(*_KEYED, "connection_limit"),
+            errors=(*KEYED, "connection_limit"),
         ),
         "POST": Operation(
             "publishEvents",
@@ -161,7 +132,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
                 "application/x-ndjson": {"type": "string", "description": "An event a line."},
             },
             result=ref(PublishResult),
-            errors=(*_KEYED, *_BODIED, "not_found"),
+            errors=(*KEYED, *BODIED, "not_found"),
         ),
     },
     "/v1/events/stream": {
@@ -171,7 +142,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "key or token",
             parameters=OPENING_QUERY | _LAST_EVENT_ID,
             answers=_EVENT_STREAM,
-            errors=(*_KEYED, "connection_limit"),
+            errors=(*KEYED, "connection_limit"),
         )
     },
     "/v1/commands": {
@@ -183,7 +154,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             parameters=_TRACEPARENT,
             bodies={"application/json": ref(Envelope)},
             result=ANYTHING,
-            errors=(*_KEYED, *_BODIED, "unknown_action", "request_id_reused", "timeout"),
+            errors=(*KEYED, *BODIED, "unknown_action", "request_id_reused", "timeout"),
             by_handler=True,
         )
     },
@@ -195,7 +166,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             bodies={"application/json": ref(TokenRequest)},
             needs_body=False,
             result=ref(Token),
-            errors=(*_KEYED, *_BODIED),
+            errors=(*KEYED, *BODIED),
         )
     },
     "/v1/connections": {
@@ -205,7 +176,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "key",
             parameters={"after": Parameter(schema_of(str), "The `next` of the last page.")},
             result=ref(ConnectionsPage),
-            errors=_KEYED,
+            errors=KEYED,
         )
     },
     "/v1/connections/{id}": {
@@ -215,9 +186,10 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "key",
             parameters=_CONNECTION_ID,
             result=object_of({"connection_id": schema_of(str)}),
-            errors=(*_KEYED, "not_found"),
+            errors=(*KEYED, "not_found"),
         )
     },
+    **WEBHOOK_OPERATIONS,
     "/v1/operator/live": {
         "GET": Operation(
             "watchLive",
@@ -230,7 +202,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
                 )
             },
             answers=_LIVE,
-            errors=_KEYED,
+            errors=KEYED,
         )
     },
     "/v1/operator/connections": {
@@ -240,7 +212,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "operator",
             parameters=_WANTED,
             result=ref(OperatorPage),
-            errors=_KEYED,
+            errors=KEYED,
         )
     },
     "/v1/operator/connections/{id}": {
@@ -250,7 +222,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "operator",
             parameters=_CONNECTION_ID,
             result=ref(OperatorConnection),
-            errors=(*_KEYED, "not_found"),
+            errors=(*KEYED, "not_found"),
         ),
         "DELETE": Operation(
             "closeAnyConnection",
@@ -258,11 +230,11 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "operator",
             parameters=_CONNECTION_ID,
             result=object_of({"connection_id": schema_of(str)}),
-            errors=(*_KEYED, "not_found"),
+            errors=(*KEYED, "not_found"),
         ),
     },
     "/metrics": {
-        "GET": Operation("readMetrics", "Read the broker's figures", "operator", answers=_METRICS, errors=_KEYED)
+        "GET": Operation("readMetrics", "Read the broker's figures", "operator", answers=_METRICS, errors=KEYED)
     },
     "/debug/tasks": {
         "GET": Operation(
@@ -271,7 +243,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "operator",
             parameters={"under": Parameter(schema_of(str), "A `connection_id`: only what serves it.")},
             result=ref(Tree),
-            errors=(*_KEYED, "not_found"),
+            errors=(*KEYED, "not_found"),
         )
     },
     "/healthz": {
@@ -330,6 +302,7 @@ def _schemas() -> dict[str, Json]:
         Token,
         TokenRequest,
         Tree,
+        *WEBHOOK_STRUCTS,
     )
     # These structs have their items as they are written already.
     schemas["Page"]["properties"]["events"]["items"] = ref(Event)
@@ -380,7 +353,7 @@ def _answers(operation: Operation) -> dict[str, Json]:
 def _refusals(operation: Operation) -> dict[str, Json]:
     """Return the answers that refuse, by status: each with the codes that it may bear."""
     by_status: dict[int, list[str]] = {}
-    for code in sorted({*_ALWAYS, *operation.errors}, key=lambda code: (HTTP_STATUS[code], code)):
+    for code in sorted({*ALWAYS, *operation.errors}, key=lambda code: (HTTP_STATUS[code], code)):
         by_status.setdefault(HTTP_STATUS[code], []).append(code)
     refusals = {
         str(status): _refusal(status, codes, by_handler=operation.by_handler) for status, codes in by_status.items()

@@ -32,6 +32,7 @@ ERROR_MEANINGS: Final = {
     "method_not_allowed": "another method is allowed here",
     "timeout_reading": "the request did not come whole in time",
     "request_id_reused": "the same `request_id` with other content",
+    "conflict": "there is another endpoint of this id, or as many as there may be; or it stands in the configuration",
     "too_large": "an event, a body or a message over its limit",
     "unsupported_media_type": "a body with a `Content-Encoding`",
     "upgrade_required": "this path is for WebSockets",
