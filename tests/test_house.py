@@ -33,7 +33,7 @@ HOUSE_PLAN = [
     (
         "log",
         3,
-        ["database", ("storage", "letters"), ("letterbook", "outbox", "positions"),
+        ["lock", "database", ("upkeep", "storage", "letters"), ("letterbook", "outbox", "positions"),
          "dropped", "replay", ("retention", "archive"), "engines",
          ("engines.memory", "engines.rows", "engines.answers", "past"), "engines.pages", "engines.sqlite"],
     ),
@@ -56,7 +56,7 @@ HOUSE_PLAN = [
                       ("http11", "connection", "sse"), "operating", ("endpoints", "listeners"), "server"]),
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
-                ("figures", "keyboard", "operating"), "picture", "screen", "top",
+                ("figures", "keyboard", "operating"), "picture", "screen", "storage", "top",
                 "findings", "probing", "examining", "doctor",
                 ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from .health import healthcheck
 from .keys import keys, secrets
 from .serving import check_config, demo, serve
 from .starting import init
+from .storage import storage
 from .tailing import tail
 from .top import top
 
@@ -22,6 +23,7 @@ _VERBS: Final = (
     healthcheck,
     keys,
     secrets,
+    storage,
     token,
     publish,
     send,

@@ -5,12 +5,12 @@ stand in *rooms*: each room makes its own, and changes them step by step. A file
 known is refused by its name and left as it is: nothing here ever begins anew where there was something.
 """
 
-import fcntl
 import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
@@ -18,6 +18,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from ..errors import StorageError
+from .lock import in_words, say_owner, take_lock
 
 Synchronous = Literal["full", "normal"]
 WallClock = Callable[[], float]
@@ -59,7 +60,8 @@ class LastRun(Struct, frozen=True):
     alive_at: float
     """When it was last seen, in seconds since 1970; 0: never."""
     may_have_lost: bool
-    """Whether the machine may have lost what was committed last: it went down, and no commit was synced by itself.
+    """Whether what was committed last may be lost: the machine went down, and no commit was synced by itself; or an
+    older state of the file was put back.
 
     Then the epoch is another one: no cursor from before is good for what came after it.
     """
@@ -106,24 +108,27 @@ def open_database(
     path: str, synchronous: Synchronous, rooms: Sequence[Room], wall_clock: WallClock = time.time
 ) -> Database:
     """Open the file at ``path``, or make it, and bring its rooms up to date. Raises `StorageError`, which names it."""
-    lock = _lock(path)
+    lock, seen_run = take_lock(path)
     connection = None
     try:
-        _require_ours(path)
+        if not os.path.exists(path):
+            _make(path)
+        require_ours(path)
         connection = connect(path)
-        _require_known(path, connection)
+        require_known(path, connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         _require_whole(path, connection)
         _furnish(path, connection, rooms)
-        epoch, last_run = _begin_run(connection, synchronous, wall_clock())
+        epoch, last_run, run = _begin_run(connection, synchronous, wall_clock(), seen_run)
+        say_owner(lock, run)
     except BaseException as error:
         if connection is not None:
             connection.close()
         os.close(lock)
         if isinstance(error, sqlite3.Error | OSError):
-            raise StorageError(f"{path}: {_told(error)}") from None
+            raise StorageError(f"{path}: {in_words(error)}") from None
         raise
     return Database(path, connection, lock, epoch, last_run, wall_clock)
 
@@ -154,34 +159,42 @@ def file_bytes(path: str) -> int:
     return sum(os.path.getsize(name) for name in (path, f"{path}-wal") if os.path.exists(name))
 
 
-def _lock(path: str) -> int:
-    """Return the descriptor that keeps others from the file, for as long as it is open."""
-    if not Path(path).parent.is_dir():
-        raise StorageError(f"{path}: there is no directory {str(Path(path).parent)!r}")
+@contextmanager
+def opened_for_upkeep(path: str) -> Iterator[sqlite3.Connection]:
+    """A connection to a file of ours that no broker has, and none gets meanwhile. Raises `StorageError`."""
+    require_ours(path)
+    lock, _ = take_lock(path)
     try:
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StorageError(f"{path}.lock: {_told(error)}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.read(lock, 32).decode("ascii", "replace").strip()
+        connection = connect(path)
+        try:
+            require_known(path, connection)
+            yield connection
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(f"{path}: {in_words(error)}") from None
+    finally:
         os.close(lock)
-        raise StorageError(f"{path}: another broker (pid {owner or 'unknown'}) has it") from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock
 
 
-def _require_ours(path: str) -> None:
-    """Make the file if there is none. Raises `StorageError` if what is there cannot be one of ours."""
+def mark_as_copy(path: str) -> None:
+    """Let who opens a file know that it is a copy: of what was committed after it was made nobody knows."""
+    connection = connect(path)
+    try:
+        connection.executemany(_SET, {"clean": 0, "boot_id": "", "synchronous": "normal"}.items())
+    finally:
+        connection.close()
+
+
+def require_ours(path: str) -> None:
+    """Raise `StorageError`, which names the file, if what is there cannot be a log, or nothing is there."""
     if not os.path.exists(path):
-        if os.path.exists(f"{path}-wal"):
-            raise StorageError(f"{path}: it is gone, but {path}-wal is there: bring it back, or move that away, too")
-        _make(path)
-        return
-    with open(path, "rb") as file:
-        head = file.read(100)
+        raise StorageError(f"{path}: there is no such file")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(100)
+    except OSError as error:
+        raise StorageError(f"{path}: {in_words(error)}") from None
     if not head:
         raise StorageError(f"{path}: it is empty, which a broker's log never is: move it away to begin anew")
     if not head.startswith(b"SQLite format 3\0") or len(head) < 100:
@@ -190,6 +203,8 @@ def _require_ours(path: str) -> None:
 
 def _make(path: str) -> None:
     """Make a file with nothing in it but who it is; it is there whole or not at all."""
+    if os.path.exists(f"{path}-wal"):
+        raise StorageError(f"{path}: it is gone, but {path}-wal is there: bring it back, or move that away, too")
     unfinished = f"{path}.new"
     for leftover in (unfinished, f"{unfinished}-wal", f"{unfinished}-shm", f"{unfinished}-journal"):
         Path(leftover).unlink(missing_ok=True)
@@ -198,7 +213,14 @@ def _make(path: str) -> None:
     try:
         connection.execute("BEGIN")
         connection.execute(_META)
-        meta = {"epoch": secrets.token_bytes(16), "clean": 1, "alive_at": 0.0, "boot_id": "", "synchronous": ""}
+        meta = {
+            "epoch": secrets.token_bytes(16),
+            "run": 0,
+            "clean": 1,
+            "alive_at": 0.0,
+            "boot_id": "",
+            "synchronous": "",
+        }
         connection.executemany(_SET, meta.items())
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -214,7 +236,8 @@ def _make(path: str) -> None:
         os.close(directory)
 
 
-def _require_known(path: str, connection: sqlite3.Connection) -> None:
+def require_known(path: str, connection: sqlite3.Connection) -> None:
+    """Raise `StorageError`, which names the file, if it is another program's or a newer broker's."""
     application_id = _value(connection, "PRAGMA application_id")
     if application_id != APPLICATION_ID:
         raise StorageError(f"{path}: it is another program's file (application_id {application_id}), not a broker's")
@@ -251,19 +274,26 @@ def _furnish(path: str, connection: sqlite3.Connection, rooms: Sequence[Room]) -
         raise
 
 
-def _begin_run(connection: sqlite3.Connection, synchronous: Synchronous, now: float) -> tuple[bytes, LastRun]:
-    """Write down that a run has begun. Returns the epoch, and how the last run ended."""
+def _begin_run(
+    connection: sqlite3.Connection, synchronous: Synchronous, now: float, seen_run: int
+) -> tuple[bytes, LastRun, int]:
+    """Write down that a run has begun. Returns the epoch, how the last run ended, and this one's number.
+
+    ``seen_run`` is the number of the last one that the lock's file knows of: if ours is older, it was put back.
+    """
     meta = dict(connection.execute("SELECT name, value FROM meta"))
     boot_id = _boot_id()
     clean = bool(meta["clean"])
     same_boot = bool(boot_id) and boot_id == meta["boot_id"]
-    may_have_lost = not clean and meta["synchronous"] == "normal" and not same_boot
+    was_put_back = int(meta["run"]) < seen_run
+    may_have_lost = was_put_back or (not clean and meta["synchronous"] == "normal" and not same_boot)
     epoch = secrets.token_bytes(16) if may_have_lost else bytes(meta["epoch"])
-    run = {"epoch": epoch, "clean": 0, "alive_at": now, "boot_id": boot_id, "synchronous": synchronous}
+    number = max(int(meta["run"]), seen_run) + 1
+    run = {"epoch": epoch, "run": number, "clean": 0, "alive_at": now, "boot_id": boot_id, "synchronous": synchronous}
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(_SET, run.items())
     connection.execute("COMMIT")
-    return epoch, LastRun(clean, float(meta["alive_at"]), may_have_lost)
+    return epoch, LastRun(clean, float(meta["alive_at"]), may_have_lost), number
 
 
 def _boot_id() -> str:
@@ -276,13 +306,3 @@ def _boot_id() -> str:
 
 def _value(connection: sqlite3.Connection, statement: str) -> object:
     return connection.execute(statement).fetchone()[0]
-
-
-def _told(error: Exception) -> str:
-    """Return what is wrong, in words."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return f"it is damaged: {error}"
-    return str(error)

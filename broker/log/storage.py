@@ -233,7 +233,7 @@ class Storage:
             self._bytes,
             self._free_bytes,
             self.short_of_room,
-            dict(self._errors),
+            {kind: self._errors[kind] for kind in dict.fromkeys(_OUTAGES.values())},
         )
 
     # --- its life, in the loop

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ..config import Config
 from ..durations import BOUNDS, DurationsStatistics
+from ..log.storage import GROUP_SIZES, StorageStatistics
 from ..version import __version__
 from .connections import Survey
 from .statistics import BrokerStatistics
@@ -60,6 +61,8 @@ class Collector:
         yield from _window(statistics, config)
         yield from _commands(statistics, config)
         yield from _delays(statistics)
+        if statistics.storage is not None:
+            yield from _storage(statistics.storage)
 
 
 def _about(statistics: BrokerStatistics) -> Iterator["Metric"]:
@@ -134,6 +137,19 @@ def _delays(statistics: BrokerStatistics) -> Iterator["Metric"]:
         for outcome, durations in callout.durations.items()
     }
     yield _histogram("callout_duration_seconds", "Questions to the operator's API", callouts, "section", "outcome")
+
+
+def _storage(storage: StorageStatistics) -> Iterator["Metric"]:
+    from prometheus_client.metrics_core import HistogramMetricFamily
+
+    yield _histogram("storage_commit_seconds", "Commits of the log on disk", {(): storage.commit_seconds})
+    groups = HistogramMetricFamily("broker_storage_group_events", "Publishes and other work that one commit had")
+    edges = (*map(str, GROUP_SIZES), "+Inf")
+    groups.add_metric((), list(zip(edges, accumulate(storage.groups), strict=True)), storage.works)
+    yield groups
+    yield _gauge("storage_bytes", "What the log on disk takes, with its WAL", storage.bytes)
+    yield _gauge("storage_free_bytes", "What is free on its disk", storage.free_bytes)
+    yield _counter("storage_errors", "Commits and reads that failed", _by_one(storage.errors), "kind")
 
 
 Values = Mapping[tuple[str, ...], float]

@@ -9,13 +9,12 @@ import random
 import resource
 import threading
 import urllib.error
-import urllib.request
 from collections import Counter
 
 import pytest
+from durable import publish, stream
 from processes import GUARD_SECONDS, KEY, serving
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
 
 from broker.keys import hash_key
 
@@ -46,21 +45,6 @@ def configure(tmp_path):
         return path
 
     return configure
-
-
-def publish(url, names, size=200):
-    """Publish events, and return what became of each."""
-    events = [{"type": "x.y", "inbox_id": "i1", "event_id": name, "payload": {"x": "y" * size}} for name in names]
-    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/events", json.dumps(events).encode(), headers)
-    with urllib.request.urlopen(request, timeout=GUARD_SECONDS) as response:
-        return json.load(response)["result"]["events"]
-
-
-def stream(url, since):
-    query = f"inbox_ids=*&since={since}" if since else "inbox_ids=*"
-    headers = {"Authorization": f"Bearer {KEY}"}
-    return connect(f"ws{url.removeprefix('http')}/v1/stream?{query}", additional_headers=headers, max_size=None)
 
 
 def position(cursor):

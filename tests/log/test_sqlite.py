@@ -168,6 +168,22 @@ async def test_positions_begin_at_the_time_of_day_so_none_is_used_twice_after_a_
         assert third.position > lost.position
 
 
+async def test_after_an_older_state_was_put_back_no_cursor_is_taken_for_good(path):
+    with house_at(path) as house:
+        house.publish("e1")
+    shutil.copy(path, f"{path}.backup")
+    with house_at(path) as house:
+        (lost,) = house.publish("e2")
+        assert house.buffer().position_of(lost.cursor) is not None
+    shutil.copy(f"{path}.backup", path)
+    with house_at(path) as house:
+        house.publish("e3")
+        assert house.buffer().position_of(lost.cursor) is None, "what came after it is not known"
+        assert house.names() == ["e1", "e3"]
+    with house_at(path) as house:
+        assert house.names() == ["e1", "e3"]
+
+
 async def test_a_clock_that_was_set_back_takes_neither_positions_nor_times_back(path):
     with house_at(path) as house:
         (first,) = house.publish("e1")

@@ -3,13 +3,14 @@
 import pytest
 from clients import ALICE, ask, configured, connected, event, post_events, serving, until
 
-from broker import CommandError, ReplayConfig
+from broker import CommandError, ReplayConfig, StorageConfig
 
 
 @pytest.fixture
-async def noisy_broker():
-    """A broker after a busy moment, and two clients of it that are still there."""
-    config = configured(replay=ReplayConfig(max_events_per_account=4))
+async def noisy_broker(tmp_path):
+    """A broker with a log on disk after a busy moment, and two clients of it that are still there."""
+    storage = StorageConfig(path=str(tmp_path / "broker.db"))
+    config = configured(replay=ReplayConfig(max_events_per_account=4), storage=storage)
     async with serving(config) as served:
 
         @served.broker.command("send_email")
@@ -32,6 +33,7 @@ async def noisy_broker():
             for request_id in ("r1", "r2", "r3", "r4"):
                 await client.say(action="ping", request_id=f"after_{request_id}")
                 await client.answer(f"after_{request_id}")
+            await until(lambda: ("send_email", "other") in served.broker.statistics().commands.answered)
             async with connected(served.address, f"inbox_ids=*&since={start}") as late:
                 await late.next()
             await ask(served.address, "GET", "/nowhere")

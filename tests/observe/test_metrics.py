@@ -166,7 +166,7 @@ async def test_names_and_types_are_as_prometheus_has_them(noisy_broker):
         for sample in family.samples:
             assert (family.type == "counter") == sample.name.endswith("_total")
         if family.type == "histogram":
-            assert name.endswith("_seconds")
+            assert name.endswith(("_seconds", "_events"))
 
 
 async def test_a_histogram_is_whole(noisy_broker):
@@ -183,6 +183,22 @@ async def test_every_metric_stands_in_the_documentation_and_none_beside(noisy_br
     documented = set(re.findall(r"^\| `(broker_\w+)(?:\{[\w,]+\})?` \|", page, re.MULTILINE))
     families = (await scrape(noisy_broker)).families.values()
     assert documented == {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+
+
+async def test_a_log_on_disk_tells_of_its_commits_its_size_and_its_errors(noisy_broker):
+    found = await scrape(noisy_broker)
+    commits = found("storage_commit_seconds_count")
+    assert commits == found("storage_group_events_count") > 0
+    assert found("storage_group_events_sum") >= commits
+    assert found("storage_commit_seconds_sum") > 0
+    assert found("storage_bytes") > 0
+    assert found("storage_free_bytes") > 0
+    assert ("broker_storage_errors_total", "full") in found.samples
+
+
+async def test_without_a_log_on_disk_nothing_is_told_of_one():
+    async with serving() as served:
+        assert not [name for name in (await scrape(served)).names if "storage" in name]
 
 
 @pytest.mark.parametrize("key", [ALICE, INBOXES])

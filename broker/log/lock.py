@@ -1,0 +1,59 @@
+"""One process has the file of a log: `PATH.lock` beside it says which, and how often it was opened. For threads."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from ..errors import StorageError
+
+
+def take_lock(path: str) -> tuple[int, int]:
+    """Return the descriptor that keeps others from the file, for as long as it is open; and the last run's number."""
+    if not Path(path).parent.is_dir():
+        raise StorageError(f"{path}: there is no directory {str(Path(path).parent)!r}")
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(f"{path}.lock: {in_words(error)}") from None
+    said = os.pread(lock, 64, 0).decode("ascii", "replace").split()
+    pid, run = said if len(said) == 2 and all(number.isdecimal() for number in said) else ("unknown", "0")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise StorageError(f"{path}: another broker (pid {pid}) has it") from None
+    say_owner(lock, int(run))
+    return lock, int(run)
+
+
+def say_owner(lock: int, run: int) -> None:
+    """Write down, beside the file, who has it, and the number of its run: a copy of an older one is found by that."""
+    said = f"{os.getpid()} {run}\n".encode()
+    os.pwrite(lock, said, 0)
+    os.ftruncate(lock, len(said))
+
+
+def owner_of(path: str) -> int | None:
+    """Return the process that has a file; None: nobody has."""
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pid = os.pread(lock, 64, 0).split()[:1]
+        return int(pid[0]) if pid and pid[0].isdigit() else 0
+    finally:
+        os.close(lock)
+    return None
+
+
+def in_words(error: Exception) -> str:
+    """Return what is wrong, in words."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return f"it is damaged: {error}"
+    return str(error)
