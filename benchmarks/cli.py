@@ -20,6 +20,9 @@ ALL = "all"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["--tls"]:
+        arguments[0] = "tls"
     given = parser().parse_args(arguments)
     try:
         if given.command == "report":

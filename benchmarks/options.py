@@ -7,11 +7,11 @@ from .bare import NAME as BARE
 from .bare import Bare
 from .peers import NAMES, PEERS
 from .peers.adapter import Peer
-from .peers.broker import Broker, Deployment
+from .peers.broker import OVER_TLS, Broker, BrokerOverTls, Deployment
 from .sides import Placement, placement
 
 OURS = "broker"
-REFERENCES = (BARE, "floor")
+REFERENCES = (BARE, "floor", OVER_TLS)
 """What is measured beside the broker as a part of it: nobody would take it instead."""
 OUT = Path(__file__).with_name("out")
 """Where results go unless told; not kept by git."""
@@ -75,6 +75,8 @@ class Options:
         """Return a peer by name."""
         if name == OURS:
             return self.broker()
+        if name == OVER_TLS:
+            return BrokerOverTls()
         return Bare() if name == BARE else PEERS[name]
 
     def broker(self) -> Broker:

@@ -46,10 +46,11 @@ class Churned:
 class _Visit:
     """One connection."""
 
-    __slots__ = ("begun", "leaving", "received", "socket", "upgraded")
+    __slots__ = ("begun", "leaving", "received", "shaken", "socket", "upgraded")
 
     def __init__(self, opened: socket.socket, begun: int) -> None:
         self.socket = opened
+        self.shaken = not isinstance(opened, ssl.SSLSocket)
         self.begun = begun
         self.received = b""
         self.upgraded = self.leaving = False
@@ -105,13 +106,32 @@ class Churner:
 
     def _come(self) -> None:
         begun = time.monotonic_ns()
-        connection = connect(self._running, self._running.port)
-        connection.sendall(self._subscription.upgrade)
+        connection = connect(self._running, self._running.port, at_leisure=True)
         connection.setblocking(False)
-        self._visits[connection.fileno()] = _Visit(connection, begun)
+        visit = self._visits[connection.fileno()] = _Visit(connection, begun)
         self._poll.register(connection.fileno(), select.EPOLLIN)
+        if visit.shaken:
+            connection.send(self._subscription.upgrade)
+        else:
+            self._shake_hands(visit)
+
+    def _shake_hands(self, visit: _Visit) -> None:
+        """Go on with the handshake of TLS, as far as the server has; others have their turn meanwhile."""
+        assert isinstance(visit.socket, ssl.SSLSocket)
+        try:
+            visit.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        except OSError:
+            self._gone(visit)
+            return
+        visit.shaken = True
+        visit.socket.send(self._subscription.upgrade)
 
     def _receive(self, visit: _Visit) -> None:
+        if not visit.shaken:
+            self._shake_hands(visit)
+            return
         try:
             data = visit.socket.recv(_RECEIVE_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -143,3 +163,10 @@ class Churner:
             self._failed += 1
         del self._visits[visit.socket.fileno()]
         visit.socket.close()
+
+    def close(self) -> None:
+        """Close all connections at once, without a word, and the poll."""
+        for visit in self._visits.values():
+            visit.socket.close()
+        self._visits.clear()
+        self._poll.close()

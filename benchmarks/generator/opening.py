@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from ..peers.adapter import Running, Subscription
 from .frames import BINARY, TEXT, masked_frame
@@ -26,8 +27,13 @@ class Opened:
     received: bytes
 
 
-def connect(running: Running, port: int, receive_buffer: int | None = None) -> socket.socket:
-    """Return a connection that blocks; ``receive_buffer`` bytes of the kernel's are its own limit."""
+def connect(
+    running: Running, port: int, receive_buffer: int | None = None, *, at_leisure: bool = False
+) -> socket.socket:
+    """Return a connection that blocks; ``receive_buffer`` bytes of the kernel's are its own limit.
+
+    ``at_leisure``: the caller shakes hands by itself, if it is one of TLS.
+    """
     address = socket.getaddrinfo(running.host, port, type=socket.SOCK_STREAM)[0]
     connection = socket.socket(address[0], address[1])
     connection.settimeout(OPENING_SECONDS)
@@ -36,8 +42,17 @@ def connect(running: Running, port: int, receive_buffer: int | None = None) -> s
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.connect(address[4])
     if running.tls:
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=running.host)
+        shaking = not at_leisure
+        return _trust(running.authority).wrap_socket(
+            connection, server_hostname=running.host, do_handshake_on_connect=shaking
+        )
     return connection
+
+
+@cache
+def _trust(authority: str) -> ssl.SSLContext:
+    """Return what to shake hands with; to read all that the system trusts takes longer than a handshake."""
+    return ssl.create_default_context(cafile=authority or None)
 
 
 def open_all(

@@ -60,7 +60,9 @@ class Running:
     notes: dict[str, str] = field(default_factory=dict)
     """What was measured with: "history": "300 s", for the table."""
     tls: bool = False
-    """Whether host and port speak TLS: a deployment may, a peer here does not."""
+    """Whether host and port speak TLS."""
+    authority: str = ""
+    """The PEM file of who signed its certificate; "": somebody whom the system trusts."""
 
 
 class Peer(Protocol):

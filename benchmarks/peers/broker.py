@@ -16,7 +16,7 @@ from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from ..generator.frames import TEXT, masked_frame
-from .adapter import Publication, Running, Subscription
+from .adapter import PeerMissingError, Publication, Running, Subscription
 from .process import HOST, free_ports, started
 from .wire import upgrade
 
@@ -25,6 +25,7 @@ ACCOUNTS = ("bench", "neighbour")
 """Each has one key."""
 ENVELOPE_BYTES = 190
 """What the broker writes around a message, so that the floor's frames can be made as long."""
+OVER_TLS = "broker-tls"
 READY = b'"type":"connection.ready"'
 _PUBLISHED = {"socket": b'"action":"publish","result"', "http": b'{"result":{"events"'}
 _PONG = b'"action":"ping","result"'
@@ -35,9 +36,9 @@ def key_of(account: str) -> str:
     return f"dm_live_{account}_0123456789abcdef"
 
 
-def configuration(port: int) -> str:
-    """Return the TOML of a broker with the accounts of the benchmark, all else by default."""
-    sections = [f"[server]\nport = {port}\n"]
+def configuration(port: int, settings: str = "") -> str:
+    """Return the TOML of a broker with the accounts of the benchmark, all else of the server by ``settings``."""
+    sections = [f"[server]\nport = {port}\n{settings}"]
     for account in ACCOUNTS:
         digest = hashlib.sha256(key_of(account).encode()).hexdigest()
         sections.append(f'[[accounts]]\nid = "acct_{account}"\ntier = "enterprise"\n')
@@ -82,10 +83,12 @@ class Broker:
         with served(configuration(port), port, cores) as process_id:
             yield self.running(HOST, port, [process_id])
 
-    def running(self, host: str, port: int, process_ids: Sequence[int], *, tls: bool = False) -> Running:
+    def running(
+        self, host: str, port: int, process_ids: Sequence[int], *, tls: bool = False, authority: str = ""
+    ) -> Running:
         """Return a broker that runs at an address."""
-        running = Running(host, port, process_ids, Publication(port), {"history": "300 s, 100,000 events"}, tls)
-        return self.seen(running)
+        notes = {"history": "300 s, 100,000 events"}
+        return self.seen(Running(host, port, process_ids, Publication(port), notes, tls, authority))
 
     def seen(self, running: Running) -> Running:
         """Return a broker that runs as this account publishes to it."""
@@ -131,6 +134,31 @@ class Broker:
     def ping(self, message: bytes) -> bytes | None:
         """The broker pings by WebSocket frames."""
         return None
+
+
+@dataclass(frozen=True)
+class BrokerOverTls(Broker):
+    """Our broker with a certificate that was made for it."""
+
+    name: str = OVER_TLS
+
+    @contextmanager
+    def open(self, cores: set[int] | None, channels: int) -> Iterator[Running]:
+        """Make the certificate, and start `broker serve` with it."""
+        try:
+            from trustme import CA
+        except ImportError:
+            raise PeerMissingError("pip install --group bench (trustme)") from None
+        [port], made = free_ports(1), CA()
+        with TemporaryDirectory(prefix="broker-bench-tls-") as directory:
+            authority, certificate, key = (Path(directory) / name for name in ("ca.pem", "cert.pem", "key.pem"))
+            signed = made.issue_cert(HOST)
+            made.cert_pem.write_to_path(authority)
+            signed.cert_chain_pems[0].write_to_path(certificate)
+            signed.private_key_pem.write_to_path(key)
+            settings = f'tls_certificate = "{certificate}"\ntls_key = "{key}"\n'
+            with served(configuration(port, settings), port, cores) as process_id:
+                yield self.running(HOST, port, [process_id], tls=True, authority=str(authority))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The scenarios, by name, in the order of the report."""
 
-from . import churn, commands, fanout, hostile, idle, inboxes, ingest, neighbour, overhead, reconnect, slow
+from . import churn, commands, fanout, hostile, idle, inboxes, ingest, neighbour, overhead, reconnect, slow, tls
 from .scenario import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
     module.SCENARIO.name: module.SCENARIO
-    for module in (fanout, overhead, inboxes, ingest, reconnect, slow, neighbour, hostile, idle, churn, commands)
+    for module in (fanout, overhead, inboxes, ingest, reconnect, slow, neighbour, hostile, idle, churn, tls, commands)
 }

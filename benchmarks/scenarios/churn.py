@@ -3,8 +3,9 @@
 from ..generator.churner import Churned, Churner
 from ..generator.effort import why_refused
 from ..generator.worker import Worker
-from ..histograms import encoded, milliseconds
+from ..histograms import encoded, merged, milliseconds
 from ..options import Options
+from ..peers.adapter import Running
 from ..profiles import profiled
 from ..results import Column, Row
 from .scenario import Case, Scenario, shares
@@ -28,25 +29,33 @@ def measure(options: Options, case: Case) -> list[Row]:
         visitors.hear()
         with profiled(options, f"churn-{case.peer}-{case.size}", running) as profile:
             churned: Churned = visitors.ask("churn", options.lasting(10, 3))
+    return [profile.into(row_of_churned(case, running, where.generator_cores, churned))]
+
+
+def row_of_churned(case: Case, running: Running, cores: int, *turns: Churned) -> Row:
+    """Return the row of what one turn, or several together, came to; the generator had so many cores."""
+    latency = merged(turn.latency for turn in turns)
+    opened, failed = sum(turn.opened for turn in turns), sum(turn.failed for turn in turns)
+    seconds = sum(turn.seconds for turn in turns)
     row = Row(
         peer=case.peer,
         case=case.case,
         size=case.size,
-        latency=encoded(churned.latency),
-        seconds=churned.seconds,
-        generator=shares([churned.effort]),
+        latency=encoded(latency),
+        seconds=seconds,
+        generator=shares([turns[0].effort]),
         notes=running.notes,
-        refused=why_refused([churned.effort], where.generator_cores),
-        void=f"{churned.failed} connections failed" if churned.failed else "",
+        refused=next(filter(None, (why_refused([turn.effort], cores) for turn in turns)), ""),
+        void=f"{failed} connections failed" if failed else "",
         figures={
-            "per_second": churned.opened / churned.seconds,
-            "p50_ms": milliseconds(churned.latency, 50),
-            "p99_ms": milliseconds(churned.latency, 99),
+            "per_second": opened / seconds,
+            "p50_ms": milliseconds(latency, 50),
+            "p99_ms": milliseconds(latency, 99),
         },
     )
-    if running.process_ids and churned.opened:
-        row.figures["server_us"] = churned.server_ns / 1000 / churned.opened
-    return [profile.into(row)]
+    if running.process_ids and opened:
+        row.figures["server_us"] = sum(turn.server_ns for turn in turns) / 1000 / opened
+    return row
 
 
 SCENARIO = Scenario(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import bars, check, histograms
+from benchmarks import bars, check, cli, histograms
 from benchmarks.cells import ahead_of_us, cells, too_much, why_not
 from benchmarks.generator import receiving
 from benchmarks.generator.deliveries import SLICES, Expected, account, length_of_union, together
@@ -453,6 +453,14 @@ def test_chosen_cases_are_the_only_ones():
     assert [case.case for case in cases_of(hostile, Options(cases=("list-of-ones", "no such")))] == ["list-of-ones"]
     brief = [case.case for case in cases_of(hostile, Options(brief=True))]
     assert 0 < len(brief) < len(ROWS)
+
+
+def test_what_tls_costs_is_a_scenario_and_an_option_alike(tmp_path, capsys):
+    for asked in ("tls", "--tls"):
+        assert cli.main([asked, "--url", "https://example.com", "--out", str(tmp_path / asked)]) == 0
+        [table] = load(tmp_path / asked / "results.json").tables
+        assert (table.scenario, table.rows[0].skipped[:9]) == ("tls", "not with ")
+    assert [case.size for case in SCENARIOS["tls"].cases(Options(subscribers=(7,)))][:1] == [7]
 
 
 def test_every_row_has_a_configuration_that_the_broker_takes():

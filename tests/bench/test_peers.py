@@ -7,17 +7,22 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import h11
 import pytest
 
+from benchmarks.generator.churner import Churner
+from benchmarks.generator.opening import connect, open_all
 from benchmarks.peers import NAMES, PEERS, install, nchan
 from benchmarks.peers.adapter import DUE, PeerMissingError, Publication, Running
+from benchmarks.peers.broker import READY, BrokerOverTls
 from benchmarks.peers.cache import place
 from benchmarks.peers.probe import PAYLOAD, ProbeError, Publisher, Subscriber
 from benchmarks.peers.process import PeerFailedError, core_count, free_ports, started
@@ -229,6 +234,20 @@ def test_an_event_reaches_all_of_its_channel_by_websockets():
         [process_id] = running.process_ids
     with pytest.raises(ProcessLookupError):
         os.kill(process_id, 0)
+
+
+def test_the_broker_over_tls_is_trusted_by_who_knows_its_authority_and_connections_come_and_go():
+    peer = BrokerOverTls()
+    with peer.open(None, 1) as running:
+        with closing(Churner(peer, running, 4, control=0)) as visitors:
+            churned = visitors.churn(1, warm_up=0)
+        assert (churned.opened > 0, churned.failed) == (True, 0)
+        [opened] = open_all(running, [peer.subscribe(running, 0)])
+        with opened.socket:
+            assert opened.socket.version() == "TLSv1.3"
+            assert READY in opened.received
+        with pytest.raises(ssl.SSLCertVerificationError):
+            connect(replace(running, authority=""), running.port)
 
 
 def test_a_refused_upgrade_is_told():
