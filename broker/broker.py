@@ -236,7 +236,7 @@ class Broker:
         """
         if since == ACKED and client_id is not None:
             client = self.acknowledged.client(account.buffer.account_id, key.identity, client_id)
-            client.begin(account.subscriptions.position)
+            client.come(account.subscriptions.position)
             if self.on_disk is not None:
                 await self.on_disk.recorded.until_recorded(client)
         await self._engine.reach(account.buffer.account_id, since)

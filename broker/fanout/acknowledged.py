@@ -139,23 +139,28 @@ class Client:
         """Whether its position is not known, and may have been."""
         return self.position is None and self._acknowledged.may_have_forgotten(self.account_id)
 
-    def begin(self, position: int) -> None:
-        """Be at a position, if none is known nor was."""
-        if self.position is None and not self.may_be_forgotten:
-            self.advance(position)
+    def come(self, position: int) -> None:
+        """Be at a position, if none is known nor was. One that is known counts as moved: its client is still there."""
+        known = self.position
+        if known is not None or not self.may_be_forgotten:
+            self._put(position if known is None else known)
 
     def advance(self, position: int) -> int:
         """Move on to a position, unless it is further already; return where it is then."""
         known = self.position
-        position = position if known is None else max(known, position)
-        self._acknowledged.put(self.account_id, self.digest, position)
+        if known is not None and position <= known:
+            return known
+        self._put(position)
         return position
 
     def take_back(self, position: int) -> None:
         """Go back to a position if it is further: what came after it is sent again."""
         known = self.position
         if known is not None and position < known:
-            self._acknowledged.put(self.account_id, self.digest, position)
+            self._put(position)
+
+    def _put(self, position: int) -> None:
+        self._acknowledged.put(self.account_id, self.digest, position)
 
 
 class Part(NamedTuple):

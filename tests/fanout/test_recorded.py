@@ -78,6 +78,15 @@ async def test_it_is_told_after_the_commit_and_at_once_when_there_is_nothing_to_
         assert told == [None, None]
 
 
+async def test_an_acknowledgement_that_moves_nothing_writes_nothing(tmp_path):
+    async with keeping(tmp_path) as kept:
+        await kept.put("agent", 7)
+        written = kept.storage.statistics().works
+        for position in (7, 3):
+            await kept.put("agent", position)
+        assert kept.storage.statistics().works == written
+
+
 async def test_of_moves_in_one_commit_the_last_counts(tmp_path):
     async with keeping(tmp_path) as kept:
         gate, client = Gate(kept.storage), kept.client()
@@ -112,11 +121,13 @@ async def test_who_has_not_moved_for_a_week_is_forgotten_in_memory_and_on_disk(t
         for number in range(1_200):
             kept.client(f"old{number}").advance(1)
         await kept.put("busy", 1)
+        await kept.put("idle", 1)
         kept.now = KEPT_SECONDS / 2
-        await kept.put("busy", 1)
+        kept.client("busy").come(9)
+        await kept.put("idle", 1)
         kept.now = KEPT_SECONDS + 1
         await kept.recorded.expire()
-        assert kept.positions("old0", "old1199", "busy") == [None, None, 1]
+        assert kept.positions("old0", "old1199", "idle", "busy") == [None, None, None, 1]
         assert await kept.rows() == 1
         assert kept.acknowledged.statistics().clients == 1
         assert Sent(kept.client("old0"), EVERYTHING, 8).resume() == 8
@@ -144,7 +155,7 @@ async def test_who_moves_while_it_is_forgotten_is_not(tmp_path):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(kept.recorded.expire)
             await wait_all_tasks_blocked()
-            kept.client().advance(1)
+            kept.client().come(1)
             gate.open()
         await kept.recorded.until_recorded(kept.client())
         assert kept.positions("agent") == [1]
