@@ -4,7 +4,7 @@ from . import keys
 from .access.keys import Access
 from .access.lookup import AccessAnswer
 from .broker import Broker, open_broker
-from .commands.dispatch import CommandContext
+from .commands.context import CommandContext
 from .config import (
     AccessConfig,
     AccountConfig,
@@ -21,6 +21,7 @@ from .config import (
     StorageConfig,
     TierRatesConfig,
     TokensConfig,
+    TracingConfig,
 )
 from .config import load_config as load_config
 from .errors import BrokerClosedError, BrokerError, CloseCode, CommandError, ConfigError, RequestError, StorageError
@@ -70,6 +71,7 @@ __all__ = [
     "Subscriber",
     "TierRatesConfig",
     "TokensConfig",
+    "TracingConfig",
     "Waited",
     "__version__",
     "keys",

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import trio
@@ -47,6 +47,7 @@ from .protocol.messages import Command, NewEvent, Published, encode, format_time
 from .protocol.names import ACKED, ALL_INBOXES, check_identifier, check_list, check_since
 from .protocol.selection import TypeFilter
 from .schedule import Schedule
+from .tracing import Tracing
 from .turns import Turns
 from .version import __version__
 from .waiting.asked import MAX_HTTP_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, NOW, check_wait
@@ -76,12 +77,14 @@ class Broker:
         lookup: Lookup | None = None,
         callouts: Mapping[str, Callout] | None = None,
         disk: Disk | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.config = config
+        self._tracing = tracing
         self._disk = disk
         self._callouts = dict(callouts or {})
         self._lag = LoopLag()
-        self.commands = Commands(config, disk.answers if disk else None)
+        self.commands = Commands(config, disk.answers if disk else None, tracing)
         self.schedule = Schedule()
         self.turns = Turns()
         self.slots = Slots()
@@ -92,7 +95,7 @@ class Broker:
         self.draining = trio.Event()
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, disk.storage.epoch if disk else secrets.token_bytes(16))
-        self._hub = Hub(self._buffers, self.keyring.settle)
+        self._hub = Hub(self._buffers, self.keyring.settle, tracing)
         self.acknowledged = Acknowledged()
         self.on_disk = OnDisk(Recorded(self.acknowledged, disk.storage, time.time), disk.outbox) if disk else None
         """Where acknowledgements are kept beyond the process; None: nowhere."""
@@ -100,7 +103,9 @@ class Broker:
         self.webhooks = make_webhooks(config, disk.outbox, self.keyring, self._announce) if disk else None
         self._engine: Engine = (disk.engine if disk else make_engine)(self._buffers, self._hub)
         self.waits = Waits(self._subscribers)
-        self.intake = Intake(config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining)
+        self.intake = Intake(
+            config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
+        )
         self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule)
         closed = self.connections.closed_lately
         self.live = Live(self.censuses, self.statistics, lambda: self.config, closed, __version__)
@@ -375,7 +380,7 @@ class Broker:
         """Run the broker's own tasks, for ever. A failure in one of them ends the broker."""
         self.live.begin()
         async with AsyncExitStack() as stack:
-            callout = await _open_callout(stack, self.config.commands)
+            callout = await _open_callout(stack, self.config, "commands", self._tracing)
             if callout is not None:
                 self._callouts["commands"] = callout
                 self.commands.fallback = forwarder(callout, self.config.commands.timeout_seconds)
@@ -439,11 +444,15 @@ def _as_closed(error: RequestError) -> RequestError | BrokerClosedError:
     return BrokerClosedError(error.message) if error.code == "draining" else error
 
 
-async def _open_callout(stack: AsyncExitStack, section: CalloutConfig) -> Callout | None:
+async def _open_callout(
+    stack: AsyncExitStack, config: Config, name: Literal["access", "commands"], tracing: Tracing | None
+) -> Callout | None:
     """Open what a section asks for, until the stack ends; None if it asks for nothing."""
+    section: CalloutConfig = getattr(config, name)
     if section.url is None or section.secret is None:
         return None
-    return await stack.enter_async_context(open_callout(section.url, section.secret, section.timeout_seconds))
+    opening = open_callout(section.url, section.secret, section.timeout_seconds, name, tracing)
+    return await stack.enter_async_context(opening)
 
 
 @asynccontextmanager
@@ -456,15 +465,16 @@ async def open_broker(config: Config | None = None, *, access: AskAccess | None 
     config = check_config(config or Config())
     async with AsyncExitStack() as stack:
         callouts = {}
+        tracing = Tracing() if config.tracing.enabled else None
         if access is None:
-            callout = await _open_callout(stack, config.access)
+            callout = await _open_callout(stack, config, "access", tracing)
             if callout is not None:
                 callouts["access"] = callout
                 access = asks_api(callout)
         lookup = None if access is None else Lookup(access, config.access.timeout_seconds)
         require_storage(config, config.storage.path)
         disk = await stack.enter_async_context(open_disk(config))
-        broker = Broker(config, lookup, callouts, disk)
+        broker = Broker(config, lookup, callouts, disk, tracing)
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(broker.run)
         try:

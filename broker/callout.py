@@ -20,6 +20,7 @@ from .durations import Durations, DurationsStatistics
 from .errors import RequestError
 from .protocol.proving import has_more_values
 from .protocol.wording import located
+from .tracing import Tracing
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -54,19 +55,34 @@ class CalloutStatistics(Struct, frozen=True):
 class Callout:
     """One URL of the operator's API. Made by `open_callout`."""
 
-    def __init__(self, client: "httpx.AsyncClient", url: str, secret: str, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        client: "httpx.AsyncClient",
+        url: str,
+        secret: str,
+        timeout_seconds: float,
+        section: str = "",
+        tracing: Tracing | None = None,
+    ) -> None:
         self._client = client
         self._url = url
         self._webhook = Webhook(secret)
         self._timeout_seconds = timeout_seconds
         self._durations: dict[str, Durations] = {}
+        self._section = section
+        self._tracing = tracing
 
     async def ask(self, question: Any, message_id: str, traceparent: str | None = None) -> tuple[int, bytes]:
         """POST a question; return the status and the body of the answer.
 
         ``message_id`` is the same when the same is asked again. Raises `NoAnswerError`.
         """
-        began_at, outcome = trio.current_time(), "unavailable"
+        began_at, outcome, status = trio.current_time(), "unavailable", None
+        span = None
+        if self._tracing is not None:
+            attributes = {"broker.section": self._section, "http.request.method": "POST"}
+            span = self._tracing.begin("callout", "client", traceparent, attributes)
+            traceparent = span.traceparent
         try:
             status, answer = await self._ask(question, message_id, traceparent)
             outcome = f"{status // 100}xx"
@@ -75,6 +91,9 @@ class Callout:
             raise
         finally:
             self._durations.setdefault(outcome, Durations()).add(trio.current_time() - began_at)
+            if span is not None:
+                failed = outcome if status is None or status >= 500 else None
+                span.end(failed, {"http.response.status_code": status})
         return status, answer
 
     async def _ask(self, question: Any, message_id: str, traceparent: str | None) -> tuple[int, bytes]:
@@ -173,11 +192,13 @@ class Outage:
 
 
 @asynccontextmanager
-async def open_callout(url: str, secret: str, timeout_seconds: float) -> AsyncIterator[Callout]:
-    """Keep connections to a URL open for as long as the block lasts."""
+async def open_callout(
+    url: str, secret: str, timeout_seconds: float, section: str = "", tracing: Tracing | None = None
+) -> AsyncIterator[Callout]:
+    """Keep connections to a URL, which a section of the configuration names, open for as long as the block lasts."""
     import httpx
 
     limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
     # The one deadline is `ask`'s own.
     async with httpx.AsyncClient(timeout=None, limits=limits, follow_redirects=False, trust_env=False) as client:
-        yield Callout(client, url, secret, timeout_seconds)
+        yield Callout(client, url, secret, timeout_seconds, section, tracing)

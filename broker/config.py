@@ -223,6 +223,12 @@ class OperatorConfig(_Section, frozen=True):
     sha256: Sha256
 
 
+class TracingConfig(_Section, frozen=True):
+    """Whether spans are made, by OpenTelemetry's API; where they go is for its SDK."""
+
+    enabled: bool = False
+
+
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 told("format", any_of(LogFormat))
@@ -248,6 +254,7 @@ class Config(_Section, frozen=True):
     browsers: BrowsersConfig = BrowsersConfig()
     commands: CommandsConfig = CommandsConfig()
     logs: LogsConfig = LogsConfig()
+    tracing: TracingConfig = TracingConfig()
     rates: RatesConfig = RatesConfig()
     webhooks: WebhooksConfig = WebhooksConfig()
     accounts: tuple[AccountConfig, ...] = ()

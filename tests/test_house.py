@@ -17,7 +17,7 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, [("errors", "logline", "schedule", "turns", "accounts", "fairness", "durations", "version")]),
+    ("", 0, [("errors", "logline", "schedule", "turns", "accounts", "fairness", "durations", "version"), "tracing"]),
     (
         "protocol",
         1,
@@ -39,7 +39,7 @@ HOUSE_PLAN = [
     ),
     ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",
                    ("hub", "covered", "recorded"), "acknowledging", "subscriber"]),
-    ("commands", 4, [("remembered", "requests"), "keeping", "dispatch", "forward"]),
+    ("commands", 4, [("remembered", "requests"), ("keeping", "context"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("webhooks", 4, [("guard", "attempts", "breaker", "signing"), "connecting", "sender", ("apart", "endpoint"), "live",
                      ("posting", "endpoints"), "webhooks"]),

@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from ..broker import Broker, open_broker
-from ..commands.dispatch import CommandContext
+from ..commands.context import CommandContext
 from ..config import AccountConfig, Config, KeyConfig, ServerConfig
 from ..keys import hash_key, new_key
 from ..transport.listeners import Address

@@ -7,11 +7,10 @@ way, its rates) stands in an `AccountCommands`; what belongs to one connection i
 
 import inspect
 import logging
-import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Final, Literal
 
 import msgspec
@@ -28,7 +27,9 @@ from ..log.engines.answers import AnswerKey
 from ..protocol.decoding import decode_params, is_long, prove_command
 from ..protocol.documents import at_once
 from ..protocol.messages import Command, Proof
+from ..tracing import Tracing
 from ..turns import in_turns
+from .context import CommandContext, context_of, span_of
 from .keeping import ANSWER_SECONDS, KeptAnswers
 from .remembered import ONCE_SECONDS, Outcome, Remembered, RememberedStatistics, Run
 from .requests import CommandRequest
@@ -62,27 +63,6 @@ _OBJECTS: Final = (
     msgspec.inspect.AnyType,
 )
 """What msgspec makes of a JSON object; attrs classes count as dataclasses."""
-
-
-class CommandContext(Struct, frozen=True):
-    """What a handler knows beside the parameters."""
-
-    action: str
-    request_id: str
-    account_id: str
-    key_id: str
-    inbox_id: str | None
-    """The command's `inbox_id`; the key reaches it."""
-    inbox_ids: frozenset[str] | None
-    """The key's reach, None for the whole account: ids in the parameters are to be checked against it."""
-    deadline: float
-    """By trio's clock: when the handler is cancelled."""
-    traceparent: str | None
-    """The client's trace, if it sent one (W3C Trace Context)."""
-    message_id: str
-    """The same for the same command sent again, whoever does it."""
-    once: str | None = None
-    """By this the command is done once in its inbox: the `event_id` that it answers, most often."""
 
 
 WhenClientLeaves = Literal["finish", "cancel"]
@@ -163,9 +143,10 @@ class CommandsStatistics(Struct, frozen=True):
 class Commands:
     """All handlers, and all that is under way. ``kept``: where a restart finds what is remembered, if there is that."""
 
-    def __init__(self, config: Config, kept: KeptAnswers | None = None) -> None:
+    def __init__(self, config: Config, kept: KeptAnswers | None = None, tracing: Tracing | None = None) -> None:
         self._config = config
         self._kept = kept
+        self._tracing = tracing
         self._handlers: dict[str, ActionHandler] = {}
         self._accounts = Accounts(self._make_account)
         self._doing: dict[Run, _Doing] = {}
@@ -353,10 +334,14 @@ class Commands:
         """Run one handler to its outcome."""
         outcome = refused(RequestError("unavailable", "The client left"))
         deadline = trio.current_time() + handler.seconds
+        context = context_of(request, run.digest, deadline)
+        span = None if self._tracing is None else span_of(self._tracing, request)
+        if span is not None:
+            context = msgspec.structs.replace(context, traceparent=span.traceparent)
         try:
-            with scope:
+            with scope, nullcontext() if span is None else span.current():
                 with trio.move_on_at(deadline) as in_time:
-                    outcome = await _outcome_of(handler, params, _context(request, run.digest, deadline))
+                    outcome = await _outcome_of(handler, params, context)
                 if in_time.cancelled_caught:
                     outcome = refused(RequestError("timeout", f"It took longer than {handler.seconds} s"))
             if self._kept is not None:
@@ -365,6 +350,8 @@ class Commands:
             del self._doing[run]
             lane.account.under_way -= 1
             self.finish(run, outcome)
+            if span is not None:
+                span.end(None if outcome.error is None else outcome.error.code)
 
     def forget(self, now: float, *, most: int) -> bool:
         """Forget outcomes that are too old, and accounts of which nothing is left: at most so many of both.
@@ -400,30 +387,6 @@ def refused(error: RequestError) -> Outcome:
 def _reply_again(reply: Reply, outcome: Outcome) -> None:
     """Tell an outcome to who gave a command that was given before; one that does not last is not that of another."""
     reply(msgspec.structs.replace(outcome, duplicate=outcome.lasting))
-
-
-def _context(request: CommandRequest, digest: bytes, deadline: float) -> CommandContext:
-    key = request.key
-    return CommandContext(
-        action=request.command.action,
-        request_id=request.request_id,
-        account_id=str(key.account_id),
-        key_id=key.id,
-        inbox_id=request.inbox_id,
-        inbox_ids=key.inbox_ids,
-        deadline=deadline,
-        traceparent=request.traceparent,
-        message_id=_message_id(request, digest),
-        once=request.once,
-    )
-
-
-def _message_id(request: CommandRequest, digest: bytes) -> str:
-    if request.identity is None:
-        return f"msg_{secrets.token_hex(16)}"
-    kind = () if request.once is None else ("once",)
-    parts = "\0".join((str(request.key.account_id), *kind, *request.identity)).encode()
-    return f"msg_{blake2b(parts + digest, digest_size=16).hexdigest()}"
 
 
 async def _outcome_of(handler: ActionHandler, params: Any, context: CommandContext) -> Outcome:

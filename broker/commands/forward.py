@@ -11,7 +11,8 @@ from ..callout import MAX_CONNECTIONS, Callout, NoAnswerError, Outage, decode_an
 from ..errors import CommandError, RequestError
 from ..fairness import FairLimiter
 from ..protocol.decoding import AS_WRITTEN
-from .dispatch import ActionHandler, CommandContext
+from .context import CommandContext
+from .dispatch import ActionHandler
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,9 @@ from ..accounts import Accounts
 from ..durations import Durations, DurationsStatistics
 from ..log.replay import ReplayBuffer
 from ..log.retention import ReplayBuffers
-from ..protocol.messages import Entry
+from ..protocol.framing import payload_of
+from ..protocol.messages import Entry, trace_in
+from ..tracing import Attributes, Span, Tracing
 from .places import Places
 from .subscriptions import Subscriptions, Tally
 
@@ -31,7 +33,7 @@ BATCH_BYTES: Final = 65_536
 class Account:
     """One account's log, its listeners, and what the fan-out has still to do for them."""
 
-    __slots__ = ("_moved", "buffer", "deliveries", "oldest_at", "places", "queued", "subscriptions", "uses")
+    __slots__ = ("_moved", "buffer", "deliveries", "oldest_at", "places", "queued", "span", "subscriptions", "uses")
 
     def __init__(self, buffer: ReplayBuffer, tally: Tally | None = None) -> None:
         self.buffer = buffer
@@ -40,6 +42,8 @@ class Account:
         self.deliveries: Iterator[None] | None = None
         self.oldest_at: float | None = None
         """When the first event of the batch that is written was stored; None: it is for nobody who is live."""
+        self.span: Span | None = None
+        """Of the batch that is written, if something in it is traced."""
         self.queued = False
         self.uses = 0
         """Connections that use this account now."""
@@ -101,8 +105,11 @@ class Hub:
     step bears, and returns whether all do.
     """
 
-    def __init__(self, buffers: ReplayBuffers, tell: Callable[[str], bool] = lambda _: True) -> None:
+    def __init__(
+        self, buffers: ReplayBuffers, tell: Callable[[str], bool] = lambda _: True, tracing: Tracing | None = None
+    ) -> None:
         self._buffers = buffers
+        self._tracing = tracing
         self._tell = tell
         self._tally = Tally()
         self._first_delivery = Durations()
@@ -179,6 +186,9 @@ class Hub:
         if account.oldest_at is not None:
             self._last_delivery.add(now - account.oldest_at)
             account.oldest_at = None
+            if account.span is not None:
+                account.span.end()
+                account.span = None
         self._buffers.trim(account.buffer, now)
         return account.buffer.head > account.subscriptions.position
 
@@ -192,6 +202,8 @@ class Hub:
             account.oldest_at = batch[0].stored_at
             self._first_delivery.add(trio.current_time() - account.oldest_at)
         deliveries = subscriptions.advance(batch)
+        if self._tracing is not None and account.oldest_at is not None:
+            account.span = _span_of(self._tracing, account, batch)
         buffer.delivered = subscriptions.position
         return subscriptions.write(deliveries)
 
@@ -218,3 +230,25 @@ class Hub:
             self._first_delivery.statistics(),
             self._last_delivery.statistics(),
         )
+
+
+def _span_of(tracing: Tracing, account: Account, batch: list[Entry]) -> Span | None:
+    """Return the span of a batch, or of what is written of it now, from when its oldest event was stored.
+
+    It is in the trace of the first that has one, and linked to those of the others. None: none has.
+    """
+    batch = [entry for entry in batch if entry.position <= account.subscriptions.position]
+    traces = {trace: None for entry in batch if (trace := trace_in(payload_of(entry.frame))) is not None}
+    if not traces:
+        return None
+    attributes: Attributes = {
+        "messaging.system": "daimon-broker",
+        "messaging.operation.name": "deliver",
+        "messaging.batch.message_count": len(batch),
+        "broker.account_id": account.buffer.account_id,
+        "broker.listeners": account.subscriptions.live,
+    }
+    first, *others = traces
+    span = tracing.begin("deliver", "internal", first, attributes, began_at=batch[0].wall)
+    span.link(others)
+    return span

@@ -10,6 +10,7 @@ from ..commands.dispatch import Lane
 from ..log.engines import Answer, Stored, StoredByAccount
 from ..protocol.events import ProvedJson
 from ..protocol.messages import ENTRY_OVERHEAD_BYTES, PreparedEvent, Published, encode
+from ..tracing import Span
 
 ANSWER_SLICE: Final = 512
 """Events whose answers are written before others have their turn."""
@@ -33,6 +34,7 @@ class Batch:
         "now",
         "order",
         "sizes",
+        "span",
         "traceparent",
     )
 
@@ -54,6 +56,7 @@ class Batch:
         self.answer = answer
         self.now = now
         self.traceparent = traceparent
+        self.span: Span | None = None
         self.by_account: dict[str, list[PreparedEvent]] = {}
         self.sizes: dict[str, int] = {}
         """What the events of each account will take in the log, in bytes."""

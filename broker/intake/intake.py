@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,7 @@ from ..fanout.places import Place
 from ..log.engines import Answer, Engine, Stored, StoredByAccount
 from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events, too_many_events
 from ..protocol.messages import NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
+from ..tracing import Kind, Span, Tracing
 from .batch import Batch, in_slices, write_answer
 
 SLICE_BYTES: Final = 32_768
@@ -36,6 +38,8 @@ _EVENT_BYTES: Final = 256
 """What checking an event costs beside its bytes, in bytes."""
 MAX_ACCOUNTS: Final = 1_000
 """That one list may be for, since it is stored for all of them in one step."""
+_MOST_LINKED: Final = 256
+"""Events that are looked at for the traces that they name."""
 _PLACES_SLICE: Final = 64
 """Accounts in which a place is taken before others have their turn."""
 
@@ -65,6 +69,7 @@ class Intake:
         hub: Hub,
         engine: Engine,
         draining: trio.Event,
+        tracing: Tracing | None = None,
     ) -> None:
         self._limits = limits
         self._keyring = keyring
@@ -72,6 +77,7 @@ class Intake:
         self._hub = hub
         self._engine = engine
         self._draining = draining
+        self._tracing = tracing
         self._nursery: trio.Nursery | None = None
         self._now_ms = 0
         self._now_text = ""
@@ -100,6 +106,7 @@ class Intake:
             raise too_many_events(most, "$")
         texts = ((f"$[{index}]", as_json(event, f"$[{index}]")) for index, event in enumerate(events))
         batch = Batch(prove_events(texts, self._limits.max_event_bytes), self._now(), account_id)
+        self._trace(batch)
         published: list[Published] = []
         async for part in in_slices(await self._commit(batch)):
             published += part
@@ -176,7 +183,16 @@ class Intake:
         items = split_events(
             raw, ndjson=ndjson, path=path, max_events=limits.max_events_per_request, max_bytes=limits.max_event_bytes
         )
-        return Batch(items, self._now(), key.account_id, key=key, lane=lane, answer=answer, traceparent=traceparent)
+        batch = Batch(items, self._now(), key.account_id, key=key, lane=lane, answer=answer, traceparent=traceparent)
+        self._trace(batch)
+        return batch
+
+    def _trace(self, batch: Batch) -> None:
+        """Begin the span of a batch, where spans are made; of one that is refused before it is begun none is told."""
+        if self._tracing is not None:
+            attributes = {"messaging.system": "daimon-broker", "broker.account_id": batch.account_id}
+            kind: Kind = "internal" if batch.key is None else "server"
+            batch.span = self._tracing.begin("publish", kind, batch.traceparent, attributes, ambient=batch.key is None)
 
     async def prepare(self, batch: Batch) -> None:
         """Check a batch's events; others have their turn meanwhile. Raises `RequestError`."""
@@ -249,6 +265,8 @@ class Intake:
         """
 
         def stored(outcome: StoredByAccount | RequestError) -> None:
+            if batch.span is not None:
+                _end_span(batch.span, batch, outcome)
             if isinstance(outcome, RequestError):
                 _give_back(places)
                 ended(outcome)
@@ -259,8 +277,10 @@ class Intake:
         try:
             self._judge(batch)
             self._engine.begin(batch.by_account, stored, batch.answer)
-        except BaseException:
+        except BaseException as error:
             _give_back(places)
+            if batch.span is not None and isinstance(error, RequestError):
+                _end_span(batch.span, batch, error)
             raise
 
     def _judge(self, batch: Batch) -> None:
@@ -319,6 +339,14 @@ class Intake:
     def statistics(self) -> IntakeStatistics:
         """Return what came in."""
         return IntakeStatistics(self._published, self._duplicates)
+
+
+def _end_span(span: Span, batch: Batch, outcome: StoredByAccount | RequestError) -> None:
+    events = islice((event for of_account in batch.by_account.values() for event in of_account), _MOST_LINKED)
+    traces = {event.traceparent: None for event in events if event.traceparent not in (None, batch.traceparent)}
+    span.link(filter(None, traces))
+    error = outcome.code if isinstance(outcome, RequestError) else None
+    span.end(error, {"messaging.operation.name": "publish", "messaging.batch.message_count": batch.count})
 
 
 def _give_back(places: PlacesByAccount) -> None:

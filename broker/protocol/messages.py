@@ -4,6 +4,7 @@ Pure. Payloads stay the bytes that the publisher sent and are spliced raw into t
 proves beforehand that they may be.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -261,6 +262,11 @@ encode = msgspec.json.Encoder().encode
 """Any struct of this module → its JSON bytes, in one line."""
 
 
+_TRACE_IN: Final = re.compile(
+    rb'\{"type":"[^"]*","event_id":"[^"]*",(?:"inbox_id":"[^"]*",)?"created_at":"[^"]*","traceparent":"([^"]*)"'
+)
+
+
 def encode_event(event: PreparedEvent, cursor: str) -> bytes:
     """Return the JSON of an event as every subscriber gets it.
 
@@ -273,6 +279,12 @@ def encode_event(event: PreparedEvent, cursor: str) -> bytes:
         f'"created_at":"{event.created_at}",{trace}"cursor":"{cursor}","payload":'
     )
     return b"%b%b}" % (head.encode(), event.payload)
+
+
+def trace_in(event: bytes) -> str | None:
+    """Return the trace that is in the JSON of an event as `encode_event` wrote it; None if there is none."""
+    found = _TRACE_IN.match(event)
+    return None if found is None else found[1].decode()
 
 
 def encode_response(
