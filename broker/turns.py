@@ -1,14 +1,26 @@
-"""Turns: long work is done in steps, and everybody else has a turn between two of them."""
+"""Turns: long work is done in steps, and everybody else has a turn between two of them.
+
+A turn of the loop is all that is done between two looks at the network. Of the steps of many clients it has room for
+one of a kind that many others follow from (`Turns.take`), and for a millisecond's worth of others (`Turns.come_in`).
+"""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable
-from typing import TypeVar
+from time import perf_counter
+from typing import Final, TypeVar
 
 import trio
 
+FULL_SECONDS: Final = 0.001
+"""A turn of the loop that has lasted so long takes in nobody more."""
+LONG_SECONDS: Final = 0.004
+"""After one that has lasted so long half as many of those who wait are let in; after one of half of that, twice."""
+FIRST_LET_IN: Final = 8
+MOST_LET_IN: Final = 64
+
 T = TypeVar("T")
 Who = Hashable | None
-"""For whom a turn is: an account's id; None: whoever has none."""
+"""For whom a turn is: an account's id, or whatever else is known; None: a stranger."""
 
 
 async def in_turns(steps: Generator[None, None, T]) -> T:
@@ -25,52 +37,103 @@ async def in_turns(steps: Generator[None, None, T]) -> T:
         await trio.lowlevel.checkpoint()
 
 
-class Turns:
-    """A turnstile for steps of many. However many pass through it, one comes out between two looks at the network.
+class _Waiting:
+    """Those who wait. Who comes next goes round the accounts: one whose thousand clients wait is one in the round."""
 
-    It goes round those who wait, account by account: one whose thousand clients wait is one in the round.
-    """
+    def __init__(self) -> None:
+        self._lots: OrderedDict[Who, trio.lowlevel.ParkingLot] = OrderedDict()
+        """In the order of their turns."""
+
+    def __bool__(self) -> bool:
+        return bool(self._lots)
+
+    async def wait(self, who: Who) -> None:
+        """Wait until it is one's turn."""
+        await self._lots.setdefault(who, trio.lowlevel.ParkingLot()).park()
+
+    def let_one_go(self) -> bool:
+        """Let the next one go on in the next turn of the loop. Returns whether there was one."""
+        while self._lots:
+            who, lot = self._lots.popitem(last=False)
+            if lot:  # else all who waited were cancelled
+                lot.unpark()
+                if lot:
+                    self._lots[who] = lot
+                return True
+        return False
+
+
+class _Clock(trio.abc.Instrument):
+    """Knows when this turn of the loop began."""
+
+    began = 0.0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.began = perf_counter()
+
+
+class Turns:
+    """A turnstile, and a door, for the steps of many. Both go round the accounts."""
 
     def __init__(self) -> None:
         self._taken = False
         """Whether somebody is passing, or will be in the next turn of the loop."""
-        self._waiting: OrderedDict[Who, trio.lowlevel.ParkingLot] = OrderedDict()
-        """In the order of their turns."""
+        self._next = _Waiting()
         self._acts: OrderedDict[Who, deque[Callable[[], None]]] = OrderedDict()
         """What is to be done later, likewise."""
         self._added = trio.Event()
+        self._clock = _Clock()
+        self._full_seconds = float("inf")
+        self._outside = _Waiting()
+        self._came = trio.Event()
+
+    # --- one at a time
 
     async def take(self, who: Who) -> None:
-        """Let all others have their turn, then go on. ``who`` is the account for which that is; None: a stranger."""
+        """Let all others have their turn, then go on: one between two looks at the network."""
         if self._taken:
-            lot = self._waiting.setdefault(who, trio.lowlevel.ParkingLot())
-            await lot.park()
-            self._pass_on()
+            await self._next.wait(who)
+            self._taken = self._next.let_one_go()
         else:
             self._taken = True
             try:
                 await trio.lowlevel.checkpoint()
             finally:
-                self._pass_on()
-
-    def _pass_on(self) -> None:
-        """Let the next one go on in the next turn of the loop."""
-        while self._waiting:
-            who, lot = self._waiting.popitem(last=False)
-            if lot:  # else all who waited were cancelled
-                lot.unpark()
-                if lot:
-                    self._waiting[who] = lot
-                return
-        self._taken = False
+                self._taken = self._next.let_one_go()
 
     def later(self, who: Who, act: Callable[[], None]) -> None:
-        """Do this when it is its turn, by the task of `run`; it must not raise."""
+        """Do this when it is its turn, by a task of `run`; it must not raise."""
         self._acts.setdefault(who, deque()).append(act)
         self._added.set()
 
+    # --- as many as there is room for
+
+    @property
+    def full(self) -> bool:
+        """Whether so much was done in this turn of the loop that whoever wants to begin is to wait for another."""
+        return perf_counter() - self._clock.began > self._full_seconds
+
+    async def come_in(self, who: Who) -> None:
+        """Go on at once if this turn of the loop has room for that, else in one that has."""
+        if self.full:
+            self._came.set()
+            await self._outside.wait(who)
+
+    # --- who sees to it
+
     async def run(self) -> None:
-        """Do what is to be done later, one act in a turn, for ever."""
+        """Do what is to be done later, and let in who waits outside, for ever."""
+        trio.lowlevel.add_instrument(self._clock)
+        self._full_seconds = FULL_SECONDS
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._act)
+                nursery.start_soon(self._let_in)
+        finally:
+            self._full_seconds = float("inf")
+            trio.lowlevel.remove_instrument(self._clock)
+
+    async def _act(self) -> None:
         while True:
             await self._added.wait()
             self._added = trio.Event()
@@ -80,3 +143,20 @@ class Turns:
                 acts.popleft()()
                 if acts:
                     self._acts[who] = acts
+
+    async def _let_in(self) -> None:
+        """Let in as many in each turn of the loop as it bears: it is known by how long the last one was."""
+        most = FIRST_LET_IN
+        while True:
+            await self._came.wait()
+            self._came = trio.Event()
+            while self._outside:
+                began = perf_counter()
+                for _ in range(most):
+                    self._outside.let_one_go()
+                await trio.lowlevel.checkpoint()
+                lasted = perf_counter() - began
+                if lasted > LONG_SECONDS:
+                    most = max(1, most // 2)
+                elif lasted < LONG_SECONDS / 2:
+                    most = min(MOST_LET_IN, most * 2)

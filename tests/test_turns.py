@@ -1,12 +1,13 @@
 """turns.py: long work in steps, and others in between."""
 
+from collections import Counter
 from functools import partial
 
 import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from broker.turns import Turns, in_turns
+from broker.turns import FULL_SECONDS, LONG_SECONDS, Turns, in_turns
 
 
 def steps_of(count, value="done"):
@@ -154,3 +155,79 @@ async def test_those_who_take_turns_and_what_is_done_later_do_not_hold_each_othe
             turns.later("crowd", partial(went.append, "later"))
         nursery.cancel_scope.cancel()
     assert went.index("later") <= 5
+
+
+# --- as many as there is room for ----------------------------------------------
+
+STEP_SECONDS = 0.0005
+"""What each step lasts by the clock of these tests."""
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time as `turns` sees it: it passes where a test lets it."""
+    now = [0.0]
+    monkeypatch.setattr("broker.turns.perf_counter", lambda: now[0])
+    return now
+
+
+async def work_at_once(turns: Turns, clock: list[float], those: list[str]) -> list[tuple[str, int]]:
+    """Let all of them come in and do a step; return who did it in which turn of the loop."""
+    rounds, went = Rounds(), []
+
+    async def work(who: str) -> None:
+        await turns.come_in(who)
+        clock[0] += STEP_SECONDS
+        went.append((who, rounds.number))
+
+    trio.lowlevel.add_instrument(rounds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as working:
+            for who in those:
+                working.start_soon(work, who)
+        nursery.cancel_scope.cancel()
+    trio.lowlevel.remove_instrument(rounds)
+    return went
+
+
+async def test_in_one_turn_of_the_loop_there_is_room_for_so_much_and_the_rest_waits(clock):
+    went = await work_at_once(Turns(), clock, ["crowd"] * 200)
+    assert len(went) == 200
+    by_turn = Counter(number for _, number in went)
+    assert max(by_turn.values()) * STEP_SECONDS <= FULL_SECONDS + 2 * LONG_SECONDS
+    assert max(by_turn.values()) >= FULL_SECONDS / STEP_SECONDS
+
+
+async def test_who_waits_for_room_comes_in_round_the_accounts(clock):
+    went = await work_at_once(Turns(), clock, ["crowd"] * 200 + ["one", "two"])
+    names = [who for who, _ in went]
+    assert max(names.index("one"), names.index("two")) < 30
+
+
+async def test_where_there_is_room_nobody_waits_at_all(clock):
+    turns = Turns()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await turns.come_in("one")
+        assert not scope.cancelled_caught
+        clock[0] += 2 * FULL_SECONDS
+        assert turns.full
+        await trio.lowlevel.checkpoint()
+        assert not turns.full
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_anybody_who_lets_in_there_is_always_room(clock):
+    turns = Turns()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    clock[0] += 1_000
+    assert not turns.full
+    assert not Turns().full

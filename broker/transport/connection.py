@@ -231,8 +231,10 @@ class Connection:
     async def _catch_up(self) -> None:
         """Write all that lies between the client's position and the fan-out, then let the fan-out do it."""
         try:
+            await self._stream.come_in()
             while await self._stream.write_from(self._take):
                 self._life.changed()
+                await self._stream.come_in()
         finally:
             self._writing = False
             self._life.changed()

@@ -111,6 +111,7 @@ async def _authenticate(broker: Broker, request: Request, *, tokens: bool = Fals
     offered = offered_subprotocols(request) if tokens else ()
     credential = credential_of(authorization, request.query(), offered)
     key = await broker.keyring.authenticate(credential, request.remote)
+    request.account_id = key.account_id
     request.key = f"{key.id} of {key.account_id or 'the operator'}"
     if not tokens:
         key.require_key()

@@ -6,8 +6,9 @@ for want of room, or because the broker drains, lets it answer early. An early a
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import trio
@@ -74,8 +75,9 @@ def _number(query: Mapping[str, str], name: str, kind: Callable[[str], float], d
 class _Waiter:
     """What wakes a poll. It has the poll's slot."""
 
-    def __init__(self, draining: trio.Event) -> None:
+    def __init__(self, draining: trio.Event, come_in: Callable[[], Awaitable[None]]) -> None:
         self._draining = draining
+        self._come_in = come_in
         self._began_at = trio.current_time()
         self._woken = trio.Event()
         self._close_code: CloseCode | None = None
@@ -101,6 +103,7 @@ class _Waiter:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hurry_at_drain)
                 await self._woken.wait()
+                await self._come_in()  # a thousand may be woken by one event
                 nursery.cancel_scope.cancel()
         self._woken = trio.Event()
 
@@ -149,7 +152,7 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
     The key is judged in the step in which the page is complete. Raises `RequestError`, `PeerGoneError`.
     """
     asked = check_poll(request.query())
-    waiter = _Waiter(broker.draining)
+    waiter = _Waiter(broker.draining, partial(broker.turns.come_in, key.account_id))
     poller = _Poller(account, judge, asked, waiter, broker.acknowledged)
     if not asked.wait_seconds:
         return await poller.page()

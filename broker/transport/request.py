@@ -52,6 +52,8 @@ class Request:
     """The client's address, if it is known."""
     key: str | None = None
     """Whose credential it bears, in words, once that is known."""
+    account_id: str | None = None
+    """Of that credential, likewise."""
     wire: Wire | None = field(default=None, repr=False)
     _lines: dict[bytes, list[bytes]] | None = field(default=None, init=False, repr=False)
     _query: dict[str, str] | None = field(default=None, init=False, repr=False)

@@ -90,6 +90,7 @@ class _Server:
         stream: trio.abc.AsyncResource = transport
         try:
             stream = client = ClientStream(transport, self.broker.turns)
+            client.who = (client.remote,)
             if not await self._secured(client):
                 return
             taken: tuple[Handover, bytes] | None
@@ -129,6 +130,8 @@ class _Server:
             what = f"{request.method} {route_of(request.path) or 'elsewhere'}"
             self._refused(what, request.remote, request.key, error)
             raise
+        finally:
+            client.who = request.account_id or client.who
 
     def _refused_head(self, client: ClientStream, error: RequestError) -> None:
         self._refused("a head that was not understood", client.remote, None, error)

@@ -117,6 +117,7 @@ class EventStream:
             if frames is None:
                 self._life.changed()
                 await self._woken.wait()
+                await self._stream.come_in()
             elif frames:
                 await self._write(as_server_sent_events(frames))
             else:

@@ -72,8 +72,9 @@ class StreamStatistics(Struct, frozen=True):
 class ClientStream(trio.abc.HalfCloseableStream):
     """A client's stream over ``transport``; only over a `trio.SocketStream` does `write_nowait` take anything.
 
-    It takes the socket out of such a stream, which is of no use any more from then on. Of all clients whose streams
-    share ``turns``, those that end at once are heard of one after the other.
+    It takes the socket out of such a stream, which is of no use any more from then on. Of clients whose streams share
+    ``turns``, those that end at once are heard of one after the other, and what they send at once is handed on as turns
+    have room for it.
     """
 
     __slots__ = (
@@ -101,7 +102,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
     def __init__(self, transport: trio.abc.HalfCloseableStream, turns: Turns | None = None) -> None:
         self._turns = turns or Turns()
         self.who: Who = None
-        """The account whose client it is, as far as that is known: in its name turns are taken."""
+        """Whose client it is, as far as that is known: in that name turns are taken."""
         self._socket: socket.socket | None = None
         if isinstance(transport, trio.SocketStream):
             given = transport.socket
@@ -172,11 +173,19 @@ class ClientStream(trio.abc.HalfCloseableStream):
         if not received:
             self._at_end = True
             await self.take_turn()
+        elif self._turns.full:
+            self._put_back = received  # who is cancelled meanwhile has lost nothing
+            await self._turns.come_in(self.who)
+            self._put_back = b""
         return received
 
     async def take_turn(self) -> None:
         """Let all others have their turn, then go on: of many clients one between two looks at the network."""
         await self._turns.take(self.who)
+
+    async def come_in(self) -> None:
+        """Go on at once if this turn of the loop has room for that, else in one that has."""
+        await self._turns.come_in(self.who)
 
     async def _receive_opened(self, tls: TlsSession, max_bytes: int) -> bytes:
         """Read plain bytes. A peer that ends without saying so ends all the same: our protocols have their own ends."""

@@ -1,6 +1,7 @@
 """What a connection's life is, whatever carries it: of a thousand that end at once, one after the other does."""
 
 import gc
+import pkgutil
 from contextlib import AsyncExitStack
 
 import pytest
@@ -21,8 +22,21 @@ from clients import (
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CloseCode, Config
+from broker.transport.session import Session
 
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode()
+
+
+OPENINGS = {
+    "a WebSocket": upgrade_head("inbox_ids=in_1"),
+    "an event stream": get("/v1/events/stream?inbox_ids=*"),
+    "a poll": get("/v1/events?wait=30&inbox_ids=*"),
+}
 CLIENTS = 60
+MOST_AT_ONCE = 20
+"""That go on in one turn of the loop: eight are let in at first, then fewer, and those before them go on, too."""
 MOST_STEPS = 20
 """Of their tasks between two looks at the network: one begins to stop, and those before it go on with theirs."""
 
@@ -44,9 +58,7 @@ class Rounds(trio.abc.Instrument):
 
 async def open_event_stream(stack, served):
     stream = await stack.enter_async_context(await open_socket(served.address))
-    await stream.send_all(
-        f"GET /v1/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode()
-    )
+    await stream.send_all(get("/v1/events/stream?inbox_ids=*"))
 
 
 async def open_websocket(stack, served):
@@ -88,13 +100,92 @@ async def test_of_many_that_are_ended_at_once_none_is_open_and_they_stop_one_aft
         assert served.broker.statistics().slots.connections == 0
 
 
-# --- what is left of it ------------------------------------------------------
+# --- what many ask for at once -------------------------------------------------
 
-OPENINGS = {
-    "a WebSocket": upgrade_head("inbox_ids=in_1"),
-    "an event stream": f"GET /v1/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode(),
-    "a poll": f"GET /v1/events?wait=30 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode(),
-}
+
+class Growth(trio.abc.Instrument):
+    """Notes by how much a list grew at most between two looks at the network."""
+
+    def __init__(self, watched):
+        self.most = 0
+        self._watched = watched
+        self._length = len(watched)
+
+    def before_io_wait(self, timeout):
+        self.most = max(self.most, len(self._watched) - self._length)
+        self._length = len(self._watched)
+
+
+async def open_poll(stack, served):
+    stream = await stack.enter_async_context(await open_socket(served.address))
+    await stream.send_all(OPENINGS["a poll"])
+
+
+async def publish_to_all(served):
+    await served.broker.publish(ACCOUNT, event(1))
+
+
+async def fall_behind(served):
+    for connection in list(served.server.connections.values()):
+        connection.session.follower.pause()
+
+
+@pytest.mark.parametrize(
+    ("open_one", "ask", "done"),
+    [
+        (open_websocket, fall_behind, "broker.transport.session.Session.take"),
+        (open_event_stream, publish_to_all, "broker.transport.session.Session.take"),
+        (open_poll, publish_to_all, "broker.fanout.follower.Follower.next"),
+    ],
+)
+async def test_what_is_to_be_written_to_many_at_once_is_written_as_turns_have_room(open_one, ask, done, monkeypatch):
+    monkeypatch.setattr("broker.turns.LONG_SECONDS", -1)  # each turn is too long: one more client is let in
+    async with serving() as served, AsyncExitStack() as stack:
+        for _ in range(CLIENTS):
+            await open_one(stack, served)
+        await until(lambda: len(served.broker.connections) == CLIENTS)
+        await blocked()
+        served.broker.turns._full_seconds = -1
+        real, calls = pkgutil.resolve_name(done), []
+
+        def noted(*args):
+            calls.append(None)
+            return real(*args)
+
+        monkeypatch.setattr(done, noted)
+        growth = Growth(calls)
+        trio.lowlevel.add_instrument(growth)
+        await ask(served)
+        await until(lambda: len(calls) >= CLIENTS)
+        trio.lowlevel.remove_instrument(growth)
+        assert growth.most <= MOST_AT_ONCE
+
+
+async def test_what_many_send_at_once_is_obeyed_as_turns_have_room_and_nothing_is_lost(monkeypatch):
+    monkeypatch.setattr("broker.turns.LONG_SECONDS", -1)
+    received, real = [], Session.receive
+
+    def noted(session, message, *when):
+        received.append(message)
+        return real(session, message, *when)
+
+    monkeypatch.setattr(Session, "receive", noted)
+    async with serving() as served, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(served.address, key=ALICE)) for _ in range(CLIENTS)]
+        await blocked()
+        served.broker.turns._full_seconds = -1
+        growth = Growth(received)
+        trio.lowlevel.add_instrument(growth)
+        for client in clients:
+            client.stream.socket._sock.send(masked(TEXT, b'{"action":"ping","request_id":"r"}'))
+        for client in clients:
+            assert (await client.next())["request_id"] == "r"
+        trio.lowlevel.remove_instrument(growth)
+        assert len(received) == CLIENTS
+        assert growth.most <= MOST_AT_ONCE
+
+
+# --- what is left of it ------------------------------------------------------
 
 
 async def leave(served, stream):

@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked as blocked
 from broker.fanout.listeners import Listener
 from broker.protocol.framing import PING, text_frame
 from broker.transport.stream import LINGER_SECONDS, ClientStream
+from broker.turns import Turns
 
 PONG_FRAME = b"\x8a\x00"
 CLOSE_FRAME = b"\x88\x02\x03\xe8"
@@ -430,6 +431,21 @@ async def test_the_time_of_the_last_read_moves_with_each_read(mock_clock):
     await theirs.send_all(b"x")
     await stream.receive_some(1)
     assert stream.last_read == started + 7
+
+
+async def test_who_is_cancelled_while_a_turn_with_room_is_waited_for_has_lost_nothing():
+    class Full(Turns):
+        full = True
+
+    ours, theirs = memory_stream_pair()
+    stream = ClientStream(ours, Full())
+    await theirs.send_all(b"first")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.receive_some)
+        await blocked()
+        nursery.cancel_scope.cancel()
+    assert await stream.receive_some(3) == b"fir"
+    assert await stream.receive_some() == b"st"
 
 
 # --- closing -----------------------------------------------------------------
