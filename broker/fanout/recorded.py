@@ -4,6 +4,7 @@ Memory has all positions, and is what is read. It is never behind the disk; wher
 next that asks has it written again.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -15,12 +16,15 @@ from ..log.positions import (
     KEPT_SECONDS,
     PAGE,
     Moved,
+    check_epoch,
     expire_positions,
     read_positions,
     write_positions,
 )
 from ..log.storage import Storage
 from .acknowledged import SOMEBODY, Acknowledged, Client
+
+logger = logging.getLogger(__name__)
 
 EXPIRE_SECONDS: Final = 600.0
 """How often it is looked for positions that were not moved for a week."""
@@ -50,7 +54,13 @@ class Recorded:
         self._failed: set[_Who] = set()
 
     async def restore(self) -> None:
-        """Read all positions, and write each move from now on. Raises `RequestError`."""
+        """Read all positions, and write each move from now on. Raises `RequestError`.
+
+        Where the log may have lost events, no position is good any more: whoever had one is told of a gap.
+        """
+        check = partial(check_epoch, epoch=self._storage.epoch, now=self._wall_clock())
+        if await self._storage.write(check):
+            logger.warning("what clients acknowledged is of another log: they are told of a gap")
         moved = None
         while page := await self._storage.read(partial(read_positions, after=moved)):
             moved = page[-1]

@@ -2,17 +2,20 @@
 
 A client is an account and 16 bytes that stand for its key and its name. A row lives as long as it is moved from time to
 time: `KEPT_SECONDS` after that it goes. An account of which a client was forgotten for want of room has one more row,
-with no bytes for the client: it says so for as long as that one would have lived.
+with no bytes for the client: it says so for as long as that one would have lived. One row is of no account: it has the
+epoch of the log that the positions are of.
 """
 
 import sqlite3
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from msgspec import Struct
 
 from .database import Room
 
+_NO_ACCOUNT: Final = ""
 KEPT_SECONDS: Final = 7 * 86_400.0
 PAGE: Final = 512
 """Rows that one piece of work looks at."""
@@ -38,6 +41,24 @@ class Moved(Struct, frozen=True):
     moved_at: float = 0.0
 
 
+def check_epoch(connection: sqlite3.Connection, epoch: bytes, now: float) -> bool:
+    """Forget all clients if the positions are of another log than that of this epoch; return whether they are.
+
+    Then some events after them may be gone, and nobody knows which: each account has one that was forgotten.
+    """
+    known = connection.execute("SELECT client FROM positions WHERE account = ?", (_NO_ACCOUNT,)).fetchone()
+    if known == (epoch,):
+        return False
+    connection.execute(
+        "INSERT INTO positions SELECT DISTINCT account, x'', 0, ? FROM positions WHERE account <> ?"
+        " ON CONFLICT DO NOTHING",
+        (now, _NO_ACCOUNT),
+    )
+    connection.execute("DELETE FROM positions WHERE client <> x''")
+    connection.execute("INSERT INTO positions VALUES (?, ?, 0, ?)", (_NO_ACCOUNT, epoch, inf))
+    return known is not None
+
+
 def write_positions(connection: sqlite3.Connection, moved: Sequence[Moved]) -> list[None]:
     """Write down moves, in their order."""
     latest = {(move.account_id, move.client): move for move in moved}
@@ -57,8 +78,8 @@ def read_positions(connection: sqlite3.Connection, after: Moved | None) -> list[
     start = (-1.0, "", b"") if after is None else (after.moved_at, after.account_id, after.client)
     rows = connection.execute(
         "SELECT account, client, position, moved_at FROM positions WHERE (moved_at, account, client) > (?, ?, ?)"
-        " ORDER BY moved_at, account, client LIMIT ?",
-        (*start, PAGE),
+        " AND account <> ? ORDER BY moved_at, account, client LIMIT ?",
+        (*start, _NO_ACCOUNT, PAGE),
     )
     return [Moved(*row) for row in rows]
 

@@ -1,5 +1,6 @@
 """recorded.py: positions on disk, over restarts, weeks and a disk that is full."""
 
+import sqlite3
 from contextlib import asynccontextmanager
 
 import pytest
@@ -36,7 +37,9 @@ class Keeping:
         return [self.client(name).position for name in names]
 
     async def rows(self):
-        return await self.storage.read(lambda c: c.execute("SELECT count(*) FROM positions").fetchone()[0])
+        return await self.storage.read(
+            lambda c: c.execute("SELECT count(*) FROM positions WHERE account <> ''").fetchone()[0]
+        )
 
 
 @asynccontextmanager
@@ -174,3 +177,21 @@ async def test_who_was_forgotten_for_want_of_room_may_have_been_known_after_a_re
         kept.now = KEPT_SECONDS + 1
         await kept.recorded.expire()
         assert Sent(kept.client("one"), EVERYTHING, 9).resume() == 9
+
+
+async def test_where_the_log_may_have_lost_events_no_position_is_good_any_more(tmp_path):
+    async with keeping(tmp_path) as kept:
+        await kept.put("agent", 7)
+        await kept.put("other", 7, "acct_b")
+    connection = sqlite3.connect(tmp_path / "broker.db")
+    connection.execute("UPDATE meta SET value = x'00112233445566778899aabbccddeeff' WHERE name = 'epoch'")
+    connection.commit()
+    connection.close()
+    for _ in range(2):  # it is known for as long as they would have been
+        async with keeping(tmp_path) as kept:
+            for account in ("acct_a", "acct_b"):
+                assert Sent(kept.client("agent", account), EVERYTHING, 9).resume() is None
+            assert Sent(kept.client("agent", "acct_c"), EVERYTHING, 9).resume() == 9
+            await kept.put("new", 8)
+    async with keeping(tmp_path) as kept:
+        assert kept.positions("new", "agent") == [8, None]
