@@ -103,8 +103,8 @@ async def nginx(folder: Path, upstream: str, *, seconds: float = 90) -> AsyncIte
         "nginx",
         {
             "unix:/run/broker/broker.sock;": f"{upstream};",
-            "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-            "    listen [::]:443 ssl;\n": "",
+            "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
+            "    listen [::]:443 ssl http2;\n": "",
             "broker.example;": "localhost;",
             "/etc/ssl/broker.example/cert.pem": str(signed.tls_certificate),
             "/etc/ssl/broker.example/key.pem": str(signed.tls_key),

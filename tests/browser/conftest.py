@@ -5,9 +5,11 @@ Where either is missing, what needs it is skipped, and says so; where `BROKER_TE
 
 import importlib.util
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 # Not /usr/bin/…: that is a shell script, which ends before its child does.
 PLACES = ("/usr/lib/chromium/chromium-headless-shell", "/usr/lib/chromium/chromium")
@@ -29,8 +31,8 @@ def _chromium() -> str:
     return found or ""
 
 
-@pytest.fixture(scope="module")
-def browser():
+@contextmanager
+def opened_browser():
     executable = _chromium()
     from playwright.sync_api import sync_playwright
 
@@ -38,6 +40,24 @@ def browser():
         opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with opened_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def in_browser():
+    """Runs a function with a page, in a thread: for async tests."""
+    _chromium()
+
+    def run(function):
+        with opened_browser() as opened:
+            return function(opened.new_context(ignore_https_errors=True).new_page())
+
+    return lambda function: trio.to_thread.run_sync(run, function)
 
 
 @pytest.fixture
