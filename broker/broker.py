@@ -35,6 +35,7 @@ from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
 from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
+from .log.past import Past
 from .log.retention import ReplayBuffers
 from .observe.census import Censuses
 from .observe.connections import Connections
@@ -96,12 +97,15 @@ class Broker:
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, disk.storage.epoch if disk else secrets.token_bytes(16))
         self._hub = Hub(self._buffers, self.keyring.settle, tracing)
+        self._engine: Engine = (disk.engine if disk else make_engine)(self._buffers, self._hub)
+        self.past = Past(self._engine.archive, time.time)
+        if self._engine.archive is not None:
+            self._buffers.archived(self._engine.archive.keep_seconds)
         self.acknowledged = Acknowledged()
         self.on_disk = OnDisk(Recorded(self.acknowledged, disk.storage, time.time), disk.outbox) if disk else None
         """Where acknowledgements are kept beyond the process; None: nowhere."""
-        self._subscribers = Subscribers(self.on_disk)
+        self._subscribers = Subscribers(self.past, self.on_disk)
         self.webhooks = make_webhooks(config, disk.outbox, self.keyring, self._announce) if disk else None
-        self._engine: Engine = (disk.engine if disk else make_engine)(self._buffers, self._hub)
         self.waits = Waits(self._subscribers)
         self.intake = Intake(
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing

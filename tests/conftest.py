@@ -6,7 +6,9 @@ import os
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
+from logs import ArchivingEngine
 
+import broker.broker
 import broker.transport.connection
 import broker.transport.stream
 from broker import Broker
@@ -64,3 +66,17 @@ def held_cursor(monkeypatch):
 
     monkeypatch.setattr(Broker, "reach", wait)
     return gate
+
+
+@pytest.fixture
+def archives(monkeypatch):
+    """Let brokers keep what memory drops, each in an archive that is found here."""
+    made = []
+
+    def make(*args):
+        engine = ArchivingEngine(*args)
+        made.append(engine.archive)
+        return engine
+
+    monkeypatch.setattr(broker.broker, "make_engine", make)
+    return made

@@ -132,6 +132,8 @@ class ListArchive:
         self.answering = trio.Event()
         self.answering.set()
         """Set while it answers."""
+        self.free = 0
+        """So many answers are given though it is not set."""
         self.asked: list[object] = []
 
     def add(self, account_id: str, entries: Sequence[Entry]) -> None:
@@ -146,10 +148,19 @@ class ListArchive:
         self.gone.setdefault(account_id, []).extend(entry for entry, _ in kept if entry.position <= through)
         self.kept[account_id] = [(entry, event) for entry, event in kept if entry.position > through]
 
+    def let_go_first(self, account_id: str, number: int, dropped_through: int) -> None:
+        """Let go its first events, but none that memory holds."""
+        first = [entry.position for entry, _ in self.kept.get(account_id, [])][:number]
+        if first:
+            self.let_go(account_id, min(first[-1], dropped_through))
+
     async def _answer(self, asked: object) -> None:
         self.asked.append(asked)
         await trio.lowlevel.checkpoint()
-        await self.answering.wait()
+        if self.free:
+            self.free -= 1
+        else:
+            await self.answering.wait()
         if self.error is not None:
             raise self.error
 
@@ -165,6 +176,9 @@ class ListArchive:
 
     async def position_before(self, account_id: str, moment: float) -> int | None:
         await self._answer((account_id, moment))
+        return self.position_before_now(account_id, moment)
+
+    def position_before_now(self, account_id: str, moment: float) -> int | None:
         kept = [entry for entry, _ in self.kept.get(account_id, [])]
         gone = self.gone.get(account_id, [])
         known = gone + kept if self.remembers_gone else gone[-1:] + kept
@@ -175,6 +189,9 @@ class ListArchive:
 
     async def count(self, account_id: str, selection: Selection, after: int | None, through: int) -> Kept:
         await self._answer((account_id, selection, after, through))
+        return self.count_now(account_id, selection, after, through)
+
+    def count_now(self, account_id: str, selection: Selection, after: int | None, through: int) -> Kept:
         gone_through = self.gone_through(account_id, through)
         start = gone_through if after is None else after
         count = sum(
@@ -185,6 +202,9 @@ class ListArchive:
 
     async def read(self, account_id: str, older: Older, *, max_events: int, max_bytes: int) -> Page:
         await self._answer((account_id, older))
+        return self.read_now(account_id, older, max_events, max_bytes)
+
+    def read_now(self, account_id: str, older: Older, max_events: int, max_bytes: int) -> Page:
         gone_through = self.gone_through(account_id, older.through)
         entries: list[Entry] = []
         size, reached = 0, older.through
@@ -201,13 +221,12 @@ class ListArchive:
 
 
 class ArchivingEngine(MemoryEngine):
-    """An engine that keeps what memory drops."""
+    """An engine that keeps what memory drops. Its wall clock goes with trio's."""
 
     def __init__(self, buffers: ReplayBuffers, log: Log) -> None:
         super().__init__(buffers, self, trio.current_time, lambda: wall_at(trio.current_time()).timestamp())
         self._filled = log
         self.archive = ListArchive()  # type: ignore[misc]  # the other has none, for ever
-        buffers.archived(self.archive.keep_seconds)
 
     def store(self, account_id: str, entries: list[Entry]) -> None:
         self.archive.add(account_id, entries)

@@ -2,11 +2,17 @@
 
 Pure. *Send what lies between the position and the fan-out* is `next`; when nothing does, the follower becomes
 live in the same step. Sockets and in-process subscribers follow alike; what differs is how they write.
+
+Where an archive keeps what memory drops, `next` says which page of it comes next, and goes on when it is given that;
+and `reach` says what is to be known of it before a start in the past. Whoever owns the follower asks.
 """
 
 from datetime import datetime
 from typing import Final
 
+from msgspec.structs import replace
+
+from ..log.archive import Older, Page, Reach, Reached
 from ..log.replay import ReplayBuffer
 from ..protocol.messages import Entry, Gap, Replay
 from ..protocol.names import ACKED, Duration, parse_since
@@ -23,7 +29,7 @@ READ_BYTES: Final = 65_536
 class Follower:
     """One subscriber's place in one account. Ended by `close`. ``client``: whose it is, if that may acknowledge."""
 
-    __slots__ = ("_buffer", "_listener", "_replays", "_subscriptions", "sent")
+    __slots__ = ("_buffer", "_listener", "_page", "_replays", "_subscriptions", "sent")
 
     def __init__(
         self,
@@ -38,6 +44,8 @@ class Follower:
         self._subscriptions = subscriptions
         self._listener = listener
         self._replays = Replays()
+        self._page: tuple[Older, Page] | None = None
+        """What the archive has answered, and to what; not taken yet."""
         subscriptions.enter(listener, selection, event_filter)
         self.sent = None if client is None else Sent(client, selection, listener.position)
         """What a cursor can acknowledge; None: nothing."""
@@ -82,6 +90,11 @@ class Follower:
         """The cursor to resume from: of `sent_through`."""
         return self._buffer.cursor_at(self.sent_through)
 
+    @property
+    def archive_seconds(self) -> float | None:
+        """How far back an archive reaches; None: there is none, and what memory drops is gone."""
+        return self._buffer.archive_seconds
+
     # --- where to start
 
     def resolve(self, since: str, now: float) -> int | None:
@@ -99,33 +112,56 @@ class Follower:
             return self._buffer.position_before(meaning.timestamp(), by_wall=True)
         return self._buffer.position_of(meaning)
 
-    def start(self, since: int | None) -> tuple[Replay, Gap | None]:
+    def reach(self, added: Selection, since: str, now: float, reached: Reached | None = None) -> Reach | None:
+        """Return what is to be asked of the archive before a `start` or a `replay` of ``added`` from ``since``.
+
+        None: nothing, or ``reached``, which was answered before, still tells enough; then to be given it in this step.
+        What replays under way have missed is to be said first, by `gap_of_replay`: ``reached`` may have that, too.
+        """
+        buffer, position = self._buffer, self.position
+        if buffer.archive_seconds is None or added == NOTHING:
+            return None
+        if reached is not None and self._tells(reached, added, position) is not None:
+            ahead = self._replays and self._replays.position < reached.gap_through
+            return replace(reached.reach, before=self._next_older()) if ahead else None
+        through = min(buffer.dropped_through, position)
+        start = self.resolve(since, now)
+        if start is not None and buffer.missed(added, start, through) == 0:
+            return None
+        meaning = parse_since(since)
+        return Reach(added, start, None if start is not None or isinstance(meaning, str) else meaning, through)
+
+    def start(self, since: int | None, reached: Reached | None = None) -> tuple[Replay, Gap | None]:
         """Start at a position (None: an unknown one) instead of the fan-out's; what came after it follows.
 
-        To be called before the first `next`. Returns what the replay will bring, and the gap that goes before it.
+        To be called before the first `next`. ``reached`` is what `reach` asked for; then it says where to start.
+        Returns what the replay will bring, and the gap that goes before it.
         """
-        through = self._listener.position
-        gap, position = self._look_back(self.selection, since, self._buffer.dropped_through)
+        selection, through = self.selection, self._listener.position
+        gap, position, count = self._begin(selection, since, self._buffer.dropped_through, through, reached)
         self._listener.position = self._listener.told = position
         if self.sent is not None:
-            self.sent.start(self.selection, position)
-        count = self._buffer.count(self.selection, position, max(through, position))
-        return Replay(gap is None, count), gap
+            self.sent.start(selection, position)
+        return Replay(gap is None, count + self._buffer.count(selection, position, max(through, position))), gap
 
-    def replay(self, added: Selection, since: int | None) -> tuple[Replay, Gap | None]:
+    def replay(self, added: Selection, since: int | None, reached: Reached | None = None) -> tuple[Replay, Gap | None]:
         """Replay only ``added``, which is part of the selection, up to where this subscriber is.
 
-        Returns what that will bring, and the gap that goes before it.
+        ``reached`` is what `reach` asked for; then it says where to start. Returns what the replay will bring, and the
+        gap that goes before it.
         """
+        if added == NOTHING:
+            return Replay(since is not None, 0), None if since is not None else self._gap(None, self.cursor, None)
         through = self.position
-        gap, position = self._look_back(added, since, min(self._buffer.dropped_through, through))
-        if position < through and added != NOTHING:
+        dropped_through = min(self._buffer.dropped_through, through)
+        gap, position, count = self._begin(added, since, dropped_through, through, reached)
+        if position < through:
             self._subscriptions.leave(self._listener)
             self._replays.begin(added, position, through)
         self._listener.told = min(self._listener.told, position)
         if self.sent is not None:
             self.sent.replay(added, min(position, through))
-        return Replay(gap is None, self._buffer.count(added, position, through)), gap
+        return Replay(gap is None, count + self._buffer.count(added, position, through)), gap
 
     def join_replay(self, added: Selection) -> None:
         """Let a replay under way bring ``added`` too, from where it is: so that takes effect at `cursor`."""
@@ -133,6 +169,34 @@ class Follower:
             if self.sent is not None:
                 self.sent.replay(added, self._replays.position)
             self._replays.begin(added, self._replays.position, self._listener.position)
+
+    def _begin(
+        self, selection: Selection, since: int | None, dropped_through: int, through: int, reached: Reached | None
+    ) -> tuple[Gap | None, int, int]:
+        """Return the gap after a start, if there is one, where to begin, and how many events are to be read elsewhere.
+
+        The archive was asked about what memory had dropped by then; what that dropped since, it still knows.
+        """
+        count = None if reached is None else self._tells(reached, selection, through)
+        if reached is None or count is None:
+            return *self._look_back(selection, since, dropped_through), 0
+        kept, since = reached.kept, reached.position
+        if since is None:
+            return self._gap(None, self._buffer.cursor_at(kept.gone_through), None), kept.gone_through, count
+        gap, position = self._gap_between(since, kept.gone_through, kept.missed)
+        return gap, position, count
+
+    def _tells(self, reached: Reached, selection: Selection, through: int) -> int | None:
+        """Return how many events the archive has that memory does not; None if that is not what it was asked."""
+        dropped = self._buffer.missed(selection, reached.reach.through, through)
+        return None if dropped is None or reached.reach.selection != selection else reached.kept.count + dropped
+
+    def _gap_between(self, after: int, through: int, missed: int | None) -> tuple[Gap | None, int]:
+        """Return the gap that events which are gone have left, and the position behind it; none of them: there."""
+        if through <= after or missed == 0:
+            return None, after
+        cursor_at = self._buffer.cursor_at
+        return self._gap(cursor_at(after), cursor_at(through), missed), through
 
     def _look_back(self, selection: Selection, since: int | None, dropped_through: int) -> tuple[Gap | None, int]:
         """Return the gap after a position, if there is one, and the position from which the window is whole."""
@@ -164,16 +228,18 @@ class Follower:
 
     def close(self) -> None:
         """Follow nothing any more, for ever; what is called after that changes nothing."""
+        self._page = None
         self._subscriptions.close(self._listener)
         self._listener.let_go()
 
     # --- following
 
-    def next(self) -> list[Entry] | Gap | None:
+    def next(self) -> list[Entry] | Gap | Older | None:
         """Return what comes next: events (none: just call again), a gap, or None, and then nothing is left to send.
 
-        With None the follower is live, from this very step on if it was not, or is ahead of the fan-out: it will be
-        woken. Or it is closed.
+        `Older`: that is to be asked of the archive, and handed in by `take_in`; the same again until it is. With None
+        the follower is live, from this very step on if it was not, or is ahead of the fan-out: it will be woken. Or it
+        is closed.
         """
         if self.live or self.closed:
             return None
@@ -183,21 +249,74 @@ class Follower:
         if listener.position >= through:
             self._subscriptions.join(listener)
             return None
-        gap, listener.position = self._look_back(self.selection, listener.position, self._buffer.dropped_through)
-        if gap is not None:
-            listener.told = listener.position
-            self._skip(listener.position)
-            return gap
-        entries, listener.position = self._buffer.read(
-            self.selection, listener.position, through, max_events=READ_EVENTS, max_bytes=READ_BYTES
+        selection, buffer = self.selection, self._buffer
+        if listener.position < buffer.dropped_through:
+            following: list[Entry] | Gap | Older | None
+            if buffer.archive_seconds is not None:
+                following, listener.position = self._older(Older(selection, listener.position, buffer.dropped_through))
+                if isinstance(following, list):
+                    return self._filtered(following)
+            else:
+                following, listener.position = self._look_back(selection, listener.position, buffer.dropped_through)
+            if isinstance(following, Gap):
+                listener.told = listener.position
+                self._skip(listener.position)
+            if following is not None:
+                return following
+        entries, listener.position = buffer.read(
+            selection, listener.position, through, max_events=READ_EVENTS, max_bytes=READ_BYTES
         )
         return self._filtered(entries)
+
+    def take_in(self, older: Older, page: Page) -> None:
+        """Take what the archive answers; `next` brings it, unless something else is wanted by then."""
+        if not self.closed:
+            self._page = older, page
+
+    @property
+    def held_bytes(self) -> int:
+        """Of events that were read elsewhere, and wait to be taken."""
+        return 0 if self._page is None else sum(len(entry.frame) for entry in self._page[1].entries)
+
+    def _older(self, asked: Older) -> tuple[list[Entry] | Gap | Older, int]:
+        """Return what comes of the events that memory does not hold, and the position that this reaches."""
+        gap, position = self._pass_gone(asked)
+        if gap is not None or asked.selection == NOTHING:
+            return gap or [], position
+        held, self._page = self._page, None
+        if held is None or not _answers(held[0], replace(asked, after=position)):
+            return asked, asked.after
+        return held[1].entries, held[1].reached
+
+    def _pass_gone(self, asked: Older) -> tuple[Gap | None, int]:
+        """Pass what the archive has let go, as its answer says: return the gap, if there is one, and its end."""
+        if asked.selection == NOTHING:
+            return None, asked.through
+        if self._page is None or not _answers(self._page[0], asked):
+            return None, asked.after
+        answered, page = self._page
+        if page.gone_through <= asked.after:
+            return None, asked.after
+        self._page = replace(answered, after=page.gone_through), page
+        return self._gap_between(asked.after, page.gone_through, page.missed)[0], page.gone_through
+
+    def _next_older(self) -> Older:
+        """Return what the replays under way are to bring next of what memory does not hold."""
+        after, through, selection = self._replays.next()
+        return Older(selection, after, min(self._buffer.dropped_through, through))
 
     def gap_of_replay(self) -> Gap | None:
         """Return the gap in the replays under way, if events that they were to bring are gone; it counts as sent."""
         replays, to = self._replays, min(self._buffer.dropped_through, self._replays.through)
         if not replays or to <= replays.position:
             return None
+        if self._buffer.archive_seconds is not None:
+            gap, position = self._pass_gone(self._next_older())
+            if position > replays.position:
+                replays.advance(position)
+            if gap is not None:
+                self._skip(position)
+            return gap
         from_ = replays.position
         missed = [self._buffer.missed(stretch.selection, stretch.after, to) for stretch in replays.behind(to)]
         replays.advance(to)
@@ -218,14 +337,20 @@ class Follower:
         tally.missed += count or 0
         return Gap(from_, to, count)
 
-    def _next_of_replay(self) -> list[Entry] | Gap:
+    def _next_of_replay(self) -> list[Entry] | Gap | Older:
         gap = self.gap_of_replay()
         if gap is not None:
             return gap
         if not self._replays:
             return []
         after, through, selection = self._replays.next()
-        entries, position = self._buffer.read(selection, after, through, max_events=READ_EVENTS, max_bytes=READ_BYTES)
+        buffer = self._buffer
+        if after < buffer.dropped_through and buffer.archive_seconds is not None:
+            following, position = self._older(self._next_older())
+            if position > after:
+                self._replays.advance(position)
+            return following if isinstance(following, Gap | Older) else self._filtered(following)
+        entries, position = buffer.read(selection, after, through, max_events=READ_EVENTS, max_bytes=READ_BYTES)
         self._replays.advance(position)
         return self._filtered(entries)
 
@@ -244,3 +369,9 @@ class Follower:
             return None
         self._listener.told = self.position
         return self._buffer.cursor_at(self.position)
+
+
+def _answers(answered: Older, asked: Older) -> bool:
+    """Whether what was answered is of use still: what was begun meanwhile may be something else, or end sooner."""
+    same = answered.selection == asked.selection and answered.after == asked.after
+    return same and answered.through <= asked.through

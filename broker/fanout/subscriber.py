@@ -13,6 +13,8 @@ import msgspec
 import trio
 
 from ..errors import BrokerClosedError, RequestError
+from ..log.archive import Older, Reached
+from ..log.past import Past
 from ..protocol.framing import payload_of
 from ..protocol.messages import Acked, AckParams, Entry, Event, Gap, Held, HoldParams, Replay, decode_event
 from ..protocol.selection import EVERYTHING, Selection, TypeFilter
@@ -30,7 +32,8 @@ class Subscriber:
     """Iterate over it to get `Event` and `Gap`; it ends after the last event when the broker drains.
 
     One task at a time may iterate. Raises `BrokerClosedError` when the broker is gone, `trio.ClosedResourceError`
-    when the block in which it was open has ended, each after what could still be read.
+    when the block in which it was open has ended, each after what could still be read; and `RequestError`
+    (`unavailable`) when older events cannot be read from the broker's storage now: iterate on, and that is tried again.
     """
 
     def __init__(
@@ -38,10 +41,12 @@ class Subscriber:
         account: Account,
         selection: Selection,
         event_filter: TypeFilter | None,
+        past: Past,
         client: Client | None = None,
         on_disk: OnDisk | None = None,
     ) -> None:
         self._account = account
+        self._past = past
         self._woken = trio.Event()
         self._ready: deque[Event | Gap] = deque()
         self._first: Gap | None = None
@@ -56,9 +61,13 @@ class Subscriber:
         """Where to subscribe again: the cursor of the last event or gap that was read, or of the start."""
 
     async def start(self, since: str) -> None:
-        """Start at a cursor, a duration or a time instead of now."""
+        """Start at a cursor, a duration or a time instead of now. Raises `RequestError` if the past cannot be read."""
         await trio.lowlevel.checkpoint()
-        self.replay, gap = self.follower.start(self.follower.resolve(since, trio.current_time()))
+        follower, now = self.follower, trio.current_time()
+        reached: Reached | None = None
+        while (reach := follower.reach(follower.selection, since, now, reached)) is not None:
+            reached = await self._past.reach(self._account.buffer, reach)
+        self.replay, gap = follower.start(follower.resolve(since, now), reached)
         self._first = gap
         if gap is None:
             self.cursor = self.follower.cursor
@@ -118,12 +127,24 @@ class Subscriber:
     async def read(self) -> list[Entry] | Gap | None:
         """Return what comes next as it is stored: events (none: call again), or a gap.
 
-        None: that is all; `woken` waits for more. For who does not iterate.
+        None: that is all; `woken` waits for more. For who does not iterate. Raises `RequestError` (`unavailable`) if it
+        is to be read from the broker's storage and cannot be: then it may be called again.
         """
         await trio.lowlevel.checkpoint()  # before, not after: who is cancelled has taken nothing
         self._woken = trio.Event()
         gap, self._first = self._first, None
-        return gap or self.follower.next()
+        following = gap or self.follower.next()
+        while isinstance(following, Older):
+            await self._read(following)
+            following = self.follower.next()
+        return following
+
+    async def _read(self, older: Older) -> None:
+        """Read what memory does not hold. Who is at its end by the time when that fails has read what it could."""
+        try:
+            self.follower.take_in(older, await self._past.read(self._account.buffer, older))
+        except RequestError as error:
+            raise self._end or error from None
 
     async def woken(self) -> None:
         """Wait until there may be more to `read` than the last time."""
@@ -167,7 +188,8 @@ def _checked(kind: type[P], **params: object) -> P:
 class Subscribers:
     """All subscribers of one broker."""
 
-    def __init__(self, on_disk: OnDisk | None = None) -> None:
+    def __init__(self, past: Past, on_disk: OnDisk | None = None) -> None:
+        self._past = past
         self._on_disk = on_disk
         self._open: set[Subscriber] = set()
 
@@ -180,7 +202,7 @@ class Subscribers:
         client: Client | None = None,
     ) -> Iterator[Subscriber]:
         """Yield a new subscriber, which follows until the block ends."""
-        subscriber = Subscriber(account, selection, event_filter, client, self._on_disk)
+        subscriber = Subscriber(account, selection, event_filter, self._past, client, self._on_disk)
         self._open.add(subscriber)
         try:
             yield subscriber

@@ -57,6 +57,8 @@ class Reach(Struct, frozen=True):
     moment: Duration | datetime | None
     through: int
     """Up to where memory knows nothing."""
+    before: Older | None = None
+    """Of what is under way already: if it is known that some of this is gone, that is to be said first."""
 
 
 class Reached(Struct, frozen=True):
@@ -66,6 +68,15 @@ class Reached(Struct, frozen=True):
     position: int | None
     """Where to start; None: that is forgotten, or was never known."""
     kept: Kept
+    page: Page | None = None
+    """Of ``reach.before``, read after the rest."""
+
+    @property
+    def gap_through(self) -> int:
+        """Up to where there is a gap to be said; 0: there is none."""
+        kept, position = self.kept, self.position
+        missed = position is None or (kept.gone_through > position and kept.missed != 0)
+        return kept.gone_through if missed else 0
 
 
 class Archive(Protocol):

@@ -5,6 +5,7 @@ answer. An answer is a page: so nobody who reads a day of old events keeps anybo
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -67,27 +68,27 @@ class Past:
     async def read(self, buffer: ReplayBuffer, older: Older) -> Page:
         """Return a page of older events of an account, framed. Raises `RequestError` (`unavailable`)."""
 
-        async def ask(archive: Archive) -> Page:
-            account_id = buffer.account_id
-            page = await archive.read(account_id, older, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES)
-            buffer.frame(page.entries)
-            self._events += len(page.entries)
-            return page
+        return await self._ask(self._pages, (buffer.account_id, older), partial(self._read, buffer, older))
 
-        return await self._ask(self._pages, (buffer.account_id, older), ask)
+    async def _read(self, buffer: ReplayBuffer, older: Older, archive: Archive) -> Page:
+        page = await archive.read(buffer.account_id, older, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES)
+        buffer.frame(page.entries)
+        self._events += len(page.entries)
+        return page
 
     async def reach(self, buffer: ReplayBuffer, reach: Reach) -> Reached:
         """Return what is to be known for a start in the past. Raises `RequestError` (`unavailable`)."""
 
-        async def ask(archive: Archive) -> Reached:
-            account_id, position, moment = buffer.account_id, reach.position, reach.moment
-            if position is None and moment is not None:
-                wall = self._wall_clock() - moment.seconds if isinstance(moment, Duration) else moment.timestamp()
-                position = await archive.position_before(account_id, wall)
-            kept = await archive.count(account_id, reach.selection, position, reach.through)
-            return Reached(reach, position, kept)
+        return await self._ask(self._starts, (buffer.account_id, reach), partial(self._look, buffer, reach))
 
-        return await self._ask(self._starts, (buffer.account_id, reach), ask)
+    async def _look(self, buffer: ReplayBuffer, reach: Reach, archive: Archive) -> Reached:
+        account_id, position, moment = buffer.account_id, reach.position, reach.moment
+        if position is None and moment is not None:
+            wall = self._wall_clock() - moment.seconds if isinstance(moment, Duration) else moment.timestamp()
+            position = await archive.position_before(account_id, wall)
+        kept = await archive.count(account_id, reach.selection, position, reach.through)
+        page = None if reach.before is None else await self._read(buffer, reach.before, archive)
+        return Reached(reach, position, kept, page)
 
     async def _ask(
         self,

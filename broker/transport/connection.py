@@ -40,6 +40,7 @@ from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
 from .life import CLOSE_SECONDS, Admitted, Life
 from .reading import LentStream
 from .response import http_date
+from .session import Elsewhere, SubscribeRequest
 from .stream import ClientStream
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Connection:
         if websocket is None:
             self._life.leave(Ending("the upgrade could not be answered"))
         else:
-            self._life.open()
+            await self._life.open()
         return websocket
 
     async def _obey(self, websocket: trio_websocket.WebSocketConnection) -> None:
@@ -173,6 +174,8 @@ class Connection:
         if isinstance(action, Command):
             proved = await self._commands.prove(self.session.key, action)
             action = self.session.obey(proved, trio.current_time(), datetime.now(UTC))
+        while isinstance(action, SubscribeRequest):
+            action = await self._subscribe(action)
         if isinstance(action, PublishRequest):
             self._publish(action)
         elif isinstance(action, CommandRequest):
@@ -185,6 +188,17 @@ class Connection:
             self._flush()
             if action is not None:
                 self.end(action, "too many frames that are no commands")
+
+    async def _subscribe(self, request: SubscribeRequest) -> Elsewhere | None:
+        """Ask what is to be known of the past, then let the session do it. What the client says next waits for that."""
+        try:
+            reached = await self._life.reach(request.reach)
+        except RequestError as error:
+            self.session.answer(str(request.command.request_id), request.command.action, error)
+            return None
+        if not self._life.settled():
+            return None
+        return self.session.obey(request.command, trio.current_time(), datetime.now(UTC), reached)
 
     def end(self, code: CloseCode, why: str) -> None:
         """End the connection with a close code. The first call counts."""
@@ -238,6 +252,8 @@ class Connection:
         finally:
             self._writing = False
             self._life.changed()
+        assert self._nursery is not None
+        self._life.feed(self._nursery, self.wake)
 
     def _take(self) -> bytes | None:
         return self.session.take() if self._life.settled() else None
@@ -246,6 +262,8 @@ class Connection:
         """Write waiting answers: at once if the client is live and takes them, else by the catch-up writer."""
         if not self._writing and self.session.waiting_bytes:
             self.session.flush(self._stream.write_nowait)
+            if self.session.waiting_bytes:
+                self.wake()
 
     # --- commands
 
@@ -363,8 +381,9 @@ class Connection:
         await self._life.drain(reconnect_after_ms, deadline, self._flush, self._written)
 
     def _written(self) -> bool:
-        """Whether no command is under way and the catch-up writer has nothing left."""
-        return not (self._writing or self._lane.waiting or self._acknowledging or self._waits)
+        """Whether no command is under way and the catch-up writer has nothing left, nor waits for any."""
+        busy = self._writing or self._life.feeding or self._acknowledging
+        return not (busy or self._lane.waiting or self._waits)
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""

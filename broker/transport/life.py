@@ -23,6 +23,7 @@ from ..errors import CloseCode, RequestError
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener
 from ..holding import Hold
+from ..log.archive import Older, Reach, Reached
 from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended
 from .ending import CANCELLED, Ending, closed_by_broker
 from .session import Session, count_nothing
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS: Final = 2.0
 """How long a client may take to see that its connection ends."""
+OPENING_SECONDS: Final = 30.0
+"""How long an opening may wait to know what there is of the past."""
 
 
 class Admitted(Struct, frozen=True):
@@ -93,6 +96,11 @@ class Life:
         self.ending = CANCELLED
         """Why it has ended, once it has."""
         self._account = account = admitted.account
+        self._past = broker.past
+        self._opening: trio.CancelScope | None = None
+        """Ends the wait to know what there is of the past."""
+        self.feeding = False
+        """Whether older events are being read for it."""
         self._slot = admitted.slot
         self._slot.holder = self._carrier = carrier
         self._turns = broker.turns
@@ -126,13 +134,31 @@ class Life:
         """Go by this watched key from now on."""
         self._watch = watch
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Let the session say its first words: the opening is answered. What was ended meanwhile stays so."""
         self._watch.settle()
-        self.session.open(trio.current_time())
+        reach = self.session.open(trio.current_time())
+        if reach is not None and not await self._reach_back(reach):
+            return
         if self.state is State.HANDSHAKING:
             self.state = State.OPEN
             self.changed()
+
+    async def _reach_back(self, reach: Reach) -> bool:
+        """Ask the archive what the session is to know first, and let it say its first words; False: it cannot."""
+        with trio.move_on_after(OPENING_SECONDS) as self._opening:
+            asked: Reach | None = reach
+            while asked is not None:
+                try:
+                    reached = await self.reach(asked)
+                except RequestError as error:
+                    self.end(CloseCode.INTERNAL_ERROR, error.message)
+                    return False
+                self._watch.settle()
+                asked = self.session.open(trio.current_time(), reached)
+            return True
+        self.end(CloseCode.INTERNAL_ERROR, "the past could not be read in time")
+        return False
 
     def end(self, code: CloseCode, why: str) -> None:
         """End it with a close code, from anywhere. The first call counts."""
@@ -143,6 +169,8 @@ class Life:
         if not self.is_over:
             self.leave(ending)
             self._turns.later(self.account_id, self._carrier.stop)
+            if self._opening is not None:
+                self._turns.later(self.account_id, self._opening.cancel)
 
     def fail(self) -> None:
         """Log what is being handled, and end it by that."""
@@ -167,6 +195,27 @@ class Life:
         self.session.close()
         # Neither is asked for anything any more; what refers to each other would be freed late.
         del self._carrier, self._watch
+
+    # --- what memory does not hold
+
+    async def reach(self, reach: Reach) -> Reached:
+        """Return what is to be known of the past. Raises `RequestError`."""
+        return await self._past.reach(self._account.buffer, reach)
+
+    def feed(self, nursery: trio.Nursery, wake: Callable[[], None]) -> None:
+        """Begin to read what its session wants to go on with, if there is such and it is not read yet; then wake."""
+        if self.session.wanted is not None and not self.feeding and self.is_open:
+            self.feeding = True
+            nursery.start_soon(self._feed, self.session.wanted, wake)
+
+    async def _feed(self, older: Older, wake: Callable[[], None]) -> None:
+        try:
+            self.session.take_in(older, await self._past.read(self._account.buffer, older))
+        except RequestError as error:
+            self.end(CloseCode.INTERNAL_ERROR, error.message)
+        finally:
+            self.feeding = False
+        wake()
 
     # --- its key
 
@@ -226,7 +275,7 @@ class Life:
             follower.live,
             self._account.buffer.head - follower.position,
             waiting_commands,
-            remainder_bytes,
+            remainder_bytes + follower.held_bytes,
             self.ending.code,
             follower.position,
             None if follower.live else self._account.buffer.stored_after(follower.position),

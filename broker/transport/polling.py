@@ -23,6 +23,8 @@ from ..fanout.acknowledged import Acknowledged
 from ..fanout.follower import Follower
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener, take_nothing
+from ..log.archive import Older, Reached
+from ..log.past import Past
 from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, OpenConnection
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Gap, Replay
@@ -153,7 +155,7 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
     """
     asked = check_poll(request.query())
     waiter = _Waiter(broker.draining, partial(broker.turns.come_in, key.account_id))
-    poller = _Poller(account, judge, asked, waiter, broker.acknowledged)
+    poller = _Poller(account, broker.past, judge, asked, waiter, broker.acknowledged)
     if not asked.wait_seconds:
         return await poller.page()
     key, opening, slot = await admit(broker.slots, judge)
@@ -172,9 +174,10 @@ class _Poller:
     """One poll at work."""
 
     def __init__(
-        self, account: Account, judge: Judge, asked: Poll, waiter: _Waiter, acknowledged: Acknowledged
+        self, account: Account, past: Past, judge: Judge, asked: Poll, waiter: _Waiter, acknowledged: Acknowledged
     ) -> None:
         self._account = account
+        self._past = past
         self._judge = judge
         self._asked = asked
         self._waiter = waiter
@@ -200,8 +203,7 @@ class _Poller:
             account.buffer, account.subscriptions, listener, opening.selection, opening.event_filter, client
         )
         try:
-            start = self._start if opening.since is None else follower.resolve(opening.since, trio.current_time())
-            replay, _ = follower.start(start)
+            replay = await self._begin(follower, opening.since)
             recovered, entries, through = await self._entries(follower)
             cursor = follower.cursor if through is None else account.buffer.cursor_at(through)
         finally:
@@ -210,6 +212,15 @@ class _Poller:
         told = UNSET if opening.since is None else Replay(replay.recovered and recovered, replay.count)
         return Page(events, cursor, told)
 
+    async def _begin(self, follower: Follower, since: str | None) -> Replay:
+        """Start where the poll begins; return what comes."""
+        if since is None:
+            return follower.start(self._start)[0]
+        reached: Reached | None = None
+        while (reach := follower.reach(follower.selection, since, trio.current_time(), reached)) is not None:
+            reached = await self._past.reach(self._account.buffer, reach)
+        return follower.start(follower.resolve(since, trio.current_time()), reached)[0]
+
     async def _entries(self, follower: Follower) -> tuple[bool, list[Entry], int | None]:
         """Return whether nothing was missed, the events, and their last position if there may be more behind it."""
         recovered, entries, size = True, list[Entry](), 0
@@ -217,6 +228,8 @@ class _Poller:
             following = follower.next()
             if isinstance(following, Gap):
                 recovered = False
+            elif isinstance(following, Older):
+                follower.take_in(following, await self._past.read(self._account.buffer, following))
             elif following is not None:
                 for entry in following:
                     size += len(entry.frame)

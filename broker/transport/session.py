@@ -1,8 +1,8 @@
 """The rules of the stream protocol for one client: a message and a time in, frames and changes out.
 
 Pure: no stream, no task, no clock. What is to be written waits in here, answers first, then events, and is
-taken by whoever owns the socket. What must be done elsewhere is returned: a `PublishRequest`, an `Asked`, or the close
-code that ends the connection. So every rule that a client can see is a plain call.
+taken by whoever owns the socket. What must be done elsewhere is returned: a `PublishRequest`, an `Asked`, what is to be
+asked of the archive, or the close code that ends the connection. So every rule that a client can see is a plain call.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from ..access.keys import Key, inbox_ids_of
 from ..access.opening import Opening, size_of
@@ -20,6 +21,7 @@ from ..fanout.acknowledged import Acknowledged, AckRequest
 from ..fanout.follower import Follower
 from ..fanout.listeners import Listener
 from ..fanout.subscriptions import Subscriptions
+from ..log.archive import Older, Page, Reach, Reached
 from ..log.replay import ReplayBuffer
 from ..protocol.decoding import decode_command, decode_params, is_long, require_few, sound
 from ..protocol.framing import PING, text_frame
@@ -59,12 +61,21 @@ MAX_REPLAYS: Final = 64
 _DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping", "ack", "hold", "wait_for"})
 
 
-Elsewhere = PublishRequest | CommandRequest | AckRequest | Asked
 """What others do for the client, and answer later."""
 
 
 def count_nothing(*_: object) -> None:
     """Be the ``count`` of a session whose client gives no commands."""
+
+
+class SubscribeRequest(Struct, frozen=True):
+    """A client's `subscribe` that starts where memory does not reach: to be obeyed again with the answer to this."""
+
+    command: Command
+    reach: Reach
+
+
+Elsewhere = PublishRequest | CommandRequest | SubscribeRequest | AckRequest | Asked
 
 
 class Session:
@@ -98,6 +109,8 @@ class Session:
         """Commands that were answered."""
         self.gaps = 0
         """Gaps that were said."""
+        self.wanted: Older | None = None
+        """What is to be read elsewhere before `take` can go on, as that has found it."""
         self._bad_frames = 0
         self._request_ids = 0
         self._opened = False
@@ -110,6 +123,12 @@ class Session:
         self.follower = Follower(buffer, subscriptions, listener, opening.selection, opening.event_filter, client)
 
     # --- what is to be written
+
+    @property
+    def replay_seconds(self) -> float:
+        """How far back a ``since`` may reach."""
+        kept = self.follower.archive_seconds
+        return self._config.replay.seconds if kept is None else kept
 
     @property
     def congested(self) -> bool:
@@ -132,17 +151,27 @@ class Session:
     def take(self) -> bytes | None:
         """Return the next frames to write: answers, then events; b"": call again.
 
-        None: nothing is left, and from this step on the client is live (or waits for the fan-out to pass it).
+        None: nothing is left, and from this step on the client is live (or waits for the fan-out to pass it); or what
+        comes next is ``wanted`` first, and to be handed in by `take_in`.
         """
         if self._answers:
             return self.take_answers()
+        self.wanted = None
         following = self.follower.next()
         if following is None:
+            return None
+        if isinstance(following, Older):
+            self.wanted = following
             return None
         if isinstance(following, Gap):
             self.gaps += 1
             return text_frame(encode(following))
         return b"".join([entry.frame for entry in following])
+
+    def take_in(self, older: Older, page: Page) -> None:
+        """Take what was ``wanted``; `take` gives it, if it is still."""
+        self.wanted = None
+        self.follower.take_in(older, page)
 
     def flush(self, write_nowait: Callable[[bytes], int]) -> None:
         """Write waiting answers at once if the client is live and takes them; else its writer is woken."""
@@ -164,20 +193,26 @@ class Session:
 
     # --- opening and ending
 
-    def open(self, now: float) -> None:
-        """Say `connection.ready`, and start the replay that the opening asks for."""
+    def open(self, now: float, reached: Reached | None = None) -> Reach | None:
+        """Say `connection.ready`, and start the replay that the opening asks for.
+
+        A `Reach`: nothing is said yet, this is to be asked of the archive first, and the answer given to the next call.
+        """
         limits, since = self._config.limits, self._opening.since
         replay: Replay | UnsetType = UNSET
         gap = None
         if since is not None:
-            replay, gap = self.follower.start(self.follower.resolve(since, now))
+            reach = self.follower.reach(self.follower.selection, since, now, reached)
+            if reach is not None:
+                return reach
+            replay, gap = self.follower.start(self.follower.resolve(since, now), reached)
         ready = Ready(
             connection_id=self._connection_id,
             account_id=self.key.account_id or "",
             inbox_ids=self._inbox_ids(),
             cursor=self.follower.cursor,
             heartbeat_seconds=limits.heartbeat_seconds,
-            replay_seconds=self._config.replay.seconds,
+            replay_seconds=self.replay_seconds,
             limits=Limits(
                 limits.max_message_bytes,
                 limits.max_event_bytes,
@@ -191,6 +226,7 @@ class Session:
         self._say(encode(ready))
         self._opened = True
         self._say_gap(gap)
+        return None
 
     def change_key(self, key: Key) -> None:
         """Go on with what the key reaches now. If that is less, keep the rest, and say so. After the end: nothing."""
@@ -242,7 +278,7 @@ class Session:
         anything, None where that is not known.
         """
         patience = self.patience_seconds
-        if silent_seconds > self._config.replay.seconds + SILENT_SECONDS:
+        if silent_seconds > self.replay_seconds + SILENT_SECONDS:
             return True
         if unacknowledged_seconds is None:
             unacknowledged_seconds = silent_seconds
@@ -301,15 +337,21 @@ class Session:
         self._request_ids += 1
         return f"{self._connection_id}.{self._request_ids}"
 
-    def obey(self, command: Command, now: float, wall: datetime) -> Elsewhere | None:
-        """Do what a command says, or return what is to be done elsewhere."""
+    def obey(self, command: Command, now: float, wall: datetime, reached: Reached | None = None) -> Elsewhere | None:
+        """Do what a command says, or return what is to be done elsewhere.
+
+        ``reached`` is what a `SubscribeRequest` asked for; where that tells too little by now, it comes again.
+        """
         request_id = command.request_id or self._new_request_id()
         gap = None
         outcome: Struct | dict[str, Any] | RequestError
         try:
             match command.action:
                 case "subscribe":
-                    outcome, gap = self._subscribe(command, now)
+                    subscribed = self._subscribe(command, now, reached)
+                    if isinstance(subscribed, Reach):
+                        return SubscribeRequest(replace(command, request_id=request_id), subscribed)
+                    outcome, gap = subscribed
                 case "unsubscribe":
                     outcome = self._unsubscribe(command)
                 case "publish":
@@ -350,7 +392,9 @@ class Session:
             reach = Selection(frozenset({params.inbox_id}))
         return AckRequest(request_id, command.action, params, reach, command.paths.get("cursor", "$.cursor"))
 
-    def _subscribe(self, command: Command, now: float) -> tuple[SubscriptionResult, Gap | None]:
+    def _subscribe(
+        self, command: Command, now: float, reached: Reached | None
+    ) -> tuple[SubscriptionResult, Gap | None] | Reach:
         self.key.require("subscribe")
         check_spelling(command.paths, "inbox_ids")
         follower, most = self.follower, self._config.limits.max_inboxes_per_connection
@@ -366,15 +410,22 @@ class Session:
         if wanted != held and size_of(wanted) > most:
             raise too_many("inbox_ids", most, where)
         types = follower.event_filter if params.event_types is None else TypeFilter(params.event_types)
+        added = wanted.minus(held)
         # What a replay under way has missed by now is said before an answer that says something newer.
+        if reached is not None and reached.reach.before is not None and reached.page is not None:
+            follower.take_in(reached.reach.before, reached.page)
         self._say_gap(follower.gap_of_replay())
+        if params.since is not None:
+            reach = follower.reach(added, params.since, now, reached)
+            if reach is not None:
+                return reach
         follower.change(wanted, types)
         replay: Replay | UnsetType = UNSET
         gap = None
         if params.since is None:
-            follower.join_replay(wanted.minus(held))
+            follower.join_replay(added)
         else:
-            replay, gap = follower.replay(wanted.minus(held), follower.resolve(params.since, now))
+            replay, gap = follower.replay(added, follower.resolve(params.since, now), reached)
         return SubscriptionResult(self._inbox_ids(), follower.cursor, replay), gap
 
     def _require_few_inboxes(self, command: Command) -> None:

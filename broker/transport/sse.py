@@ -98,9 +98,9 @@ class EventStream:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_client)
             await self._stream.send_frames(self._head)
-            self._life.open()
+            await self._life.open()
             await self._write(b"retry: %d\n" % RETRY_MS)
-            await self._write_all()
+            await self._write_all(nursery)
 
     async def _watch_client(self) -> None:
         """End with the client; what it sends is not looked at."""
@@ -109,12 +109,13 @@ class EventStream:
         self._life.leave(CLIENT_GONE)
         self.stop()
 
-    async def _write_all(self) -> None:
+    async def _write_all(self, nursery: trio.Nursery) -> None:
         """Write all that lies between the client's position and the fan-out, and wait for more, until the end."""
         while self._life.settled():
             self._woken = trio.Event()
             frames = self.session.take()
             if frames is None:
+                self._life.feed(nursery, self.wake)
                 self._life.changed()
                 await self._woken.wait()
                 await self._stream.come_in()
@@ -190,7 +191,7 @@ class EventStream:
             return None
         waited = 0.0 if self._taken_at is None else now - self._taken_at
         unacknowledged = self._stream.unacknowledged_seconds() or 0.0
-        if unacknowledged > self.session.patience_seconds or waited > self._config.replay.seconds + SILENT_SECONDS:
+        if unacknowledged > self.session.patience_seconds or waited > self.session.replay_seconds + SILENT_SECONDS:
             self.end(CloseCode.HEARTBEAT_MISSED, "heartbeat missed")
             return None
         if self._life.is_open:

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from logs import begin, memory_engine, prepared, wall_at
+from logs import ArchivingEngine, begin, memory_engine, prepared, wall_at
 from streams import ACCOUNT, Asked, Client, FakeConnection, FakeStream, Held, History, Narrowed
 
 from broker.access.keys import Key
@@ -120,15 +120,21 @@ events = st.lists(st.tuples(st.sampled_from(UNIVERSE), st.sampled_from(TYPES)), 
 
 
 class FanOut(RuleBasedStateMachine):
-    """Publishers, a fan-out that is stopped anywhere, and clients of every speed."""
+    """Publishers, a fan-out that is stopped anywhere, and clients of every speed.
 
-    def __init__(self, clock: trio.testing.MockClock, ticks: "Ticks") -> None:
+    ``archived``: what memory drops is kept elsewhere, until it is let go there.
+    """
+
+    def __init__(self, clock: trio.testing.MockClock, ticks: "Ticks", *, archived: bool = False) -> None:
         super().__init__()
         self.clock = clock
         self.ticks = ticks
         self.buffers = ReplayBuffers(SMALL_WINDOW, b"sixteen bytes...")
         self.hub = Hub(self.buffers)
-        self.engine = memory_engine(self.buffers, self.hub)
+        self.engine = (ArchivingEngine if archived else memory_engine)(self.buffers, self.hub)
+        self.archive = self.engine.archive
+        if self.archive is not None:
+            self.buffers.archived(self.archive.keep_seconds)
         self.config = Config(replay=SMALL_WINDOW)
         self.histories = {name: History(name, UNIVERSE) for name in ACCOUNTS}
         self.cursors: dict[str, list[tuple[int, str]]] = {name: [] for name in ACCOUNTS}
@@ -303,7 +309,7 @@ class FanOut(RuleBasedStateMachine):
         number = len(self.agents)
         connection = FakeConnection(
             key, self.config, opening, account, f"conn_{number}", FakeStream(room),
-            lambda request: self._publish_of_client(agent, request),
+            lambda request: self._publish_of_client(agent, request), self.archive,
         )  # fmt: skip
         everything = opening.selection.inboxes is None
         names = frozenset(opening.selection.inboxes or ()) - {ACCOUNT}
@@ -545,13 +551,20 @@ class FanOut(RuleBasedStateMachine):
         while self.hub.forget(now, most=2):
             pass
 
+    @rule(account_id=accounts, number=st.integers(1, 12))
+    @precondition(lambda self: self.archive is not None)
+    def the_archive_lets_go(self, account_id, number):
+        self.archive.let_go_first(account_id, number, self.hub.account(account_id).buffer.dropped_through)
+
     # --- what must hold
 
     @invariant()
     def clients_read_what_they_may(self):
         for account in self.hub.accounts():
-            history = self.histories[account.buffer.account_id]
-            history.note_drops(trio.current_time(), account.buffer.dropped_through)
+            account_id, gone_through = account.buffer.account_id, account.buffer.dropped_through
+            if self.archive is not None:
+                gone_through = self.archive.gone_through(account_id, gone_through)
+            self.histories[account_id].note_drops(trio.current_time(), gone_through)
         for agent in self.agents:
             agent.client.read(agent.connection.stream.wire)
 
@@ -628,6 +641,11 @@ def small_steps(monkeypatch):
 async def test_every_client_gets_everything_in_order_once_or_a_counted_gap(mock_clock, small_steps):
     machine = partial(FanOut, mock_clock, small_steps)
     run_state_machine_as_test(machine, settings=settings(max_examples=250, stateful_step_count=60))
+
+
+async def test_every_client_gets_what_memory_has_dropped_too_where_an_archive_keeps_it(mock_clock, small_steps):
+    machine = partial(FanOut, mock_clock, small_steps, archived=True)
+    run_state_machine_as_test(machine, settings=settings(max_examples=100, stateful_step_count=60))
 
 
 # --- single promises ---------------------------------------------------------

@@ -62,6 +62,7 @@ class House:
         make, self._let_go = ARCHIVES[kind]
         self.engine = make(self.buffers, self.hub)
         self.archive = self.engine.archive
+        self.buffers.archived(self.archive.keep_seconds)
         self.past = Past(self.archive, lambda: wall_at(trio.current_time()).timestamp())
         self.stored: list[Stored] = []
         self.gone = 0

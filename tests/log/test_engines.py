@@ -13,6 +13,7 @@ from broker.errors import RequestError
 from broker.fanout.hub import Hub
 from broker.fanout.subscriber import Subscriber
 from broker.log.engines import Answer, Engine, Log, Stored
+from broker.log.past import Past
 from broker.log.retention import ReplayBuffers
 from broker.protocol.messages import Entry, PreparedEvent
 from broker.protocol.selection import EVERYTHING
@@ -60,10 +61,10 @@ class House:
         entries, _ = buffer.read(EVERYTHING, 0, buffer.head, max_events=10_000, max_bytes=10**9)
         return [(entry.inbox, entry.event_id) for entry in entries]
 
-    def subscriber(self, since: str, account_id: str = "a") -> Subscriber:
-        account = self.hub.account(account_id)
-        subscriber = Subscriber(account, EVERYTHING, None)
-        subscriber.start(account.buffer.position_of(since))
+    async def subscriber(self, since: str, account_id: str = "a") -> Subscriber:
+        past = Past(self.engine.archive, lambda: wall_at(trio.current_time()).timestamp())
+        subscriber = Subscriber(self.hub.account(account_id), EVERYTHING, None, past)
+        await subscriber.start(since)
         return subscriber
 
 
@@ -184,7 +185,7 @@ async def test_what_is_stored_wakes_the_fan_out_which_delivers_it(kind, nursery)
     nursery.start_soon(house.hub.deliver)
     nursery.start_soon(house.engine.run)
     with trio.fail_after(5):
-        subscriber = house.subscriber(house.hub.account("a").buffer.cursor_at(0))
+        subscriber = await house.subscriber(house.hub.account("a").buffer.cursor_at(0))
         house.publish(prepared("e"))
         assert (await anext(subscriber)).event_id == "e"
 
@@ -196,7 +197,7 @@ async def test_a_cursor_that_was_told_is_the_events_own_and_resumes_after_it(kin
     assert first.cursor != second.cursor
     nursery.start_soon(house.hub.deliver)
     with trio.fail_after(5):
-        got = await anext(house.subscriber(first.cursor))
+        got = await anext(await house.subscriber(first.cursor))
     assert (got.event_id, got.cursor) == ("f", second.cursor)
 
 

@@ -284,3 +284,26 @@ async def test_what_fails_inside_ends_this_client_only(monkeypatch, caplog):
             assert await reader.next() is None
         assert numbers([await other.next()]) == [1]
     assert sum(record.exc_info is not None for record in caplog.records) == 1
+
+
+# --- further back than memory reaches ----------------------------------------
+
+
+async def test_an_event_stream_that_was_off_for_longer_than_memory_holds_misses_nothing(archives):
+    async with serving(configured(replay=ReplayConfig(max_events_per_account=5))) as served:
+        first, *_ = await served.broker.publish(ACCOUNT, [event(n) for n in range(600)])
+        await until(lambda: served.broker.statistics().replay.events == 5)
+        async with reading(served, "inbox_ids=*", ("Last-Event-ID", first.cursor)) as reader:
+            assert (await reader.next())[1]["replay"] == {"recovered": True, "count": 599}
+            assert numbers([(await reader.next())[1] for _ in range(599)]) == list(range(1, 600))
+            await served.broker.publish(ACCOUNT, event(600))
+            assert numbers([(await reader.next())[1]]) == [600]
+
+
+async def test_an_event_stream_that_reads_too_late_for_memory_misses_nothing(archives):
+    config = configured(replay=ReplayConfig(max_events_per_account=5))
+    async with serving(config) as served, reading(served, "inbox_ids=*", receive_buffer_bytes=4_096) as reader:
+        await reader.next()
+        for n in range(40):
+            await served.broker.publish(ACCOUNT, [event(10 * n + i, size=4_000) for i in range(10)])
+        assert numbers([(await reader.next())[1] for _ in range(400)]) == list(range(400))
