@@ -57,7 +57,7 @@ HOUSE_PLAN = [
     ("", 8, ["testing"]),
     ("cli", 8, [("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
                 ("figures", "keyboard", "operating"), "picture", "screen", "storage", "top",
-                "findings", "probing", "examining", "doctor",
+                "findings", "probing", "examining", "doctor", "completing",
                 ("serving", "asking", "tailing", "starting"), "cli"]),
 ]  # fmt: skip
 """The one table of who may import from whom; wings on one floor do not know each other."""

@@ -10,7 +10,18 @@ from typing import Any, Final
 
 import click
 
-from .options import BrokerUrl, UsageError, ca_file_option, inbox_option, key_option, say, scope_option, url_option
+from .options import (
+    BrokerUrl,
+    UsageError,
+    ca_file_option,
+    inbox_option,
+    json_option,
+    key_option,
+    print_json,
+    say,
+    scope_option,
+    url_option,
+)
 
 ANSWER_SECONDS: Final = 30.0
 
@@ -50,7 +61,7 @@ def publish(
         event |= {"account_id": account_id} if account_id else {}
         body, content_type = json.dumps(event).encode(), "application/json"
     for published in _post(url, trust, "/v1/events", key, body, content_type)["events"]:
-        click.echo(_compact(published))
+        print_json(published)
 
 
 def _standard_input(what: str) -> bytes:
@@ -94,7 +105,7 @@ def send(
     command: dict[str, Any] = {"action": action, "params": params_of(params)}
     command |= {"inbox_id": inbox_id} if inbox_id else {}
     command |= {"request_id": request_id} if request_id else {}
-    click.echo(_compact(_post(url, trust, "/v1/commands", key, json.dumps(command).encode())))
+    print_json(_post(url, trust, "/v1/commands", key, json.dumps(command).encode()))
 
 
 def params_of(params: tuple[str, ...]) -> dict[str, Any]:
@@ -120,6 +131,7 @@ def params_of(params: tuple[str, ...]) -> dict[str, Any]:
 @inbox_option("An inbox that it reaches (repeat it); left out: the key's.")
 @scope_option("What it may do (repeat it); left out: the key's.")
 @click.option("--ttl-seconds", type=click.FloatRange(min=0, min_open=True), help="How long it opens a stream.")
+@json_option
 def token(
     url: BrokerUrl,
     trust: ssl.SSLContext | None,
@@ -127,6 +139,8 @@ def token(
     inbox_ids: tuple[str, ...],
     scopes: tuple[str, ...],
     ttl_seconds: float | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Make a connection token.
 
@@ -134,6 +148,9 @@ def token(
     """
     asked = {"inbox_ids": inbox_ids or None, "scopes": scopes or None, "ttl_seconds": ttl_seconds}
     made = _post(url, trust, "/v1/websocket/token", key, json.dumps(asked).encode())
+    if as_json:
+        print_json(made)
+        return
     click.echo(f"expires at {made['expires_at']}", err=True)
     click.echo(made["token"])
 
@@ -167,7 +184,3 @@ def _refusal(answer: urllib.error.HTTPError) -> str:
         return f"{answer.code} {error['code']}: {error['message']}"
     except (ValueError, KeyError, TypeError):
         return f"{answer.code}: {answer.reason}"
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

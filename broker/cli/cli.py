@@ -6,6 +6,7 @@ import click
 
 from ..version import __version__
 from .asking import publish, send, token
+from .completing import completion
 from .doctor import doctor
 from .health import healthcheck
 from .keys import keys, secrets
@@ -30,6 +31,7 @@ _VERBS: Final = (
     tail,
     top,
     doctor,
+    completion,
 )
 
 

@@ -1,6 +1,5 @@
 """`broker doctor`: what is wrong between here and a running broker, in sentences."""
 
-import json
 import ssl
 import sys
 
@@ -11,7 +10,7 @@ import trio
 from .examining import Patient, examine
 from .findings import Finding, exit_code, lines_of
 from .lines import plain
-from .options import BrokerUrl, ca_file_option, ended_by_people, key_option, url_option
+from .options import BrokerUrl, ca_file_option, ended_by_people, json_option, key_option, print_json, url_option
 from .probing import Place
 
 
@@ -35,7 +34,7 @@ from .probing import Place
     metavar="SECONDS",
     help="Leave a connection quiet for so long, too: longer than the idle time of a proxy in between.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one document of JSON.")
+@json_option
 def doctor(
     url: BrokerUrl,
     trust: ssl.SSLContext | None,
@@ -64,6 +63,5 @@ def doctor(
         trio.run(examine, patient, tell)
     code = exit_code(findings)
     if as_json:
-        document = {"url": url.http, "exit_code": code, "findings": msgspec.to_builtins(findings)}
-        click.echo(json.dumps(document))
+        print_json({"url": url.http, "exit_code": code, "findings": msgspec.to_builtins(findings)})
     sys.exit(code)

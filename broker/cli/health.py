@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from ..config import ServerConfig
-from .options import config_option, found_config, load
+from .options import config_option, found_config, json_option, load, print_json
 
 ANSWER_SECONDS: Final = 4.0
 _OWN_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -31,7 +31,8 @@ class _BySocketFile(http.client.HTTPConnection):
 @click.command()
 @config_option
 @click.option("--ready", is_flag=True, help="Whether it takes connections, too: not while it drains.")
-def healthcheck(config_path: str | None, *, ready: bool) -> None:
+@json_option
+def healthcheck(config_path: str | None, *, ready: bool, as_json: bool) -> None:
     """Say by the exit code whether the broker on this machine lives.
 
     It is asked where its configuration says that it listens; its certificate is not looked at.
@@ -46,7 +47,10 @@ def healthcheck(config_path: str | None, *, ready: bool) -> None:
         connection.close()
     if answer.status != http.client.OK:
         raise click.ClickException(f"the answer is {answer.status} {answer.reason}")
-    click.echo("ok")
+    if as_json:
+        print_json({"status": "ready" if ready else "ok"})
+    else:
+        click.echo("ok")
 
 
 def _connection_to(server: ServerConfig) -> http.client.HTTPConnection:

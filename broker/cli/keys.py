@@ -6,7 +6,7 @@ import re
 import secrets as chance
 from collections.abc import Collection
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -18,8 +18,10 @@ from .options import (
     config_option,
     found_config,
     inbox_option,
+    json_option,
     key_option,
     load,
+    print_json,
     say,
     scope_option,
     tier_option,
@@ -44,6 +46,7 @@ def keys() -> None:
 @inbox_option("An inbox that it reaches (repeat it); left out: all.")
 @scope_option("What it may do (repeat it); left out: subscribe, command, publish.")
 @click.option("--operator", is_flag=True, help="A key that publishes for any account.")
+@json_option
 def keys_new(
     config_path: str | None,
     account_id: str,
@@ -52,10 +55,13 @@ def keys_new(
     inbox_ids: tuple[str, ...],
     scopes: tuple[str, ...],
     operator: bool,
+    *,
+    as_json: bool,
 ) -> None:
     """Print the TOML lines of a new key on standard output, and the key itself, once, on standard error.
 
-    For an account that the configuration holds already these are the key's own lines.
+    For an account that the configuration holds already these are the key's own lines. With --json all of it is on
+    standard output.
     """
     if operator and (tier or inbox_ids or scopes):
         raise UsageError("--tier, --inbox and --scope are for keys of an account, not for an operator's")
@@ -71,6 +77,9 @@ def keys_new(
         lines = [*_account_lines(config, account, account_id, tier), *key_lines(name, key, scopes, inbox_ids)]
         if name in taken:
             raise UsageError(f"--id {name}: {account_id} has a key of this name")
+    if as_json:
+        print_json({"id": name, "key": key, "sha256": hash_key(key), "toml": "\n".join(lines)})
+        return
     click.echo("\n".join(["", *lines]))
     say(f"the key of {name}, shown only now; keep it where secrets are kept: {key}")
 
@@ -106,14 +115,27 @@ def free_name(name: str, taken: Collection[str]) -> str:
 @keys.command("check")
 @config_option
 @key_option
-def keys_check(config_path: str | None, key: str) -> None:
+@json_option
+def keys_check(config_path: str | None, key: str, *, as_json: bool) -> None:
     """Say whose a key is, and what it may; exit code 1 if the configuration does not hold it."""
     config = load(found_config(config_path))
     access, digest = Access(config), hash_key(key)
     known = access.account_key(digest) or access.operator_key(digest)
     if known is None:
         raise click.ClickException(_unknown(key, config))
-    click.echo("\n".join(_described(known)))
+    if as_json:
+        print_json(_as_document(known))
+    else:
+        click.echo("\n".join(_described(known)))
+
+
+def _as_document(key: Key) -> dict[str, Any]:
+    document: dict[str, Any] = {"id": key.id, "operator": key.is_operator}
+    if key.is_operator:
+        return document
+    reach = None if key.inbox_ids is None else sorted(key.inbox_ids)
+    limits = {"tier": key.tier, "max_connections": MAX_CONNECTIONS[key.tier]}
+    return document | {"account_id": key.account_id, **limits, "scopes": sorted(key.scopes), "inbox_ids": reach}
 
 
 def _described(key: Key) -> list[str]:
@@ -143,9 +165,14 @@ def secrets() -> None:
 
 
 @secrets.command("new")
-def secrets_new() -> None:
+@json_option
+def secrets_new(*, as_json: bool) -> None:
     """Print a new secret: for `[access]` and `[commands]`, what their callouts are signed with; also for `[tokens]`."""
-    click.echo(new_secret())
+    secret = new_secret()
+    if as_json:
+        print_json({"secret": secret})
+    else:
+        click.echo(secret)
 
 
 def new_secret() -> str:

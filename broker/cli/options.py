@@ -1,5 +1,6 @@
 """What the verbs of the command line have in common: options, the configuration they read, how they speak and end."""
 
+import json
 import os
 import shlex
 import shutil
@@ -98,6 +99,7 @@ key_option = click.option(
     callback=_key,
     help="The key; better given by the environment.",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, in one line.")
 operator_key_option = click.option(
     "--key",
     required=True,
@@ -138,6 +140,11 @@ def inbox_option(meaning: str) -> Callable[..., Any]:
 def scope_option(meaning: str) -> Callable[..., Any]:
     """Return the option that names scopes."""
     return click.option("--scope", "scopes", multiple=True, type=click.Choice(get_args(Scope)), help=meaning)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON in one line, on standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def say(text: str) -> None:

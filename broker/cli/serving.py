@@ -19,7 +19,7 @@ from ..version import __version__
 from .demo import run_demo
 from .garbage import collect_what_is_young
 from .logs import open_log
-from .options import config_option, ended_by_people, found_config, load
+from .options import config_option, ended_by_people, found_config, json_option, load, print_json
 
 
 @click.command()
@@ -110,7 +110,8 @@ def _counted(number: int, thing: str) -> str:
 
 @click.command("check-config")
 @config_option
-def check_config(config_path: str | None) -> None:
+@json_option
+def check_config(config_path: str | None, *, as_json: bool) -> None:
     """Say whether the configuration loads, with the environment and the certificate that it names."""
     config_path = found_config(config_path)
     config = load(config_path)
@@ -120,6 +121,9 @@ def check_config(config_path: str | None) -> None:
         raise click.ClickException(str(error)) from None
     keys = sum(len(account.keys) for account in config.accounts)
     counts = (len(config.accounts), "account"), (keys, "key"), (len(config.operators), "operator")
+    if as_json:
+        print_json({"config": config_path, **{f"{thing}s": number for number, thing in counts}})
+        return
     click.echo(f"ok: {', '.join(_counted(*count) for count in counts)} ({config_path or 'no file'})")
 
 

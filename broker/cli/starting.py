@@ -12,7 +12,7 @@ from ..config import parse_config
 from ..errors import ConfigError
 from ..keys import new_key
 from .keys import key_lines, new_secret, operator_lines
-from .options import CONFIG_NAME, UsageError, program_name, say, tier_option
+from .options import CONFIG_NAME, UsageError, json_option, print_json, program_name, say, tier_option
 
 SECRETS_NAME: Final = "broker.env"
 _OWNER_ONLY: Final = 0o600
@@ -22,7 +22,8 @@ _OWNER_ONLY: Final = 0o600
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
 @click.option("--account", "account_id", default="acct_demo", show_default=True, help="The account's id.")
 @tier_option
-def init(folder: Path, account_id: str, tier: str | None) -> None:
+@json_option
+def init(folder: Path, account_id: str, tier: str | None, *, as_json: bool) -> None:
     """Write a first configuration.
 
     A commented broker.toml with an account and, beside it, its keys and secrets, into FOLDER (or this one).
@@ -41,6 +42,9 @@ def init(folder: Path, account_id: str, tier: str | None) -> None:
     _write(secrets_path, secrets_text(agent_key, operator_key), _OWNER_ONLY)
     _write(config_path, text, 0o666)
     _ignore(folder / ".gitignore")
+    if as_json:
+        print_json({"config": str(config_path), "secrets": str(secrets_path), "account_id": account_id})
+        return
     say(f"wrote {config_path}: {account_id} with one key, and an operator")
     say(f"wrote {secrets_path}: the keys and secrets themselves; .gitignore names it")
     _say_next(folder)

@@ -1,6 +1,5 @@
 """`broker tail`: follow a stream, frame by frame."""
 
-import json
 import re
 import ssl
 import sys
@@ -13,7 +12,17 @@ from msgspec import Struct
 from ..protocol.names import parse_since
 from .client import StreamRequest, open_stream
 from .lines import line_of
-from .options import BrokerUrl, UsageError, ca_file_option, ended_by_people, inbox_option, key_option, say, url_option
+from .options import (
+    BrokerUrl,
+    UsageError,
+    ca_file_option,
+    ended_by_people,
+    inbox_option,
+    key_option,
+    print_json,
+    say,
+    url_option,
+)
 
 _CURSOR: Final = re.compile(r"c[A-Za-z0-9._-]{0,63}")
 
@@ -73,7 +82,10 @@ async def _follow(tail: _Tail) -> None:
     events = 0
     async with open_stream(tail.request, say, retry=tail.retry) as stream:
         async for frame in stream:
-            click.echo(json.dumps(frame, ensure_ascii=False, separators=(",", ":")) if tail.as_json else line_of(frame))
+            if tail.as_json:
+                print_json(frame)
+            else:
+                click.echo(line_of(frame))
             events += "event_id" in frame
             if events == tail.count:
                 return

@@ -1,6 +1,5 @@
 """`broker top`: a running broker on a terminal, again each second."""
 
-import json
 import os
 import signal
 import ssl
@@ -17,7 +16,7 @@ from ..observe.live import Snapshot
 from .client import LostError
 from .keyboard import keys_pressed, single_keys
 from .operating import Operator, open_operator
-from .options import BrokerUrl, ca_file_option, ended_by_people, operator_key_option, say, url_option
+from .options import BrokerUrl, ca_file_option, ended_by_people, operator_key_option, print_json, say, url_option
 from .picture import Picture, document_of, line_of, lines_of
 
 AGAIN_SECONDS: Final = 1.0
@@ -55,7 +54,7 @@ def top(url: BrokerUrl, trust: ssl.SSLContext | None, key: str, once: bool, as_j
     picture = Picture(url.http)
     with ended_by_people():
         if as_json:
-            _watch_in_lines(url, trust, key, picture, once, lambda shown: click.echo(json.dumps(document_of(shown))))
+            _watch_in_lines(url, trust, key, picture, once, lambda shown: print_json(document_of(shown)))
         elif once:
             _watch_in_lines(url, trust, key, picture, once, lambda shown: click.echo("\n".join(lines_of(shown))))
         elif not _is_terminal():
