@@ -617,7 +617,7 @@ def test_sighup_with_a_file_that_does_not_load_changes_nothing_and_says_why_in_o
                 path.write_text(text)
             serving.send_signal(signal.SIGHUP)
             line = line_with(serving, "reloaded", "Traceback")
-            assert "ERROR" in line
+            assert '"level":"error"' in line
             assert "nothing has changed" in line
             assert why in line
         path.write_text(toml(ALICE, more="[limits]\nmax_inboxes_per_connection = 1"))

@@ -137,7 +137,7 @@ def test_sighup_with_files_that_do_not_load_keeps_the_old_certificate_and_says_s
         (tmp_path / "server.key").write_text("rubbish")
         started.send_signal(signal.SIGHUP)
         line = line_with(started, "the certificate was not reloaded")
-        assert "ERROR" in line
+        assert '"level":"error"' in line
         assert str(tmp_path / "server.key") in line
         assert presented(url) == old
 
