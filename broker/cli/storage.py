@@ -1,5 +1,6 @@
 """`storage info`, `check`, `backup`, `compact`: what an operator does to the file of a log on disk."""
 
+import sys
 import time
 
 import click
@@ -7,7 +8,7 @@ import msgspec
 
 from ..errors import StorageError
 from ..log import upkeep
-from .options import config_option, found_config, load
+from .options import config_option, found_config, json_option, load, print_json
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -35,7 +36,7 @@ def _meant(path: str | None, config_path: str | None) -> str:
 @storage.command("info")
 @config_option
 @storage_option
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+@json_option
 def info(config_path: str | None, path: str | None, *, as_json: bool) -> None:
     """Say what is in the file. May be asked while a broker runs."""
     path = _meant(path, config_path)
@@ -65,13 +66,17 @@ def info(config_path: str | None, path: str | None, *, as_json: bool) -> None:
 @storage.command("check")
 @config_option
 @storage_option
-def check(config_path: str | None, path: str | None) -> None:
+@json_option
+def check(config_path: str | None, path: str | None, *, as_json: bool) -> None:
     """Look at every page of the file, and say whether all is well. May be done while a broker runs."""
     path = _meant(path, config_path)
     try:
         faults = upkeep.check(path)
     except StorageError as error:
         raise click.ClickException(str(error)) from None
+    if as_json:
+        print_json({"path": path, "faults": faults})
+        sys.exit(1 if faults else 0)
     if faults:
         raise click.ClickException("\n".join(f"{path}: {fault}" for fault in faults))
     click.echo(f"{path}: ok")
@@ -81,27 +86,35 @@ def check(config_path: str | None, path: str | None) -> None:
 @config_option
 @storage_option
 @click.argument("copy", type=click.Path(dir_okay=False))
-def backup(config_path: str | None, path: str | None, copy: str) -> None:
+@json_option
+def backup(config_path: str | None, path: str | None, copy: str, *, as_json: bool) -> None:
     """Copy the file as it is at this moment to COPY. May be done while a broker runs."""
     path = _meant(path, config_path)
     try:
         size = upkeep.backup(path, copy)
     except StorageError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{copy}: {_size(size)}")
+    if as_json:
+        print_json({"copy": copy, "bytes": size})
+    else:
+        click.echo(f"{copy}: {_size(size)}")
 
 
 @storage.command("compact")
 @config_option
 @storage_option
-def compact(config_path: str | None, path: str | None) -> None:
+@json_option
+def compact(config_path: str | None, path: str | None, *, as_json: bool) -> None:
     """Give back to the disk what is unused in the file. No broker may have it meanwhile."""
     path = _meant(path, config_path)
     try:
         before, after = upkeep.compact(path)
     except StorageError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{path}: {_size(before)} before, {_size(after)} now")
+    if as_json:
+        print_json({"path": path, "bytes_before": before, "bytes": after})
+    else:
+        click.echo(f"{path}: {_size(before)} before, {_size(after)} now")
 
 
 def _size(number: float) -> str:

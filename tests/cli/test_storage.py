@@ -133,3 +133,11 @@ def test_the_verbs_are_there_for_people_too():
     with process("storage", "--help") as started:
         lines, _ = started.communicate(timeout=GUARD_SECONDS)
     assert all(verb in lines for verb in ("info", "check", "backup", "compact"))
+
+
+def test_for_programs_each_verb_prints_one_line_of_json(filled, tmp_path):
+    assert json.loads(said("check", "--storage", filled, "--json")) == {"path": str(filled), "faults": []}
+    copied = json.loads(said("backup", "--storage", filled, tmp_path / "copy.db", "--json"))
+    assert copied == {"copy": str(tmp_path / "copy.db"), "bytes": os.path.getsize(tmp_path / "copy.db")}
+    compacted = json.loads(said("compact", "--storage", filled, "--json"))
+    assert compacted["bytes"] == os.path.getsize(filled) <= compacted["bytes_before"]
