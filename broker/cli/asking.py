@@ -163,9 +163,21 @@ def _post(
     body: bytes,
     content_type: str = "application/json",
 ) -> Any:
+    return ask(url, trust, "POST", path, key, body, content_type)
+
+
+def ask(
+    url: BrokerUrl,
+    trust: ssl.SSLContext | None,
+    method: str,
+    path: str,
+    key: str,
+    body: bytes | None = None,
+    content_type: str = "application/json",
+) -> Any:
     """Return the result of a request. Raises `click.ClickException`, one line."""
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": content_type}
-    request = urllib.request.Request(url.http + path, body, headers, method="POST")
+    headers = {"Authorization": f"Bearer {key}"} | ({} if body is None else {"Content-Type": content_type})
+    request = urllib.request.Request(url.http + path, body, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS, context=trust) as answer:
             return json.load(answer)["result"]

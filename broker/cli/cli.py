@@ -15,6 +15,7 @@ from .starting import init
 from .storage import storage
 from .tailing import tail
 from .top import top
+from .webhooks import webhooks
 
 _VERBS: Final = (
     demo,
@@ -28,6 +29,7 @@ _VERBS: Final = (
     token,
     publish,
     send,
+    webhooks,
     tail,
     top,
     doctor,

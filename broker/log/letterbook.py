@@ -6,7 +6,7 @@ there is more.
 
 import sqlite3
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Literal
 
 from .letters import ALONE, BEHIND, KEPT_SECONDS, PAGE, Seen, State, end, move_up, tidy
 
@@ -162,20 +162,18 @@ def forget(connection: sqlite3.Connection, now: float) -> bool:
     return len(rows) == PAGE
 
 
-def shed(connection: sqlite3.Connection) -> int:
-    """Forget a page of letters for want of room: the oldest dead ones, else the oldest that wait; return how many."""
-    for state, order in (("dead", "ended_at"), ("waiting", "born_at")):
-        rows = connection.execute(
-            f"SELECT webhook, position FROM letters WHERE state = '{state}' AND {order} IS NOT NULL"
-            f" ORDER BY {order} LIMIT ?",
-            (PAGE,),
-        ).fetchall()
-        for webhook, position in rows:
-            end(connection, webhook, position, "dead", 0.0)  # whoever stands behind it moves up
-        connection.executemany("DELETE FROM letters WHERE webhook = ? AND position = ?", rows)
-        if rows:
-            return len(rows)
-    return 0
+def shed(connection: sqlite3.Connection, state: Literal["dead", "waiting"]) -> int:
+    """Forget a page of letters for want of room, the oldest of those in a state; return how many."""
+    order = "ended_at" if state == "dead" else "born_at"
+    rows = connection.execute(
+        f"SELECT webhook, position FROM letters WHERE state = '{state}' AND {order} IS NOT NULL"
+        f" ORDER BY {order} LIMIT ?",
+        (PAGE,),
+    ).fetchall()
+    for webhook, position in rows:
+        end(connection, webhook, position, "dead", 0.0)  # whoever stands behind it moves up
+    connection.executemany("DELETE FROM letters WHERE webhook = ? AND position = ?", rows)
+    return len(rows)
 
 
 def forget_contents(connection: sqlite3.Connection, after: int) -> int | None:

@@ -39,6 +39,8 @@ class Outbox:
         self.storage = storage
         self.wall_clock = wall_clock
         self.woken: Woken = _nobody
+        self.acknowledged = 0
+        """Letters that clients took before they were posted, since the start."""
         self._routes: dict[str, tuple[Route, ...]] = {}
         """By account. Read in the writer's thread: an account's routes are replaced whole."""
         self._fallbacks: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -175,6 +177,7 @@ class _Acknowledging:
             return
         self._event_ids = ()
         self._acked += outcome.acked
+        self._outbox.acknowledged += outcome.acked
         self._claimed |= dict.fromkeys(outcome.claimed)
         for webhook in self._webhooks:  # whoever stood behind what was acknowledged may have moved up
             self._outbox.woken(webhook, 0.0)

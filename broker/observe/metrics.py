@@ -13,8 +13,10 @@ from msgspec import Struct
 
 from ..config import Config
 from ..durations import BOUNDS, DurationsStatistics
+from ..log.letters import STATES
 from ..log.storage import GROUP_SIZES, StorageStatistics
 from ..version import __version__
+from ..webhooks.webhooks import WebhooksStatistics
 from .connections import Survey
 from .statistics import BrokerStatistics
 
@@ -63,6 +65,8 @@ class Collector:
         yield from _delays(statistics)
         if statistics.storage is not None:
             yield from _storage(statistics.storage)
+        if statistics.webhooks is not None:
+            yield from _webhooks(statistics.webhooks)
 
 
 def _about(statistics: BrokerStatistics) -> Iterator["Metric"]:
@@ -150,6 +154,18 @@ def _storage(storage: StorageStatistics) -> Iterator["Metric"]:
     yield _gauge("storage_bytes", "What the log on disk takes, with its WAL", storage.bytes)
     yield _gauge("storage_free_bytes", "What is free on its disk", storage.free_bytes)
     yield _counter("storage_errors", "Commits and reads that failed", _by_one(storage.errors), "kind")
+
+
+def _webhooks(statistics: WebhooksStatistics) -> Iterator["Metric"]:
+    posting = statistics.posting
+    yield _counter("webhook_attempts", "Posts to endpoints", _by_one(posting.attempts), "outcome")
+    yield _histogram("webhook_seconds", "How long they took", {(): posting.seconds})
+    claims = {"webhook": posting.claimed, "client": statistics.acknowledged}
+    yield _counter("webhook_claims", "Events at endpoints by who took them first", _by_one(claims), "by")
+    letters: dict[str, float] = {state: statistics.letters.get(state, 0) for state in STATES}
+    yield _gauge("webhook_deliveries", "Events at endpoints", _by_one(letters), "state")
+    yield _gauge("webhook_oldest_waiting_seconds", "Since when the oldest waits", statistics.oldest_waiting_seconds)
+    yield _gauge("webhook_endpoints", "Endpoints", _by_one(statistics.endpoints), "status")
 
 
 Values = Mapping[tuple[str, ...], float]

@@ -168,7 +168,6 @@ class Endpoints:
             if len(account.lives) >= MAX_ENDPOINTS:
                 raise RequestError("conflict", f"An account may have {MAX_ENDPOINTS} endpoints")
             live = await self._insert(endpoint)
-            live.key = key
             self._begin(account, live)
             return self.shown(live, with_secret=True)
 
@@ -275,9 +274,10 @@ class Endpoints:
         is_back = before.status == "disabled" and endpoint.status != "disabled"
         if endpoint.key_sha256 != before.key_sha256 or is_back:
             live.watching.close()
-            live.key = endpoint.key
             if endpoint.key_sha256:
                 self._watch(live)
+            else:
+                live.key = endpoint.key
         self._route(endpoint.account_id)
         if endpoint.order != before.order:
             await self._put_in_line(live)
@@ -342,9 +342,18 @@ class Endpoints:
         self._outbox.route(account_id, routes, fallbacks)
 
     def _watch(self, live: Live) -> None:
-        """Go by a key from now on, which was judged in this step."""
-        assert live.key is not None
-        live.watching.enter_context(self._keyring.watch(live.key, None, partial(self._judged, live)))
+        """Go by an endpoint's key from now on: as it is judged in this step, whatever it reached before."""
+        try:
+            key = self._keyring.confirm(live.endpoint.key)
+        except RequestError as error:
+            if error.code == "unauthorized":
+                self.disable(live, "key_gone")
+            else:
+                live.key = None
+                self._soon(self._recall, live)
+            return
+        live.watching.enter_context(self._keyring.watch(key, None, partial(self._judged, live)))
+        self._judged(live, key)
 
     def _judged(self, live: Live, key: Key | None) -> None:
         """Hear what an endpoint's key reaches now."""
@@ -372,8 +381,7 @@ class Endpoints:
                 await trio.sleep(RETRY_SECONDS)
             else:
                 if self._by_number.get(live.number) is live and live.key is None:
-                    live.key = key
-                    self._watch(live)
+                    live.watching.enter_context(self._keyring.watch(key, None, partial(self._judged, live)))
                     self._judged(live, key)
                 return
         live.key = endpoint.key

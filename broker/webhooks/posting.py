@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import trio
 from msgspec import Struct
@@ -26,7 +26,7 @@ from ..schedule import Schedule
 from .apart import Posts
 from .attempts import after_failure
 from .live import Announce, Health, Live
-from .sender import Outcome, Post
+from .sender import Failure, Outcome, Post
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ DISABLED_SECONDS: Final = 5 * 86_400.0
 RETRY_SECONDS: Final = 1.0
 """When what could not be written is tried again."""
 GONE: Final = 410
+OUTCOMES: Final = ("delivered", *get_args(Failure))
+"""What may come of a post."""
 
 
 class PostingStatistics(Struct, frozen=True):
@@ -49,6 +51,8 @@ class PostingStatistics(Struct, frozen=True):
     seconds: DurationsStatistics
     """How long they took."""
     under_way: int
+    claimed: int
+    """Letters that were claimed to be posted, since the start."""
 
 
 class Posting:
@@ -75,7 +79,8 @@ class Posting:
         """When the next post may begin, by their rate."""
         self._nursery: trio.Nursery | None = None
         self._under_way = 0
-        self._attempts = Counter[str]()
+        self._claimed = 0
+        self._attempts = Counter[str](dict.fromkeys(OUTCOMES, 0))
         self._seconds = Durations()
 
     async def run(self, posts: Posts, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -149,6 +154,7 @@ class Posting:
             await trio.sleep(RETRY_SECONDS)
             return Claimed([], before)
         live.due(claimed.next_due)
+        self._claimed += len(claimed.letters)
         return claimed
 
     async def _deliver(self, live: Live, letter: Letter) -> None:
@@ -248,7 +254,7 @@ class Posting:
 
     def statistics(self) -> PostingStatistics:
         """Return what was posted, and is."""
-        return PostingStatistics(dict(self._attempts), self._seconds.statistics(), self._under_way)
+        return PostingStatistics(dict(self._attempts), self._seconds.statistics(), self._under_way, self._claimed)
 
 
 def _settled(webhook: int, position: int, tried: Tried, wall: float, health: Health | None, connection: Any) -> None:

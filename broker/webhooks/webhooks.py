@@ -20,6 +20,7 @@ from ..access.keys import Key
 from ..config import AccountConfig, Config
 from ..errors import ConfigError, RequestError
 from ..log import letterbook
+from ..log.engines.rows import used_bytes
 from ..log.letters import STATES, Seen, State
 from ..log.outbox import Outbox
 from ..log.replay import cursor_prefix_of
@@ -38,6 +39,7 @@ from .sender import open_sender
 logger = logging.getLogger(__name__)
 
 KEEP_HOUSE_SECONDS: Final = 60.0
+MAKE_ROOM_SECONDS: Final = 5.0
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
 _NO_ID: Final = "Expected the `next` of the last page - at `before`"
@@ -91,6 +93,8 @@ class WebhooksStatistics(Struct, frozen=True):
     """By state, when that was looked at last."""
     oldest_waiting_seconds: float
     """Of the letter that waits longest, then."""
+    acknowledged: int
+    """Events that clients took from an endpoint before it was posted to, since the start."""
 
 
 class Webhooks:
@@ -105,6 +109,7 @@ class Webhooks:
         cursor_prefix: Callable[[str], str],
         announce: Announce,
         chance: Callable[[], float] = random.random,
+        max_bytes: float = math.inf,
     ) -> None:
         self.outbox = outbox
         self._storage = outbox.storage
@@ -115,6 +120,9 @@ class Webhooks:
         self._letters: dict[State, int] = {}
         self._oldest_waiting: float | None = None
         self._nursery: trio.Nursery | None = None
+        self._max_bytes = max_bytes
+        self._is_over = False
+        """Whether the log was as large as it may be when that was looked at last."""
 
     async def run(
         self, accounts: Iterable[AccountConfig], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -127,6 +135,7 @@ class Webhooks:
             await nursery.start(self.endpoints.run)
             await self.endpoints.follow(accounts)
             nursery.start_soon(self._keep_house)
+            nursery.start_soon(self._make_room)
             self._nursery = nursery
             task_status.started()
             try:
@@ -254,12 +263,42 @@ class Webhooks:
                 self.endpoints.woken(live.number, 0.0)
         while await self._storage.write(partial(letterbook.forget, now=self.outbox.wall_clock())):
             pass
-        after: int | None = 0
-        while after is not None:
-            after = await self._storage.write(partial(letterbook.forget_contents, after=after))
+        await self._forget_contents()
         self._letters, self._oldest_waiting = await self._storage.read(
             lambda connection: (letterbook.counts(connection), letterbook.oldest_waiting(connection))
         )
+
+    async def _forget_contents(self) -> None:
+        after: int | None = 0
+        while after is not None:
+            after = await self._storage.write(partial(letterbook.forget_contents, after=after))
+
+    async def _make_room(self) -> None:
+        """Where the log is as large as it may be, let go what is owed, for ever."""
+        while True:
+            with suppress(RequestError):
+                await self._make_room_once()
+            await trio.sleep(MAKE_ROOM_SECONDS)
+
+    async def _make_room_once(self) -> None:
+        """Let dead letters go while there is too much; if there are none, what waits longest, if it was so before.
+
+        In between events that are old enough have had the time to leave.
+        """
+        was_over, self._is_over = self._is_over, await self._is_too_large()
+        gone = 0
+        while self._is_over and (shed := await self._storage.write(partial(letterbook.shed, state="dead"))):
+            gone += shed
+            await self._forget_contents()
+            self._is_over = await self._is_too_large()
+        if self._is_over and was_over and not gone:
+            lost = await self._storage.write(partial(letterbook.shed, state="waiting"))
+            if lost:
+                logger.warning("%d letters to webhooks were given up: the log is as large as it may be", lost)
+                await self._forget_contents()
+
+    async def _is_too_large(self) -> bool:
+        return await self._storage.read(used_bytes) > self._max_bytes
 
     def statistics(self) -> WebhooksStatistics:
         """Return what webhooks are there, and how they do."""
@@ -269,7 +308,9 @@ class Webhooks:
             endpoints["failing" if is_failing else live.endpoint.status] += 1
         oldest = self._oldest_waiting
         waiting_seconds = 0.0 if oldest is None else max(0.0, self.outbox.wall_clock() - oldest)
-        return WebhooksStatistics(self._posting.statistics(), endpoints, dict(self._letters), waiting_seconds)
+        return WebhooksStatistics(
+            self._posting.statistics(), endpoints, dict(self._letters), waiting_seconds, self.outbox.acknowledged
+        )
 
 
 def make_webhooks(config: Config, outbox: Outbox, keyring: Keyring, announce: Announce) -> Webhooks:
@@ -283,6 +324,7 @@ def make_webhooks(config: Config, outbox: Outbox, keyring: Keyring, announce: An
         lambda: open_apart(lambda: open_sender(section)),
         partial(cursor_prefix_of, epoch=outbox.storage.epoch),
         announce,
+        max_bytes=config.storage.max_bytes,
     )
 
 

@@ -11,12 +11,26 @@ import msgspec
 import pytest
 import trio
 from apis import SECRET
+from clients import until
 from documents import ROOT
 from node import node_program
 from reconnecting import INBOX, KEY, broker_on_a_road, comes_back_by_cursor, running
 
-from broker import AccessConfig, BrowsersConfig, CommandsConfig, Config, RequestError, open_broker
+from broker import (
+    AccessConfig,
+    AccountConfig,
+    BrowsersConfig,
+    CommandsConfig,
+    Config,
+    KeyConfig,
+    RequestError,
+    open_broker,
+)
+from broker.access.keys import Key
+from broker.config import StorageConfig, WebhooksConfig
+from broker.keys import hash_key
 from broker.testing import connect
+from broker.webhooks.endpoint import NewEndpoint
 
 EXAMPLES = ROOT / "examples"
 GUARD_SECONDS = 60
@@ -26,6 +40,8 @@ RUN = {
     "browser/index.html": "test_the_page_comes_back_by_cursor_with_a_fresh_token",
     "browser/server.py": "test_the_page_comes_back_by_cursor_with_a_fresh_token",
     "operator_api.py": "test_the_operators_api_knows_keys_and_does_commands_once",
+    "receiver.py": "test_the_receivers_in_python_and_node_share_a_store_and_do_each_event_once",
+    "receiver.mjs": "test_the_receivers_in_python_and_node_share_a_store_and_do_each_event_once",
     "embedding.py": "test_the_embedding_program_serves_and_ends_well",
 }
 
@@ -149,3 +165,71 @@ def test_the_embedding_program_serves_and_ends_well():
             assert program.wait(GUARD_SECONDS) == 0
         finally:
             program.kill()
+
+
+# --- receivers of webhooks
+
+
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+async def taken_by(lines, ids):
+    """Note which events a receiver does, for ever."""
+    while True:
+        ids.append((await lines.until("done")).split()[1])
+
+
+async def test_the_receivers_in_python_and_node_share_a_store_and_do_each_event_once(tmp_path):
+    environment = {"WEBHOOK_SECRET": WEBHOOK_SECRET, "STORE": str(tmp_path / "seen")}
+    key = KeyConfig(id="key", sha256=hash_key(KEY), scopes=("publish", "webhooks"))
+    config = Config(
+        accounts=(AccountConfig(id="acct", keys=(key,)),),
+        storage=StorageConfig(path=str(tmp_path / "broker.db"), min_free_bytes=0),
+        webhooks=WebhooksConfig(allow_networks=("127.0.0.0/8",), allow_http=True),
+    )
+    with node_program((EXAMPLES / "receiver.mjs").read_text()) as node:
+        async with (
+            open_broker(config) as broker,
+            running(python("receiver.py", "0"), environment) as of_python,
+            running([*node, "0"], environment) as of_node,
+        ):
+            library = Key("library", "acct", frozenset({"webhooks"}))
+            made = []
+            for lines in (of_python, of_node):
+                port = (await lines.until("listening")).split()[1]
+                asked = NewEndpoint(url=f"http://127.0.0.1:{port}/", secret=WEBHOOK_SECRET)
+                made.append(await broker.webhooks.endpoints.make(library, asked))
+            for endpoint in made:
+                tested = await broker.webhooks.try_out(library, endpoint.webhook_id)
+                assert (tested.status, tested.error) == (200, None)
+            event = {"type": "message.received", "inbox_id": INBOX, "payload": {"subject": "Grüße"}}
+            published = [each.event_id for each in await broker.publish("acct", [event] * 20)]
+            done: list[str] = []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(taken_by, of_python, done)
+                nursery.start_soon(taken_by, of_node, done)
+                with trio.fail_after(GUARD_SECONDS):
+                    for endpoint in made:
+                        await delivered(broker, library, endpoint.webhook_id, len(published))
+                    await until(lambda: len(done) >= len(published))
+                nursery.cancel_scope.cancel()
+            assert sorted(done) == sorted(published)
+
+
+async def delivered(broker, key, webhook_id, count):
+    while True:
+        page = await broker.webhooks.deliveries(key, webhook_id, {"state": "delivered"})
+        if len(page.deliveries) == count:
+            return
+        await trio.sleep(0.02)
+
+
+async def test_the_receivers_refuse_what_is_not_signed(tmp_path):
+    environment = {"WEBHOOK_SECRET": WEBHOOK_SECRET, "STORE": str(tmp_path / "seen")}
+    with node_program((EXAMPLES / "receiver.mjs").read_text()) as node:
+        for command in (python("receiver.py", "0"), [*node, "0"]):
+            async with running(command, environment) as lines, httpx.AsyncClient() as client:
+                url = f"http://127.0.0.1:{(await lines.until('listening')).split()[1]}/"
+                headers = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
+                assert (await client.post(url, content=b"{}", headers=headers)).status_code == 403
+                assert (await client.post(url, content=b"{}")).status_code == 403

@@ -377,11 +377,12 @@ def test_for_want_of_room_dead_letters_go_first_then_those_that_wait_longest(des
         desk.publish(route, now=float(desk.position))
     [position] = desk.claim(route, 1000.0, most=1)
     desk.fail(route, position, None)
-    assert letterbook.shed(desk.connection) == 1
-    assert letterbook.shed(desk.connection) == PAGE
+    assert letterbook.shed(desk.connection, "dead") == 1
+    assert letterbook.shed(desk.connection, "dead") == 0
+    assert letterbook.shed(desk.connection, "waiting") == PAGE
     assert list(desk.states(route)) == [desk.position]
-    letterbook.shed(desk.connection)
-    assert letterbook.shed(desk.connection) == 0
+    assert letterbook.shed(desk.connection, "waiting") == 1
+    assert letterbook.shed(desk.connection, "waiting") == 0
 
 
 def test_letters_are_looked_up_page_by_page_the_newest_first(desk, monkeypatch):

@@ -16,18 +16,22 @@ from clients import (
     configured,
     connected,
     event,
+    post_events,
     serving,
     token_of,
     until,
 )
 from documents import ROOT
 from observe.scrapes import scrape
+from receivers import receiving
 
 from broker import ReplayConfig
-from broker.config import CalloutConfig
+from broker.access.keys import Key
+from broker.config import CalloutConfig, StorageConfig, WebhooksConfig
 from broker.durations import BOUNDS
 from broker.observe.connections import Survey
 from broker.observe.metrics import Reading, exposition
+from broker.webhooks.endpoint import NewEndpoint
 
 # --- what is told ------------------------------------------------------------
 
@@ -138,6 +142,25 @@ async def test_questions_to_the_operators_api_are_told_by_what_came_of_them():
         assert seen("callout_duration_seconds_count", "commands", "unavailable") == 1
         assert seen("callout_duration_seconds_bucket", "commands", "2xx", "+Inf") == 2
         assert seen("commands_total", "other", "ok") == 2, "the API does it, no handler of a name"
+
+
+async def test_webhooks_are_told_by_what_came_of_their_posts(tmp_path):
+    async with receiving() as receiver:
+        storage = StorageConfig(path=str(tmp_path / "broker.db"), min_free_bytes=0)
+        section = WebhooksConfig(allow_networks=("127.0.0.0/8",), allow_http=True)
+        async with serving(configured(storage=storage, webhooks=section)) as served:
+            library = Key("library", ACCOUNT, frozenset({"webhooks"}))
+            await served.broker.webhooks.endpoints.make(library, NewEndpoint(url=receiver.url))
+            await post_events(served.address, [event(number) for number in range(3)])
+            await receiver.received(3)
+            await until(lambda: served.broker.statistics().webhooks.posting.under_way == 0)
+            seen = await scrape(served)
+            assert seen("webhook_attempts_total", "delivered") == 3
+            assert seen("webhook_attempts_total", "timeout") == 0
+            assert seen("webhook_claims_total", "webhook") == 3
+            assert seen("webhook_claims_total", "client") == 0
+            assert seen("webhook_endpoints", "active") == 1
+            assert seen("webhook_seconds_count") == 3
 
 
 async def test_bodies_under_way_are_told():

@@ -80,6 +80,13 @@ class Hooks:
                     return found[0]
                 await trio.sleep(0.01)
 
+    async def failure(self, webhook_id, event_id):
+        """Wait until an event was posted and not taken."""
+        last = None
+        while last is None:
+            await trio.sleep(0.01)
+            last = (await self.delivery(webhook_id, event_id, "waiting"))["last"]
+
 
 @asynccontextmanager
 async def hooking(path, **fields):
@@ -117,8 +124,7 @@ async def test_events_and_endpoints_outlive_a_restart(tmp_path):
         async with hooking(tmp_path / "log.db") as hooks:
             made = await hooks.make(url=receiver.url)
             [event_id] = await hooks.publish()
-            await hooks.delivery(made["webhook_id"], event_id, "waiting")
-        receiver.answer = OK
+            await hooks.failure(made["webhook_id"], event_id)
         async with hooking(tmp_path / "log.db") as hooks:
             [seen] = (await hooks.ask("GET")).result["webhooks"]
             assert seen == {name: value for name, value in made.items() if name != "secret"} | {
@@ -128,6 +134,7 @@ async def test_events_and_endpoints_outlive_a_restart(tmp_path):
             assert (await hooks.ask("POST", f"/{made['webhook_id']}/resend", {"event_ids": [event_id]})).result == {
                 "resent": 0
             }
+            receiver.answer = OK
             [other] = await hooks.publish()
             await hooks.delivery(made["webhook_id"], other)
             receiver.requests[-1].verify(made["secret"])
@@ -388,7 +395,7 @@ async def test_what_is_removed_is_gone_with_what_it_was_owed(hooks):
         receiver.answer = answering(500)
         made = await hooks.make(url=receiver.url, webhook_id="wh_mine")
         [event_id] = await hooks.publish()
-        await hooks.delivery("wh_mine", event_id, "waiting")
+        await hooks.failure("wh_mine", event_id)
         assert (await hooks.ask("DELETE", "/wh_mine")).result == {"webhook_id": "wh_mine"}
         assert (await hooks.refusal("GET", "/wh_mine"))[:2] == (404, "not_found")
         again = await hooks.make(url=receiver.url, webhook_id="wh_mine")

@@ -1,5 +1,6 @@
 """Webhooks at work without a disk, a thread or a network: a clock that jumps sees nothing but them wait."""
 
+import math
 import sqlite3
 from collections import defaultdict
 from contextlib import asynccontextmanager, nullcontext
@@ -107,7 +108,7 @@ class Posts:
 class AtWork:
     """Webhooks of one process. A second one over the same storage is a restart."""
 
-    def __init__(self, storage=None, config=None, posts=None):
+    def __init__(self, storage=None, config=None, posts=None, max_bytes=math.inf):
         self.storage = storage or InlineStorage()
         self.posts = posts or Posts()
         self.config = check_config(config or config_of())
@@ -125,6 +126,7 @@ class AtWork:
             lambda account_id: "cprefix.",
             self.announce,
             lambda: 0.5,
+            max_bytes,
         )
         self._schedule = schedule
         self._position = self.storage.connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]
@@ -170,8 +172,8 @@ class AtWork:
 
 
 @asynccontextmanager
-async def working(storage=None, config=None, posts=None):
-    work = AtWork(storage, config, posts)
+async def working(storage=None, config=None, posts=None, max_bytes=math.inf):
+    work = AtWork(storage, config, posts, max_bytes)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work._schedule.run)
         await nursery.start(work.keyring.run)

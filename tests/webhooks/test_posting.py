@@ -518,3 +518,41 @@ async def test_whoever_is_woken_after_the_end_begins_nothing(autojump_clock):
     work.webhooks.reload(work.config.accounts)
     await trio.sleep(1)
     assert not work.posts.posts
+
+
+async def test_a_key_that_is_revoked_while_its_endpoint_is_made_has_no_endpoint(autojump_clock):
+    async with working() as work:
+        write = work.storage.write
+
+        async def revoke_and_write(what):
+            written = await write(what)
+            work.storage.write = write
+            work.reload(config_of(keys=work.config.accounts[0].keys[:1]))
+            return written
+
+        key = work.key(INBOX_KEY)
+        work.storage.write = revoke_and_write
+        made = await work.make(key=key)
+        assert (made.status, made.disabled_because) == ("disabled", "key_gone")
+        work.publish("in_1")
+        await trio.sleep(1)
+        assert not work.posts.posts
+
+
+# --- room
+
+
+async def test_where_the_log_is_too_large_what_is_dead_goes_first_and_then_what_waits_longest(autojump_clock):
+    async with working() as work:
+        endpoint = await work.make()
+        work.posts.answers["evt_1"] = 410
+        work.publish()
+        await trio.sleep(1)
+        await work.webhooks.endpoints.change(work.key(), endpoint.webhook_id, EndpointChange(status="paused"))
+        work.publish()
+        assert await work.states(endpoint.webhook_id) == {"evt_1": "dead", "evt_2": "waiting"}
+    async with working(work.storage, max_bytes=0) as again:
+        await trio.sleep(1)
+        assert await again.states(endpoint.webhook_id) == {"evt_2": "waiting"}
+        await trio.sleep(10)
+        assert await again.states(endpoint.webhook_id) == {}
