@@ -38,7 +38,7 @@ HOUSE_PLAN = [
          ("engines.memory", "engines.rows", "engines.answers", "past"), "engines.pages", "engines.sqlite"],
     ),
     ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",
-                   ("hub", "covered", "recorded"), "acknowledging", "subscriber"]),
+                   ("hub", "covered", "recorded"), "settling", "acknowledging", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), ("keeping", "context"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("webhooks", 4, [("guard", "attempts", "breaker", "signing"), "connecting", "sender", ("apart", "endpoint"), "live",

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Final
 
 import trio
-from msgspec import Struct
 
 from ..errors import RequestError
 from ..log.letters import Acknowledged as Settled
@@ -19,10 +18,11 @@ from ..log.outbox import Outbox
 from ..log.replay import ReplayBuffer
 from ..protocol.messages import Acked, Held, HoldParams
 from ..turns import in_turns
-from .acknowledged import MAX_PARTS, AckRequest, Client
+from .acknowledged import MAX_PARTS, AckRequest
 from .covered import Counting, Covered, Stretch
 from .follower import Follower
 from .recorded import Recorded
+from .settling import Settling
 
 MAX_WAITING: Final = 64
 """Commands of one connection whose answer is not known yet; the next one is refused."""
@@ -35,12 +35,13 @@ Answer = Callable[[int, Sequence[str]], Acked | Held]
 Reply = Callable[[Acked | Held | RequestError], None]
 
 
-class OnDisk(Struct):
-    """Where acknowledgements are kept beyond the process, and what is owed to webhooks that wait for them."""
+class OnDisk:
+    """Where acknowledgements are kept beyond the process, and how they settle with webhooks that wait for them."""
 
-    recorded: Recorded
-    outbox: Outbox | None = None
-    """None: there are no webhooks."""
+    def __init__(self, recorded: Recorded, outbox: Outbox | None = None) -> None:
+        self.recorded = recorded
+        self.settling = None if outbox is None else Settling(outbox)
+        """None: there are no webhooks."""
 
 
 class _Command:
@@ -203,44 +204,22 @@ class Acknowledging:
             command.recorded(None)
             command.settled(_NOTHING_SETTLED)
             return
-        client, outbox, params = sent.client, on_disk.outbox, request.params
-        if outbox is None or not outbox.waits_for(client.account_id, client.client_id):
+        client, settling, params = sent.client, on_disk.settling, request.params
+        if settling is None or not settling.waits_for(client):
             command.settled(_NOTHING_SETTLED)
         elif isinstance(params, HoldParams):
-            outbox.hold(
-                client.account_id,
-                client.client_id,
-                command.settled,
-                event_ids=covered.event_ids,
-                seconds=params.seconds,
-                reach=covered.reach,
-            )
+            settling.hold(client, covered, params.seconds, command.settled)
         else:
-            self._settle(outbox, client, command)
+            settling.acknowledge(client, covered, partial(self._settled, command))
         if isinstance(params, HoldParams):
             command.recorded(None)
         else:
             on_disk.recorded.when_recorded(client, command.recorded)
 
-    def _settle(self, outbox: Outbox, client: Client, command: _Command) -> None:
-        """Let a command win or lose, of each event that a webhook waits with, against that webhook's beginning."""
-        covered = command.covered
-
-        def settled(outcome: Settled | RequestError) -> None:
-            if isinstance(outcome, RequestError):
-                self._unsettled = [*self._unsettled, *covered.stretches][-MAX_PARTS:]
-            command.settled(outcome)
-
-        outbox.acknowledge(
-            client.account_id,
-            client.client_id,
-            settled,
-            covers=covered.by_cursor if covered.stretches else None,
-            after=covered.after,
-            through=covered.through,
-            event_ids=covered.event_ids,
-            reach=covered.reach,
-        )
+    def _settled(self, command: _Command, outcome: Settled | RequestError) -> None:
+        if isinstance(outcome, RequestError):
+            self._unsettled = [*self._unsettled, *command.covered.stretches][-MAX_PARTS:]
+        command.settled(outcome)
 
 
 def _acked(cursor: str, number: int, claimed: Sequence[str]) -> Acked:

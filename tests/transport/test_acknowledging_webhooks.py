@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import broker.disk
 from broker import AccountConfig, Config, KeyConfig, ReplayConfig, RequestError, StorageConfig, open_broker
+from broker.fanout.settling import Settling
 from broker.keys import hash_key
 from broker.log import letters
 from broker.log.engines.sqlite import Beside
@@ -73,7 +74,7 @@ def with_webhook(tmp_path, monkeypatch):
             route = await opened._disk.storage.write(lambda connection: endpoint(Desk(connection)))
             outbox.route(ACCOUNT, [route], {"agent": (route.webhook,)})
             opened._engine.beside.append(Beside(outbox.add))
-            opened.on_disk.outbox = outbox
+            opened.on_disk.settling = Settling(outbox)
             with trio.fail_after(60):
                 yield opened, Webhook(opened._disk.storage, route)
 
