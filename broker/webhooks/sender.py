@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from ..config import WebhooksConfig
 from ..errors import ConfigError
+from ..protocol.messages import trace_in
 from ..version import __version__
 from .attempts import retry_after_of
 from .connecting import BlockedError, GuardedBackend, Resolver, TlsError, UnansweredError, UnresolvedError
@@ -125,6 +126,9 @@ class Sender:
             (b"webhook-attempt", str(post.attempt).encode()),
             (b"webhook-account", post.account_id.encode()),
         ]
+        trace = trace_in(post.body)
+        if trace is not None:
+            headers.append((b"traceparent", trace.encode()))
         pool = self._open(post)
         pool.under_way += 1
         try:

@@ -93,6 +93,17 @@ async def test_an_endpoint_gets_the_body_byte_for_byte_signed_by_both_secrets():
         assert request.headers["user-agent"].startswith("daimon-broker/")
 
 
+async def test_the_trace_of_an_event_is_a_header_too():
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    body = b'{"type":"a.b","event_id":"evt_1","created_at":"2026-11-23T10:00:00.123Z",%b"cursor":"c1","payload":{}}'
+    async with receiving() as receiver, sending() as sender:
+        await sender.post(post_to(receiver.url, body=body % (b'"traceparent":"%b",' % trace)))
+        await sender.post(post_to(receiver.url, body=body % b""))
+        traced, other = receiver.requests
+    assert traced.headers["traceparent"] == trace.decode()
+    assert "traceparent" not in other.headers
+
+
 async def test_each_attempt_is_signed_anew():
     times = iter([1_000_000_000.0, 1_000_000_060.0])
     async with receiving() as receiver, open_sender(LOOPBACK, wall_clock=lambda: next(times)) as sender:
