@@ -115,6 +115,7 @@ def _options() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--url", default="", help="a broker that runs already: http(s)://HOST:PORT")
     add("--key", default="", help="a key of it that subscribes and publishes for a whole account")
+    add("--storage", default="", metavar="DIR", help="let the broker have its log on disk, a new one in this directory")
     add("--peers", type=_peers, default=NAMES[1:], help=f"all, none, or some of {','.join(NAMES[1:])}")
     add("--seconds", type=_number(0.1, 3600, float), help="how long each case is measured")
     add("--subscribers", type=_sizes, default=(), metavar="N,N", help="sizes: subscribers, inboxes or connections")
@@ -135,6 +136,7 @@ def options_of(given: argparse.Namespace) -> Options:
     return Options(
         url=given.url,
         key=given.key,
+        storage=given.storage,
         peers=given.peers,
         seconds=given.seconds,
         subscribers=given.subscribers,

@@ -24,6 +24,7 @@ class Options:
     Args:
         url: a broker that runs already; "": start one.
         key: of an account of that broker, for subscribing and publishing.
+        storage: a directory in which the broker has its log on disk; "": in memory.
         peers: who is compared with the broker.
         seconds: how long each case is measured.
         subscribers: the sizes of a scenario: subscribers, inboxes, connections.
@@ -40,6 +41,7 @@ class Options:
 
     url: str = ""
     key: str = ""
+    storage: str = ""
     peers: tuple[str, ...] = NAMES[1:]
     seconds: float | None = None
     subscribers: tuple[int, ...] = ()
@@ -81,4 +83,4 @@ class Options:
 
     def broker(self) -> Broker:
         """Return our broker: started here, or the deployment."""
-        return Deployment(url=self.url, key=self.key) if self.url else Broker()
+        return Deployment(url=self.url, key=self.key) if self.url else Broker(storage=self.storage)

@@ -6,7 +6,7 @@ Events go in over a WebSocket, as an agent's do, or by HTTP. All is as by defaul
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +64,7 @@ class Broker:
         key: of the account.
         by: how events go in.
         batch: how many events one request publishes.
+        storage: a directory in which each broker that is started has a new log on disk; "": none.
     """
 
     name: str = "broker"
@@ -71,6 +72,7 @@ class Broker:
     key: str = key_of("bench")
     by: Way = "socket"
     batch: int = 1
+    storage: str = ""
 
     def version(self) -> str:
         """Return the version of the installed package."""
@@ -80,14 +82,19 @@ class Broker:
     def open(self, cores: set[int] | None, channels: int) -> Iterator[Running]:
         """Start `broker serve` on a free port; any number of inboxes is there."""
         [port] = free_ports(1)
-        with served(configuration(port), port, cores) as process_id:
+        with ExitStack() as stack:
+            settings = ""
+            if self.storage:
+                directory = stack.enter_context(TemporaryDirectory(prefix="broker-bench-", dir=self.storage))
+                settings = f"[storage]\npath = {json.dumps(str(Path(directory).resolve() / 'broker.db'))}\n"
+            process_id = stack.enter_context(served(configuration(port, settings), port, cores))
             yield self.running(HOST, port, [process_id])
 
     def running(
         self, host: str, port: int, process_ids: Sequence[int], *, tls: bool = False, authority: str = ""
     ) -> Running:
         """Return a broker that runs at an address."""
-        notes = {"history": "300 s, 100,000 events"}
+        notes = {"history": "a day, on disk" if self.storage else "300 s, 100,000 events"}
         return self.seen(Running(host, port, process_ids, Publication(port), notes, tls, authority))
 
     def seen(self, running: Running) -> Running:

@@ -346,9 +346,14 @@ class Storage:
         started = time.perf_counter()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            for write, run in groupby(group, key=lambda begun: begun.write):
-                self._write_run(write, list(run))
-            self._connection.execute("COMMIT")
+            runs = [(write, list(run)) for write, run in groupby(group, key=lambda begun: begun.write)]
+            if len(runs) == 1 and (len(group) == 1 or runs[0][0] is not None):
+                self._write_run(*runs[0], self._alone)
+            else:
+                for write, run in runs:
+                    self._write_run(write, run, self._in_savepoint)
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
             refusal = self._outage_of(error)
@@ -361,13 +366,15 @@ class Storage:
                 self._outage = None
             self._in_loop(self._committed, group, time.perf_counter() - started, None)
 
-    def _write_run(self, write: Callable[..., Any] | None, run: list[_Begun]) -> None:
+    def _write_run(
+        self, write: Callable[..., Any] | None, run: list[_Begun], attempt: Callable[[Work[Any]], Any]
+    ) -> None:
         if write is None:
             for begun in run:
-                begun.outcome = self._in_savepoint(begun.item)
+                begun.outcome = attempt(begun.item)
             return
         items = [begun.item for begun in run]
-        outcomes = self._in_savepoint(lambda connection: write(connection, items))
+        outcomes = attempt(lambda connection: write(connection, items))
         if isinstance(outcomes, RequestError):
             outcomes = [outcomes] * len(run)
         for begun, outcome in zip(run, outcomes, strict=True):
@@ -375,21 +382,26 @@ class Storage:
 
     def _in_savepoint(self, work: Work[Any]) -> Any:
         """Return what a piece of work returns; or its refusal, and then nothing of it is stored."""
-        connection = self._connection
-        connection.execute("SAVEPOINT work")
+        self._connection.execute("SAVEPOINT work")
+        outcome = self._attempt(work, "ROLLBACK TO work")
+        self._connection.execute("RELEASE work")
+        return outcome
+
+    def _alone(self, work: Work[Any]) -> Any:
+        """Return the same of work that has the transaction for itself."""
+        return self._attempt(work, "ROLLBACK")
+
+    def _attempt(self, work: Work[Any], undo: str) -> Any:
         try:
-            outcome = work(connection)
+            return work(self._connection)
         except Exception as error:
             if isinstance(error, sqlite3.Error) and not _is_fault_of_work(error):
                 raise
-            connection.execute("ROLLBACK TO work")
+            self._connection.execute(undo)
             if isinstance(error, RequestError):
-                outcome = error
-            else:
-                logger.exception("a piece of work for the log on disk failed")
-                outcome = RequestError("internal", "The log on disk could not take this")
-        connection.execute("RELEASE work")
-        return outcome
+                return error
+            logger.exception("a piece of work for the log on disk failed")
+            return RequestError("internal", "The log on disk could not take this")
 
     def _roll_back(self) -> None:
         try:

@@ -122,6 +122,7 @@ def test_the_brokers_configuration_is_one():
     config = parse_config(configuration(4711), {})
     assert config.server.port == 4711
     assert [account.id for account in config.accounts] == ["acct_bench", "acct_neighbour"]
+    assert config.storage.path is None
 
 
 # --- deliveries

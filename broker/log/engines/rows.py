@@ -10,6 +10,7 @@ SQLite gives the interpreter's lock away at each step: so a statement takes as m
 """
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, Literal
@@ -46,9 +47,8 @@ ID_SECONDS: Final = 86_400.0
 ID_ROWS: Final = 5_000_000
 """Of one generation: then the next one begins, whatever its age."""
 
-_SIZES: Final = (256, 64, 16, 4, 1)
+_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Rows of one statement."""
-_INSERT_EVENTS: Final = {n: "INSERT INTO events VALUES " + ",".join(["(?,?,?,?,?,?,?,?,?)"] * n) for n in _SIZES}
 _EVENT_COLUMNS: Final = 9
 _COLUMNS: Final = "account, position, inbox, type, event_id, created_at, stored_at, payload, traceparent"
 _HEAD: Final = (
@@ -86,13 +86,26 @@ def key_of(identity: Identity) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def in_chunks(count: int) -> Iterator[tuple[int, int]]:
-    """Yield where each statement's rows begin, and how many they are, for so many rows."""
-    start = 0
-    for size in _SIZES:
-        while count - start >= size:
-            yield start, size
-            start += size
+def in_statements(values: Sequence[Any], columns: int) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield for how many rows each statement is that takes some of these values, and what it is given.
+
+    The last one is filled up with rows of NULL: one step more would cost more than many of these.
+    """
+    most = _SIZES[-1] * columns
+    for start in range(0, len(values), most):
+        some = values[start : start + most]
+        size = _SIZES[bisect_left(_SIZES, len(some) // columns)]
+        missing = size * columns - len(some)
+        yield size, [*some, *[None] * missing] if missing else some
+
+
+def _insert_statement(into: str, columns: int, size: int) -> str:
+    """Return the statement that inserts so many rows, but for those of NULL."""
+    row = f"({','.join('?' * columns)})"
+    return f"{into} SELECT * FROM (VALUES {','.join([row] * size)}) WHERE column1 IS NOT NULL"
+
+
+_INSERT_EVENTS: Final = {size: _insert_statement("INSERT INTO events", _EVENT_COLUMNS, size) for size in _SIZES}
 
 
 class Ids:
@@ -108,8 +121,9 @@ class Ids:
     def _use(self, younger: str) -> None:
         self._younger = f"ids_{younger}"
         self._older = f"ids_{'b' if younger == 'a' else 'a'}"
-        self._insert = {n: f"INSERT OR REPLACE INTO {self._younger} VALUES " + ",".join(["(?,?)"] * n) for n in _SIZES}
-        self._find = {n: self._find_statement(n) for n in _SIZES}
+        into = f"INSERT OR REPLACE INTO {self._younger}"
+        self._insert = {size: _insert_statement(into, 2, size) for size in _SIZES}
+        self._find = {size: self._find_statement(size) for size in _SIZES}
 
     def _find_statement(self, size: int) -> str:
         keys = ",".join(f"?{number}" for number in range(1, size + 1))
@@ -119,8 +133,8 @@ class Ids:
     def find(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, int]:
         """Return the positions of those keys that are known."""
         found: dict[int, int] = {}
-        for start, size in in_chunks(len(keys)):
-            found.update(connection.execute(self._find[size], keys[start : start + size]))
+        for size, some in in_statements(keys, 1):
+            found.update(connection.execute(self._find[size], some))
         return found
 
     def add(self, connection: sqlite3.Connection, keys: Sequence[int], first: int, now: float) -> None:
@@ -128,8 +142,8 @@ class Ids:
         if self._rows >= self._max_rows or now - self._begun_at >= ID_SECONDS:
             self._begin_generation(connection, now)
         rows = [number for pair in zip(keys, range(first, first + len(keys)), strict=True) for number in pair]
-        for start, size in in_chunks(len(keys)):
-            connection.execute(self._insert[size], rows[2 * start : 2 * (start + size)])
+        for size, some in in_statements(rows, 2):
+            connection.execute(self._insert[size], some)
         self._rows += len(keys)
 
     def _begin_generation(self, connection: sqlite3.Connection, now: float) -> None:
@@ -203,8 +217,8 @@ def _insert(
 ) -> None:
     if keys:
         ids.add(connection, keys, first, wall)
-    for start, size in in_chunks(len(keys)):
-        connection.execute(_INSERT_EVENTS[size], rows[_EVENT_COLUMNS * start : _EVENT_COLUMNS * (start + size)])
+    for size, some in in_statements(rows, _EVENT_COLUMNS):
+        connection.execute(_INSERT_EVENTS[size], some)
 
 
 # --- reading -----------------------------------------------------------------
@@ -267,8 +281,8 @@ def read_events(connection: sqlite3.Connection, after: int, most: int) -> list[t
 
 def read_at(connection: sqlite3.Connection, places: Sequence[int]) -> Iterator[Entry]:
     """Yield the events at some positions, which are in order."""
-    for start in range(0, len(places), _SIZES[0]):
-        some = places[start : start + _SIZES[0]]
+    for start in range(0, len(places), _SIZES[-1]):
+        some = places[start : start + _SIZES[-1]]
         marks = ",".join("?" * len(some))
         for row in connection.execute(
             f"SELECT {_COLUMNS} FROM events WHERE position IN ({marks}) ORDER BY position", some
