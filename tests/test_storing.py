@@ -3,9 +3,20 @@
 import pytest
 import trio
 from clients import ACCOUNT
+from msgspec import structs
 from trio.testing import wait_all_tasks_blocked
 
-from broker import Config, ConfigError, Gap, NewEvent, RequestError, StorageConfig, StorageError, open_broker
+from broker import (
+    Config,
+    ConfigError,
+    Gap,
+    NewEvent,
+    ReplayConfig,
+    RequestError,
+    StorageConfig,
+    StorageError,
+    open_broker,
+)
 
 INBOX = "inbox_1"
 
@@ -33,6 +44,19 @@ async def test_a_subscriber_goes_on_after_a_restart_where_it_was(config):
         assert await take(broker, first.cursor, 1) == seen
         await broker.publish(ACCOUNT, event("e3"))
         assert [found.event_id for found in await take(broker, first.cursor, 2)] == ["e2", "e3"]
+
+
+async def test_what_memory_does_not_hold_any_more_is_read_from_disk_before_a_restart_and_after_it(config):
+    names = [f"e{number}" for number in range(1_000)]
+    config = structs.replace(config, replay=ReplayConfig(max_events_per_account=10))
+    async with open_broker(config) as broker:
+        first, *_ = await broker.publish(ACCOUNT, [event("e"), *[event(name) for name in names]])
+        assert [found.event_id for found in await take(broker, first.cursor, 1_000)] == names
+    async with open_broker(config) as broker:
+        await broker.publish(ACCOUNT, event("new"))
+        assert [found.event_id for found in await take(broker, first.cursor, 1_001)] == [*names, "new"]
+        assert [found.event_id for found in await take(broker, "1h", 1_002)] == ["e", *names, "new"]
+        assert broker.statistics().hub.gaps == 0
 
 
 async def test_an_event_that_was_stored_before_a_restart_is_a_duplicate_after_it(config):

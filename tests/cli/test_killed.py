@@ -20,11 +20,14 @@ from broker.keys import hash_key
 
 KILLS = int(os.environ.get("BROKER_KILLS", "3"))
 SYNCHRONOUS = ["full", "normal"] if KILLS > 3 else ["full"]
+WINDOWS = [100_000, 50] if KILLS > 3 else [50]
+"""Events that memory holds: what is older is read from disk."""
 PUBLISHERS = 4
 LAST = "last"
 CONFIG = """
 [replay]
 seconds = 3600
+max_events_per_account = {window}
 [storage]
 path = "{path}"
 synchronous = "{synchronous}"
@@ -39,9 +42,10 @@ sha256 = "{digest}"
 
 @pytest.fixture
 def configure(tmp_path):
-    def configure(synchronous):
+    def configure(synchronous, window=100_000):
         path = tmp_path / "broker.toml"
-        path.write_text(CONFIG.format(path=tmp_path / "broker.db", synchronous=synchronous, digest=hash_key(KEY)))
+        settings = {"path": tmp_path / "broker.db", "synchronous": synchronous, "window": window}
+        path.write_text(CONFIG.format(digest=hash_key(KEY), **settings))
         return path
 
     return configure
@@ -117,9 +121,12 @@ class Subscriber(threading.Thread):
             self.ready.set()
 
 
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("synchronous", SYNCHRONOUS)
-def test_killed_at_any_moment_it_loses_nothing_it_answered_doubles_nothing_and_keeps_the_order(configure, synchronous):
-    config = configure(synchronous)
+def test_killed_at_any_moment_it_loses_nothing_it_answered_doubles_nothing_and_keeps_the_order(
+    configure, synchronous, window
+):
+    config = configure(synchronous, window)
     answered, unanswered, seen, gaps = {}, [], [], []
     cursor = first_cursor = None
     for number in range(KILLS):
