@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from structlog.typing import Processor
 
 _CREDENTIAL: Final = re.compile(r"(dm_live|dm_operator|wst|whsec)_[A-Za-z0-9+/=_.:~%-]+")
+MOST_TRACEBACKS: Final = 10
+"""In a minute, of what is logged at one place."""
 _MOST_FRAMES: Final = 30
 """Of a traceback: its innermost ones."""
 _MOST_EXCEPTIONS: Final = 10
@@ -38,10 +41,11 @@ def open_log(config: LogsConfig) -> Iterator[LogWriter]:
 
     What others than the broker say is written from warnings on: what httpx says below that has the URL of each callout.
     """
-    terminal = sys.stderr.isatty()
+    descriptor = _standard_error()
+    terminal = os.isatty(descriptor)
     as_json = config.format == "json" or (config.format == "auto" and not terminal)
     formatter = LineFormatter(_json() if as_json else _console(terminal and not os.environ.get("NO_COLOR")))
-    writer = LogWriter(sys.stderr.fileno(), formatter.dropped)
+    writer = LogWriter(descriptor, formatter.dropped)
     handler = WritingHandler(writer)
     handler.setFormatter(formatter)
     root, ours = logging.getLogger(), logging.getLogger("broker")
@@ -57,12 +61,23 @@ def open_log(config: LogsConfig) -> Iterator[LogWriter]:
         writer.close()
 
 
+def _standard_error() -> int:
+    """Return its descriptor. Where it was closed, another file has its number by now: then the log goes nowhere."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return os.open(os.devnull, os.O_WRONLY)
+
+
 class LineFormatter(logging.Formatter):
     """Makes one line of a record, by one of structlog's renderers; a traceback on a console is some more."""
 
     def __init__(self, render: "Processor") -> None:
         super().__init__()
         self._render = render
+        self._minute = 0
+        self._told: Counter[tuple[str, int]] = Counter()
+        """In this minute, how often it was told where an exception was raised, by where that is logged."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its end."""
@@ -78,8 +93,18 @@ class LineFormatter(logging.Formatter):
                 name: _printable(value) if isinstance(value, str) else value for name, value in line.fields.items()
             }
         if record.exc_info and record.exc_info[1] is not None:
-            fields["exception"] = told_where(record.exc_info[1])
+            error = record.exc_info[1]
+            fields["exception"] = told_where(error) if self._may_tell_where(record) else type(error).__name__
         return _CREDENTIAL.sub(r"\1_…", str(self._render(None, record.levelname, fields)))
+
+    def _may_tell_where(self, record: logging.LogRecord) -> bool:
+        """Whether a traceback is due: what a client can have fail again and again is not told in full each time."""
+        minute, place = int(record.created // 60), (record.name, record.lineno)
+        if minute != self._minute:
+            self._minute = minute
+            self._told.clear()
+        self._told[place] += 1
+        return self._told[place] <= MOST_TRACEBACKS
 
     def dropped(self, lines: int) -> bytes:
         """Return the line that says that so many were dropped."""

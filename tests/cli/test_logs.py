@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,9 +15,9 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from processes import COMMAND, GUARD_SECONDS, KEY, process, serving
+from processes import COMMAND, GUARD_SECONDS, KEY, free_port, process, serving
 
-from broker.cli.logs import LineFormatter, _console, _json, told_where
+from broker.cli.logs import MOST_TRACEBACKS, LineFormatter, _console, _json, told_where
 from broker.keys import hash_key
 from broker.logline import LogLine
 
@@ -138,6 +139,21 @@ def test_what_led_to_an_exception_is_said_and_what_the_system_says_of_it():
     assert re.search(r"^RuntimeError\n.*^after OSError: Too many open files\n", told, re.MULTILINE | re.DOTALL)
 
 
+def test_what_fails_again_and_again_is_told_in_full_ten_times_a_minute():
+    formatter = LineFormatter(_json())
+
+    def told(minute, line=1):
+        error = raised()
+        record = logging.LogRecord("broker.x", logging.ERROR, "", line, "it failed", (), (None, error, None))
+        record.created = 60.0 * minute
+        return json.loads(formatter.format(record))["exception"]
+
+    assert ["File" in told(1) for _ in range(MOST_TRACEBACKS + 3)] == [True] * MOST_TRACEBACKS + [False] * 3
+    assert told(1) == "ExceptionGroup"
+    assert "File" in told(1, line=2)
+    assert "File" in told(2)
+
+
 def test_a_traceback_is_bounded():
     def deep(n):
         return deep(n - 1) if n else [][0]
@@ -234,6 +250,22 @@ with open_log(LogsConfig(format="json", level="debug")):
     logging.getLogger("broker.transport").debug("ours")
     warnings.warn("of no use")
 """
+
+
+def test_without_a_standard_error_it_serves_all_the_same(config_path, tmp_path):
+    port = free_port()
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "serve", "--port", str(port), "--config", str(config_path)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "told"))
+        told.settimeout(GUARD_SECONDS)
+        with subprocess.Popen(command, env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "told")}) as started:
+            try:
+                assert b"READY=1" in told.recv(4_096)
+                assert lines_dropped(f"http://127.0.0.1:{port}") == 0
+                started.send_signal(signal.SIGTERM)
+                assert started.wait(GUARD_SECONDS) == 0
+            finally:
+                started.kill()
 
 
 # --- nobody waits for its reader ---------------------------------------------
