@@ -16,7 +16,7 @@ from broker.errors import RequestError
 from broker.fanout.hub import Hub
 from broker.log import past as past_module
 from broker.log.archive import Kept, Older, Reach
-from broker.log.engines.rows import trim_events
+from broker.log.engines.rows import trim_events, trim_known
 from broker.log.past import QUESTIONS_AT_ONCE, Past
 from broker.log.retention import ReplayBuffers
 from broker.protocol.framing import payload_of
@@ -191,6 +191,36 @@ async def test_a_moment_is_the_position_of_the_last_event_before_it(kind, mock_c
     house.let_go(4)
     assert await before("a", wall_at(20).timestamp()) == house.after(4), "when the newest that is gone was stored"
     assert await before("a", wall_at(25).timestamp()) == house.after(6)
+
+
+async def test_a_moment_after_all_that_a_log_on_disk_has_forgotten_is_known(mock_clock):
+    house = House("sqlite")
+    for _ in range(6):
+        house.publish(["i1"])
+        mock_clock.jump(10)
+    house.let_go(4)
+    at_once(house.archive._storage.write(partial(trim_known, stored_before=wall_at(15).timestamp(), most=10_000)))
+    before = house.archive.position_before
+    assert await before("a", wall_at(25).timestamp()) == house.after(3), "it is known when that was stored"
+    assert await before("a", wall_at(20.5).timestamp()) == house.after(3)
+    assert await before("a", wall_at(20).timestamp()) is None, "when the first that is known was stored"
+    assert await before("a", wall_at(5).timestamp()) is None
+    at_once(house.archive._storage.write(partial(trim_known, stored_before=inf, most=10_000)))
+    assert await before("a", wall_at(40).timestamp()) is None
+    assert await before("a", wall_at(40.5).timestamp()) == house.after(5)
+
+
+async def test_of_a_quiet_account_whose_events_are_all_forgotten_a_later_moment_is_known(mock_clock):
+    house = House("sqlite")
+    house.publish(["i1"] * 3)
+    mock_clock.jump(100)
+    house.publish(["i1"])
+    house.let_go(2)
+    storage = house.archive._storage
+    at_once(storage.write(partial(trim_known, stored_before=inf, most=10_000)))
+    assert await house.archive.position_before("a", wall_at(50).timestamp()) == house.after(3)
+    assert await house.archive.position_before("a", wall_at(0.5).timestamp()) == house.after(3)
+    assert await house.archive.position_before("a", wall_at(0).timestamp()) is None
 
 
 # --- who asks ----------------------------------------------------------------

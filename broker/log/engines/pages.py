@@ -71,7 +71,21 @@ def _position_before(connection: sqlite3.Connection, account_id: str, moment: fl
         if position is not None:
             return int(position)
     _, known_after = _gone(connection, account_id)
-    return None if known_after else 0
+    return known_after if not known_after or _was_forgotten_before(connection, account_id, moment) else None
+
+
+def _was_forgotten_before(connection: sqlite3.Connection, account_id: str, moment: float) -> bool:
+    """Return whether all that nothing is known of any more of an account was stored before a moment.
+
+    It was stored before all that is known of any account; and no later than the account's newest event.
+    """
+    times = connection.execute(
+        "SELECT stored_at FROM (SELECT stored_at FROM known ORDER BY position LIMIT 1)"
+        " UNION ALL SELECT stored_at FROM (SELECT stored_at FROM events ORDER BY position LIMIT 1)"
+        " UNION ALL SELECT head_at FROM accounts WHERE account = ?",
+        (account_id,),
+    ).fetchall()
+    return not times or min(stored_at for (stored_at,) in times) < moment
 
 
 def _missed(
