@@ -431,6 +431,7 @@ class Broker:
             self._lag.statistics(),
             dropped_lines(),
             self._disk.storage.statistics() if self._disk else None,
+            self.past.statistics(),
             self.webhooks.statistics() if self.webhooks else None,
             self.draining.is_set(),
         )

@@ -122,6 +122,8 @@ class Past:
             return await ask(self._archive)
         raise RequestError("unavailable", "The broker's storage does not answer", retry_after_ms=1_000)
 
-    def statistics(self) -> PastStatistics:
-        """Return what was read, and what is being asked."""
+    def statistics(self) -> PastStatistics | None:
+        """Return what was read, and what is being asked; None: there is no archive."""
+        if self._archive is None:
+            return None
         return PastStatistics(self._questions, self._shared, self._events, len(self._pages) + len(self._starts))

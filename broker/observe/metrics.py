@@ -14,6 +14,7 @@ from msgspec import Struct
 from ..config import Config
 from ..durations import BOUNDS, DurationsStatistics
 from ..log.letters import STATES
+from ..log.past import PastStatistics
 from ..log.storage import GROUP_SIZES, StorageStatistics
 from ..version import __version__
 from ..webhooks.webhooks import WebhooksStatistics
@@ -65,6 +66,8 @@ class Collector:
         yield from _delays(statistics)
         if statistics.storage is not None:
             yield from _storage(statistics.storage)
+        if statistics.past is not None:
+            yield from _past(statistics.past)
         if statistics.webhooks is not None:
             yield from _webhooks(statistics.webhooks)
 
@@ -154,6 +157,13 @@ def _storage(storage: StorageStatistics) -> Iterator["Metric"]:
     yield _gauge("storage_bytes", "What the log on disk takes, with its WAL", storage.bytes)
     yield _gauge("storage_free_bytes", "What is free on its disk", storage.free_bytes)
     yield _counter("storage_errors", "Commits and reads that failed", _by_one(storage.errors), "kind")
+
+
+def _past(past: PastStatistics) -> Iterator["Metric"]:
+    yield _counter("older_reads", "Questions to the log on disk for what memory no longer holds", past.questions)
+    yield _counter("older_reads_shared", "Answers that came to others who asked the same", past.shared)
+    yield _counter("older_events", "Events that were read for subscribers", past.events)
+    yield _gauge("older_reads_under_way", "Questions that have no answer yet", past.asking)
 
 
 def _webhooks(statistics: WebhooksStatistics) -> Iterator["Metric"]:

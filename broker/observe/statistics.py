@@ -11,6 +11,7 @@ from ..commands.dispatch import CommandsStatistics
 from ..durations import DurationsStatistics
 from ..fanout.acknowledged import AcknowledgedStatistics
 from ..fanout.hub import HubStatistics
+from ..log.past import PastStatistics
 from ..log.retention import ReplayStatistics
 from ..log.storage import StorageStatistics
 from ..webhooks.webhooks import WebhooksStatistics
@@ -41,6 +42,8 @@ class BrokerStatistics(Struct, frozen=True):
     """Of the log of `broker serve`: standard error took none, and too many waited."""
     storage: StorageStatistics | None
     """None: there is no log on disk."""
+    past: PastStatistics | None
+    """None: nothing is kept that memory has dropped."""
     webhooks: WebhooksStatistics | None
     """None: there is no log on disk."""
     draining: bool

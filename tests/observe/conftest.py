@@ -1,9 +1,19 @@
 """A broker to which much has happened."""
 
+from functools import partial
+from math import inf
+
 import pytest
-from clients import ALICE, ask, configured, connected, event, post_events, serving, until
+from clients import ACCOUNT, ALICE, ask, configured, connected, event, post_events, serving, until
 
 from broker import CommandError, ReplayConfig, StorageConfig
+from broker.log.engines.rows import trim_events
+
+
+async def let_go_of_what_memory_has_dropped(served):
+    keep_from = served.broker._hub.account(ACCOUNT).buffer.dropped_through + 1
+    step = partial(trim_events, stored_before=inf, keep_from=keep_from, most=100)
+    await served.broker._disk.storage.write(step)
 
 
 @pytest.fixture
@@ -34,6 +44,8 @@ async def noisy_broker(tmp_path):
                 await client.say(action="ping", request_id=f"after_{request_id}")
                 await client.answer(f"after_{request_id}")
             await until(lambda: ("send_email", "other") in served.broker.statistics().commands.answered)
+            await until(lambda: served.broker.statistics().replay.events == 4)
+            await let_go_of_what_memory_has_dropped(served)
             async with connected(served.address, f"inbox_ids=*&since={start}") as late:
                 await late.next()
             await ask(served.address, "GET", "/nowhere")

@@ -217,11 +217,13 @@ async def test_a_log_on_disk_tells_of_its_commits_its_size_and_its_errors(noisy_
     assert found("storage_bytes") > 0
     assert found("storage_free_bytes") > 0
     assert ("broker_storage_errors_total", "full") in found.samples
+    assert found("older_reads_total") >= 1, "of the one who came late"
+    assert (found("older_events_total"), found("older_reads_under_way")) == (0, 0), "what it got was in memory"
 
 
 async def test_without_a_log_on_disk_nothing_is_told_of_one():
     async with serving() as served:
-        assert not [name for name in (await scrape(served)).names if "storage" in name]
+        assert not [name for name in (await scrape(served)).names if "storage" in name or "older" in name]
 
 
 @pytest.mark.parametrize("key", [ALICE, INBOXES])

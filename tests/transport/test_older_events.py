@@ -22,7 +22,7 @@ from clients import (
     upgrade_head,
 )
 
-from broker import BrokerClosedError, Gap, ReplayConfig, RequestError, open_broker
+from broker import BrokerClosedError, Gap, ReplayConfig, RequestError, StorageConfig, open_broker
 
 TINY = ReplayConfig(max_events_per_account=5)
 EVENTS = 600
@@ -258,3 +258,45 @@ async def test_a_subscriber_of_a_broker_that_is_gone_is_told_that_and_not_that_i
     with pytest.raises(BrokerClosedError):
         await anext(subscriber)
     await opened.__aexit__(None, None, None)
+
+
+# --- with a log on disk ------------------------------------------------------
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    return configured(replay=TINY, storage=StorageConfig(path=str(tmp_path / "broker.db"), min_free_bytes=0))
+
+
+async def everything(served, query):
+    async with connected(served.address, query) as client:
+        assert client.ready["replay"]["recovered"]
+        return await next_events(client, client.ready["replay"]["count"])
+
+
+async def test_what_memory_has_dropped_is_read_from_disk_also_by_another_process(on_disk):
+    async with served_with_a_past(on_disk) as (served, start):
+        assert await everything(served, f"inbox_ids=*&since={start}") == list(range(EVENTS))
+        assert await everything(served, "inbox_ids=in_1&since=1h") == list(range(EVENTS))
+        assert await everything(served, "inbox_ids=in_2&since=1h") == []
+        assert served.broker.statistics().past.events >= 2 * (EVENTS - 5)
+    async with serving(on_disk) as served:
+        assert await everything(served, f"inbox_ids=*&since={start}") == list(range(EVENTS))
+        async with connected(served.address, "inbox_ids=in_2") as client:
+            assert client.ready["replay_seconds"] == 86_400
+            await client.say(action="subscribe", inbox_ids=["in_1"], since="1h")
+            assert (await client.next())["result"]["replay"] == {"recovered": True, "count": EVENTS}
+            assert await next_events(client, EVENTS) == list(range(EVENTS))
+
+
+async def test_who_reads_too_late_for_memory_is_fed_from_disk_while_more_is_published(on_disk):
+    async with (
+        serving(on_disk) as served,
+        connected(served.address, "inbox_ids=*", receive_buffer_bytes=4_096) as client,
+    ):
+        for n in range(0, 400, 10):
+            await served.broker.publish(ACCOUNT, [event(n + i, size=4_000) for i in range(10)])
+        assert not served.connection(client).session.follower.live
+        found = await next_events(client, 100)
+        await served.broker.publish(ACCOUNT, [event(400 + i, size=4_000) for i in range(100)])
+        assert found + await next_events(client, 400) == list(range(500))
