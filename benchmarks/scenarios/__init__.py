@@ -1,9 +1,37 @@
 """The scenarios, by name, in the order of the report."""
 
-from . import churn, commands, fanout, hostile, idle, inboxes, ingest, neighbour, overhead, reconnect, slow, tls
+from . import (
+    churn,
+    commands,
+    fanout,
+    hostile,
+    idle,
+    inboxes,
+    ingest,
+    neighbour,
+    overhead,
+    reconnect,
+    slow,
+    tls,
+    webhooks,
+)
 from .scenario import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
     module.SCENARIO.name: module.SCENARIO
-    for module in (fanout, overhead, inboxes, ingest, reconnect, slow, neighbour, hostile, idle, churn, tls, commands)
+    for module in (
+        fanout,
+        overhead,
+        inboxes,
+        ingest,
+        reconnect,
+        slow,
+        neighbour,
+        hostile,
+        idle,
+        churn,
+        tls,
+        commands,
+        webhooks,
+    )
 }

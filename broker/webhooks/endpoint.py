@@ -25,6 +25,8 @@ from .signing import OVERLAP_SECONDS
 MAX_ENDPOINTS: Final = 16
 """Of an account."""
 MAX_URL: Final = 2_048
+MAX_INBOX_IDS: Final = 1_000
+"""That an endpoint may name: all of an account's are listed in one step."""
 MAX_CLIENT_IDS: Final = 100
 MAX_FALLBACK_SECONDS: Final = 86_400
 DEFAULT_FALLBACK_SECONDS: Final = 30.0
@@ -270,7 +272,7 @@ class Checks(Struct, frozen=True):
     def _inbox_ids(self, names: Sequence[str] | None, key: Key) -> tuple[str, ...] | None:
         if names is None or names == ALL_INBOXES or ALL_INBOXES in names:
             return None
-        most = self.limits.max_inboxes_per_connection
+        most = min(MAX_INBOX_IDS, self.limits.max_inboxes_per_connection)
         if len(names) > most:
             raise too_many("inbox_ids", most, "$.inbox_ids")
         key.select(names, "$.inbox_ids")

@@ -278,7 +278,7 @@ class Endpoints:
                 self._watch(live)
             else:
                 live.key = endpoint.key
-        self._route(endpoint.account_id)
+        self._reroute(live)
         if endpoint.order != before.order:
             await self._put_in_line(live)
         self.woken(live.number, 0.0)
@@ -326,14 +326,18 @@ class Endpoints:
 
     # --- what each gets
 
+    def _reroute(self, live: Live) -> None:
+        """Let the outbox know what an endpoint gets by now."""
+        live.route = live.endpoint.route(live.number, live.key or live.endpoint.key)
+        self._route(live.endpoint.account_id)
+
     def _route(self, account_id: str) -> None:
-        """Let the outbox know what each endpoint of an account gets by now, and for which clients it waits."""
+        """Let the outbox know which endpoints an account has by now, and for which clients they wait."""
         account = self._accounts.get(account_id)
         routes = []
         fallbacks: dict[str, tuple[int, ...]] = {}
         for live in [] if account is None else account.lives.values():
             endpoint = live.endpoint
-            live.route = endpoint.route(live.number, live.key or endpoint.key)
             if endpoint.mode == "fallback":
                 for client_id in endpoint.client_ids:
                     fallbacks[client_id] = (*fallbacks.get(client_id, ()), live.number)
@@ -365,7 +369,7 @@ class Endpoints:
         if endpoint != live.endpoint and live.endpoint.status != "removed":
             live.endpoint = endpoint
             self._soon(self._write_down, live)
-        self._route(endpoint.account_id)
+        self._reroute(live)
         self._look_at(live)
 
     async def _recall(self, live: Live) -> None:
@@ -385,7 +389,7 @@ class Endpoints:
                     self._judged(live, key)
                 return
         live.key = endpoint.key
-        self._route(endpoint.account_id)
+        self._reroute(live)
         self._look_at(live)
 
 

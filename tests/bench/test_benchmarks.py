@@ -6,6 +6,7 @@ import socket
 from array import array
 from itertools import pairwise
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from benchmarks.cells import ahead_of_us, cells, too_much, why_not
 from benchmarks.generator import receiving
 from benchmarks.generator.deliveries import SLICES, Expected, account, length_of_union, together
 from benchmarks.generator.effort import Effort, why_late, why_refused
+from benchmarks.generator.endpoints import Endpoints
 from benchmarks.generator.frames import FrameReader, is_one_frame, masked_frame
 from benchmarks.generator.receiving import PythonLoop
 from benchmarks.generator.schedule import Schedule
@@ -29,6 +31,7 @@ from benchmarks.profiles import collapse, hottest
 from benchmarks.results import SCHEMA, Column, Hot, Results, ResultsError, Row, Table, load, save
 from benchmarks.runner import cases_of, combined
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.scenarios.webhooks import with_webhooks
 from broker.config import parse_config
 
 SECOND = 1_000_000_000
@@ -468,6 +471,20 @@ def test_every_row_has_a_configuration_that_the_broker_takes():
     for row in ROWS.values():
         config = parse_config(hostile_configuration(4711, 4712, row.settings, asks=row.asks), {})
         assert (config.access.url is not None) == row.asks
+
+
+def test_the_webhooks_that_are_measured_are_some_that_the_broker_takes(tmp_path):
+    config = parse_config(with_webhooks(4711, [4712, 4713], tmp_path / "broker.db"), {})
+    assert [len(account.webhooks) for account in config.accounts] == [0, 2]
+    assert config.storage.path is not None
+
+
+def test_an_endpoint_takes_its_time_and_counts_what_it_answers():
+    endpoints = Endpoints(2, 0.01, control=0)
+    for port in endpoints.ports():
+        for _ in range(2):
+            assert httpx.post(f"http://127.0.0.1:{port}/", content=b"{}").status_code == 200
+    assert (endpoints.taken(), endpoints.taken()) == (4, 0)
 
 
 def test_a_deployment_is_measured_alone():

@@ -249,6 +249,7 @@ async def test_an_account_has_sixteen_endpoints_at_most(hooks):
         ({"url": URL, "client_ids": ["a b"]}, "$.client_ids[0]"),
         ({"url": URL, "client_ids": ["a"] * 101}, "$.client_ids"),
         ({"url": URL, "inbox_ids": []}, "$.inbox_ids"),
+        ({"url": URL, "inbox_ids": [f"in_{n}" for n in range(1001)]}, "$.inbox_ids"),
         ({"url": URL, "inbox_id": "in_1"}, "$.inbox_id"),
         ({"url": URL, "event_type": "a"}, "$.event_type"),
         ({"url": URL, "event_types": ["A"]}, "$.event_types[0]"),

@@ -526,6 +526,8 @@ async def test_a_key_that_is_revoked_while_its_endpoint_is_made_has_no_endpoint(
 
         async def revoke_and_write(what):
             written = await write(what)
+            if work.storage.connection.execute("SELECT count(*) FROM webhooks").fetchone() == (0,):
+                return written  # somebody else's
             work.storage.write = write
             work.reload(config_of(keys=work.config.accounts[0].keys[:1]))
             return written
