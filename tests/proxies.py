@@ -95,8 +95,11 @@ async def _running(command: list[str], port: int, **options: Any) -> AsyncIterat
 
 
 @asynccontextmanager
-async def nginx(folder: Path, upstream: str, *, seconds: float = 90) -> AsyncIterator[Proxy]:
-    """nginx before a broker at `unix:PATH` or `HOST:PORT`; it waits so long for the next byte."""
+async def nginx(folder: Path, upstream: str, *, seconds: float = 90, without: str = "") -> AsyncIterator[Proxy]:
+    """nginx before a broker at `unix:PATH` or `HOST:PORT`; it waits so long for the next byte.
+
+    ``without``: what stands in lines that somebody forgot.
+    """
     program, port, authority = _required("nginx"), free_port(), Authority(folder)
     signed = authority.sign("proxy")
     site = _adapted(
@@ -113,6 +116,7 @@ async def nginx(folder: Path, upstream: str, *, seconds: float = 90) -> AsyncIte
             "proxy_send_timeout 90s": f"proxy_send_timeout {int(seconds * 1_000)}ms",
         },
     )
+    site = "\n".join(line for line in site.split("\n") if not without or without not in line)
     kept = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     user = "user root;" if os.getuid() == 0 else ""
     paths = " ".join(f"{name}_temp_path {folder}/{name};" for name in kept)

@@ -32,8 +32,8 @@ PROBE_INBOX: Final = "broker_doctor"
 """Where it publishes with the key of a whole account: nobody's inbox."""
 SCOPES: Final = ("subscribe", "command", "publish", "webhooks")
 
-_PROXY: Final = "have the proxy in between pass on `Upgrade` and `Connection` (docs/operations.md), or go around it"
-_HOLDS_BACK: Final = "switch buffering off in the proxy in between (nginx: proxy_buffering off)"
+_PROXY: Final = "have the proxy in between pass on `Upgrade` and `Connection` (docs/proxies.md), or go around it"
+_HOLDS_BACK: Final = "switch buffering off in the proxy in between (nginx: proxy_buffering off; docs/proxies.md)"
 
 
 class Patient(Struct):
