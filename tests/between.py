@@ -108,6 +108,13 @@ class HoldsBack(Between):
         return before + found
 
 
+class AsksForMore(Between):
+    """Lets the broker replay five minutes, whatever cursor a client comes back with."""
+
+    def to_server(self, data: bytes) -> bytes:
+        return re.sub(rb"since=[^ &]*", b"since=5m", data)
+
+
 class ShiftsTime(Between):
     """Moves the year that the broker tells: the clock of one side is off."""
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import trio
 from between import (
+    AsksForMore,
     Between,
     CutsWhatIsQuiet,
     DropsUpgrade,
@@ -311,6 +312,12 @@ async def test_two_brokers_behind_one_name_that_share_nothing_are_found():
         found = await findings_at(url, samples=0)
     assert problems(found) == {"replay": "no_replay"}
     assert "share an engine" in found["replay"].do
+
+
+async def test_events_that_come_again_after_a_cut_are_found():
+    found = await through(AsksForMore)
+    assert problems(found) == {"replay": "no_replay"}
+    assert "4 events came where one was missed" in found["replay"].said
 
 
 # --- what it says ------------------------------------------------------------
