@@ -9,7 +9,17 @@ NASTY = "\x1b[2J[red]\u202e" + "x" * 120
 
 
 def snapshot(
-    *, uptime=10.0, draining=False, published=0, delivered=0, gaps=0, gap_events=0, refused=None, accounts=0, closed=0
+    *,
+    uptime=10.0,
+    draining=False,
+    published=0,
+    delivered=0,
+    gaps=0,
+    gap_events=0,
+    refused=None,
+    accounts=0,
+    closed=0,
+    disk_seconds=None,
 ) -> Snapshot:
     """A snapshot with these figures, and so many accounts and ended connections of long and nasty names."""
     buckets = Buckets((0.001, 0.1), (published, 0, 0))
@@ -23,7 +33,7 @@ def snapshot(
         LiveCounters(published, delivered, 5, gaps, gap_events, refused or {}),
         buckets,
         buckets,
-        LiveWindow(1_000, 500_000, 1_000_000, 300, 211),
+        LiveWindow(1_000, 500_000, 1_000_000, 300, 211, disk_seconds),
         [AccountSeen(f"{number}{NASTY}", 1.5, 2, 10, 3, 4, 5.0) for number in range(accounts)],
         [
             ConnectionClosed("2026-11-23T10:00:00.000Z", f"conn_{number}", NASTY, 4408, NASTY, 3.2)

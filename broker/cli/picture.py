@@ -130,7 +130,8 @@ def window_words(snapshot: Snapshot) -> str:
     if window.shortest_seconds < window.seconds:
         reach = f"{window.shortest_seconds:g} s of {reach}"
     held, most = bytes_text(window.bytes), bytes_text(window.max_bytes)
-    return f"window {window.events:,} events, {held} of {most}, reaches {reach}"
+    on_disk = "" if window.disk_seconds is None else f"; on disk {duration_text(window.disk_seconds)}"
+    return f"window {window.events:,} events, {held} of {most}, reaches {reach}{on_disk}"
 
 
 def refused_words(snapshot: Snapshot) -> str:

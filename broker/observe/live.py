@@ -64,7 +64,7 @@ class Buckets(Struct, frozen=True):
 
 
 class LiveWindow(Struct, frozen=True):
-    """The replay window, over all accounts."""
+    """The replay window in memory, over all accounts."""
 
     events: int
     bytes: int
@@ -73,6 +73,8 @@ class LiveWindow(Struct, frozen=True):
     """How far back it reaches by its configuration."""
     shortest_seconds: float
     """How far back that one reached which last lost an event to a limit of events or bytes; else ``seconds``."""
+    disk_seconds: float | None
+    """How far back the log on disk reaches; null: there is none, and what memory drops is lost."""
 
 
 class Snapshot(Struct, frozen=True, tag_field="type", tag="operator.snapshot"):
@@ -154,7 +156,8 @@ class Live:
 
     def _snapshot(self, census: Census) -> Snapshot:
         statistics = self._statistics()
-        hub, replay, settings = statistics.hub, statistics.replay, self._config().replay
+        hub, replay, config = statistics.hub, statistics.replay, self._config()
+        settings, storage = config.replay, config.storage
         squeezed = replay.squeezed_seconds
         return Snapshot(
             format_time(datetime.fromtimestamp(time.time(), UTC)),
@@ -179,6 +182,7 @@ class Live:
                 settings.max_bytes_total,
                 settings.seconds,
                 settings.seconds if squeezed is None else round(squeezed, 1),
+                None if storage.path is None else storage.keep_seconds,
             ),
             census.accounts,
             self._closed(),

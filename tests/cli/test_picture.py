@@ -86,6 +86,10 @@ def test_as_lines_all_of_it_is_there_and_nothing_for_a_terminal_to_obey():
     assert "\x1b" not in text
 
 
+def test_a_log_on_disk_is_told_with_how_far_it_reaches():
+    assert "reaches 211 s of 300 s; on disk 1 d 0 h" in "\n".join(lines_of(picture(disk_seconds=86_400)))
+
+
 def test_for_programs_it_is_json_with_what_the_broker_told():
     shown = picture()
     shown.page = page(connection(1))

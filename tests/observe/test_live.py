@@ -10,7 +10,7 @@ from described import OPENAPI, faults
 
 import broker.observe.census
 import broker.observe.live
-from broker import AccountConfig, Config, open_broker
+from broker import AccountConfig, Config, StorageConfig, open_broker
 from broker.observe.connections import ConnectionStatistics, OpenConnection
 from broker.observe.live import MAX_FRAME_BYTES
 from broker.protocol.selection import EVERYTHING
@@ -53,6 +53,13 @@ async def test_a_frame_tells_what_a_broker_holds_and_has_done(noisy_broker):
     for name in ("delay_seconds", "loop_lag_seconds"):
         assert len(frame[name]["counts"]) == len(frame[name]["buckets"]) + 1
     assert sum(frame["delay_seconds"]["counts"]) >= 1
+
+
+async def test_a_log_on_disk_is_told_with_how_far_it_reaches(tmp_path):
+    storage = StorageConfig(path=str(tmp_path / "broker.db"), keep_seconds=7_200)
+    for config, seconds in ((configured(storage=storage), 7_200), (configured(), None)):
+        async with serving(config) as served:
+            assert (await frame_of(served.broker))["window"]["disk_seconds"] == seconds
 
 
 async def test_the_connections_that_ended_last_are_told_with_why_and_how_long_they_lived():
