@@ -242,7 +242,7 @@ class Acked(Struct, frozen=True):
     cursor: str
     """Where `since=acked` begins now."""
     acked: int
-    """Events that this acknowledged and that the window holds."""
+    """Events that this acknowledged and that are in memory still."""
     claimed: list[str] = []
     """Ids of those of them that a webhook had begun to post before."""
 
@@ -251,7 +251,7 @@ class Held(Struct, frozen=True):
     """The result of `hold`."""
 
     held: int
-    """Events named that the window holds."""
+    """Events named that are in memory still."""
     claimed: list[str] = []
     """Ids of those of them that a webhook had begun to post before."""
 

@@ -4,7 +4,6 @@ import pytest
 from trio.testing import wait_all_tasks_blocked
 
 from broker import AccountConfig, Acked, Config, Held, KeyConfig, ReplayConfig, RequestError, open_broker
-from broker.fanout import acknowledging
 from broker.keys import hash_key
 from broker.protocol.messages import TokenRequest
 from broker.testing import ACCOUNT, KEY, config, connect
@@ -274,24 +273,6 @@ async def test_a_long_acknowledgement_is_counted_in_turns_and_answers_keep_their
             await client.send({"action": "ack", "request_id": "short", "event_ids": ["e1"]})
             answers = [await client.receive() for _ in range(2)]
         assert [(told["request_id"], told["result"]["acked"]) for told in answers] == [("long", 3_000), ("short", 1)]
-
-
-async def test_too_many_that_are_not_counted_yet_are_refused(monkeypatch):
-    monkeypatch.setattr(acknowledging, "MAX_WAITING", 2)
-    monkeypatch.setattr("broker.turns.FULL_SECONDS", float("inf"))  # all are read before the first is counted
-    async with open_broker(config()) as broker, agent(broker, inbox_ids="a") as client:
-        cursors = await publish(broker, *map(event, range(3_000)))
-        await received(client, 3_000)
-        for number in range(4):
-            await client.send({"action": "ack", "request_id": f"r{number}", "cursor": cursors[-1]})
-        answers = {told["request_id"]: told for told in [await client.receive() for _ in range(4)]}
-        assert [told.get("error", {}).get("code") for _, told in sorted(answers.items())] == [
-            None,
-            None,
-            "rate_limited",
-            "rate_limited",
-        ]
-        assert (await client.ask("ack", {"cursor": cursors[-1]}))["acked"] == 0
 
 
 async def test_an_ack_is_for_the_stream_and_not_for_http():

@@ -7,6 +7,7 @@ order, while events are published and leave the window.
 import json
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import append, make_buffer, prepared, wall_at
@@ -20,7 +21,8 @@ from broker.fanout.acknowledged import Acknowledged
 from broker.fanout.acknowledging import Acknowledging
 from broker.fanout.listeners import Listener
 from broker.fanout.subscriptions import Subscriptions
-from broker.transport.session import Session
+from broker.log.archive import Kept, Page, Reached
+from broker.transport.session import Session, SubscribeRequest
 
 KEY = Key("key_a", "acct_a", frozenset({"subscribe"}), None, sha256="of the key")
 CONFIG = Config()
@@ -70,6 +72,11 @@ class Agent:
         if len(self.buffer):
             self.buffer.drop_first(NOW)
 
+    @property
+    def gone_through(self):
+        """Up to where events are gone for good."""
+        return self.buffer.dropped_through
+
     # --- a connection
 
     def open(self, inboxes, types, since):
@@ -83,7 +90,9 @@ class Agent:
         self.follower = self.session.follower
         self.acknowledging = Acknowledging(self.buffer, self.follower)
         self.inboxes, self.types = set(inboxes), types
-        self.session.open(NOW)
+        reached = None
+        while (reach := self.session.open(NOW, reached)) is not None:
+            reached = self.reach(reach)
         self.read(1)
         self.from_where = dict.fromkeys(inboxes, self.buffer.position_of(self.cursors[0]))
 
@@ -93,10 +102,22 @@ class Agent:
 
     def read(self, writes):
         """Take so many writes, if there are; -1: all."""
-        while writes and (frames := self.session.take()) is not None:
-            writes -= 1
-            self.wire += frames
+        while writes:
+            frames = self.session.take()
+            if frames is not None:
+                writes -= 1
+                self.wire += frames
+            elif self.session.wanted is not None:
+                self.session.take_in(self.session.wanted, self.page(self.session.wanted))
+            else:
+                break
         self.hear()
+
+    def page(self, older):
+        raise NotImplementedError
+
+    def reach(self, reach):
+        raise NotImplementedError
 
     def hear(self):
         for opcode, payload in take_frames(self.wire) if self.session is not None else ():
@@ -107,13 +128,16 @@ class Agent:
                     self.sent.add(int(frame["event_id"][1:]))
 
     def say(self, **command):
-        return self.session.receive(json.dumps(command), NOW, wall_at(NOW))
+        asked = self.session.receive(json.dumps(command), NOW, wall_at(NOW))
+        while isinstance(asked, SubscribeRequest):
+            asked = self.session.obey(asked.command, NOW, wall_at(NOW), self.reach(asked.reach))
+        return asked
 
     def come(self):
         self.open(self.chance.choice(SETS), self.chance.choice(TYPES), self.since())
 
     def since(self):
-        back = self.chance.randint(0, 8)
+        back = self.chance.randint(0, 40)
         return self.chance.choice(["acked", "", self.buffer.cursor_at(max(0, self.buffer.head - back))])
 
     def be_fed(self):
@@ -186,7 +210,7 @@ class Agent:
             position
             for position, entry in self.entries.items()
             if entry.inbox in self.inboxes and entry.type in types and position not in self.settled
-            and position > max(self.from_where[entry.inbox], self.buffer.dropped_through)
+            and position > max(self.from_where[entry.inbox], self.gone_through)
         }  # fmt: skip
         self.session.close()
         self.open(sorted(self.inboxes), self.types, "acked")
@@ -194,8 +218,50 @@ class Agent:
         assert to_come <= self.sent
 
 
+class AgentWithArchive(Agent):
+    """What leaves memory is read elsewhere, until that lets it go, too."""
+
+    gone_through = 0
+
+    def __init__(self, chance):
+        super().__init__(chance)
+        self.buffer._shared.archive_seconds = 86_400.0
+
+    def drop(self):
+        for _ in range(self.chance.randint(0, 6)):
+            super().drop()
+        if self.chance.random() < 0.5:
+            self.gone_through = self.chance.randint(self.gone_through, self.buffer.dropped_through)
+
+    def matching(self, selection, after, through):
+        return [
+            entry
+            for position, entry in self.entries.items()
+            if after < position <= through and entry.inbox in selection
+        ]
+
+    def gone(self, selection, after, through):
+        gone_through = min(self.gone_through, through)
+        return gone_through, len(self.matching(selection, after, gone_through))
+
+    def page(self, older):
+        gone_through, missed = self.gone(older.selection, older.after, older.through)
+        entries = self.matching(older.selection, max(older.after, gone_through), older.through)
+        most = self.chance.randint(1, 3)
+        reached = entries[most - 1].position if len(entries) > most else older.through
+        return Page(entries[:most], reached, gone_through, missed)
+
+    def reach(self, reach):
+        after = reach.position or 0
+        gone_through, missed = self.gone(reach.selection, after, reach.through)
+        count = len(self.matching(reach.selection, max(after, gone_through), reach.through))
+        kept = Kept(count, gone_through, None if reach.position is None else missed)
+        return Reached(reach, reach.position, kept, None if reach.before is None else self.page(reach.before))
+
+
+@pytest.mark.parametrize("kind", [Agent, AgentWithArchive])
 @settings(max_examples=150)
 @given(st.randoms(use_true_random=True))
-def test_nothing_is_lost_and_nothing_is_acknowledged_that_was_not_sent(chance):
+def test_nothing_is_lost_and_nothing_is_acknowledged_that_was_not_sent(kind, chance):
     with patch("broker.fanout.follower.READ_EVENTS", 1):
-        Agent(chance).live(60)
+        kind(chance).live(60)

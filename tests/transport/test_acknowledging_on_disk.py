@@ -11,7 +11,7 @@ from processes import KEY as PROCESS_KEY
 from processes import serving
 from trio.testing import wait_all_tasks_blocked
 
-from broker import StorageConfig, open_broker
+from broker import ReplayConfig, StorageConfig, open_broker
 from broker.keys import hash_key
 from broker.testing import ACCOUNT, config, connect
 
@@ -57,6 +57,20 @@ async def test_a_client_that_came_for_the_first_time_misses_nothing_over_a_resta
         await publish(broker, range(2))
     async with open_broker(on_disk) as broker, agent(broker) as client:
         assert await received(client, 2) == ["e0", "e1"]
+
+
+async def test_what_memory_does_not_hold_any_more_comes_from_the_disk_until_it_is_acknowledged(tmp_path):
+    storage = StorageConfig(path=str(tmp_path / "broker.db"), synchronous="normal")
+    async with open_broker(config(storage=storage, replay=ReplayConfig(max_events_per_account=3))) as broker:
+        async with agent(broker):
+            pass
+        cursors = await publish(broker, range(10))
+        for begin in (0, 4, 10):
+            async with agent(broker) as client:
+                assert client.ready["replay"] == {"recovered": True, "count": 10 - begin}
+                assert await received(client, 10 - begin) == [f"e{number}" for number in range(begin, 10)]
+                end = cursors[3 if begin == 0 else 9]
+                assert (await client.ask("ack", {"cursor": end}))["cursor"] == end
 
 
 async def test_a_subscriber_in_the_program_goes_on_after_a_restart(on_disk):
