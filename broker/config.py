@@ -77,11 +77,15 @@ class ReplayConfig(_Section, frozen=True):
     max_bytes_total: Positive = 1_073_741_824
 
 
+Synchronous = Literal["full", "normal"]
+told("synchronous", any_of(Synchronous))
+
+
 class StorageConfig(_Section, frozen=True):
     """A log on disk, if ``path`` says where: what is kept there, how surely, and how much of it."""
 
     path: FilePath | None = None
-    synchronous: Literal["full", "normal"] = "full"
+    synchronous: Synchronous = "full"
     keep_seconds: Annotated[int, Meta(gt=0, le=31_536_000)] | Annotated[float, Meta(gt=0, le=31_536_000)] = 86_400
     max_bytes: Annotated[int, Meta(ge=16_777_216)] = 10_737_418_240
     min_free_bytes: Annotated[int, Meta(ge=0)] = 67_108_864

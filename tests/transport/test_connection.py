@@ -844,7 +844,7 @@ async def test_no_key_is_ever_logged(caplog):
         await send_raw(served.address, upgrade_head(f"key={PUBLISHER}", ("Connection", "close")))
         await served.until_gone()
     log = broker_log(caplog)
-    for said in (client.ready["connection_id"], other.ready["connection_id"], "426 upgrade_required"):
+    for said in (client.ready["connection_id"], other.ready["connection_id"], "status 426, code upgrade_required"):
         assert said in log
     assert "dm_live" not in log
 

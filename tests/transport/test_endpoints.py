@@ -131,8 +131,8 @@ async def test_refusals_quote_no_key(caplog):
             assert b"dm_live" not in answer.body
         assert b"dm_live" not in (await refused(served, key="dm_live_nobody")).body
     log = broker_log(caplog)
-    assert log.count("400 bad_request") == len(TWO_CREDENTIALS)
-    assert log.count("401 unauthorized") == 1
+    assert log.count("status 400, code bad_request") == len(TWO_CREDENTIALS)
+    assert log.count("status 401, code unauthorized") == 1
     assert "dm_live" not in log
 
 
