@@ -58,7 +58,7 @@ class Slow(Between):
 class CutsWhatIsQuiet(Between):
     """Ends a connection over which nothing went for a while."""
 
-    idle_seconds = 0.3
+    idle_seconds = 1.0
 
     async def carry(self, client: trio.SocketStream) -> None:
         with trio.move_on_after(self.idle_seconds) as self._scope:

@@ -59,7 +59,9 @@ async def open_operator(url: str, key: str, trust: ssl.SSLContext | None) -> Asy
 
     headers = {"Authorization": f"Bearer {key}"}
     verify: ssl.SSLContext | bool = True if trust is None else trust
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=ANSWER_SECONDS, verify=verify) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=ANSWER_SECONDS, verify=verify, trust_env=False
+    ) as client:
         yield Operator(client)
 
 

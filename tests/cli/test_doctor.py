@@ -33,12 +33,12 @@ from broker.cli.probing import Place
 from broker.keys import hash_key
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def impatient(monkeypatch):
-    """What does not come in a second does not come."""
-    monkeypatch.setattr(broker.cli.client, "CONNECT_SECONDS", 1.0)
-    monkeypatch.setattr(broker.cli.examining, "STEP_SECONDS", 1.0)
-    monkeypatch.setattr(broker.cli.probing, "STEP_SECONDS", 1.0)
+    """What does not come in two seconds does not come."""
+    monkeypatch.setattr(broker.cli.client, "CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(broker.cli.examining, "STEP_SECONDS", 2.0)
+    monkeypatch.setattr(broker.cli.probing, "STEP_SECONDS", 2.0)
 
 
 async def findings_at(url, key=ALICE, *, trust=None, inbox=None, idle=0.0, samples=3):
@@ -144,7 +144,7 @@ async def test_a_name_that_nobody_knows_is_said_to_be_unknown():
         (b"", "no_answer"),
     ],
 )
-async def test_what_is_no_broker_is_said_to_be_none(answer, problem):
+async def test_what_is_no_broker_is_said_to_be_none(answer, problem, impatient):
     async with standing(Says(answer)) as url:
         assert problems(await findings_at(url)) == {"broker": problem}
 
@@ -243,14 +243,14 @@ async def test_through_what_does_no_harm_all_is_well():
 
 
 async def test_a_proxy_that_cuts_quiet_connections_is_found_with_the_time_that_it_waits():
-    found = await through(CutsWhatIsQuiet, idle=2)
+    found = await through(CutsWhatIsQuiet, idle=30)
     assert problems(found) == {"quiet": "cut_when_quiet"}
-    assert found["quiet"].measured["seconds"] == pytest.approx(0.3, abs=0.25)
+    assert 0.5 < found["quiet"].measured["seconds"] < 20
     assert "heartbeat of 30 s" in found["quiet"].do
 
 
-async def test_a_proxy_that_forgets_quiet_connections_without_a_word_is_found():
-    found = await through(ForgetsWhatIsQuiet, idle=0.5)
+async def test_a_proxy_that_forgets_quiet_connections_without_a_word_is_found(impatient):
+    found = await through(ForgetsWhatIsQuiet, idle=1.5)
     assert problems(found) == {"quiet": "cut_when_quiet"}
     assert "nobody says so" in found["quiet"].said
 
@@ -266,24 +266,24 @@ async def test_a_proxy_that_does_not_pass_the_upgrade_on_is_found():
     assert "Upgrade" in found["stream"].do
 
 
-async def test_a_proxy_that_buffers_an_upgraded_connection_is_found():
+async def test_a_proxy_that_buffers_an_upgraded_connection_is_found(impatient):
     found = await through(lambda port: HoldsBack(port, mark=b"HTTP/1.1 101 Switching Protocols\r\n"))
     assert problems(found) == {"stream": "no_websocket"}
     found = await through(lambda port: HoldsBack(port, mark=b"daimon.none\r\n\r\n"))
     assert problems(found) == {}
 
 
-async def test_a_proxy_that_holds_back_what_comes_after_the_first_frame_is_found():
+async def test_a_proxy_that_holds_back_what_comes_after_the_first_frame_is_found(impatient):
     found = await through(lambda port: HoldsBack(port, mark=b'"replay_seconds":300'))
     assert problems(found) == {"stream": "held_back"}
 
 
-async def test_a_proxy_that_holds_back_events_is_found():
+async def test_a_proxy_that_holds_back_events_is_found(impatient):
     found = await through(lambda port: HoldsBack(port, mark=b'"request_id":"publish_0"'))
     assert problems(found) == {"delivery": "held_back"}
 
 
-async def test_a_proxy_that_buffers_server_sent_events_is_found():
+async def test_a_proxy_that_buffers_server_sent_events_is_found(impatient):
     found = await through(lambda port: HoldsBack(port, mark=b"text/event-stream"))
     assert problems(found) == {"event stream": "event_stream"}
     assert "proxy_buffering off" in found["event stream"].do
