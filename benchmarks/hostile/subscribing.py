@@ -226,6 +226,20 @@ async def dropped_inboxes(target: Target, lists: int = 4) -> None:
         await publish(target, [event(f"in_{turn}_{number}".ljust(250, "x")) for number in range(EVENTS)])
 
 
+async def gaps(target: Target, lists: int = 3, times: int = 20) -> None:
+    """Ask again and again for what 9,999 inboxes have missed of events that left the window."""
+    inboxes = [f"in_{number}" for number in range(MOST_INBOXES)]
+    first = (await publish(target, event()))[0]["cursor"]
+    for _ in range(lists):
+        await publish(target, [event(inbox) for inbox in inboxes])
+    async with opened(target, LISTENER) as websocket:
+        for _ in range(times):
+            answer = await websocket.ask("s", action="subscribe", inbox_ids=inboxes, since=first)
+            if answer["result"]["replay"]["recovered"]:
+                raise UnexpectedError("nothing is missing of events that left the window")
+            await websocket.ask("u", action="unsubscribe", inbox_ids=inboxes)
+
+
 async def openings(query: str, statuses: tuple[int, ...], target: Target, times: int = 20) -> None:
     """Ask for openings with this query, which are answered with one of these statuses."""
     head = upgrade(target.host, target.port, f"/v1/stream?{query}", [f"Authorization: Bearer {LISTENER}"])
@@ -326,5 +340,11 @@ ROWS = [
         "publish key: 40,000 events for inboxes of their own leave a window of 4 MiB",
         dropped_inboxes,
         settings="[replay]\nmax_events_per_account = 1_000\nmax_bytes_per_account = 4_194_304\n",
+    ),
+    Row(
+        "gaps",
+        "subscribe key: 20 times what 9,999 inboxes have missed of 30,000 events",
+        gaps,
+        settings="[replay]\nmax_events_per_account = 1_000\n",
     ),
 ]

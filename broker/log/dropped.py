@@ -8,6 +8,8 @@ accounts' buckets are counted in bytes: an account that has too many forgets its
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Final
 
 from ..protocol.selection import Selection
@@ -56,9 +58,25 @@ class _DroppedBucket:
         self.bytes += cost
         return cost
 
+    def count(self, selection: Selection, after: int, through: int) -> int:
+        """Count the positions of a selection after one and up to another."""
+        if selection.inboxes is None:
+            return self._count_in([self.positions], after, through) - self._count_of(selection.excluded, after, through)
+        return self._count_of(selection.inboxes, after, through)
 
-def _count(positions: "array[int]", after: int, through: int) -> int:
-    return bisect_right(positions, through) - bisect_right(positions, after)
+    def _count_of(self, inboxes: frozenset[str], after: int, through: int) -> int:
+        """Count the positions of some inboxes: all in C, a tenth of a microsecond for each inbox, or half of one."""
+        by_inbox = self.by_inbox
+        if len(inboxes) >= len(by_inbox) and by_inbox.keys() <= inboxes:
+            return self._count_in([self.positions], after, through)
+        here = inboxes if len(inboxes) < len(by_inbox) else by_inbox.keys() & inboxes
+        return self._count_in([run for run in map(by_inbox.get, here) if run is not None], after, through)
+
+    def _count_in(self, runs: "Sequence[array[int]]", after: int, through: int) -> int:
+        """Count positions in the orders of some inboxes, or of all; only where the bucket is cut they are searched."""
+        begun_before, goes_on = self.positions[0] <= after, self.positions[-1] > through
+        counted = sum(map(bisect_right, runs, repeat(through))) if goes_on else sum(map(len, runs))
+        return counted - sum(map(bisect_right, runs, repeat(after))) if begun_before else counted
 
 
 class DroppedBuckets:
@@ -141,16 +159,8 @@ class DroppedPositions:
         total = 0
         for bucket in self._buckets:
             if bucket.positions[-1] > after:
-                total += self._count_in(bucket, selection, after, through)
+                total += bucket.count(selection, after, through)
         return total
-
-    @staticmethod
-    def _count_in(bucket: _DroppedBucket, selection: Selection, after: int, through: int) -> int:
-        if selection.inboxes is None:
-            runs = [bucket.by_inbox[inbox] for inbox in selection.excluded if inbox in bucket.by_inbox]
-            return _count(bucket.positions, after, through) - sum(_count(r, after, through) for r in runs)
-        small, large = sorted((selection.inboxes, bucket.by_inbox.keys()), key=len)
-        return sum(_count(bucket.by_inbox[i], after, through) for i in small if i in large)
 
     def position_before(self, moment: float, *, by_wall: bool = False) -> int | None:
         """Return the last position dropped that was stored before a moment of either clock; None if it is forgotten."""

@@ -416,6 +416,23 @@ def test_an_inbox_without_events_takes_no_memory():
     assert len(buffer._by_inbox) == 1
 
 
+@pytest.mark.parametrize("inboxes", [1, 3, 20])
+@pytest.mark.parametrize("dropped", [0, 4])
+def test_what_is_counted_between_two_positions_is_what_is_read_there(inboxes, dropped):
+    """Inbox by inbox, event by event, or at a glance where all lies between them: it is the same."""
+    buffer = filled(24, inboxes)
+    buffer.delivered = 24
+    for _ in range(dropped):
+        buffer.drop_first(25.0)
+    names = frozenset(f"i{number}" for number in range(inboxes))
+    some = frozenset(list(names)[::2])
+    for selection in (EVERYTHING, Selection(names), Selection(some), Selection(None, some), Selection(None, names)):
+        for after in range(dropped, 25):
+            for through in range(after, 26):
+                entries, _ = buffer.read(selection, after, through, max_events=100, max_bytes=1_000_000)
+                assert buffer.count(selection, after, through) == len(entries), (selection, after, through)
+
+
 def test_a_gap_is_counted_for_the_asked_inboxes_alone():
     buffer = filled(9)  # i1, i2, i0, i1, ...
     for _ in range(6):
