@@ -33,7 +33,7 @@ HOUSE_PLAN = [
     (
         "log",
         3,
-        ["lock", "database", ("upkeep", "storage", "letters"), ("letterbook", "outbox", "positions"),
+        ["lock", "shares", "database", ("upkeep", "storage", "letters"), ("letterbook", "outbox", "positions"),
          "dropped", "replay", ("retention", "archive"), "engines",
          ("engines.memory", "engines.rows", "engines.answers", "past"), "engines.pages", "engines.sqlite"],
     ),
@@ -86,7 +86,8 @@ PURE = {
     "protocol.documents", "protocol.proving", "protocol.canonical", "protocol.messages", "protocol.events",
     "protocol.decoding",
     "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
-    "log.dropped", "log.replay", "log.retention", "log.archive", "fanout.subscriptions", "fanout.follower",
+    "log.dropped", "log.replay", "log.retention", "log.archive", "log.shares",
+    "fanout.subscriptions", "fanout.follower",
     "commands.remembered", "commands.requests", "intake.budget", "transport.parsing", "transport.request",
     "transport.response", "transport.refusals", "transport.browsers", "transport.session", "transport.ending",
     "transport.pacing", "transport.proxies", "transport.specs", "transport.specs.schemas", "transport.specs.parameters",

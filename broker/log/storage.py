@@ -1,8 +1,8 @@
 """The log on disk at work: one thread that writes, in groups, and a few that read. The loop never waits for the disk.
 
-What is begun is written in the order in which it was begun, and told in that order after the commit. While one group is
-synced the next one gathers, so a commit costs as much for one as for a thousand. Each piece of work stands in a
-savepoint: one that is at fault takes nothing with it. If the disk is full or does not answer, the whole group is told
+What is begun is written in the order in which it was begun, account by account, and told after the commit. While one
+group is synced the next one gathers, so a commit costs as much for one as for a thousand. Each piece of work stands in
+a savepoint: one that is at fault takes nothing with it. If the disk is full or does not answer, the whole group is told
 `unavailable`, nothing of it is stored, and the next group tries again. A damaged file ends the process.
 """
 
@@ -23,6 +23,7 @@ from msgspec import Struct
 from ..durations import Durations, DurationsStatistics
 from ..errors import RequestError, StorageError
 from .database import Database, LastRun, Room, Synchronous, connect, file_bytes, free_bytes, open_database
+from .shares import Shares
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ Item = TypeVar("Item")
 Work = Callable[[sqlite3.Connection], T]
 """What is done in a thread, within a transaction that is not its own: it neither begins nor commits."""
 
-GROUP_WEIGHT: Final = 2_048
-"""Rows that one commit has, about; a single piece of work may have more."""
 GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048)
 MIN_FREE_BYTES: Final = 67_108_864
 RETRY_MS: Final = 1_000
@@ -83,13 +82,21 @@ class StorageStatistics(Struct, frozen=True):
 class _Begun:
     """A piece of work. ``write`` None: the item is to be called; else it is one of those that are written together."""
 
-    __slots__ = ("done", "item", "outcome", "weight", "write")
+    __slots__ = ("done", "item", "outcome", "owners", "weight", "write")
 
-    def __init__(self, write: Callable[..., Any] | None, item: Any, done: Callable[[Any], None], weight: int) -> None:
+    def __init__(
+        self,
+        write: Callable[..., Any] | None,
+        item: Any,
+        done: Callable[[Any], None],
+        weight: int = 1,
+        owners: Sequence[str] = (),
+    ) -> None:
         self.write = write
         self.item = item
         self.done = done
         self.weight = weight
+        self.owners = owners
         self.outcome: Any = None
 
 
@@ -151,9 +158,9 @@ class Storage:
         """Do ``work`` in the writer's thread; ``done`` hears in the loop what it returned, after the commit.
 
         Or why nothing of it is stored: a `RequestError` that it raised itself, `unavailable`, or `internal` for any
-        other exception, which is logged. Called once for each, in the order of all that was begun.
+        other exception, which is logged. Called once for each, in the order of all that was begun by this.
         """
-        self._begin(_Begun(None, work, done, 1))
+        self._begin(_Begun(None, work, done))
 
     def begin_together(
         self,
@@ -161,12 +168,14 @@ class Storage:
         item: Item,
         done: Callable[[T | RequestError], None],
         weight: int = 1,
+        owners: Sequence[str] = (),
     ) -> None:
         """Write an item together with those beside it that have the same ``write``: one call for many of them.
 
-        It returns what became of each. What it raises all of them are told. ``weight`` is about how many rows it is.
+        It returns what became of each. What it raises all of them are told. ``weight`` is about how many rows it is,
+        ``owners`` are the accounts of which it is: the order of the begun is kept for each, and for all that has none.
         """
-        self._begin(_Begun(write, item, done, weight))
+        self._begin(_Begun(write, item, done, weight, owners))
 
     async def write(self, work: Work[T]) -> T:
         """Do ``work`` in the writer's thread; return what it returned after the commit. Raises `RequestError`.
@@ -314,32 +323,29 @@ class Storage:
 
     def _work(self) -> None:
         try:
-            while True:
-                group, is_last = self._gather()
+            shares = Shares()
+            waiting: list[_Begun] = []
+            was_last = False
+            while waiting or not was_last:
+                was_last = was_last or self._gather(waiting)
+                group, waiting = shares.choose(waiting)
                 if group:
                     self._write(group)
-                if is_last:
-                    return
                 self._look_around()
         except Exception as error:
             self._in_loop(self._fail, error)
         finally:
             self._in_loop(self._ended.set)
 
-    def _gather(self) -> tuple[list[_Begun], bool]:
-        """Return what waits to be written, and whether nothing comes after it. Waits a moment for the first."""
-        group: list[_Begun] = []
-        weight = 0
-        while weight < GROUP_WEIGHT:
-            try:
-                begun = self._queue.get(timeout=_LOOK_SECONDS) if not group else self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if begun is None:
-                return group, True
-            group.append(begun)
-            weight += begun.weight
-        return group, False
+    def _gather(self, waiting: list[_Begun]) -> bool:
+        """Take over what was begun meanwhile. Returns whether that was the last. Waits a moment if nothing waits."""
+        with suppress(queue.Empty):
+            while True:
+                begun = self._queue.get_nowait() if waiting else self._queue.get(timeout=_LOOK_SECONDS)
+                if begun is None:
+                    return True
+                waiting.append(begun)
+        return False
 
     def _write(self, group: list[_Begun]) -> None:
         """Write a group in one transaction, and have it told. Raises `StorageError` if the file is damaged."""
@@ -430,7 +436,7 @@ class Storage:
         self.look()
         if now - self._alive_at >= _ALIVE_SECONDS:
             self._alive_at = now
-            self._write([_Begun(None, lambda _: self._database.keep_alive(), lambda _: None, 1)])
+            self._write([_Begun(None, lambda _: self._database.keep_alive(), lambda _: None)])
 
     def look(self) -> None:
         """Look how much room there is. For a thread."""

@@ -102,7 +102,11 @@ class SqliteEngine:
         prefixes = {account_id: self._buffers.open(account_id).cursor_prefix for account_id in by_account}
         weight = sum(map(len, by_account.values()))
         self._storage.begin_together(
-            self._write, rows.Publish(by_account, prefixes, answer), partial(self._stored, done), weight
+            self._write,
+            rows.Publish(by_account, prefixes, answer),
+            partial(self._stored, done),
+            weight,
+            tuple(by_account),
         )
 
     def _write(self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]) -> list[rows.Written]:

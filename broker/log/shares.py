@@ -1,0 +1,92 @@
+"""Which of the work that waits is in the next commit: in its order, but none waits for all that others have brought.
+
+Pure. A list of ten thousand events is one piece of work, and takes as long as a hundred commits of others. An account
+that had more than its share lately lets others go first, for as many commits as that was worth; while nobody else is
+there it costs nothing. What is for one account is never done in another order than it came.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
+
+GROUP_WEIGHT: Final = 2_048
+"""Rows that one commit has, about; a single piece of work may have more. Who had as many lets others go first."""
+SHARE: Final = 512
+"""Rows of one account in a commit after which it is others' turn, if there are others."""
+
+
+class Weighed(Protocol):
+    """A piece of work: how many rows it is, about, and of which accounts; none: it waits for nobody."""
+
+    @property
+    def weight(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def owners(self) -> Sequence[str]:
+        """Accounts."""
+        ...
+
+
+W = TypeVar("W", bound=Weighed)
+
+
+class Shares:
+    """What accounts had of the commits so far, as far as it was more than their share."""
+
+    def __init__(self) -> None:
+        self._debts: dict[str, int] = {}
+
+    def choose(self, waiting: Sequence[W]) -> tuple[list[W], list[W]]:
+        """Return what is next, at least one piece if any waits, and what goes on waiting, in its order."""
+        chosen, rest = self._of_whose_turn_it_is(waiting)
+        if not chosen and rest:  # all that wait have had more than their share: then nobody is kept waiting by them
+            self._debts.clear()
+            chosen, rest = self._of_whose_turn_it_is(waiting)
+        more, rest = _that_fits(rest, GROUP_WEIGHT - sum(work.weight for work in chosen))
+        chosen += more
+        self._note(chosen)
+        return chosen, rest
+
+    def _of_whose_turn_it_is(self, waiting: Sequence[W]) -> tuple[list[W], list[W]]:
+        """Return the work of those who have no debts, up to each one's share, and the rest."""
+        chosen: list[W] = []
+        rest: list[W] = []
+        total = 0
+        spent: dict[str, int] = {}
+        stopped = set(self._debts)
+        for work in waiting:
+            if total >= GROUP_WEIGHT or not stopped.isdisjoint(work.owners):
+                stopped.update(work.owners)  # what is for these, too, comes after it
+                rest.append(work)
+                continue
+            chosen.append(work)
+            total += work.weight
+            for owner in work.owners:
+                spent[owner] = spent.get(owner, 0) + work.weight
+                if spent[owner] >= SHARE:
+                    stopped.add(owner)
+        return chosen, rest
+
+    def _note(self, chosen: Sequence[Weighed]) -> None:
+        """Let debts be paid by a commit, and note those that it makes."""
+        spent = {owner: debt - GROUP_WEIGHT for owner, debt in self._debts.items()}
+        for work in chosen:
+            for owner in work.owners:
+                spent[owner] = max(spent.get(owner, 0), 0) + work.weight
+        self._debts = {owner: debt for owner, debt in spent.items() if debt >= GROUP_WEIGHT}
+
+
+def _that_fits(waiting: Sequence[W], weight: int) -> tuple[list[W], list[W]]:
+    """Return what of this has room in a commit, and the rest."""
+    chosen: list[W] = []
+    rest: list[W] = []
+    stopped: set[str] = set()
+    for work in waiting:
+        if work.weight <= weight and stopped.isdisjoint(work.owners):
+            chosen.append(work)
+            weight -= work.weight
+        else:
+            stopped.update(work.owners)
+            rest.append(work)
+    return chosen, rest
