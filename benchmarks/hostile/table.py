@@ -1,10 +1,10 @@
 """The table: all rows, by name."""
 
-from . import acknowledging, bodies, crowds, frames, outside, polling, strangers, subscribing, waiting
+from . import acknowledging, bodies, crowds, frames, outside, polling, strangers, subscribing, waiting, webhooks
 from .row import Row
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for module in (strangers, frames, bodies, subscribing, crowds, acknowledging, polling, waiting, outside)
+    for module in (strangers, frames, bodies, subscribing, crowds, acknowledging, polling, waiting, webhooks, outside)
     for row in module.ROWS
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
 HOST = "127.0.0.1"
 ANY = "dm_live_hostile_any_0123456789abcdef"
@@ -18,11 +19,16 @@ STRANGER = "dm_live_outside_0123456789abcdef"
 ACCOUNT = "acct_hostile"
 CALLOUT_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
+_ALL_SCOPES = '["subscribe", "command", "publish", "webhooks"]'
 _ACCOUNTS = {
-    ACCOUNT: ("enterprise", {ANY: "", LISTENER: 'scopes = ["subscribe"]\n'}),
+    ACCOUNT: ("enterprise", {ANY: f"scopes = {_ALL_SCOPES}\n", LISTENER: 'scopes = ["subscribe"]\n'}),
     "acct_hostile_free": ("free", {FREE: ""}),
     "acct_neighbour": ("enterprise", {NEIGHBOUR: ""}),
 }
+
+
+FOLDER = "{folder}"
+_FOLDERS: list[TemporaryDirectory[str]] = []
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,13 @@ def configuration(port: int, api_port: int, settings: str = "", *, asks: bool = 
     Args:
         port: where it listens.
         api_port: of the operator's API.
-        settings: sections of the row's own.
+        settings: sections of the row's own; `{folder}` in them is a new folder that lives as long as the process.
         asks: whether keys and commands that it does not know are asked for at the API.
     """
+    if FOLDER in settings:
+        folder = TemporaryDirectory(prefix="broker-hostile-")
+        _FOLDERS.append(folder)
+        settings = settings.replace(FOLDER, folder.name)
     parts = [f"[server]\nport = {port}\n", settings]
     parts += [
         f'[{section}]\nurl = "http://{HOST}:{api_port}/{section}"\nsecret = "{CALLOUT_SECRET}"\n'

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from documents import ROOT
@@ -223,5 +224,7 @@ def test_the_service_is_given_what_the_broker_tells_a_supervisor(tmp_path):
     path = tmp_path / "broker.toml"
     path.write_text(CONFIG)
     arguments = [str(path) if argument == "/etc/broker/broker.toml" else argument for argument in arguments]
-    with process(*arguments, "--port", "0") as started:
-        assert "listening on" in started.stderr.readline()
+    [log] = [value for name, _, value in (line.partition("=") for line in unit["Environment"])]
+    assert Path(log).parent == Path("/var/lib") / unit["StateDirectory"][0]
+    with process(*arguments, "--port", "0", BROKER_STORAGE__PATH=str(tmp_path / Path(log).name)) as started:
+        assert f"the log in {tmp_path / Path(log).name}, listening on" in started.stderr.readline()

@@ -135,3 +135,23 @@ def test_a_receiver_without_a_good_secret_or_a_free_port_says_so_in_a_line():
         port = address_of(receiver).rpartition(":")[2]
         refused = run(main, ["webhooks", "receive", "--secret", SECRET, "--port", port])
     assert (refused.exit_code, port in refused.output) == (1, True)
+
+
+def test_what_was_answered_is_posted_though_the_broker_was_killed(tmp_path):
+    path = tmp_path / "broker.toml"
+    path.write_text(CONFIG.format(path=tmp_path / "broker.db"))
+
+    def run(url, *arguments):
+        done = CliRunner().invoke(main, ["webhooks", *arguments], env={"BROKER_KEY": KEY, "BROKER_URL": url})
+        assert done.exit_code == 0, done.output
+
+    with receiving() as receiver:
+        with serving("--config", path) as (broker, url):
+            run(url, "add", f"http://{address_of(receiver)}/", "--id", "wh_kept", "--secret", SECRET, "--in-order")
+            run(url, "pause", "wh_kept")
+            ids = publish(url, 20)
+            broker.kill()
+            broker.wait()
+        with serving("--config", path) as (_, url):
+            run(url, "resume", "wh_kept")
+            assert [json.loads(receiver.stdout.readline())["event_id"] for _ in ids] == ids

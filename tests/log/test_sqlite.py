@@ -378,6 +378,27 @@ async def test_the_largest_log_lets_its_oldest_events_go_before_it_refuses_new_o
         assert house.engine.refusal is None
 
 
+async def test_what_is_known_of_events_that_are_gone_goes_before_new_ones_are_refused(path, mock_clock, monkeypatch):
+    with house_at(path) as house:
+        mock_clock.jump(REPLAY_SECONDS + 1)
+        house.publish("e1", "e2")
+        house.rows("INSERT INTO ids_a VALUES (1, 1)")
+        mock_clock.jump(REPLAY_SECONDS + 1)
+        house.buffers.expire(trio.current_time(), most=100)
+        monkeypatch.setattr(rows, "used_bytes", lambda _: 1 << 60)
+        counts = []
+        for _ in range(4):
+            house.trim()
+            (left,) = house.rows(
+                "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM known), count(*) FROM ids_a"
+            )
+            counts.append((*left, house.engine.refusal is not None))
+        assert counts == [(0, 2, 1, False), (0, 0, 1, False), (0, 0, 0, False), (0, 0, 0, True)]
+        monkeypatch.setattr(rows, "used_bytes", lambda _: 0)
+        house.trim()
+        assert house.engine.refusal is None
+
+
 # --- older events ------------------------------------------------------------
 
 

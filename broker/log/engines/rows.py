@@ -146,6 +146,10 @@ class Ids:
             connection.execute(self._insert[size], some)
         self._rows += len(keys)
 
+    def forget_older(self, connection: sqlite3.Connection) -> bool:
+        """Forget the ids of the older generation. Returns whether there were any."""
+        return connection.execute(f"DELETE FROM {self._older}").rowcount > 0
+
     def _begin_generation(self, connection: sqlite3.Connection, now: float) -> None:
         """Empty the older generation and go on with it. If that is rolled back, what is in it is known for longer."""
         connection.execute(f"DELETE FROM {self._older}")

@@ -219,7 +219,9 @@ class SqliteEngine:
 
     def _trim_step(self, connection: sqlite3.Connection, in_memory_from: int) -> bool:
         """Let go a few, in the writer's thread, none that memory holds or somebody needs. Returns whether to go on."""
-        too_old = self._wall_clock() - self._config.keep_seconds
+        assert self._ids is not None
+        wall = self._wall_clock()
+        too_old = wall - self._config.keep_seconds
         is_over = rows.used_bytes(connection) > self._config.max_bytes
         keep_from = in_memory_from
         for beside in self.beside:
@@ -227,8 +229,10 @@ class SqliteEngine:
             if needed_from is not None:
                 keep_from = min(keep_from, needed_from)
         gone = rows.trim_events(connection, inf if is_over else too_old, keep_from, TRIM_ROWS)
-        self._is_full = is_over and not gone
-        forgotten = rows.trim_known(connection, too_old - max(_KNOWN_SECONDS, rows.ID_SECONDS), TRIM_ROWS)
+        lacks_room = is_over and not gone  # then what is known of events that are gone goes, too, and at last their ids
+        too_old_to_know = min(too_old - _KNOWN_SECONDS, wall - rows.ID_SECONDS)
+        forgotten = rows.trim_known(connection, inf if lacks_room else too_old_to_know, TRIM_ROWS)
+        self._is_full = lacks_room and not forgotten and not self._ids.forget_older(connection)
         return max(gone, forgotten) == TRIM_ROWS
 
 
