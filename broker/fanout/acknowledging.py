@@ -126,7 +126,7 @@ class Acknowledging:
         """
         ids = len(request.params.event_ids or ())
         try:
-            if len(self) >= MAX_WAITING or (self._under_way and self._ids + ids > MAX_WAITING_IDS):
+            if len(self) >= MAX_WAITING or (ids and self._ids and self._ids + ids > MAX_WAITING_IDS):
                 message = f"Too many of `ack` and `hold` are under way - at `{request.action}`"
                 raise RequestError("rate_limited", message, retry_after_ms=_RETRY_MS)
             command = self._begin(request)
