@@ -14,6 +14,7 @@ import trio
 from clients import serving, until
 from fairness.neighbour import Neighbour
 from fairness.steps import counted_steps
+from msgspec import structs
 
 from benchmarks.generator.attacker import Attacked, Attacker
 from benchmarks.generator.worker import Worker
@@ -21,7 +22,7 @@ from benchmarks.hostile.row import Row
 from benchmarks.hostile.table import ROWS
 from benchmarks.hostile.target import Target, configuration
 from benchmarks.peers.process import free_ports
-from broker.config import parse_config
+from broker.config import StorageConfig, parse_config
 from broker.transport.server import raise_open_files_limit
 
 LONGEST_STEP = 0.05
@@ -38,6 +39,8 @@ each_row = pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
 each_row_with_a_bound = pytest.mark.parametrize(
     "row", [pytest.param(row, id=row.name) for row in ROWS.values() if row.has_bound]
 )
+PUBLISHING = ("list-10000", "duplicates", "types", "inboxes", "payloads-deep", "answers-unread")
+"""Rows whose events are stored: with a log on disk that is another way."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,10 +58,11 @@ def attacker():
 
 
 @asynccontextmanager
-async def attacked(row: Row) -> AsyncIterator[Target]:
+async def attacked(row: Row, storage: StorageConfig | None = None) -> AsyncIterator[Target]:
     """Serve a broker as the row has it."""
     [api_port] = free_ports(1)
     config = parse_config(configuration(0, api_port, row.settings, asks=row.asks), {})
+    config = structs.replace(config, storage=storage or config.storage)
     async with serving(config) as served:
         yield Target(*served.address, api_port)
 
@@ -82,6 +86,17 @@ async def test_a_neighbour_is_served_while_another_client_does_its_worst(row, at
         with counted_steps() as steps:
             neighbour = Neighbour(steps)
             await attack(attacker, row, target, neighbour)
+    assert steps.longest < LONGEST_STEP, steps.longest_of
+    assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
+    assert neighbour.longest_wait < LONGEST_WAIT, steps.slowest.most_common(3)
+
+
+@pytest.mark.parametrize("name", PUBLISHING)
+async def test_a_neighbour_is_served_while_another_client_publishes_to_a_log_on_disk(name, attacker, tmp_path):
+    async with attacked(ROWS[name], StorageConfig(path=str(tmp_path / "broker.db"))) as target:
+        with counted_steps() as steps:
+            neighbour = Neighbour(steps)
+            await attack(attacker, ROWS[name], target, neighbour)
     assert steps.longest < LONGEST_STEP, steps.longest_of
     assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
     assert neighbour.longest_wait < LONGEST_WAIT, steps.slowest.most_common(3)
