@@ -1,10 +1,22 @@
 """The table: all rows, by name."""
 
-from . import acknowledging, bodies, crowds, frames, outside, polling, strangers, subscribing, waiting, webhooks
+from . import acknowledging, bodies, crowds, frames, older, outside, polling, strangers, subscribing, waiting, webhooks
 from .row import Row
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for module in (strangers, frames, bodies, subscribing, crowds, acknowledging, polling, waiting, webhooks, outside)
+    for module in (
+        strangers,
+        frames,
+        bodies,
+        subscribing,
+        crowds,
+        acknowledging,
+        older,
+        polling,
+        waiting,
+        webhooks,
+        outside,
+    )
     for row in module.ROWS
 }
