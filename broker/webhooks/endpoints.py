@@ -8,6 +8,7 @@ Changes of one account are made one after the other.
 import logging
 import secrets as chance
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -37,13 +38,15 @@ from .endpoint import (
     rotated,
     seen,
 )
-from .live import Announce, Health, Live
+from .live import DOINGS, Announce, Health, Live
 from .signing import SECRET_BYTES, secret_of
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 5.0
 """When a key is asked for again that nobody could speak for, and what could not be written is tried again."""
+_ROWS: Final = 256
+"""Endpoints that are read at once."""
 _INSERT: Final = "INSERT INTO webhooks (account, webhook_id, record) VALUES (?, ?, ?)"
 _UPDATE: Final = "UPDATE webhooks SET record = ?, failing_since = ?, said_failing = ? WHERE number = ?"
 
@@ -51,13 +54,15 @@ _UPDATE: Final = "UPDATE webhooks SET record = ?, failing_since = ?, said_failin
 class _Account:
     """An account's endpoints, by their ids. ``changing``: whoever changes one of them holds it."""
 
-    __slots__ = ("changing", "lives", "users")
+    __slots__ = ("changing", "counted", "lives", "users")
 
     def __init__(self) -> None:
         self.lives: dict[str, Live] = {}
         self.changing = trio.Lock()
         self.users = 0
         """Those who are about to change something."""
+        self.counted = Counter[str]()
+        """Its endpoints by how they do, as they are counted among all."""
 
 
 class Endpoints:
@@ -79,6 +84,7 @@ class Endpoints:
         self._announce = announce
         self._accounts: dict[str, _Account] = {}
         self._by_number: dict[int, Live] = {}
+        self._counted = Counter[str]()
         self._nursery: trio.Nursery | None = None
 
     # --- its life
@@ -87,24 +93,31 @@ class Endpoints:
         """Take back what was kept, then do what takes longer than a step, for ever. Raises `RequestError`."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            rows = await self._storage.read(_all)
-            for number, account_id, record, failing_since, said in rows:
-                live = Live(number, decode_endpoint(record), Health(failing_since, bool(said)))
-                if live.endpoint.status == "removed":
-                    nursery.start_soon(self._forget, live)
-                else:
-                    self._account(account_id).lives[live.endpoint.webhook_id] = live
-                    self._by_number[number] = live
-                    nursery.start_soon(self._recall, live)
-                await trio.lowlevel.checkpoint()
-            for account_id in self._accounts:
-                self._route(account_id)
+            await self._load()
             self._outbox.woken = self.woken
             task_status.started()
             try:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
+
+    async def _load(self) -> None:
+        after: int | None = 0
+        while after is not None:
+            rows = await self._storage.read(partial(_page, after=after))
+            after = rows[-1][0] if len(rows) == _ROWS else None
+            for number, account_id, record, failing_since, said in rows:
+                live = Live(number, decode_endpoint(record), Health(failing_since, bool(said)))
+                if live.endpoint.status == "removed":
+                    self._soon(self._forget, live)
+                else:
+                    self._account(account_id).lives[live.endpoint.webhook_id] = live
+                    self._by_number[number] = live
+                    self._soon(self._recall, live)
+                await trio.lowlevel.checkpoint()
+        for account_id in list(self._accounts):
+            self._route(account_id)
+            await trio.lowlevel.checkpoint()
 
     def _soon(self, task: Callable[[Live], Awaitable[None]], live: Live) -> None:
         """Let a task run that takes longer than a step, unless this is at its end: then the next start does it."""
@@ -344,6 +357,22 @@ class Endpoints:
             if endpoint.status != "disabled":
                 routes.append(live.route)
         self._outbox.route(account_id, routes, fallbacks)
+        self._count(account)
+
+    def _count(self, account: _Account | None) -> None:
+        """Count an account's endpoints by how they do, among all."""
+        if account is not None:
+            self._counted -= account.counted
+            account.counted = Counter(live.doing for live in account.lives.values())
+            self._counted += account.counted
+
+    def counted(self) -> dict[str, int]:
+        """Return how many endpoints there are, by how they do."""
+        return {doing: self._counted[doing] for doing in DOINGS}
+
+    def noted(self, live: Live) -> None:
+        """Hear that an endpoint does otherwise than it did."""
+        self._count(self._accounts.get(live.endpoint.account_id))
 
     def _watch(self, live: Live) -> None:
         """Go by an endpoint's key from now on: as it is judged in this step, whatever it reached before."""
@@ -393,9 +422,12 @@ class Endpoints:
         self._look_at(live)
 
 
-def _all(connection: sqlite3.Connection) -> list[tuple[int, str, bytes, float | None, int]]:
-    statement = "SELECT number, account, record, failing_since, said_failing FROM webhooks ORDER BY number"
-    return connection.execute(statement).fetchall()
+def _page(connection: sqlite3.Connection, after: int) -> list[tuple[int, str, bytes, float | None, int]]:
+    statement = (
+        "SELECT number, account, record, failing_since, said_failing FROM webhooks WHERE number > ?"
+        " ORDER BY number LIMIT ?"
+    )
+    return connection.execute(statement, (after, _ROWS)).fetchall()
 
 
 def _is_visible(live: Live, key: Key) -> bool:

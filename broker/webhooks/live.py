@@ -17,6 +17,8 @@ from .endpoint import Endpoint
 Announce = Callable[[str, str, Mapping[str, Any]], None]
 """Publishes an event of the broker's own to an account: its type, its payload."""
 
+DOINGS: Final = ("active", "failing", "paused", "disabled")
+"""How endpoints do: by their status; of the active ones those that fail are told apart."""
 TESTS_PER_SECOND: Final = 0.2
 TESTS_AT_ONCE: Final = 3
 
@@ -71,6 +73,12 @@ class Live:
     def may_post(self) -> bool:
         """Whether letters are posted."""
         return self.endpoint.status == "active" and self.key is not None
+
+    @property
+    def doing(self) -> str:
+        """How it does: one of `DOINGS`."""
+        is_failing = self.endpoint.status == "active" and self.health.failing_since is not None
+        return "failing" if is_failing else self.endpoint.status
 
     @property
     def name(self) -> str:

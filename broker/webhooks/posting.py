@@ -56,7 +56,10 @@ class PostingStatistics(Struct, frozen=True):
 
 
 class Posting:
-    """Posts the letters of all endpoints. ``disable`` is called with one that is gone, and why."""
+    """Posts the letters of all endpoints.
+
+    ``disable`` is called with one that is gone, and why; ``noted`` with one that does otherwise than it did.
+    """
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Posting:
         cursor_prefix: Callable[[str], str],
         announce: Announce,
         disable: Callable[[Live, str], None],
+        noted: Callable[[Live], None],
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._outbox = outbox
@@ -72,6 +76,7 @@ class Posting:
         self._cursor_prefix = cursor_prefix
         self._announce = announce
         self._disable = disable
+        self._noted = noted
         self._chance = chance
         self._schedule = Schedule()
         self._places = FairLimiter(AT_ONCE)
@@ -231,7 +236,10 @@ class Posting:
         elif wall - before.failing_since >= FAILING_SECONDS and not before.said:
             self._tell(live, "webhook.failing", outcome)
             live.health = Health(before.failing_since, said=True)
-        return None if live.health == before else live.health
+        if live.health == before:
+            return None
+        self._noted(live)
+        return live.health
 
     def _tell(self, live: Live, kind: str, outcome: Outcome | None = None) -> None:
         payload: dict[str, Any] = {"webhook_id": live.endpoint.webhook_id, "url": live.endpoint.shown_url}

@@ -115,7 +115,7 @@ class Webhooks:
         self._storage = outbox.storage
         self._opened = opened
         """Opens what posts."""
-        self._posting = Posting(outbox, cursor_prefix, announce, self._disable, chance)
+        self._posting = Posting(outbox, cursor_prefix, announce, self._disable, self._noted, chance)
         self.endpoints = Endpoints(outbox, keyring, checks, self._posting.look_at, announce)
         self._letters: dict[State, int] = {}
         self._oldest_waiting: float | None = None
@@ -156,6 +156,9 @@ class Webhooks:
 
     def _disable(self, live: Live, because: Any) -> None:
         self.endpoints.disable(live, because)
+
+    def _noted(self, live: Live) -> None:
+        self.endpoints.noted(live)
 
     # --- for accounts
 
@@ -302,14 +305,14 @@ class Webhooks:
 
     def statistics(self) -> WebhooksStatistics:
         """Return what webhooks are there, and how they do."""
-        endpoints = dict.fromkeys(("active", "paused", "disabled", "failing"), 0)
-        for live in self.endpoints.lives():
-            is_failing = live.endpoint.status == "active" and live.health.failing_since is not None
-            endpoints["failing" if is_failing else live.endpoint.status] += 1
         oldest = self._oldest_waiting
         waiting_seconds = 0.0 if oldest is None else max(0.0, self.outbox.wall_clock() - oldest)
         return WebhooksStatistics(
-            self._posting.statistics(), endpoints, dict(self._letters), waiting_seconds, self.outbox.acknowledged
+            self._posting.statistics(),
+            self.endpoints.counted(),
+            dict(self._letters),
+            waiting_seconds,
+            self.outbox.acknowledged,
         )
 
 

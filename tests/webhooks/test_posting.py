@@ -558,3 +558,44 @@ async def test_where_the_log_is_too_large_what_is_dead_goes_first_and_then_what_
         assert await again.states(endpoint.webhook_id) == {"evt_2": "waiting"}
         await trio.sleep(10)
         assert await again.states(endpoint.webhook_id) == {}
+
+
+# --- figures
+
+
+async def test_endpoints_are_counted_by_how_they_do(autojump_clock):
+    def counted(work):
+        return {doing: n for doing, n in work.webhooks.statistics().endpoints.items() if n}
+
+    async with working() as work:
+        endpoints = work.webhooks.endpoints
+        [one, two, _] = [await work.make() for _ in range(3)]
+        assert counted(work) == {"active": 3}
+        await endpoints.change(work.key(), two.webhook_id, EndpointChange(status="paused"))
+        work.posts.answer = 500
+        work.publish()
+        await trio.sleep(1)
+        assert counted(work) == {"failing": 2, "paused": 1}
+    async with working(work.storage, posts=work.posts) as again:
+        assert counted(again) == {"failing": 2, "paused": 1}
+        work.posts.answer = 200
+        await trio.sleep(60)
+        assert counted(again) == {"active": 2, "paused": 1}
+        work.posts.answers["evt_2"] = 410
+        again.publish()
+        await trio.sleep(1)
+        assert counted(again) == {"disabled": 2, "paused": 1}
+        await again.webhooks.endpoints.remove(again.key(), one.webhook_id)
+        assert counted(again) == {"disabled": 1, "paused": 1}
+
+
+async def test_letters_are_counted_once_a_minute(autojump_clock):
+    async with working() as work:
+        await work.make()
+        work.posts.answer = 500
+        work.publish()
+        await trio.sleep(61)
+        statistics = work.webhooks.statistics()
+        assert statistics.letters["waiting"] == 1
+        assert statistics.oldest_waiting_seconds == pytest.approx(61, abs=1)
+        assert statistics.posting.attempts["status"] == 3
