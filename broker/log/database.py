@@ -24,6 +24,8 @@ Synchronous = Literal["full", "normal"]
 WallClock = Callable[[], float]
 """Returns seconds since 1970, in any thread."""
 
+LEAST_SQLITE: Final = (3, 37, 0)
+"""The first with tables that are strict about their types."""
 APPLICATION_ID: Final = 0x64616C67
 """What SQLite keeps in the file's head to tell whose it is."""
 FORMAT: Final = 1
@@ -108,6 +110,9 @@ def open_database(
     path: str, synchronous: Synchronous, rooms: Sequence[Room], wall_clock: WallClock = time.time
 ) -> Database:
     """Open the file at ``path``, or make it, and bring its rooms up to date. Raises `StorageError`, which names it."""
+    if sqlite3.sqlite_version_info < LEAST_SQLITE:
+        least = ".".join(map(str, LEAST_SQLITE))
+        raise StorageError(f"{path}: SQLite {least} or newer is needed, this Python has {sqlite3.sqlite_version}")
     lock, seen_run = take_lock(path)
     connection = None
     try:

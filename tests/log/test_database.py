@@ -141,6 +141,12 @@ def test_two_processes_do_not_have_the_same_file(path):
     assert things(path) == 0
 
 
+def test_a_sqlite_that_is_too_old_is_named(path, monkeypatch):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+    assert "SQLite 3.37.0 or newer is needed" in refusal(path)
+    assert not os.path.exists(path)
+
+
 def test_what_is_no_log_is_refused_and_left_as_it_is(path):
     Path(path).write_bytes(b"From: ada@example.com\r\n" * 100)
     assert "not a broker's log" in refusal(path)

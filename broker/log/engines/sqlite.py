@@ -6,6 +6,7 @@ microseconds: so none is used twice, not after a lost tail, nor after a backup w
 events, within its limits; what is older stays on disk for `keep_seconds`, within `max_bytes`.
 """
 
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from ..storage import RETRY_MS, Storage
 from . import rows
 from .answers import publish_answer, write_answers
 from .pages import SqliteArchive
+
+logger = logging.getLogger(__name__)
 
 TRIM_ROWS: Final = 128
 """Events that leave in one transaction."""
@@ -188,6 +191,7 @@ class SqliteEngine:
 
     async def _recover_events(self, after: int, now: float, offset: float) -> None:
         restored: set[str] = set()
+        events = 0
         while page := await self._storage.read(partial(rows.read_events, after=after, most=_RECOVER_ROWS)):
             by_account: dict[str, list[Entry]] = {}
             for account_id, entry in page:
@@ -197,8 +201,12 @@ class SqliteEngine:
                 self._buffers.restore_events(account_id, entries, now)
             restored |= by_account.keys()
             after = page[-1][1].position
+            events += len(page)
         for account_id in restored:
             self._log.store(account_id, [])
+        if events:
+            took = self._clock() - now
+            logger.debug("taken back from disk: events %d, accounts %d, in %.1f s", events, len(restored), took)
 
     async def _trim(self) -> None:
         """Let go what is too old, or too much, in short transactions; what cannot be written now waits."""
