@@ -200,9 +200,9 @@ class Storage:
     async def read(self, work: Work[T]) -> T:
         """Do ``work``, which reads a bounded amount, in a thread of its own; it sees all that was told as stored.
 
-        Raises `RequestError` (`unavailable`).
+        Raises `RequestError` (`unavailable`). Who is cancelled waits for no disk, but its place is taken until then.
         """
-        return await trio.to_thread.run_sync(self._read, work, limiter=self._limiter)
+        return await trio.to_thread.run_sync(self._read, work, limiter=self._limiter, abandon_on_cancel=True)
 
     def _read(self, work: Work[T]) -> T:
         connection = None

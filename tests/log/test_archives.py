@@ -312,6 +312,7 @@ async def test_an_archive_that_cannot_be_read_is_told_to_all_who_wait_and_asked_
     house.archive.answering.set()
     await trio.testing.wait_all_tasks_blocked()
     assert told == ["unavailable", "unavailable"]
+    assert len(house.archive.asked) == 1
     house.archive.error = None
     await read()
     assert told[2:] == [3]

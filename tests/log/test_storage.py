@@ -265,6 +265,25 @@ async def test_a_read_that_fails_is_unavailable_and_another_one_is_not(storage):
     assert await storage.read(names) == []
 
 
+async def test_who_waits_for_a_disk_that_hangs_can_leave_and_others_read_on(storage):
+    entered, goes_on = trio.Event(), threading.Event()
+
+    def hang(connection):
+        trio.from_thread.run_sync(entered.set)
+        goes_on.wait(20)
+        return names(connection)
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(storage.read, hang)
+            await entered.wait()
+            assert await storage.read(names) == []
+            scope.cancel()
+    assert not goes_on.is_set()
+    goes_on.set()
+    assert await storage.read(names) == []
+
+
 async def test_reads_are_of_one_moment_and_leave_nothing_open(storage):
     await storage.write(add("a"))
     begun, go_on = threading.Event(), threading.Event()
