@@ -105,7 +105,9 @@ class Broker:
         self.on_disk = OnDisk(Recorded(self.acknowledged, disk.storage, time.time), disk.outbox) if disk else None
         """Where acknowledgements are kept beyond the process; None: nowhere."""
         self._subscribers = Subscribers(self.past, self.on_disk)
-        self.webhooks = make_webhooks(config, disk.outbox, self.keyring, self._announce) if disk else None
+        self.webhooks = (
+            make_webhooks(config, disk.outbox, self.keyring, self._announce, self.draining) if disk else None
+        )
         self.waits = Waits(self._subscribers)
         self.intake = Intake(
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing

@@ -59,6 +59,7 @@ class Posting:
     """Posts the letters of all endpoints.
 
     ``disable`` is called with one that is gone, and why; ``noted`` with one that does otherwise than it did.
+    Once ``draining`` is set nothing more is begun: what is under way has the time that is left.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Posting:
         announce: Announce,
         disable: Callable[[Live, str], None],
         noted: Callable[[Live], None],
+        draining: trio.Event,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._outbox = outbox
@@ -77,6 +79,7 @@ class Posting:
         self._announce = announce
         self._disable = disable
         self._noted = noted
+        self._draining = draining
         self._chance = chance
         self._schedule = Schedule()
         self._places = FairLimiter(AT_ONCE)
@@ -101,7 +104,13 @@ class Posting:
 
     def look_at(self, live: Live) -> None:
         """See whether letters of an endpoint can be posted now, or when that is to be seen again."""
-        if self._nursery is None or live.serving or not live.may_post or live.next_due is None:
+        if (
+            self._nursery is None
+            or self._draining.is_set()
+            or live.serving
+            or not live.may_post
+            or live.next_due is None
+        ):
             return
         now = trio.current_time()
         wait_seconds = live.next_due - self._outbox.wall_clock()
@@ -138,7 +147,9 @@ class Posting:
         self.look_at(live)
 
     def _room(self, live: Live) -> int:
-        return live.breaker.room(live.under_way, trio.current_time()) if live.may_post else 0
+        if self._draining.is_set() or not live.may_post:
+            return 0
+        return live.breaker.room(live.under_way, trio.current_time())
 
     async def _pace(self, count: int) -> None:
         """Wait until so many posts may begin, by their rate."""

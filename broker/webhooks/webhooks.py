@@ -108,6 +108,7 @@ class Webhooks:
         opened: Callable[[], AbstractAsyncContextManager[Posts]],
         cursor_prefix: Callable[[str], str],
         announce: Announce,
+        draining: trio.Event,
         chance: Callable[[], float] = random.random,
         max_bytes: float = math.inf,
     ) -> None:
@@ -115,7 +116,7 @@ class Webhooks:
         self._storage = outbox.storage
         self._opened = opened
         """Opens what posts."""
-        self._posting = Posting(outbox, cursor_prefix, announce, self._disable, self._noted, chance)
+        self._posting = Posting(outbox, cursor_prefix, announce, self._disable, self._noted, draining, chance)
         self.endpoints = Endpoints(outbox, keyring, checks, self._posting.look_at, announce)
         self._letters: dict[State, int] = {}
         self._oldest_waiting: float | None = None
@@ -316,8 +317,10 @@ class Webhooks:
         )
 
 
-def make_webhooks(config: Config, outbox: Outbox, keyring: Keyring, announce: Announce) -> Webhooks:
-    """Return the webhooks of a broker; they are posted from a thread of their own."""
+def make_webhooks(
+    config: Config, outbox: Outbox, keyring: Keyring, announce: Announce, draining: trio.Event
+) -> Webhooks:
+    """Return the webhooks of a broker; they are posted from a thread of their own, none any more when it drains."""
     section = config.webhooks
     guard = Guard(section.allow_networks, section.deny_networks)
     return Webhooks(
@@ -327,6 +330,7 @@ def make_webhooks(config: Config, outbox: Outbox, keyring: Keyring, announce: An
         lambda: open_apart(lambda: open_sender(section)),
         partial(cursor_prefix_of, epoch=outbox.storage.epoch),
         announce,
+        draining,
         max_bytes=config.storage.max_bytes,
     )
 

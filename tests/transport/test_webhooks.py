@@ -174,6 +174,19 @@ async def test_what_a_client_acknowledged_is_not_posted_by_a_fallback_and_what_w
         assert receiver.ids == [event_id]
 
 
+async def test_what_a_client_holds_waits_for_it_and_is_not_posted_meanwhile(hooks):
+    async with receiving() as receiver, connected(hooks.address, "inbox_ids=*&client_id=cli") as client:
+        made = await hooks.make(url=receiver.url, mode="fallback", client_ids=["cli"], fallback_seconds=60)
+        [event_id] = await hooks.publish()
+        await client.next()
+        before = (await hooks.delivery(made["webhook_id"], event_id, "waiting"))["due_at"]
+        await client.say(action="hold", request_id="r1", event_ids=[event_id], seconds=600)
+        answer = (await client.answer("r1"))["result"]
+        assert answer["claimed"] == []
+        assert (await hooks.delivery(made["webhook_id"], event_id, "waiting"))["due_at"] > before
+        assert not receiver.requests
+
+
 # --- making
 
 

@@ -117,6 +117,7 @@ class AtWork:
         schedule = Schedule()
         self.keyring = Keyring(Access(self.config), Tokens("x" * 32, 60), None, schedule)
         self.announced = []
+        self.draining = trio.Event()
         checks = Checks(LimitsConfig(), Guard(), allow_http=False)
         self.webhooks = Webhooks(
             self.outbox,
@@ -125,6 +126,7 @@ class AtWork:
             lambda: nullcontext(self.posts),
             lambda account_id: "cprefix.",
             self.announce,
+            self.draining,
             lambda: 0.5,
             max_bytes,
         )

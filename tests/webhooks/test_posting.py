@@ -433,6 +433,24 @@ async def test_what_was_under_way_when_the_process_ended_is_posted_after_the_nex
         assert posts.ids[2:] == ["evt_2"]
 
 
+async def test_a_broker_that_drains_begins_nothing_more_and_ends_what_is_under_way(autojump_clock):
+    posts = Posts()
+    async with working(posts=posts) as work:
+        endpoint = await work.make()
+        posts.seconds = 5
+        for _ in range(20):
+            work.publish()
+        await trio.sleep(1)
+        work.draining.set()
+        work.publish()
+        await trio.sleep(60)
+        assert len(posts.posts) == 8
+    async with working(work.storage, posts=posts) as again:
+        await trio.sleep(60)
+        assert sorted(posts.ids) == sorted(f"evt_{number}" for number in range(1, 22))
+        assert set((await again.states(endpoint.webhook_id)).values()) == {"delivered"}
+
+
 async def test_how_long_an_endpoint_fails_is_known_after_a_restart(autojump_clock):
     async with working() as work:
         await work.make()

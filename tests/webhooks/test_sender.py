@@ -385,6 +385,13 @@ async def test_a_tls_handshake_that_hangs_is_ended(trusting, autojump_clock):
         assert told(await sender.post(post_to(url))) == (None, "timeout")
 
 
+async def test_what_is_denied_is_refused_though_it_is_allowed_too():
+    config = WebhooksConfig(allow_networks=("127.0.0.0/8",), deny_networks=("127.0.0.1/32",), allow_http=True)
+    async with receiving() as receiver, sending(config) as sender:
+        assert told(await sender.post(post_to(receiver.url))) == (None, "blocked")
+        assert receiver.connections == 0
+
+
 async def test_plain_http_is_refused_unless_it_is_allowed():
     async with receiving() as receiver, sending(WebhooksConfig(allow_networks=("127.0.0.0/8",))) as sender:
         assert told(await sender.post(post_to(receiver.url))) == (None, "blocked")
