@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, Literal
 
+from .errors import TimedOutError
 from .events import Event, Fields
 from .waiting import Found
 
 COMMAND_SECONDS: Final = 30.0
 MAX_WAIT_FOR_SECONDS: Final = 3_600.0
 """That the broker waits in one go."""
+
+ANSWER_SECONDS: Final = 5.0
+"""The answer to a wait may be so late."""
 
 Once = str | None | Literal["event"]
 
@@ -31,7 +35,13 @@ class Calls(ABC):
         """Give a command and return its result."""
 
     @abstractmethod
-    async def subscribe(self, inbox_ids: str | Iterable[str] = "*", *, since: str | None = None) -> Fields:
+    async def subscribe(
+        self,
+        inbox_ids: str | Iterable[str] = "*",
+        *,
+        since: str | None = None,
+        event_types: Iterable[str] | None = None,
+    ) -> Fields:
         """Follow more inboxes."""
 
     @abstractmethod
@@ -41,13 +51,18 @@ class Calls(ABC):
     async def send(self, command: Mapping[str, Any]) -> Fields:
         """Give a command as it is written, ``{"action": "send_email", …}``; return its result. Raises as `command`."""
         fields = dict(command)
-        action = fields.pop("action")
+        action = fields.pop("action", None)
+        if not isinstance(action, str):
+            raise ValueError(f"action: {action!r} is no name of a command")
+        request_id = fields.pop("request_id", None)
         params = {**fields.pop("params", {}), **fields}
+        inbox_ids = params.get("inbox_ids", "*")
         if action == "subscribe":
-            return await self.subscribe(params.get("inbox_ids", "*"), since=params.get("since"))
+            types = params.get("event_types")
+            return await self.subscribe(inbox_ids, since=params.get("since"), event_types=types)
         if action == "unsubscribe":
-            return await self.unsubscribe(params.get("inbox_ids", "*"))
-        return await self.command(action, params, request_id=params.pop("request_id", None))
+            return await self.unsubscribe(inbox_ids)
+        return await self.command(action, params, request_id=request_id)
 
     async def send_email(
         self,
@@ -102,12 +117,17 @@ class Calls(ABC):
         if isinstance(where, Mapping):
             asked["where"] = dict(where)
         if since == "now":  # told once: a wait that is sent again over a reconnect begins at the same place
-            since = (await self.command("wait_for", {**asked, "timeout_seconds": 0}, timeout=timeout))["cursor"]
+            now = {**asked, "timeout_seconds": 0}
+            since = (await self.command("wait_for", now, timeout=timeout + ANSWER_SECONDS))["cursor"]
         while True:
             left = max(0.0, min(deadline - monotonic(), MAX_WAIT_FOR_SECONDS))
-            answer = await self.command(
-                "wait_for", {**asked, "since": since, "timeout_seconds": left}, timeout=left + COMMAND_SECONDS
-            )
+            wait = {**asked, "since": since, "timeout_seconds": left}
+            try:
+                answer = await self.command("wait_for", wait, timeout=left + ANSWER_SECONDS)
+            except TimedOutError:  # the connection was away; if there had been one before, it would have come
+                if monotonic() >= deadline:
+                    return None
+                continue
             since, frame = answer["cursor"], answer["event"]
             if frame is None:
                 if monotonic() >= deadline:

@@ -1,37 +1,36 @@
 """`DaimonWebSocket`: one stream of events, over however many connections it takes."""
 
-import json
 import random
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar, overload
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 
+from .acknowledging import Acknowledging
 from .calls import COMMAND_SECONDS, Calls, Once
 from .commands import Commands
-from .connection import CLOSE_SECONDS, Connection, EndedError, open_connection
+from .connection import Connection, EndedError, open_connection
 from .ending import BackOff, Ending, closed
 from .errors import CommandError, ConnectionEndedError, DaimonError, TimedOutError
-from .events import Event, Fields, Gap
-from .handling import Handlers, Order, Queue, handling
+from .events import Event, Fields
+from .handling import Handlers, Order, Queue, handling, inside
+from .incoming import Incoming
 from .keeping import CursorStore, Kept
+from .notices import Notices
 from .opening import TokenFunction, key_of, stream_url, target_of, url_of, warn_of_clear_text
-from .place import Place, Seen
-from .webhooks import processed
+from .place import Place
+from .selection import Selection
+from .webhooks import taken, told
 
 GRACE_SECONDS: Final = 10.0
 """A heartbeat may be so late."""
-ACK_SECONDS: Final = 1.0
-HOLD_AFTER_SECONDS: Final = 10.0
-HOLD_SECONDS: Final = 60.0
-HOLD_EVERY_SECONDS: Final = 20.0
 _OWN_ACTIONS: Final = frozenset(
     {"subscribe", "unsubscribe", "publish", "ping", "ack", "hold", "nack", "lease", "wait_for"}
 )
@@ -85,36 +84,51 @@ class DaimonWebSocket(Calls):
         if self._key is not None:
             warn_of_clear_text(self._url)
         self._token = token
-        self._wanted: set[str] | None = None if inbox_ids is None else set(inbox_ids)
-        """The inboxes that are followed; None: not said yet."""
+        self._selection = Selection(inbox_ids)
         self._event_types = None if event_types is None else list(event_types)
+        self._since: str | None = None
+        """Where the first opening is to begin, if nothing is known."""
         self._auto_reconnect = auto_reconnect
         self._back_off = BackOff(reconnect_delay)
         self._store = cursor_store
         kept = cursor_store.load() if cursor_store is not None else None
+        self._kept = kept
         self._client_id = client_id or (kept.client_id if kept else f"py_{secrets.token_hex(8)}")
-        self._from_acknowledged = client_id is not None and cursor_store is None and ack != "off"
+        if client_id is not None and cursor_store is None and ack != "off":
+            self._since = "acked"
         self._ack = ack
-        self._acks_known = True
         self._trust = trust
         self._place = Place(kept.cursor if kept else None)
-        self._seen = Seen()
         self._handlers = Handlers()
-        self._queue = Queue(self._handle, concurrency, order)
         self._commands = Commands()
+        self._notices = Notices(self._handlers, lambda: self._queue.wake())
+        self._queue = Queue(
+            self._handle,
+            concurrency,
+            order,
+            held=lambda: self._notices.unheard,
+            must_read=lambda: self._commands.waiting,
+        )
+        self._incoming = Incoming(self._place, self._selection, self._commands, self._queue, self._notices, self._keep)
+        self._acknowledging = Acknowledging(self._place, self._give)
         self._connection: Connection | None = None
-        self._ready: dict[str, Any] = {}
         self._state: Literal["new", "running", "closing", "closed"] = "new"
         self._hurry = anyio.Event()
         """Ends the wait before the next attempt."""
-        self._wait_seconds = 0.0
-        """What the broker asked for before it goes."""
-        self._stack: AsyncExitStack | None = None
+        self._life = anyio.CancelScope()
+        """Of the connections, one after another."""
         self._tasks: TaskGroup | None = None
         self._done = anyio.Event()
         """Set when no connection is left and none will be opened."""
+        self._block: AbstractAsyncContextManager[Self] | None = None
 
     # --- handlers
+
+    @overload
+    def on(self, name: str) -> Callable[[F], F]: ...
+
+    @overload
+    def on(self, name: str, handler: F) -> F: ...
 
     def on(self, name: str, handler: F | None = None) -> Any:
         """Register a handler, sync or async, for a type of events (`message.received`, `message.*`, `*`).
@@ -141,77 +155,104 @@ class DaimonWebSocket(Calls):
             await done.wait()
 
     async def __aenter__(self) -> Self:
-        self._stack = AsyncExitStack()
-        connected = anyio.Event()
-        await self._stack.enter_async_context(self._running(connected))
-        await connected.wait()
-        if self._done.is_set():
-            await self._stack.aclose()  # raises why
-        return self
+        self._block = self._beside()
+        return await self._block.__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._stack is not None
-        if error is None:
+    ) -> bool | None:
+        assert self._block is not None
+        return await self._block.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _beside(self) -> AsyncIterator[Self]:
+        connected = anyio.Event()
+        async with self._running(connected) as done:
+            await connected.wait()
+            if done.is_set():
+                await anyio.lowlevel.checkpoint()  # it ended before it began: this is cancelled
+            yield self
             await self.close()
-        await self._stack.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def _running(self, connected: anyio.Event) -> AsyncIterator[anyio.Event]:
-        if self._state == "running":
+        """Run beside the block, which is cancelled if the client cannot go on; then raise why."""
+        if self._state in ("running", "closing"):
             raise RuntimeError("the client is connected already")
-        self._state = "running"
-        self._commands.begin()
+        self._begin()
         ending = list[DaimonError]()
-        self._done = done = anyio.Event()
-
-        async def live(tasks: TaskGroup) -> None:
-            try:
-                await self._live(connected)
-            except DaimonError as error:
-                ending.append(error)
-            finally:
-                self._commands.end(ending[0] if ending else ConnectionEndedError("the client is closed", code=1000))
-                self._state = "closed"
-                done.set()
-                connected.set()
-                tasks.cancel_scope.cancel()
-
+        lone: BaseException | None = None
         try:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                tasks.start_soon(self._queue.run, tasks)
-                if self._ack == "auto":
-                    tasks.start_soon(self._acknowledge)
-                tasks.start_soon(live, tasks)
-                yield done
+            async with anyio.create_task_group() as outer:
+                await outer.start(self._work, connected, ending, outer.cancel_scope)
+                yield self._done
         except BaseExceptionGroup as group:
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
-        finally:
-            self._state = "closed"
+            if len(group.exceptions) > 1:
+                raise
+            lone = group.exceptions[0]
+        if lone is not None:
+            raise lone
         if ending:
             raise ending[0]
 
+    def _begin(self) -> None:
+        self._state = "running"
+        self._done = anyio.Event()
+        self._commands.begin()
+        self._queue.begin()
+        self._incoming.begin()
+
+    async def _work(
+        self,
+        connected: anyio.Event,
+        ending: list[DaimonError],
+        block: anyio.CancelScope,
+        *,
+        task_status: TaskStatus[None],
+    ) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                self._life = anyio.CancelScope()
+                tasks.start_soon(self._queue.run, tasks)
+                tasks.start_soon(self._notices.run)
+                if self._ack == "auto":
+                    tasks.start_soon(self._acknowledging.run, lambda: self._connection is not None)
+                task_status.started()
+                with self._life:
+                    ending.append(await self._live(connected))
+                self._commands.end(ending[0] if ending else ConnectionEndedError("the client is closed", code=1000))
+                self._queue.stop()
+                with anyio.move_on_after(COMMAND_SECONDS):
+                    await self._queue.idle()
+                    await self._notices.told()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._commands.end(ConnectionEndedError("the client is closed", code=1000))
+            self._state = "closed"
+            self._done.set()
+            connected.set()
+            if ending:
+                block.cancel()
+
     async def close(self) -> None:
-        """End: finish the handlers that are at work, acknowledge, say goodbye."""
-        if self._state != "running":
-            return
-        self._state = "closing"
-        self._queue.pause()
+        """End: finish the handlers that are at work, acknowledge, say goodbye.
+
+        In a handler it returns at once, and the client ends when the handler has returned.
+        """
+        if self._state == "running" and self._tasks is not None:
+            self._state = "closing"
+            self._tasks.start_soon(self._finish)
+        if self._state == "closing" and not inside.get():
+            await self._done.wait()
+
+    async def _finish(self) -> None:
+        self._queue.stop()
         with anyio.move_on_after(COMMAND_SECONDS):
             await self._queue.idle()
-            await self._acknowledge_now(wait=True)
-        self._hurry.set()
-        with anyio.move_on_after(CLOSE_SECONDS):
-            if self._connection is not None:
-                with suppress(EndedError):
-                    await self._connection.say_goodbye()
-            await self._done.wait()
-        if self._tasks is not None:
-            self._tasks.cancel_scope.cancel()
+            if self._ack == "auto" and self._connection is not None:
+                await self._acknowledging.acknowledge()
+        self._life.cancel()
 
     def reconnect_now(self) -> None:
         """Wait no longer before the next attempt to connect."""
@@ -225,174 +266,127 @@ class DaimonWebSocket(Calls):
         """Hand on again."""
         self._queue.resume()
 
-    async def _live(self, connected: anyio.Event) -> None:
+    async def _live(self, connected: anyio.Event) -> DaimonError:
+        """Open connections, one after another; return why no other is opened."""
         while True:
             try:
                 await self._one_connection(connected)
             except EndedError as ended:
                 ending = ended.ending
-            if self._state != "running":
-                return
-            await self._handlers.tell("disconnected", ending.reason)
+            self._notices.tell("disconnected", ending.reason)
             if not (self._auto_reconnect and ending.come_back):
-                raise ConnectionEndedError(ending.reason, code=ending.code, status=ending.status)
+                return ConnectionEndedError(ending.reason, code=ending.code, status=ending.status)
             await self._wait_before_next(ending)
-            if self._state != "running":
-                return
 
     async def _wait_before_next(self, ending: Ending) -> None:
-        asked, self._wait_seconds = self._wait_seconds, 0.0
+        asked, self._incoming.wait_seconds = self._incoming.wait_seconds, 0.0
         if asked and not ending.wait_seconds:
             ending = Ending(ending.reason, ending.code, ending.status, asked)
-        seconds = self._back_off.next(ending, random.random())
         self._hurry = anyio.Event()
-        with anyio.move_on_after(seconds):
+        with anyio.move_on_after(self._back_off.next(ending, random.random())):
             await self._hurry.wait()
 
     # --- one connection
 
     async def _one_connection(self, connected: anyio.Event) -> None:
         """Open a connection and serve it until it ends. Raises `EndedError`."""
-        connection, late = await self._open()
+        since, names = self._incoming.resume_from or self._since, self._selection.names
+        connection, late = await self._open(since, names)
+        lost = False
         try:
-            await self._receive_ready(connection, late)
-            self._connection = connection
+            frames = await connection.receive(COMMAND_SECONDS)
+            self._incoming.take_ready(frames[0][0])
             self._back_off.succeeded()
-            await self._handlers.tell("connected")
+            self._notices.tell("connected")
+            for text in self._incoming.rest(since, names, late):
+                await connection.send(text)
+            self._connection = connection
             connected.set()
+            for request_id, text in self._commands.unanswered():
+                await self._send(connection, request_id, text)
+            for text, size in frames[1:]:
+                self._incoming.take(text, size)
             await self._serve(connection)
+        except EndedError as ended:
+            lost = True
+            if ended.ending.code == 1009:
+                self._commands.refuse_longest(_too_large())
+            raise
         finally:
             self._connection = None
-            await connection.aclose()
+            await connection.aclose(lost=lost)
 
-    async def _open(self) -> tuple[Connection, list[str]]:
-        since = self._place.received
-        if since is None and self._from_acknowledged:
-            since = "acked"
-        wanted = ["*"] if self._wanted is None or "*" in self._wanted else sorted(self._wanted)
+    async def _open(self, since: str | None, names: Sequence[str]) -> tuple[Connection, list[str]]:
         url, late = stream_url(
-            self._url, inbox_ids=wanted, event_types=self._event_types, since=since, client_id=self._client_id
+            self._url, inbox_ids=names, event_types=self._event_types, since=since, client_id=self._client_id
         )
-        credential = self._key
-        if credential is None:
-            assert self._token is not None
-            given = self._token()
-            credential = await given if isinstance(given, Awaitable) else given
+        credential = self._key or await self._fresh_token()
         connection = await open_connection(
             url, target_of(url), credential, f"daimon-email-python/{_VERSION}", self._trust
         )
         return connection, late
 
-    async def _receive_ready(self, connection: Connection, late: Sequence[str]) -> None:
-        frames = await connection.receive(COMMAND_SECONDS)
-        self._ready = json.loads(frames[0][0])
-        if self._ready.get("type") != "connection.ready":
-            raise EndedError(closed(None, "the other side is no broker"))
-        since = self._place.received
-        if since is None:
-            self._moved(self._ready["cursor"])
-        if late:
-            asked = {"inbox_ids": list(late)} | ({} if since is None else {"since": since})
-            await connection.send(json.dumps({"action": "subscribe", **asked}))
-        for _, text in self._commands.unanswered():
-            await self._send(connection, text)
-        for text, size in frames[1:]:
-            await self._take(text, size)
+    async def _fresh_token(self) -> str:
+        assert self._token is not None
+        try:
+            given = self._token()
+            return await given if isinstance(given, Awaitable) else given
+        except Exception as error:
+            self._notices.report("token", error)
+            raise EndedError(closed(None, f"there is no token: {error!r}")) from error
 
     async def _serve(self, connection: Connection) -> None:
-        patience = float(self._ready.get("heartbeat_seconds", 30)) + GRACE_SECONDS
+        patience = self._incoming.heartbeat_seconds + GRACE_SECONDS
         while True:
             await self._queue.room()
             for text, size in await connection.receive(patience):
-                await self._take(text, size)
+                self._incoming.take(text, size)
 
-    async def _send(self, connection: Connection, text: str) -> None:
-        try:
+    async def _send(self, connection: Connection, request_id: str, text: str) -> None:
+        """Send a command. Raises `EndedError`."""
+        if len(text) > self._incoming.most_bytes:
+            self._commands.refuse(request_id, _too_large())
+        else:
             await connection.send(text)
-        except EndedError as ended:
-            if ended.ending.code == 1009:
-                self._commands.refuse(text, CommandError("too_large", "The broker takes no message of this size"))
-            raise
-
-    async def _take(self, text: str, size: int) -> None:
-        try:
-            frame = json.loads(text)
-            kind = frame["type"]
-        except (ValueError, KeyError, TypeError):
-            return
-        if kind == "response":
-            self._commands.answer(frame)
-        elif kind == "connection.cursor":
-            self._moved(frame["cursor"])
-        elif kind == "replay.gap":
-            gap = Gap(frame["from"], frame["to"], frame["count"])
-            await self._handlers.tell("gap", gap)
-            self._moved(gap.to)
-        elif kind == "server.draining":
-            self._wait_seconds = float(frame["reconnect_after_ms"]) / 1_000
-        elif kind == "error":
-            error = frame["error"]
-            await self._handlers.report("a frame", CommandError(error["code"], error["message"]))
-        elif "event_id" in frame and "cursor" in frame:
-            self._take_event(Event(frame, size))
-
-    def _take_event(self, event: Event) -> None:
-        if not self._seen.is_new(event):
-            self._moved(event.cursor)
-            return
-        self._place.came(event)
-        self._queue.put(event)
-
-    def _moved(self, cursor: str) -> None:
-        self._place.moved(cursor)
-        self._keep()
-
-    def _keep(self) -> None:
-        if self._store is not None:
-            self._store.save(Kept(self._client_id, self._place.handled))
 
     # --- events
 
+    def _keep(self) -> None:
+        kept = Kept(self._client_id, self._place.handled)
+        if self._store is None or kept == self._kept:
+            return
+        try:
+            self._store.save(kept)
+            self._kept = kept
+        except Exception as error:
+            self._notices.report("the cursor store", error)
+
     async def _handle(self, event: Event) -> None:
-        well = False
-        async with anyio.create_task_group() as tasks:
-            if self._ack == "auto" and self._acks_known:
-                tasks.start_soon(self._hold_while_handled, event)
-            well = await self._handlers.handle(event)
-            tasks.cancel_scope.cancel()
-        window = float(self._ready.get("replay_seconds", 300))
+        well = told.has(event)  # by a webhook, say
+        if not well:
+            taken.add(event)
+            well = await self._hand_on(event)
+        if not well:
+            taken.remove(event)
+        window = self._incoming.replay_seconds
         self._place.dealt_with(event, monotonic(), failed=not well, window_seconds=window)
-        if well:
-            processed(event.event_id)
         self._keep()
 
-    async def _hold_while_handled(self, event: Event) -> None:
-        await anyio.sleep(HOLD_AFTER_SECONDS)
-        while True:
-            await self._try("hold", {"event_ids": [event.event_id], "seconds": HOLD_SECONDS})
-            await anyio.sleep(HOLD_EVERY_SECONDS)
-
-    async def _acknowledge(self) -> None:
-        while True:
-            await anyio.sleep(ACK_SECONDS)
-            await self._acknowledge_now()
-
-    async def _acknowledge_now(self, *, wait: bool = False) -> None:
-        may = self._ack == "auto" and self._acks_known and self._connection is not None
-        if may and self._place.owes_acknowledgement:
-            cursor, event_ids = self._place.take_acknowledgement()
-            fields: dict[str, Any] = {} if cursor is None else {"cursor": cursor}
-            await self._try("ack", fields | ({"event_ids": event_ids} if event_ids else {}), wait=wait)
-
-    async def _try(self, action: str, fields: Mapping[str, Any], *, wait: bool = True) -> None:
-        """Give a command of the client's own. What does not come to anything is let be."""
+    async def _hand_on(self, event: Event) -> bool:
+        """Call the handlers of an event, and hold it meanwhile; return whether none failed."""
+        if self._ack != "auto":
+            return await self._handlers.handle(event)
         try:
-            await self._command(action, fields, COMMAND_SECONDS if wait else ACK_SECONDS)
-        except CommandError as error:
-            if error.code == "unknown_action":
-                self._acks_known = False
-        except DaimonError:
-            pass
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._acknowledging.hold, event)
+                well = await self._handlers.handle(event)
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return well
+
+    async def _give(self, action: str, fields: Mapping[str, Any], timeout: float) -> Fields:
+        return await self._command(action, fields, timeout)
 
     async def ack(self, cursor: str | None = None, event_ids: Sequence[str] | None = None) -> Fields:
         """Acknowledge all up to a cursor, or single events; neither: all that is dealt with. Raises as `command`."""
@@ -440,10 +434,11 @@ class DaimonWebSocket(Calls):
         self, action: str, fields: Mapping[str, Any], timeout: float, request_id: str | None = None
     ) -> Fields:
         request_id, pending = self._commands.give(action, fields, request_id)
+        self._queue.wake()  # who reads, reads on
         try:
             if self._connection is not None:
                 with suppress(EndedError):  # then it is sent again to the next connection
-                    await self._send(self._connection, pending.text)
+                    await self._send(self._connection, request_id, pending.text)
             with anyio.move_on_after(timeout) as in_time:
                 await pending.answered.wait()
         finally:
@@ -454,26 +449,43 @@ class DaimonWebSocket(Calls):
             raise TimedOutError(f"{action} had no answer in {timeout:g} s; it may have been done")
         return Fields(pending.result if isinstance(pending.result, dict) else {"result": pending.result})
 
-    async def subscribe(self, inbox_ids: str | Iterable[str] = "*", *, since: str | None = None) -> Fields:
-        """Follow more inboxes, `*` for all, from now on or from ``since``, over reconnects too. Raises as `command`."""
+    async def subscribe(
+        self,
+        inbox_ids: str | Iterable[str] = "*",
+        *,
+        since: str | None = None,
+        event_types: Iterable[str] | None = None,
+    ) -> Fields:
+        """Follow more inboxes, `*` for all, from now on or from ``since``, over reconnects too. Raises as `command`.
+
+        ``event_types`` replaces the client's. Before the connection is open it is what the opening asks for.
+        """
         names = _names(inbox_ids)
-        if self._connection is None and since is None:  # the opening asks for it
-            self._wanted = (self._wanted or set()) | set(names)
-            return Fields({"inbox_ids": sorted(self._wanted)})
-        result = await self.command("subscribe", {"inbox_ids": names, "since": since})
-        self._wanted = set(result["inbox_ids"])
+        types = None if event_types is None else list(event_types)
+        if self._connection is None and (since is None or self._place.received is None):
+            self._selection.add(names)
+            self._since = since or self._since
+            self._event_types = types if types is not None else self._event_types
+            return Fields({"inbox_ids": self._selection.names})
+        result = await self.command("subscribe", {"inbox_ids": names, "since": since, "event_types": types})
+        self._selection.hold(result["inbox_ids"])
+        self._event_types = types if types is not None else self._event_types
         return result
 
     async def unsubscribe(self, inbox_ids: str | Iterable[str] = "*") -> Fields:
         """Follow these inboxes no longer. Raises as `command`."""
         names = _names(inbox_ids)
         if self._connection is None:
-            self._wanted = set() if "*" in names else (self._wanted or set()) - set(names)
-            return Fields({"inbox_ids": sorted(self._wanted)})
+            self._selection.remove(names)
+            return Fields({"inbox_ids": self._selection.names})
         result = await self.command("unsubscribe", {"inbox_ids": names})
-        self._wanted = set(result["inbox_ids"])
+        self._selection.hold(result["inbox_ids"])
         return result
 
 
 def _names(inbox_ids: str | Iterable[str]) -> list[str]:
     return [inbox_ids] if isinstance(inbox_ids, str) else list(inbox_ids)
+
+
+def _too_large() -> CommandError:
+    return CommandError("too_large", "The broker takes no message of this size")

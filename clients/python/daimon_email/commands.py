@@ -39,6 +39,8 @@ class Commands:
             raise self._ended
         if len(self._pending) >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
             raise OverflowingError(f"{len(self._pending)} commands wait for their answers")
+        if request_id in self._pending:
+            raise ValueError(f"request_id: {request_id!r} waits for its answer already")
         request_id = request_id or f"req_{secrets.token_hex(12)}"
         pending = Pending(json.dumps({"action": action, "request_id": request_id, **fields}, separators=(",", ":")))
         self._pending[request_id] = pending
@@ -75,13 +77,23 @@ class Commands:
         pending.answered.set()
         return True
 
-    def refuse(self, text: str, error: DaimonError) -> None:
-        """Let the command that was sent as this text fail: it is not to be sent again."""
-        for request_id, pending in list(self._pending.items()):
-            if pending.text == text:
-                self.drop(request_id)
-                pending.error = error
-                pending.answered.set()
+    @property
+    def waiting(self) -> bool:
+        """Whether a command has no answer yet."""
+        return bool(self._pending)
+
+    def refuse(self, request_id: str, error: DaimonError) -> None:
+        """Let a command fail: it is not sent again."""
+        pending = self._pending.get(request_id)
+        if pending is not None:
+            self.drop(request_id)
+            pending.error = error
+            pending.answered.set()
+
+    def refuse_longest(self, error: DaimonError) -> None:
+        """Let the longest fail, if there is one."""
+        if self._pending:
+            self.refuse(max(self._pending, key=lambda request_id: len(self._pending[request_id].text)), error)
 
     def begin(self) -> None:
         """Take commands, also after an end."""
@@ -90,7 +102,5 @@ class Commands:
     def end(self, error: DaimonError) -> None:
         """Let all that waits fail, and all that is given from now on."""
         self._ended = error
-        for request_id, pending in list(self._pending.items()):
-            self.drop(request_id)
-            pending.error = error
-            pending.answered.set()
+        for request_id in list(self._pending):
+            self.refuse(request_id, error)

@@ -4,6 +4,7 @@ The protocol is `websockets`' own, without I/O; here is the stream below it, its
 """
 
 import json
+import ssl
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ from .opening import Target, default_trust
 OPEN_SECONDS: Final = 20.0
 """To connect, to agree on TLS, and to be answered."""
 CLOSE_SECONDS: Final = 5.0
+SEND_SECONDS: Final = 30.0
+"""A frame is written whole, whatever happens to who wrote it: half a frame would break the connection."""
 MAX_MESSAGE_BYTES: Final = 67_108_864
 _READ_BYTES: Final = 65_536
 
@@ -76,8 +79,11 @@ class Connection:
                 raise EndedError(self._ending()) from None
             self._protocol.receive_data(data)
             self._closing = self._take_in(self._protocol.events_received())
-            if not (self._closing and self._waiting):
+            try:
                 await self._flush()
+            except EndedError:
+                if not self._waiting:
+                    raise
         texts, self._waiting = self._waiting, []
         return texts
 
@@ -97,13 +103,17 @@ class Connection:
         return ended
 
     async def _flush(self) -> None:
-        async with self._sending:
-            for data in self._protocol.data_to_send():
-                try:
-                    if data:
-                        await self._stream.send(data)
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-                    raise EndedError(self._ending()) from None
+        with anyio.CancelScope(shield=True), anyio.move_on_after(SEND_SECONDS):
+            async with self._sending:
+                for data in self._protocol.data_to_send():
+                    try:
+                        if data:
+                            await self._stream.send(data)
+                    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+                        raise EndedError(self._ending()) from None
+            return
+        await anyio.aclose_forcefully(self._stream)
+        raise EndedError(closed(None, "nothing could be sent"))
 
     def _ending(self) -> Ending:
         received = self._protocol.close_rcvd
@@ -113,18 +123,14 @@ class Connection:
             return closed(None, "the other side does not speak WebSocket as it should")
         return closed(None)
 
-    async def say_goodbye(self, code: int = 1000) -> None:
-        """Send a Close; whoever receives hears of the end when the other side has answered it. Raises `EndedError`."""
-        if self._protocol.state is State.OPEN:
-            self._protocol.send_close(code)
-            await self._flush()
-
-    async def aclose(self) -> None:
-        """End it, in order where that takes no time. No task may receive any more."""
+    async def aclose(self, *, lost: bool = False) -> None:
+        """End it, in order unless it is lost. No task may receive any more."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS), suppress(*_ENDED):
-            await self.say_goodbye()
-            while self._protocol.close_rcvd is None and self._protocol.state is State.CLOSING:
-                self._protocol.receive_data(await self._stream.receive(_READ_BYTES))
+            if not lost and self._protocol.state is State.OPEN:
+                self._protocol.send_close(1000)
+                await self._flush()
+                while self._protocol.close_rcvd is None:
+                    self._protocol.receive_data(await self._stream.receive(_READ_BYTES))
         await anyio.aclose_forcefully(self._stream)
 
 
@@ -142,7 +148,7 @@ async def open_connection(url: str, target: Target, credential: str, agent: str,
     except EndedError as ended:
         ending = ended.ending
     except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-        ending = closed(None, f"{target.host}:{target.port} cannot be reached: {error or type(error).__name__}")
+        ending = closed(None, f"{target.host}:{target.port} cannot be reached: {_words(error)}")
     except BaseException:
         if stream is not None:
             await anyio.aclose_forcefully(stream)
@@ -150,6 +156,14 @@ async def open_connection(url: str, target: Target, credential: str, agent: str,
     if stream is not None:
         await anyio.aclose_forcefully(stream)
     raise EndedError(ending)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.__cause__.verify_message}"
+    if isinstance(error.__cause__, ssl.SSLError):
+        return f"no TLS there: {error.__cause__.reason}"
+    return str(error) or ("it hung up" if isinstance(error, anyio.EndOfStream) else "the connection broke")
 
 
 async def _connect(target: Target, trust: Any) -> ByteStream:

@@ -1,6 +1,7 @@
 """What comes from the broker: JSON objects whose members are attributes, known ones and others alike."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any, Final
 
 
@@ -14,7 +15,7 @@ class Fields(Mapping[str, Any]):
         self._members = members
         for name, value in members.items():
             if not name.startswith("_"):
-                self.__dict__[f"{name}_" if name in _RESERVED else name] = _wrapped(value)
+                self.__dict__[f"{name}_" if name in _RESERVED or iskeyword(name) else name] = _wrapped(value)
 
     def __getitem__(self, name: str) -> Any:
         return self._members[name]
@@ -29,7 +30,7 @@ class Fields(Mapping[str, Any]):
         return f"{type(self).__name__}({dict(self._members)!r})"
 
 
-_RESERVED: Final = frozenset({"from", "class", "is", "in", "pass", "keys", "values", "items", "get"})
+_RESERVED: Final = frozenset({"keys", "values", "items", "get"})
 
 
 def _wrapped(value: Any) -> Any:

@@ -15,6 +15,8 @@ from .events import Event
 logger = logging.getLogger("daimon_email")
 
 MAX_QUEUE_BYTES: Final = 8_388_608
+MAX_READ_ON_BYTES: Final = 67_108_864
+"""Read even so while a command waits for its answer."""
 _LOOK_AHEAD: Final = 1_000
 """Events that are looked through for one that may be handled now."""
 
@@ -37,6 +39,8 @@ class Handling:
 
 handling: ContextVar[Handling | None] = ContextVar("handling", default=None)
 """Set while a handler of an event runs."""
+inside: ContextVar[bool] = ContextVar("inside", default=False)
+"""Whether this runs in a handler of whatever."""
 
 
 def takes_two(handler: Handler) -> bool:
@@ -71,6 +75,7 @@ class Handlers:
 
     async def tell(self, name: str, *arguments: Any) -> None:
         """Call the handlers of something that is no event. One that fails is reported."""
+        inside.set(True)
         for handler in list(self._by_name.get(name, ())):
             try:
                 await _call(handler, *arguments)
@@ -87,6 +92,7 @@ class Handlers:
     async def handle(self, event: Event) -> bool:
         """Call all handlers of an event; return whether none of them failed."""
         well = True
+        inside.set(True)
         token = handling.set(Handling(event))
         try:
             for handler in self.of(event.type):
@@ -107,24 +113,53 @@ async def _call(handler: Handler, *arguments: Any) -> None:
 
 
 class Queue:
-    """Events that wait for their handlers. `run` hands them on; whoever reads the socket waits for `room`."""
+    """Events that wait for their handlers. `run` hands them on; whoever reads the socket waits for `room`.
 
-    def __init__(self, handle: Callable[[Event], Awaitable[None]], concurrency: int, order: Order) -> None:
+    ``held`` says whether something else is to be told first. ``must_read`` says whether the socket is to be read even
+    if the queue is full: a handler may wait for what is behind the events there.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Event], Awaitable[None]],
+        concurrency: int,
+        order: Order,
+        *,
+        held: Callable[[], bool] = lambda: False,
+        must_read: Callable[[], bool] = lambda: False,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency: {concurrency} is less than 1")
         self._handle = handle
         self._concurrency = concurrency
         self._order = order
+        self._held = held
+        self._must_read = must_read
         self._events: deque[Event] = deque()
         self._busy: set[str | None] = set()
         self._running = 0
         self._bytes = 0
         self._changed = anyio.Event()
+        self._stopped = False
         self.paused = False
+
+    def begin(self) -> None:
+        """Begin with nothing."""
+        self._events.clear()
+        self._busy.clear()
+        self._running = self._bytes = 0
+        self._changed = anyio.Event()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Hand nothing on any more; what waits is left."""
+        self._stopped = True
 
     def put(self, event: Event) -> None:
         """Let an event wait for its turn."""
         self._events.append(event)
         self._bytes += event.size
-        self._wake()
+        self.wake()
 
     def pause(self) -> None:
         """Hand nothing on from now on."""
@@ -133,12 +168,12 @@ class Queue:
     def resume(self) -> None:
         """Hand on again."""
         self.paused = False
-        self._wake()
+        self.wake()
 
     @property
     def is_full(self) -> bool:
         """Whether nothing more should be read."""
-        return self._bytes > MAX_QUEUE_BYTES
+        return self._bytes > (MAX_READ_ON_BYTES if self._must_read() else MAX_QUEUE_BYTES)
 
     async def room(self) -> None:
         """Wait until there is room for more."""
@@ -150,7 +185,8 @@ class Queue:
         while self._running:
             await self._changed.wait()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Look again what is to be done."""
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -168,7 +204,7 @@ class Queue:
             tasks.start_soon(self._do, event, key)
 
     def _next(self) -> Event | None:
-        if self.paused or self._running >= self._concurrency:
+        if self.paused or self._stopped or self._held() or self._running >= self._concurrency:
             return None
         for place, event in enumerate(self._events):
             if place == _LOOK_AHEAD:
@@ -190,4 +226,4 @@ class Queue:
             self._running -= 1
             self._bytes -= event.size
             self._busy.discard(key)
-            self._wake()
+            self.wake()

@@ -1,4 +1,4 @@
-"""How far a client has come: what it has received, what its handlers have dealt with, what it knows already. Pure."""
+"""How far a client has come: what it has received, what is dealt with, what it knows already. Pure."""
 
 from collections import OrderedDict, deque
 from typing import Final
@@ -6,6 +6,8 @@ from typing import Final
 from .events import Event
 
 MAX_KNOWN: Final = 10_000
+MAX_SINGLY: Final = 1_000
+"""Events of one acknowledgement (PROTOCOL section 4)."""
 
 
 class Seen:
@@ -26,15 +28,20 @@ class Seen:
             self._ids.popitem(last=False)
         return True
 
+    def forget(self, event: Event) -> None:
+        """Take it for new when it comes again."""
+        self._ids.pop((event.inbox_id, event.event_id), None)
+
 
 class _Step:
-    __slots__ = ("cursor", "done", "event_id", "failed")
+    __slots__ = ("covered", "cursor", "done", "event_id")
 
     def __init__(self, cursor: str, event_id: str | None) -> None:
         self.cursor = cursor
         self.event_id = event_id
         self.done = event_id is None
-        self.failed = False
+        self.covered = False
+        """Whether the acknowledgement of a cursor is for it, too."""
 
 
 class Place:
@@ -42,8 +49,8 @@ class Place:
 
     ``received`` is of the last frame that came: what came is kept, so a lost connection is opened again there.
     ``handled`` is of the last event before which all is dealt with: a program that starts again begins there.
-    ``acknowledged`` lags behind it where a handler failed: from there on single events are acknowledged, until the
-    failed one has left the broker's window.
+    Acknowledged is a cursor as far as all before it is dealt with, and beyond it single events: those whose handlers
+    have returned before an earlier one's, and all of the window after one that failed.
     """
 
     def __init__(self, cursor: str | None) -> None:
@@ -53,7 +60,8 @@ class Place:
         self._by_event: dict[Event, _Step] = {}
         self._blocked_until: float | None = None
         self._to_acknowledge: str | None = None
-        self._singly: list[str] = []
+        self._singly: list[_Step] = []
+        self._given_back: list[str] = []
 
     def moved(self, cursor: str) -> None:
         """Hear of a cursor that comes with no event."""
@@ -70,29 +78,45 @@ class Place:
         self._steps.append(step)
         self._by_event[event] = step
 
+    def begin_again(self) -> list[Event]:
+        """Go on from what is handled; return what had come beyond it and was not: it will come again."""
+        undone = list(self._by_event)
+        self._by_event.clear()
+        self._steps.clear()
+        self.received = self.handled
+        return undone
+
     def dealt_with(self, event: Event, now: float, *, failed: bool, window_seconds: float) -> None:
         """Hear that the handlers of an event have returned, or that one has failed; ``now`` of any steady clock."""
         step = self._by_event.pop(event)
-        step.done, step.failed = True, failed
+        step.done = True
         if self._blocked_until is not None and now >= self._blocked_until:
             self._blocked_until = None
         if failed:
             self._blocked_until = now + window_seconds
-        elif self._blocked_until is not None and step.event_id is not None:
-            self._singly.append(step.event_id)
+        else:
+            self._singly.append(step)
         while self._steps and self._steps[0].done:
             passed = self._steps.popleft()
             self.handled = passed.cursor
             if self._blocked_until is None:
                 self._to_acknowledge = passed.cursor
+                passed.covered = True
 
     def take_acknowledgement(self) -> tuple[str | None, list[str]]:
         """Return the cursor and the single events that are to be acknowledged now; they count as taken."""
         cursor, self._to_acknowledge = self._to_acknowledge, None
-        singly, self._singly = self._singly[:1_000], self._singly[1_000:]
+        ids = self._given_back + [s.event_id for s in self._singly if not s.covered and s.event_id is not None]
+        self._singly = []
+        singly, self._given_back = ids[:MAX_SINGLY], ids[MAX_SINGLY:]
         return cursor, singly
+
+    def give_back(self, cursor: str | None, event_ids: list[str]) -> None:
+        """Owe again what was taken, and did not come to anything."""
+        self._to_acknowledge = self._to_acknowledge or cursor
+        self._given_back = event_ids + self._given_back
 
     @property
     def owes_acknowledgement(self) -> bool:
         """Whether something is to be acknowledged."""
-        return self._to_acknowledge is not None or bool(self._singly)
+        return self._to_acknowledge is not None or bool(self._singly) or bool(self._given_back)

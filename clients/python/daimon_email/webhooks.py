@@ -34,19 +34,60 @@ def verify(headers: Mapping[str, str], body: bytes | str, secret: str) -> Event:
         raise BadSignatureError(f"the body is no event: {error}") from None
 
 
-_processed: OrderedDict[str, None] = OrderedDict()
+class _Memory:
+    """Events by inbox and id; an id alone is of any inbox. The oldest are forgotten."""
+
+    def __init__(self, most: int = MAX_PROCESSED) -> None:
+        self._most = most
+        self._by_id: OrderedDict[str, set[str | None]] = OrderedDict()
+
+    def add(self, event: Event | str) -> bool:
+        new = not self.has(event)
+        event_id, inbox_id = _names(event)
+        self._by_id.setdefault(event_id, set()).add(inbox_id)
+        self._by_id.move_to_end(event_id)
+        if len(self._by_id) > self._most:
+            self._by_id.popitem(last=False)
+        return new
+
+    def has(self, event: Event | str) -> bool:
+        event_id, inbox_id = _names(event)
+        inboxes = self._by_id.get(event_id, ())
+        return bool(inboxes) and (inbox_id == _ANY or inbox_id in inboxes or _ANY in inboxes)
+
+    def remove(self, event: Event) -> None:
+        event_id, inbox_id = _names(event)
+        inboxes = self._by_id.get(event_id)
+        if inboxes is not None:
+            inboxes.discard(inbox_id)
+            if not inboxes:
+                del self._by_id[event_id]
 
 
-def processed(event_id: str) -> bool:
-    """Note that an event is dealt with; return whether it was not before. Shared with every client in this process."""
-    new = event_id not in _processed
-    _processed[event_id] = None
-    _processed.move_to_end(event_id)
-    if len(_processed) > MAX_PROCESSED:
-        _processed.popitem(last=False)
+_ANY: Final = "*"
+"""No inbox has this name."""
+
+
+def _names(event: Event | str) -> tuple[str, str | None]:
+    return (event, _ANY) if isinstance(event, str) else (event.event_id, event.inbox_id)
+
+
+told = _Memory()
+"""What the program has said that it has dealt with: no client hands it to handlers."""
+taken = _Memory()
+"""What the handlers of a client have dealt with, or are at work on."""
+
+
+def processed(event: Event | str) -> bool:
+    """Say that an event, or an event_id of whichever inbox, is dealt with; return whether it was not before.
+
+    No client in this process hands it to its handlers then.
+    """
+    new = not is_processed(event)
+    told.add(event)
     return new
 
 
-def is_processed(event_id: str) -> bool:
-    """Whether an event is dealt with: the handlers of a client here have returned, or `processed` was told."""
-    return event_id in _processed
+def is_processed(event: Event | str) -> bool:
+    """Whether an event is dealt with, or being dealt with: by handlers of a client here, or as `processed` was told."""
+    return told.has(event) or taken.has(event)

@@ -2,14 +2,9 @@
 
 import anyio
 import pytest
-from demonstrating import Served
+from daimon_email.testing import local_broker
 
-
-@pytest.fixture
-def served():
-    served = Served()
-    yield served
-    served.close()
+__all__ = ["local_broker", "run"]
 
 
 @pytest.fixture(params=["asyncio", "trio"])

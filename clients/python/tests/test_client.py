@@ -3,12 +3,15 @@
 import anyio
 import pytest
 from daimon_email import CommandError, ConnectionEndedError, DaimonWebSocket
-from demonstrating import KEY, mail
 
 
-def test_the_plans_client_gets_its_mails_and_answers_them(served, run):
+def client_of(broker, **options):
+    return DaimonWebSocket(broker.key, url=broker.url, **{"reconnect_delay": 0.01, **options})
+
+
+def test_the_plans_client_gets_its_mails_and_answers_them(local_broker, run):
     async def main():
-        client = DaimonWebSocket(api_key=KEY, url=served.url, auto_reconnect=True, reconnect_delay=5)
+        client = DaimonWebSocket(api_key=local_broker.key, url=local_broker.url, auto_reconnect=True, reconnect_delay=5)
         seen, answered = [], anyio.Event()
 
         @client.on("message.received")
@@ -28,27 +31,47 @@ def test_the_plans_client_gets_its_mails_and_answers_them(served, run):
             seen.append("connected")
 
         async with client:
-            await anyio.to_thread.run_sync(served.publish, mail(1))
+            local_broker.receive_mail("in_1", subject="Hello")
             await answered.wait()
         return seen
 
-    assert run(main) == ["connected", ("Mail 1", "in_1"), ("sent_1", "evt_1")]
-    assert served.sent == [{"to": "ada@example.com", "subject": "Re: Mail 1", "body": "", "once": "evt_1"}]
+    assert run(main) == ["connected", ("Hello", "in_1"), ("sent_1", "evt_1")]
+    [given] = local_broker.commands
+    assert (given.params["subject"], given.params["to"], given.once) == ("Re: Hello", "ada@example.com", "evt_1")
 
 
-def test_a_wrong_key_ends_it_with_the_reason(served, run):
+def test_a_wrong_key_ends_it_with_the_reason(local_broker, run):
     async def main():
         with pytest.raises(ConnectionEndedError) as caught:
-            await DaimonWebSocket(api_key="dm_live_wrong", url=served.url).connect()
+            await DaimonWebSocket("dm_live_wrong", url=local_broker.url).connect()
         return caught.value
 
     error = run(main)
     assert (error.code, error.status) == ("unauthorized", 401)
 
 
-def test_a_refused_command_raises_with_its_code(served, run):
+def test_a_block_that_cannot_begin_is_not_run(local_broker, run):
     async def main():
-        async with DaimonWebSocket(api_key=KEY, url=served.url) as client:
+        with pytest.raises(ConnectionEndedError):
+            async with DaimonWebSocket("dm_live_wrong", url=local_broker.url):
+                pytest.fail("the block ran")
+
+    run(main)
+
+
+def test_waiting_for_a_broker_that_is_not_there_can_be_given_up(local_broker, run):
+    async def main():
+        with local_broker.away(), anyio.move_on_after(0.1) as tried:
+            async with client_of(local_broker):
+                pytest.fail("the block ran")
+        return tried.cancelled_caught
+
+    assert run(main)
+
+
+def test_a_refused_command_raises_with_its_code(local_broker, run):
+    async def main():
+        async with client_of(local_broker) as client:
             with pytest.raises(CommandError) as caught:
                 await client.command("nobody_does_this")
             return caught.value.code
@@ -56,13 +79,401 @@ def test_a_refused_command_raises_with_its_code(served, run):
     assert run(main) == "unknown_action"
 
 
-def test_a_wait_finds_what_came_before_it(served, run):
-    served.publish(mail(1, subject="Your code is 493201"))
+# --- ending
+
+
+def test_what_a_block_raises_comes_out_as_it_is(local_broker, run):
+    async def main():
+        async with client_of(local_broker):
+            raise KeyError("the block's") from ValueError("the cause")
+
+    with pytest.raises(KeyError) as caught:
+        run(main)
+    assert str(caught.value.__cause__) == "the cause"
+
+
+def test_after_close_the_block_goes_on_and_the_client_may_connect_again(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        heard = anyio.Event()
+        client.on("message.received", lambda message: heard.set())
+        async with client:
+            await client.close()
+            local_broker.receive_mail()  # comes between
+            await anyio.lowlevel.checkpoint()
+            with pytest.raises(ConnectionEndedError):
+                await client.ping()
+        async with client:
+            await heard.wait()
+
+    run(main)
+
+
+def test_a_handler_may_close_the_client_and_is_finished_before(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        steps = []
+
+        @client.on("message.received")
+        async def last(message):
+            await client.close()
+            steps.append((await client.ping()).server_time is not None)
+
+        async with anyio.create_task_group() as tasks:
+            client.on("connected", local_broker.receive_mail)
+            tasks.start_soon(client.connect)
+        return steps
+
+    assert run(main) == [True]
+
+
+def test_close_waits_for_the_handlers_that_are_at_work(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        begun, steps = anyio.Event(), []
+
+        @client.on("message.received")
+        async def slow(message):
+            begun.set()
+            await anyio.sleep(0.05)
+            steps.append("handled")
+
+        async with client:
+            local_broker.receive_mail()
+            await begun.wait()
+            await client.close()
+            steps.append("closed")
+        return steps
+
+    assert run(main) == ["handled", "closed"]
+
+
+def test_a_client_that_waits_for_its_next_attempt_is_closed_at_once(local_broker, run):
+    async def main():
+        client = client_of(local_broker, reconnect_delay=3600)
+        lost = anyio.Event()
+        client.on("disconnected", lambda reason: lost.set())
+        with anyio.fail_after(3):
+            async with client:
+                with local_broker.away():
+                    await lost.wait()
+                    await client.close()
+
+    run(main)
+
+
+def test_reconnect_now_ends_the_wait(local_broker, run):
+    async def main():
+        client = client_of(local_broker, reconnect_delay=3600)
+        connected = []
+        again = anyio.Event()
+        client.on("connected", lambda: connected.append(1) or (len(connected) == 2 and again.set()))
+        client.on("disconnected", lambda reason: client.reconnect_now())
+        async with client:
+            local_broker.cut()
+            await again.wait()
+
+    run(main)
+
+
+def test_a_client_connects_once_at_a_time(local_broker, run):
+    async def main():
+        async with client_of(local_broker) as client:
+            with pytest.raises(RuntimeError, match="connected already"):
+                await client.connect()
+
+    run(main)
+
+
+def test_one_that_is_taken_over_ends_with_4409(local_broker, run):
+    async def main():
+        with pytest.raises(ConnectionEndedError) as caught:
+            async with client_of(local_broker, client_id="agent"), client_of(local_broker, client_id="agent"):
+                await anyio.sleep_forever()
+        return caught.value.code
+
+    assert run(main) == 4409
+
+
+# --- handlers
+
+
+def test_a_handler_that_fails_is_reported_and_stops_nothing(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        told, done = [], anyio.Event()
+
+        @client.on("message.received")
+        def fail(message):
+            raise ValueError(message.subject)
+
+        @client.on("message.received")
+        def work(message):
+            told.append(message.subject)
+            if message.subject == "two":
+                done.set()
+
+        client.on("error", lambda error: told.append(repr(error)))
+        async with client:
+            local_broker.receive_mail(subject="one")
+            local_broker.receive_mail(subject="two")
+            await done.wait()
+        return told
+
+    assert run(main) == ["ValueError('one')", "one", "ValueError('two')", "two"]
+
+
+def test_a_handler_of_connected_may_give_commands(local_broker, run):
+    async def main():
+        client = client_of(local_broker, inbox_ids=[])
+        pinged = anyio.Event()
+
+        @client.on("connected")
+        async def ping():
+            await client.ping()
+            pinged.set()
+
+        async with client:
+            await pinged.wait()
+
+    run(main)
+
+
+def test_a_handler_that_waits_for_an_answer_gets_it_behind_a_full_queue(local_broker, run, monkeypatch):
+    monkeypatch.setattr("daimon_email.handling.MAX_QUEUE_BYTES", 0)
 
     async def main():
-        async with DaimonWebSocket(api_key=KEY, url=served.url) as client:
+        client = client_of(local_broker)
+        answered = anyio.Event()
+
+        @client.on("message.received")
+        async def work(message):
+            await anyio.wait_all_tasks_blocked()
+            await client.ping()
+            if message.subject == "last":
+                answered.set()
+
+        async with client:
+            for subject in ("first", "second", "last"):
+                local_broker.receive_mail(subject=subject)
+            await answered.wait()
+
+    run(main)
+
+
+def test_paused_nothing_is_handed_on_and_resumed_all_of_it_in_order(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        subjects, done = [], anyio.Event()
+
+        @client.on("message.*")
+        def work(message):
+            subjects.append(message.subject)
+            if message.subject == "3":
+                done.set()
+
+        async with client:
+            client.pause()
+            for number in range(4):
+                local_broker.receive_mail(subject=str(number))
+            await client.ping()
+            assert subjects == []
+            client.resume()
+            await done.wait()
+        return subjects
+
+    assert run(main) == ["0", "1", "2", "3"]
+
+
+def test_several_handlers_at_once_but_one_of_each_thread(local_broker, run):
+    async def main():
+        client = client_of(local_broker, concurrency=3)
+        at_work, most, done = [], [], anyio.Event()
+
+        @client.on("message.received")
+        async def work(message):
+            at_work.append(message.thread_id)
+            most.append(sorted(at_work))
+            await anyio.sleep(0.05)
+            at_work.remove(message.thread_id)
+            if message.subject == "last":
+                done.set()
+
+        async with client:
+            for thread in ("a", "a", "b"):
+                local_broker.receive_mail(thread_id=thread)
+            local_broker.receive_mail(thread_id="a", subject="last")
+            await done.wait()
+        return most
+
+    seen = run(main)
+    assert ["a", "b"] in seen
+    assert all(len(set(threads)) == len(threads) for threads in seen)
+
+
+# --- commands
+
+
+def test_a_command_before_the_connection_is_done_when_it_is_open(local_broker, run):
+    async def main():
+        client, done = client_of(local_broker), anyio.Event()
+
+        async def mark():
+            await client.mark_as_read(message_id="msg_1")
+            done.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mark)
+            await anyio.wait_all_tasks_blocked()
+            async with client:
+                await done.wait()
+
+    run(main)
+    assert [command.action for command in local_broker.commands] == ["mark_as_read"]
+
+
+def test_the_plans_dashboard_subscribes_before_it_connects(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        seen, done = [], anyio.Event()
+        await client.send({"action": "subscribe", "inbox_ids": ["inbox_1", "inbox_2"]})
+
+        @client.on("message.received")
+        def update(message):
+            seen.append(message.inbox_id)
+            if message.inbox_id == "inbox_2":
+                done.set()
+
+        async with client:
+            for inbox_id in ("inbox_1", "inbox_3", "inbox_2"):
+                local_broker.receive_mail(inbox_id)
+            await done.wait()
+        return seen
+
+    assert run(main) == ["inbox_1", "inbox_2"]
+
+
+def test_what_was_subscribed_to_while_away_is_followed_afterwards(local_broker, run):
+    async def main():
+        client = client_of(local_broker, inbox_ids=["inbox_1"])
+        lost, heard = anyio.Event(), anyio.Event()
+        client.on("disconnected", lambda reason: lost.set())
+        client.on("message.received", lambda message: heard.set())
+        async with client:
+            with local_broker.away():
+                await lost.wait()
+                await client.subscribe("inbox_2")
+                local_broker.receive_mail("inbox_2")
+            await heard.wait()
+
+    run(main)
+
+
+def test_an_opening_follows_ten_thousand_inboxes(local_broker, run):
+    async def main():
+        inbox_ids = [f"agent-number-{number:05d}-with-a-long-name@agents.example.com" for number in range(10_000)]
+        client = client_of(local_broker, inbox_ids=inbox_ids)
+        seen, done = [], anyio.Event()
+
+        @client.on("message.received")
+        def note(message):
+            seen.append(message.inbox_id)
+            if len(seen) == 4:
+                done.set()
+
+        async with client:
+            await client.ping()
+            local_broker.receive_mail(inbox_ids[-1])
+            local_broker.receive_mail(inbox_ids[0])
+            with local_broker.away():
+                local_broker.receive_mail(inbox_ids[-1])
+                local_broker.receive_mail(inbox_ids[0])
+            await done.wait()
+        return [inbox_ids.index(inbox_id) for inbox_id in seen]
+
+    assert sorted(run(main)) == [0, 0, 9_999, 9_999]
+
+
+def test_a_message_that_is_too_big_is_refused_and_not_sent(local_broker, run):
+    async def main():
+        async with client_of(local_broker) as client:
+            with pytest.raises(CommandError) as caught:
+                await client.send_email(inbox_id="in_1", to="ada@example.com", body="x" * 2_000_000)
+            await client.ping()
+            return caught.value.code
+
+    assert run(main) == "too_large"
+
+
+def test_a_command_that_is_cancelled_breaks_nothing(local_broker, run):
+    async def main():
+        local_broker.slow(100_000)
+        async with client_of(local_broker) as client:
+            lost = []
+            client.on("disconnected", lost.append)
+            for _ in range(3):
+                with anyio.move_on_after(0.01):
+                    await client.send_email(inbox_id="in_1", to="ada@example.com", body="x" * 1_000_000)
+            local_broker.slow()
+            await client.ping()
+        return lost
+
+    assert run(main) == []
+
+
+def test_tokens_are_fetched_for_each_opening_also_after_one_could_not_be(local_broker, run):
+    async def main():
+        asked, reported, connected = [], [], anyio.Event()
+
+        async def token():
+            asked.append(1)
+            if len(asked) == 1:
+                raise OSError("the backend is away")
+            return local_broker.key
+
+        client = DaimonWebSocket(token=token, url=local_broker.url, reconnect_delay=0.01)
+        client.on("error", lambda error: reported.append(str(error)))
+        client.on("connected", lambda: len(asked) == 3 and connected.set())
+        async with client:
+            local_broker.cut()
+            await connected.wait()
+        return reported
+
+    assert run(main) == ["the backend is away"]
+
+
+# --- waiting
+
+
+def test_a_wait_finds_what_came_before_it(local_broker, run):
+    local_broker.receive_mail(subject="Your code is 493201")
+
+    async def main():
+        async with client_of(local_broker) as client:
             found = await client.wait_for(where={"subject": "code"}, since="5m", extract=["code"])
             none = await client.wait_for(where=lambda message: "nothing" in message.subject, since="5m", timeout=0.1)
             return found.codes, found.message.subject, none
 
     assert run(main) == (("493201",), "Your code is 493201", None)
+
+
+def test_a_wait_goes_on_over_a_lost_connection(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        lost = anyio.Event()
+        client.on("disconnected", lambda reason: lost.set())
+        found = []
+
+        async def wait():
+            found.append(await client.wait_for(where=lambda message: message.subject == "second"))
+
+        async with client, anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.sleep(0.05)
+            local_broker.receive_mail(subject="first")
+            with local_broker.away():
+                await lost.wait()
+                local_broker.receive_mail(subject="second")
+        return found[0].message.subject
+
+    assert run(main) == "second"
