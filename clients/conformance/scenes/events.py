@@ -1,0 +1,91 @@
+"""Events in an ordinary life."""
+
+from broker import LimitsConfig
+
+from ..brokers import INBOX, OTHER_INBOX, mail
+from ..expecting import expect
+from ..stage import Stage, scene
+
+
+@scene()
+async def events(stage: Stage) -> None:
+    """Events come in order, by type, once."""
+    driver = await stage.connected()
+    bounced = {"message_id": "msg_0", "recipient": "eve@example.com", "reason": "unknown"}
+    await stage.brokers.publish(
+        mail(1),
+        mail(2, OTHER_INBOX),
+        {"type": "message.bounced", "event_id": "evt_3", "inbox_id": INBOX, "payload": bounced},
+        {"type": "account.upgraded", "event_id": "evt_4", "payload": {"tier": "growth", "previous_tier": "free"}},
+        {"type": "agent.thought", "event_id": "evt_1", "inbox_id": OTHER_INBOX, "payload": {"unknown": [1, None]}},
+    )
+    await driver.until("handled", 5)
+    await driver.close()
+    seen = [(item["event_id"], item["type"], item.get("inbox_id")) for item in driver.on("event")]
+    expect(
+        "what handlers got",
+        seen,
+        [
+            ("evt_1", "message.received", INBOX),
+            ("evt_2", "message.received", OTHER_INBOX),
+            ("evt_3", "message.bounced", INBOX),
+            ("evt_4", "account.upgraded", None),
+            ("evt_1", "agent.thought", OTHER_INBOX),
+        ],
+    )
+    expect("connections", len(stage.proxy.links), 1)
+
+
+@scene()
+async def failing_handler(stage: Stage) -> None:
+    """A handler that fails is reported, and stops neither the others nor the client."""
+    driver = await stage.connected()
+    await driver.handle(fail=True)
+    await stage.publish(1)
+    await driver.until("error")
+    await driver.handle()
+    await stage.publish(2)
+    await driver.until("handled", event_id="evt_2")
+    await driver.close()
+    expect("events", driver.events, ["evt_1", "evt_2"])
+    expect("connections", len(stage.proxy.links), 1)
+
+
+@scene(limits=LimitsConfig(heartbeat_seconds=0.3))
+async def slow_handler(stage: Stage) -> None:
+    """A handler that takes longer than the heartbeat's patience: the connection lives, the queue holds."""
+    driver = await stage.connected(grace_seconds=0.5)
+    await driver.handle(milliseconds=3_000)
+    await stage.publish(1)
+    await driver.until("event")
+    pongs = (await stage.proxy.link(1)).pongs
+    await driver.handle()
+    for number in range(2, 12):
+        await stage.publish(number)
+    await stage.changes.until(
+        "two more pings are answered while the handler runs",
+        lambda: stage.proxy.links[0].pongs >= pongs + 2 and not driver.on("handled"),
+    )
+    await driver.until("handled", 11)
+    await driver.close()
+    expect("events", driver.events, [f"evt_{number}" for number in range(1, 12)])
+    expect("connections", len(stage.proxy.links), 1)
+
+
+@scene()
+async def pause(stage: Stage) -> None:
+    """Paused, nothing is handed on; resumed, everything is, in order."""
+    driver = await stage.connected()
+    await stage.publish(1)
+    await driver.until("handled")
+    await driver.tell("pause")
+    await driver.command("c1", "ping")  # it is through when the pause has begun
+    await driver.until("answer", id="c1")
+    await stage.publish(2, 3)
+    await driver.command("c2", "ping")  # its answer comes after the events
+    await driver.until("answer", id="c2")
+    await stage.changes.never("a handler was called in a pause", lambda: len(driver.events) > 1, 0.2)
+    await driver.tell("resume")
+    await driver.until("handled", 3)
+    await driver.close()
+    expect("events", driver.events, ["evt_1", "evt_2", "evt_3"])
