@@ -238,7 +238,7 @@ class StorageInStep(Storage):
 
     def _begin(self, begun) -> None:
         self._waiting += 1
-        self._write([begun])
+        self._committed([begun], *self._writer.write([begun]))
 
     def _in_loop(self, function, *args) -> None:
         function(*args)

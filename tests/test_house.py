@@ -33,8 +33,8 @@ HOUSE_PLAN = [
     (
         "log",
         3,
-        ["lock", "shares", "database", ("upkeep", "storage", "letters"), ("letterbook", "outbox", "positions"),
-         "dropped", "replay", ("retention", "archive"), "engines",
+        ["lock", "shares", "database", ("upkeep", "writing"), ("storage", "letters"),
+         ("letterbook", "outbox", "positions"), "dropped", "replay", ("retention", "archive"), "engines",
          ("engines.memory", "engines.rows", "engines.answers", "past"), "engines.pages", "engines.sqlite"],
     ),
     ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",

@@ -14,48 +14,29 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import groupby
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 from msgspec import Struct
 
 from ..durations import Durations, DurationsStatistics
-from ..errors import RequestError, StorageError
-from .database import Database, LastRun, Room, Synchronous, connect, file_bytes, free_bytes, open_database
+from ..errors import RequestError
+from .database import Database, LastRun, Room, Synchronous, connect, open_database
 from .shares import Shares
+from .writing import DAMAGES, LOOK_SECONDS, OUTAGES, RETRY_MS, Begun, Work, Writer, damaged, is_fault_of_work
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-Work = Callable[[sqlite3.Connection], T]
-"""What is done in a thread, within a transaction that is not its own: it neither begins nor commits."""
-
 GROUP_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048)
 MIN_FREE_BYTES: Final = 67_108_864
-RETRY_MS: Final = 1_000
-"""When who was told `unavailable` may come again."""
 _READERS: Final = 4
 _TELL_SECONDS: Final = 0.0005
 """Of telling outcomes before others have their turn."""
-_LOOK_SECONDS: Final = 1.0
-"""How often the writer looks how much room there is."""
-_ALIVE_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 10.0
 """How long the end waits for what was begun."""
-_OUTAGES: Final = {
-    sqlite3.SQLITE_FULL: "full",
-    sqlite3.SQLITE_IOERR: "io",
-    sqlite3.SQLITE_BUSY: "busy",
-    sqlite3.SQLITE_LOCKED: "busy",
-    sqlite3.SQLITE_READONLY: "io",
-    sqlite3.SQLITE_CANTOPEN: "io",
-    sqlite3.SQLITE_NOMEM: "memory",
-}
-"""What may pass, by SQLite's primary code."""
-_DAMAGES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 class StorageStatistics(Struct, frozen=True):
@@ -77,27 +58,6 @@ class StorageStatistics(Struct, frozen=True):
     """Whether that is less than must stay free: then no event is stored."""
     errors: Mapping[str, int]
     """Groups that were not stored, and reads that failed, since the start: `full`, `io`, `busy`, `memory`."""
-
-
-class _Begun:
-    """A piece of work. ``write`` None: the item is to be called; else it is one of those that are written together."""
-
-    __slots__ = ("done", "item", "outcome", "owners", "weight", "write")
-
-    def __init__(
-        self,
-        write: Callable[..., Any] | None,
-        item: Any,
-        done: Callable[[Any], None],
-        weight: int = 1,
-        owners: Sequence[str] = (),
-    ) -> None:
-        self.write = write
-        self.item = item
-        self.done = done
-        self.weight = weight
-        self.owners = owners
-        self.outcome: Any = None
 
 
 class _Told(Generic[T]):
@@ -127,10 +87,10 @@ class Storage:
         self.epoch = database.epoch
         self.path = database.path
         self._database = database
-        self._connection = database.connection
-        self._min_free_bytes = min_free_bytes
-        self._queue: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
-        self._told: deque[_Begun] = deque()
+        self._writer = Writer(database, min_free_bytes)
+        self._queue: queue.SimpleQueue[Begun | None] = queue.SimpleQueue()
+        self._told: deque[Begun] = deque()
+        self._left: list[Begun] = []
         self._wakeup = trio.Event()
         self._ended = trio.Event()
         self._closing = False
@@ -143,14 +103,11 @@ class Storage:
         self._commit_seconds = Durations()
         self._groups = [0] * (len(GROUP_SIZES) + 1)
         self._errors = Counter[str]()
-        self._outage: str | None = None
-        self._looked_at = self._alive_at = time.monotonic()
-        self._bytes, self._free_bytes = 0, min_free_bytes
 
     @property
     def short_of_room(self) -> bool:
         """Whether less is free than must stay so."""
-        return self._free_bytes < self._min_free_bytes
+        return self._writer.short_of_room
 
     # --- for who writes and reads
 
@@ -160,7 +117,7 @@ class Storage:
         Or why nothing of it is stored: a `RequestError` that it raised itself, `unavailable`, or `internal` for any
         other exception, which is logged. Called once for each, in the order of all that was begun by this.
         """
-        self._begin(_Begun(None, work, done))
+        self._begin(Begun(None, work, done))
 
     def begin_together(
         self,
@@ -175,7 +132,7 @@ class Storage:
         It returns what became of each. What it raises all of them are told. ``weight`` is about how many rows it is,
         ``owners`` are the accounts of which it is: the order of the begun is kept for each, and for all that has none.
         """
-        self._begin(_Begun(write, item, done, weight, owners))
+        self._begin(Begun(write, item, done, weight, owners))
 
     async def write(self, work: Work[T]) -> T:
         """Do ``work`` in the writer's thread; return what it returned after the commit. Raises `RequestError`.
@@ -214,7 +171,7 @@ class Storage:
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            if isinstance(error, sqlite3.Error) and not _is_fault_of_work(error):
+            if isinstance(error, sqlite3.Error) and not is_fault_of_work(error):
                 raise self._unreadable(error) from None
             raise
         self._readers.append(connection)
@@ -223,14 +180,11 @@ class Storage:
     def _unreadable(self, error: sqlite3.Error) -> RequestError:
         """Return what is told whose read failed. A damaged file ends `run`."""
         code = error.sqlite_errorcode & 0xFF
-        if code in _DAMAGES:
-            self._in_loop(self._fail, self._damaged(error))
+        if code in DAMAGES:
+            self._in_loop(self._fail, damaged(self.path, error))
         else:
-            self._in_loop(self._errors.update, [_OUTAGES[code]])
+            self._in_loop(self._errors.update, [OUTAGES[code]])
         return RequestError("unavailable", "The broker cannot read its log now", retry_after_ms=RETRY_MS)
-
-    def _damaged(self, error: sqlite3.Error) -> StorageError:
-        return StorageError(f"{self.path}: it is damaged: {error}")
 
     def statistics(self) -> StorageStatistics:
         """Return what it takes and has done."""
@@ -239,10 +193,10 @@ class Storage:
             tuple(self._groups),
             self._works,
             self._waiting,
-            self._bytes,
-            self._free_bytes,
+            self._writer.bytes,
+            self._writer.free_bytes,
             self.short_of_room,
-            {kind: self._errors[kind] for kind in dict.fromkeys(_OUTAGES.values())},
+            {kind: self._errors[kind] for kind in dict.fromkeys(OUTAGES.values())},
         )
 
     # --- its life, in the loop
@@ -267,6 +221,23 @@ class Storage:
             self._queue.put(None)
             with trio.move_on_after(_STOP_SECONDS, shield=True):
                 await self._ended.wait()
+            self._tell_last()
+
+    def _tell_last(self) -> None:
+        """Tell whoever still waits what became of it: the writer has ended."""
+        for begun in self._left:
+            begun.outcome = RequestError("unavailable", "The broker has ended before this was stored")
+        for begun in (*self._told, *self._left):
+            try:
+                begun.done(begun.outcome)
+            except Exception as error:  # who is told may have ended, too
+                logger.debug("at the end: %r", error)
+        self._told.clear()
+        self._left.clear()
+
+    def look(self) -> None:
+        """Look how much room there is. For a thread."""
+        self._writer.look()
 
     def close(self) -> None:
         """Let go of the file, after `run` has ended. For a thread."""
@@ -275,14 +246,14 @@ class Storage:
         if self._token is None or self._ended.is_set():  # else the writer still has it: the process ends with it
             self._database.close(clean=self._failure is None)
 
-    def _begin(self, begun: _Begun) -> None:
+    def _begin(self, begun: Begun) -> None:
         if self._closing:
             begun.done(RequestError("draining", "The broker is draining"))
             return
         self._waiting += 1
         self._queue.put(begun)
 
-    def _committed(self, group: list[_Begun], seconds: float, error: str | None) -> None:
+    def _committed(self, group: list[Begun], seconds: float, error: str | None) -> None:
         """Take over what the writer is through with, and tell at once what one step bears."""
         if error is None:
             self._commit_seconds.add(seconds)
@@ -309,6 +280,16 @@ class Storage:
                 return bool(self._told)
         return False
 
+    def _end(self, left: list[Begun]) -> None:
+        """Hear that the writer has ended, and what it has not written."""
+        with suppress(queue.Empty):
+            while True:
+                begun = self._queue.get_nowait()
+                if begun is not None:
+                    left.append(begun)
+        self._left = left
+        self._ended.set()
+
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
         self._wakeup.set()
@@ -322,144 +303,32 @@ class Storage:
     # --- the writer's thread
 
     def _work(self) -> None:
+        shares = Shares()
+        waiting: list[Begun] = []
+        group: list[Begun] = []
+        was_last = False
         try:
-            shares = Shares()
-            waiting: list[_Begun] = []
-            was_last = False
             while waiting or not was_last:
                 was_last = was_last or self._gather(waiting)
                 group, waiting = shares.choose(waiting)
                 if group:
-                    self._write(group)
-                self._look_around()
+                    self._in_loop(self._committed, group, *self._writer.write(group))
+                group = []
+                self._writer.look_around()
         except Exception as error:
             self._in_loop(self._fail, error)
         finally:
-            self._in_loop(self._ended.set)
+            self._in_loop(self._end, [*group, *waiting])
 
-    def _gather(self, waiting: list[_Begun]) -> bool:
+    def _gather(self, waiting: list[Begun]) -> bool:
         """Take over what was begun meanwhile. Returns whether that was the last. Waits a moment if nothing waits."""
         with suppress(queue.Empty):
             while True:
-                begun = self._queue.get_nowait() if waiting else self._queue.get(timeout=_LOOK_SECONDS)
+                begun = self._queue.get_nowait() if waiting else self._queue.get(timeout=LOOK_SECONDS)
                 if begun is None:
                     return True
                 waiting.append(begun)
         return False
-
-    def _write(self, group: list[_Begun]) -> None:
-        """Write a group in one transaction, and have it told. Raises `StorageError` if the file is damaged."""
-        started = time.perf_counter()
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            runs = [(write, list(run)) for write, run in groupby(group, key=lambda begun: begun.write)]
-            if len(runs) == 1 and (len(group) == 1 or runs[0][0] is not None):
-                self._write_run(*runs[0], self._alone)
-            else:
-                for write, run in runs:
-                    self._write_run(write, run, self._in_savepoint)
-            if self._connection.in_transaction:
-                self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back()
-            refusal = self._outage_of(error)
-            for begun in group:
-                begun.outcome = refusal
-            self._in_loop(self._committed, group, 0.0, self._outage)
-        else:
-            if self._outage is not None:
-                logger.warning("%s: it can be written again", self.path)
-                self._outage = None
-            self._in_loop(self._committed, group, time.perf_counter() - started, None)
-
-    def _write_run(
-        self, write: Callable[..., Any] | None, run: list[_Begun], attempt: Callable[[Work[Any]], Any]
-    ) -> None:
-        if write is None:
-            for begun in run:
-                begun.outcome = attempt(begun.item)
-            return
-        items = [begun.item for begun in run]
-        outcomes = attempt(lambda connection: write(connection, items))
-        if isinstance(outcomes, RequestError):
-            outcomes = [outcomes] * len(run)
-        for begun, outcome in zip(run, outcomes, strict=True):
-            begun.outcome = outcome
-
-    def _in_savepoint(self, work: Work[Any]) -> Any:
-        """Return what a piece of work returns; or its refusal, and then nothing of it is stored."""
-        self._connection.execute("SAVEPOINT work")
-        outcome = self._attempt(work, "ROLLBACK TO work")
-        self._connection.execute("RELEASE work")
-        return outcome
-
-    def _alone(self, work: Work[Any]) -> Any:
-        """Return the same of work that has the transaction for itself."""
-        return self._attempt(work, "ROLLBACK")
-
-    def _attempt(self, work: Work[Any], undo: str) -> Any:
-        try:
-            return work(self._connection)
-        except Exception as error:
-            if isinstance(error, sqlite3.Error) and not _is_fault_of_work(error):
-                raise
-            self._connection.execute(undo)
-            if isinstance(error, RequestError):
-                return error
-            logger.exception("a piece of work for the log on disk failed")
-            return RequestError("internal", "The log on disk could not take this")
-
-    def _roll_back(self) -> None:
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            pass  # it is rolled back already, or the next BEGIN says what is wrong
-
-    def _outage_of(self, error: sqlite3.Error) -> RequestError:
-        """Return what those are told whose group was not stored. Raises `StorageError` if the file is damaged."""
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if code in _DAMAGES:
-            raise self._damaged(error) from None
-        kind = _OUTAGES.get(code, "io")
-        if self._outage != kind:
-            logger.error("%s: it cannot be written: %s", self.path, error)
-            self._outage = kind
-        return RequestError("unavailable", "The broker cannot write its log now", retry_after_ms=RETRY_MS)
-
-    def _look_around(self) -> None:
-        """Look how much room there is, and write down that the process lives, if it is time for that."""
-        now = time.monotonic()
-        if now - self._looked_at < _LOOK_SECONDS:
-            return
-        self._looked_at = now
-        self.look()
-        if now - self._alive_at >= _ALIVE_SECONDS:
-            self._alive_at = now
-            self._write([_Begun(None, lambda _: self._database.keep_alive(), lambda _: None)])
-
-    def look(self) -> None:
-        """Look how much room there is. For a thread."""
-        was_short = self.short_of_room
-        try:
-            self._bytes, self._free_bytes = file_bytes(self.path), free_bytes(self.path)
-        except OSError:
-            return  # what cannot be looked at cannot be written either, and that is told
-        if self.short_of_room != was_short:
-            least = f"{self._min_free_bytes:,} bytes must stay free, {self._free_bytes:,} are"
-            logger.log(
-                logging.ERROR if self.short_of_room else logging.WARNING,
-                "%s: %s: %s",
-                self.path,
-                least,
-                "no event is stored" if self.short_of_room else "events are stored again",
-            )
-
-
-def _is_fault_of_work(error: sqlite3.Error) -> bool:
-    """Whether it is the work that is wrong (a constraint, a statement), not the disk or the file."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is None or not (code & 0xFF in _OUTAGES or code & 0xFF in _DAMAGES)
 
 
 @asynccontextmanager

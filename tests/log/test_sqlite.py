@@ -67,7 +67,7 @@ class House:
         return [entry.event_id for entry in self.read(after, account_id)]
 
     def rows(self, query):
-        return self.storage._connection.execute(query).fetchall()
+        return self.database.connection.execute(query).fetchall()
 
     def trim(self):
         at_once(self.engine._trim())

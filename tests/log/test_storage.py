@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from broker.errors import RequestError, StorageError
 from broker.log.database import Room
 from broker.log.storage import open_storage
+from broker.log.writing import Writer
 
 THINGS = Room("things", (("CREATE TABLE things (name TEXT UNIQUE NOT NULL) STRICT",),))
 
@@ -143,6 +144,44 @@ async def test_what_was_begun_before_the_end_is_committed(tmp_path):
     async with storage_at(tmp_path) as storage:
         assert storage.last_run.clean
         assert await storage.read(names) == [f"{n}" for n in range(5)]
+
+
+async def test_who_waits_at_the_end_is_told_what_became_of_it(tmp_path, nursery):
+    told = []
+
+    async def write(storage, name):
+        told.append(await storage.write(add(name)))
+
+    async with storage_at(tmp_path) as storage:
+        gate = Gate(storage)
+        for name in "ab":
+            nursery.start_soon(write, storage, name)
+        await wait_all_tasks_blocked()
+        threading.Timer(0.05, gate.open).start()
+    with trio.fail_after(20):
+        while len(told) < 2:
+            await trio.lowlevel.checkpoint()
+    assert sorted(told) == [1, 2]
+
+
+async def test_where_the_writer_fails_who_waits_is_told_that_nothing_is_stored(tmp_path, nursery, monkeypatch):
+    told = []
+
+    async def write(storage):
+        with pytest.raises(RequestError) as refused:
+            await storage.write(add("a"))
+        told.append(refused.value.code)
+
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with storage_at(tmp_path) as storage:
+            monkeypatch.setattr(Writer, "write", lambda self, group: 1 / 0)
+            for _ in range(3):
+                nursery.start_soon(write, storage)
+            await trio.sleep_forever()
+    with trio.fail_after(20):
+        while len(told) < 3:
+            await trio.lowlevel.checkpoint()
+    assert told == ["unavailable"] * 3
 
 
 async def test_after_the_end_nothing_is_begun(tmp_path):

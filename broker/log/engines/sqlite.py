@@ -24,7 +24,8 @@ from ...protocol.messages import Entry
 from ..engines import Answer, Done, EventsByAccount, Log
 from ..replay import Mark
 from ..retention import ReplayBuffers
-from ..storage import RETRY_MS, Storage
+from ..storage import Storage
+from ..writing import RETRY_MS
 from . import rows
 from .answers import publish_answer, write_answers
 from .pages import SqliteArchive

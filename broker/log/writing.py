@@ -1,0 +1,203 @@
+"""The thread that writes a log on disk: groups, each one transaction, each piece of work in a savepoint of its own.
+
+For the writer's thread alone: it has the one connection that writes. What one piece of work does wrong takes nothing
+else with it; what the disk does not take is refused with the whole group, and the next group tries again.
+"""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+from ..errors import RequestError, StorageError
+from .database import Database, file_bytes, free_bytes
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Work = Callable[[sqlite3.Connection], T]
+"""What is done in a thread, within a transaction that is not its own: it neither begins nor commits."""
+
+RETRY_MS: Final = 1_000
+"""When who was told `unavailable` may come again."""
+LOOK_SECONDS: Final = 1.0
+"""How often it is looked how much room there is."""
+_ALIVE_SECONDS: Final = 10.0
+OUTAGES: Final = {
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_IOERR: "io",
+    sqlite3.SQLITE_BUSY: "busy",
+    sqlite3.SQLITE_LOCKED: "busy",
+    sqlite3.SQLITE_READONLY: "io",
+    sqlite3.SQLITE_CANTOPEN: "io",
+    sqlite3.SQLITE_NOMEM: "memory",
+}
+"""What may pass, by SQLite's primary code."""
+DAMAGES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class Begun:
+    """A piece of work. ``write`` None: the item is to be called; else it is one of those that are written together."""
+
+    __slots__ = ("done", "item", "outcome", "owners", "weight", "write")
+
+    def __init__(
+        self,
+        write: Callable[..., Any] | None,
+        item: Any,
+        done: Callable[[Any], None],
+        weight: int = 1,
+        owners: Sequence[str] = (),
+    ) -> None:
+        self.write = write
+        self.item = item
+        self.done = done
+        self.weight = weight
+        self.owners = owners
+        self.outcome: Any = None
+
+
+class Writer:
+    """Writes to a database. ``min_free_bytes`` must stay free where that lies."""
+
+    def __init__(self, database: Database, min_free_bytes: int) -> None:
+        self._path = database.path
+        self._database = database
+        self._connection = database.connection
+        self._min_free_bytes = min_free_bytes
+        self._outage: str | None = None
+        self._looked_at = self._alive_at = time.monotonic()
+        self.bytes = 0
+        """What the file and its WAL take."""
+        self.free_bytes = min_free_bytes
+        """What is free where they lie."""
+
+    @property
+    def short_of_room(self) -> bool:
+        """Whether less is free than must stay so."""
+        return self.free_bytes < self._min_free_bytes
+
+    def write(self, group: Sequence[Begun]) -> tuple[float, str | None]:
+        """Write a group in one transaction; each then has its outcome.
+
+        Returns how many seconds that took, and what kind of outage there was, if it could not be stored. Raises
+        `StorageError` if the file is damaged.
+        """
+        started = time.perf_counter()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            runs = [(write, list(run)) for write, run in groupby(group, key=lambda begun: begun.write)]
+            if len(runs) == 1 and (len(group) == 1 or runs[0][0] is not None):
+                self._write_run(*runs[0], self._alone)
+            else:
+                for write, run in runs:
+                    self._write_run(write, run, self._in_savepoint)
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            refusal = self._outage_of(error)
+            for begun in group:
+                begun.outcome = refusal
+            return time.perf_counter() - started, self._outage
+        if self._outage is not None:
+            logger.warning("%s: it can be written again", self._path)
+            self._outage = None
+        return time.perf_counter() - started, None
+
+    def _write_run(
+        self, write: Callable[..., Any] | None, run: list[Begun], attempt: Callable[[Work[Any]], Any]
+    ) -> None:
+        if write is None:
+            for begun in run:
+                begun.outcome = attempt(begun.item)
+            return
+        items = [begun.item for begun in run]
+        outcomes = attempt(lambda connection: write(connection, items))
+        if isinstance(outcomes, RequestError):
+            outcomes = [outcomes] * len(run)
+        for begun, outcome in zip(run, outcomes, strict=True):
+            begun.outcome = outcome
+
+    def _in_savepoint(self, work: Work[Any]) -> Any:
+        """Return what a piece of work returns; or its refusal, and then nothing of it is stored."""
+        self._connection.execute("SAVEPOINT work")
+        outcome = self._attempt(work, "ROLLBACK TO work")
+        self._connection.execute("RELEASE work")
+        return outcome
+
+    def _alone(self, work: Work[Any]) -> Any:
+        """Return the same of work that has the transaction for itself."""
+        return self._attempt(work, "ROLLBACK")
+
+    def _attempt(self, work: Work[Any], undo: str) -> Any:
+        try:
+            return work(self._connection)
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and not is_fault_of_work(error):
+                raise
+            self._connection.execute(undo)
+            if isinstance(error, RequestError):
+                return error
+            logger.exception("a piece of work for the log on disk failed")
+            return RequestError("internal", "The log on disk could not take this")
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # it is rolled back already, or the next BEGIN says what is wrong
+
+    def _outage_of(self, error: sqlite3.Error) -> RequestError:
+        """Return what those are told whose group was not stored. Raises `StorageError` if the file is damaged."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in DAMAGES:
+            raise damaged(self._path, error) from None
+        kind = OUTAGES.get(code, "io")
+        if self._outage != kind:
+            logger.error("%s: it cannot be written: %s", self._path, error)
+            self._outage = kind
+        return RequestError("unavailable", "The broker cannot write its log now", retry_after_ms=RETRY_MS)
+
+    def look_around(self) -> None:
+        """Look how much room there is, and write down that the process lives, if it is time for that."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        self.look()
+        if now - self._alive_at >= _ALIVE_SECONDS:
+            self._alive_at = now
+            self.write([Begun(None, lambda _: self._database.keep_alive(), lambda _: None)])
+
+    def look(self) -> None:
+        """Look how much room there is. For a thread."""
+        was_short = self.short_of_room
+        try:
+            self.bytes, self.free_bytes = file_bytes(self._path), free_bytes(self._path)
+        except OSError:
+            return  # what cannot be looked at cannot be written either, and that is told
+        if self.short_of_room != was_short:
+            least = f"{self._min_free_bytes:,} bytes must stay free, {self.free_bytes:,} are"
+            logger.log(
+                logging.ERROR if self.short_of_room else logging.WARNING,
+                "%s: %s: %s",
+                self._path,
+                least,
+                "no event is stored" if self.short_of_room else "events are stored again",
+            )
+
+
+def is_fault_of_work(error: sqlite3.Error) -> bool:
+    """Whether it is the work that is wrong (a constraint, a statement), not the disk or the file."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or not (code & 0xFF in OUTAGES or code & 0xFF in DAMAGES)
+
+
+def damaged(path: str, error: sqlite3.Error) -> StorageError:
+    """Return what ends the process: what a damaged file says could be wrong."""
+    return StorageError(f"{path}: it is damaged: {error}")
