@@ -6,9 +6,9 @@ there is more.
 
 import sqlite3
 from collections.abc import Collection
-from typing import Final, Literal
+from typing import Final
 
-from .letters import ALONE, BEHIND, KEPT_SECONDS, PAGE, Seen, State, end, move_up, tidy
+from .letters import ALONE, BEHIND, KEPT_SECONDS, PAGE, Seen, State, drop, end, move_up, tidy
 
 WALK: Final = 10_000
 """Letters that are gone through to find a page of those in one state."""
@@ -162,18 +162,33 @@ def forget(connection: sqlite3.Connection, now: float) -> bool:
     return len(rows) == PAGE
 
 
-def shed(connection: sqlite3.Connection, state: Literal["dead", "waiting"]) -> int:
-    """Forget a page of letters for want of room, the oldest of those in a state; return how many."""
-    order = "ended_at" if state == "dead" else "born_at"
+def shed_dead(connection: sqlite3.Connection) -> int:
+    """Forget a page of dead letters for want of room, the oldest of all; return how many."""
     rows = connection.execute(
-        f"SELECT webhook, position FROM letters WHERE state = '{state}' AND {order} IS NOT NULL"
-        f" ORDER BY {order} LIMIT ?",
+        "SELECT webhook, position FROM letters WHERE ended_at IS NOT NULL AND state = 'dead' ORDER BY ended_at LIMIT ?",
         (PAGE,),
     ).fetchall()
-    for webhook, position in rows:
-        end(connection, webhook, position, "dead", 0.0)  # whoever stands behind it moves up
     connection.executemany("DELETE FROM letters WHERE webhook = ? AND position = ?", rows)
     return len(rows)
+
+
+def shed_waiting(connection: sqlite3.Connection) -> int:
+    """Forget a page of letters that wait, for want of room: those due first of the endpoint that is owed most."""
+    statement = "SELECT webhook FROM letter_counts WHERE state = 'waiting' AND n > 0 ORDER BY n DESC LIMIT 1"
+    most = connection.execute(statement).fetchone()
+    gone = 0
+    while most is not None and gone < PAGE:
+        rows = connection.execute(
+            "SELECT webhook, position FROM letters WHERE webhook = ? AND state = 'waiting' AND line < 2"
+            " ORDER BY due_at, position LIMIT ?",
+            (*most, PAGE - gone),
+        ).fetchall()
+        if not rows:
+            break
+        for webhook, position in rows:
+            drop(connection, webhook, position, 0.0)
+        gone += len(rows)
+    return gone
 
 
 def forget_contents(connection: sqlite3.Connection, after: int) -> int | None:

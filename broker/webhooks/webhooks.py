@@ -291,12 +291,12 @@ class Webhooks:
         """
         was_over, self._is_over = self._is_over, await self._is_too_large()
         gone = 0
-        while self._is_over and (shed := await self._storage.write(partial(letterbook.shed, state="dead"))):
+        while self._is_over and (shed := await self._storage.write(letterbook.shed_dead)):
             gone += shed
             await self._forget_contents()
             self._is_over = await self._is_too_large()
         if self._is_over and was_over and not gone:
-            lost = await self._storage.write(partial(letterbook.shed, state="waiting"))
+            lost = await self._storage.write(letterbook.shed_waiting)
             if lost:
                 logger.warning("%d letters to webhooks were given up: the log is as large as it may be", lost)
                 await self._forget_contents()

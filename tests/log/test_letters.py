@@ -371,18 +371,30 @@ def test_letters_that_nobody_took_in_their_time_are_dead_and_later_forgotten(des
     assert desk.states(route) == {2: "waiting"}
 
 
-def test_for_want_of_room_dead_letters_go_first_then_those_that_wait_longest(desk):
+def test_for_want_of_room_dead_letters_go_the_oldest_first(desk):
     route = desk.endpoint()
     for _ in range(PAGE + 2):
-        desk.publish(route, now=float(desk.position))
-    [position] = desk.claim(route, 1000.0, most=1)
-    desk.fail(route, position, None)
-    assert letterbook.shed(desk.connection, "dead") == 1
-    assert letterbook.shed(desk.connection, "dead") == 0
-    assert letterbook.shed(desk.connection, "waiting") == PAGE
-    assert list(desk.states(route)) == [desk.position]
-    assert letterbook.shed(desk.connection, "waiting") == 1
-    assert letterbook.shed(desk.connection, "waiting") == 0
+        desk.publish(route)
+    for position in reversed(desk.claim(route, most=1000)):
+        if position > 1:
+            desk.fail(route, position, None, now=float(1000 - position))
+    assert letterbook.shed_dead(desk.connection) == PAGE
+    assert desk.states(route) == {1: "sending", 2: "dead"}
+    assert letterbook.shed_dead(desk.connection) == 1
+    assert letterbook.shed_dead(desk.connection) == 0
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_for_want_of_room_the_endpoint_that_is_owed_most_loses_what_was_due_first(desk, in_order):
+    small, great = desk.endpoint("small"), desk.endpoint("great", in_order=in_order)
+    desk.publish(small)
+    for _ in range(PAGE + 3):
+        desk.publish(great, now=float(desk.position))
+    assert letterbook.shed_waiting(desk.connection) == PAGE
+    assert len(desk.states(small)) == 1
+    assert list(desk.states(great)) == [PAGE + 2, PAGE + 3, PAGE + 4]
+    assert desk.claim(great, 1e9, most=1) == [PAGE + 2]
+    assert letterbook.shed_waiting(desk.connection) == (0 if in_order else 2)
 
 
 def test_letters_are_looked_up_page_by_page_the_newest_first(desk, monkeypatch):
