@@ -18,10 +18,12 @@ from broker.errors import CloseCode, RequestError
 from broker.fanout.acknowledged import Acknowledged
 from broker.fanout.listeners import Listener
 from broker.fanout.subscriptions import Subscriptions
+from broker.log.archive import Kept, Page, Reach, Reached
 from broker.protocol.decoding import prove_command
 from broker.protocol.documents import at_once
 from broker.protocol.messages import Command
-from broker.transport.session import MAX_BAD_FRAMES, MAX_REPLAYS, MAX_WAITING_ANSWER_BYTES, Session
+from broker.protocol.selection import Selection
+from broker.transport.session import MAX_BAD_FRAMES, MAX_REPLAYS, MAX_WAITING_ANSWER_BYTES, Session, SubscribeRequest
 
 ALL_SCOPES = frozenset({"subscribe", "command", "publish"})
 NOW = 1_000.0
@@ -764,3 +766,70 @@ def test_a_closed_session_says_nothing_whatever_becomes_of_its_key():
     talk.session.change_key(key_of(inbox_ids={"a"}))
     assert talk.session.take_answers() == b""
     assert not talk.subscriptions.in_use
+
+
+# --- where an archive keeps what memory drops
+
+
+def archived(**fields) -> Talk:
+    """A session over a log that has an archive. The first position of every log of `make_buffer` has one cursor."""
+    talk = Talk(**fields)
+    talk.buffer._shared.archive_seconds = 86_400.0
+    return talk
+
+
+def kept(reach: Reach, count: int) -> Reached:
+    return Reached(reach, reach.position, Kept(count))
+
+
+def test_an_opening_that_reaches_back_says_nothing_until_it_knows_what_there_is():
+    talk = archived(stored="abab", query={"inbox_ids": "a", "since": make_buffer().cursor_at(0)})
+    talk.drop(3)
+    reach = talk.session.open(NOW)
+    assert (reach.selection, reach.position, reach.through) == (Selection(frozenset({"a", ""})), 0, 3)
+    assert talk.session.take_answers() == b""
+    assert talk.session.open(NOW, kept(reach, 2)) is None
+    ready, *rest = talk.heard()
+    assert (ready["replay"], ready["cursor"]) == ({"recovered": True, "count": 2}, talk.cursor(0))
+    assert (ready["replay_seconds"], rest) == (86_400, [])
+
+
+def test_what_comes_next_is_wanted_and_comes_after_it_was_handed_in_while_answers_do_not_wait_for_it():
+    talk = archived(stored="aab", query={"inbox_ids": "a", "since": make_buffer().cursor_at(0)})
+    first = talk.buffer.first()
+    talk.session.open(NOW)
+    talk.session.take_answers()
+    talk.drop(2)
+    assert talk.heard() == []
+    wanted = talk.session.wanted
+    assert (wanted.after, wanted.through) == (0, 2)
+    assert "server_time" in talk.ask("ping")["result"]
+    assert talk.session.wanted == wanted, "it is wanted still"
+    talk.session.take_in(wanted, Page([first], 2))
+    assert ids(talk.heard()) == ["e1"]
+    assert talk.session.wanted is None
+
+
+def test_a_subscribe_that_reaches_back_is_handed_on_changes_nothing_and_is_obeyed_with_the_answer():
+    talk = archived(stored="abab")
+    talk.open()
+    talk.drop(4)
+    asked = talk.say({"action": "subscribe", "request_id": "r1", "inbox_ids": ["a"], "since": talk.cursor(0)})
+    assert isinstance(asked, SubscribeRequest)
+    assert (talk.heard(), talk.session.follower.selection) == ([], Selection(frozenset({""})))
+    assert talk.session.obey(asked.command, NOW, wall_at(NOW), kept(asked.reach, 2)) is None
+    [answer] = talk.heard()
+    assert answer["result"]["replay"] == {"recovered": True, "count": 2}
+    assert answer["request_id"] == "r1"
+    assert talk.session.wanted.selection == Selection(frozenset({"a"}))
+
+
+def test_a_subscribe_whose_answer_is_for_something_else_by_the_time_is_handed_on_again():
+    talk = archived(stored="abab")
+    talk.open()
+    talk.drop(4)
+    asked = talk.say({"action": "subscribe", "inbox_ids": ["a", "b"], "since": talk.cursor(0)})
+    talk.ask("subscribe", inbox_ids=["b"])
+    again = talk.session.obey(asked.command, NOW, wall_at(NOW), kept(asked.reach, 4))
+    assert again.reach.selection == Selection(frozenset({"a"}))
+    assert again.command.request_id == asked.command.request_id
