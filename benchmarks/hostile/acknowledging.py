@@ -5,7 +5,8 @@ import trio
 from .client import command, opened
 from .row import Row
 from .subscribing import EVENTS, MOST_INBOXES, event, publish, say_all
-from .target import LISTENER, Target
+from .target import ANY, LISTENER, Target
+from .webhooks import ENDPOINTS, FAR, SETTINGS, asked
 
 MOST_IDS = 1_000
 """In one command."""
@@ -69,10 +70,32 @@ async def new_names(target: Target, connections: int = 300) -> None:
             pass
 
 
+async def webhooks_wait(target: Target, times: int = 8) -> None:
+    """Acknowledge and hold 1,000 ids again and again, of events that 16 endpoints wait with for this client."""
+    for number in range(ENDPOINTS):
+        fallback = {"mode": "fallback", "client_ids": ["agent"], "fallback_seconds": 3600}
+        await asked(target, "POST", "", {"url": FAR, "webhook_id": f"wh_{number}", **fallback})
+    for begin in range(0, 2 * MOST_IDS, 50):
+        await publish(target, [event("in_1") | {"event_id": f"e{begin + number}"} for number in range(50)])
+    ids = [f"e{number}" for number in range(MOST_IDS)]
+    turn = [command(action="hold", event_ids=ids, seconds=3600), command(action="ack", event_ids=ids)]
+    async with opened(target, ANY, "?client_id=agent&inbox_ids=*&since=5m") as websocket:
+        await say_all(websocket, turn * times)
+        answer = await websocket.ask("last", action="ack", event_ids=[f"e{2 * MOST_IDS - 1}"])
+        while "error" in answer:  # those before are not all answered yet
+            answer = await websocket.ask("last", action="ack", event_ids=[f"e{2 * MOST_IDS - 1}"])
+
+
 ROWS = [
     Row("ack-ids", "subscribe key: `ack` and `hold` of 1,000 ids, 60 times, under 9,999 inboxes", many_ids, 65_536),
     Row("ack-one-id", "subscribe key: `ack` of an id that 10,000 inboxes have, 60 times", one_id_everywhere),
     Row("ack-long", "subscribe key: 20 connections acknowledge 10,000 events each, filtered or not", long_acks),
     Row("ack-one-by-one", "subscribe key: 500 inboxes, one by one, and `ack` after each", subscribed_one_by_one),
+    Row(
+        "ack-webhooks",
+        "key with `webhooks`: `ack` and `hold` of 1,000 ids, 8 times, with 16 endpoints that wait for them",
+        webhooks_wait,
+        settings=SETTINGS,
+    ),
     Row("ack-new-names", "subscribe key: 300 openings with a new `client_id` and `since=acked`", new_names),
 ]

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from ..errors import RequestError
-from ..log.letters import Acknowledged as Settled
+from ..log.letters_acked import Acknowledged as Settled
 from ..log.outbox import Outbox
 from ..log.replay import ReplayBuffer
 from ..protocol.messages import Acked, Held, HoldParams

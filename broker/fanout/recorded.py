@@ -131,7 +131,8 @@ class Recorded:
         write = self._under_way[who] = _Write()
         self._failed.discard(who)
         moved = Moved(account_id, client, position, self._wall_clock())
-        self._storage.begin_together(write_positions, moved, partial(self._written, who, write))
+        told = partial(self._written, who, write)
+        self._storage.begin_together(write_positions, moved, told, owners=(account_id,))
 
     def _written(self, who: _Who, write: _Write, outcome: RequestError | None) -> None:
         if self._under_way.get(who) is write:

@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..errors import RequestError
-from ..log.letters import Acknowledged as Settled
+from ..log.letters_acked import Acknowledged as Settled
 from ..log.outbox import Outbox
 from .acknowledged import Client
 from .covered import Covered
 
-SHARE_IDS: Final = 128
-"""Ids of an account that are looked up in one commit: a millisecond or two for each endpoint that waits."""
-SLICE_IDS: Final = 64
+SHARE: Final = 128
+"""Letters of an account that are looked for in one commit: some milliseconds."""
+SLICE: Final = 64
 """Of one command."""
-CURSOR_IDS: Final = 8
-"""What a cursor counts as: of its letters a page is looked at in one go."""
+CURSOR: Final = 8
+"""What a cursor counts as: it may be for a page of letters, but is for few as a rule."""
 
 Told = Callable[[Settled | RequestError], None]
 
@@ -62,10 +62,10 @@ class Settling:
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
-        self.shares = Shares(SHARE_IDS)
+        self.shares = Shares(SHARE)
 
-    def waits_for(self, client: Client) -> bool:
-        """Whether any endpoint waits for this client: else there is nothing to be settled."""
+    def waits_for(self, client: Client) -> int:
+        """Return how many endpoints wait for this client: if none, there is nothing to be settled."""
         return self.outbox.waits_for(client.account_id, client.client_id)
 
     def acknowledge(self, client: Client, covered: Covered, told: Told) -> None:
@@ -86,6 +86,7 @@ class _Settlement:
         self._covered = covered
         self._seconds = seconds
         self._told = told
+        self._endpoints = settling.waits_for(client)
         self._cursor_left = bool(covered.stretches)
         self._ids = list(covered.event_ids)
         self._slice: Sequence[str] = ()
@@ -96,11 +97,12 @@ class _Settlement:
     def go_on(self) -> None:
         """Have the next slice settled, or tell what came of all."""
         if self._cursor_left:
-            self._cursor_left, self._cost = False, CURSOR_IDS
+            self._cursor_left, self._cost = False, CURSOR
             self._settling.shares.take(self._client.account_id, self._cost, self._settle_cursor)
         elif self._ids:
-            self._slice, self._ids = self._ids[:SLICE_IDS], self._ids[SLICE_IDS:]
-            self._cost = len(self._slice)
+            most = max(1, SLICE // max(1, self._endpoints))
+            self._slice, self._ids = self._ids[:most], self._ids[most:]
+            self._cost = len(self._slice) * self._endpoints
             self._settling.shares.take(self._client.account_id, self._cost, self._settle_ids)
         else:
             self._told(Settled(self._acked, list(self._claimed), 0))

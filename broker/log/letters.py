@@ -16,7 +16,7 @@ leaves the log.
 """
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -138,15 +138,6 @@ class Tried(Struct, frozen=True):
     error: str | None
     duration_ms: int
     due_at: float | None = None
-
-
-class Acknowledged(Struct, frozen=True):
-    """What an acknowledgement found. ``claimed``: ids of events that a webhook began with first."""
-
-    acked: int
-    claimed: list[str]
-    reached: int
-    """All up to here was looked at."""
 
 
 class Seen(Struct, frozen=True):
@@ -319,113 +310,3 @@ def drop(connection: sqlite3.Connection, webhook: int, position: int, now: float
     """Forget a letter that the endpoint may not have any more; whoever stands behind it moves up."""
     end(connection, webhook, position, "dead", now)
     connection.execute("DELETE FROM letters WHERE webhook = ? AND position = ?", (webhook, position))
-
-
-# --- acknowledgements
-
-
-def acknowledge_range(
-    connection: sqlite3.Connection,
-    webhooks: Collection[int],
-    client_id: str,
-    covers: Callable[[int, str, str], bool],
-    after: int,
-    through: int,
-    now: float,
-) -> Acknowledged:
-    """Acknowledge what lies after one position and up to another, a page of it: ``reached`` says how far.
-
-    ``covers`` is asked with position, inbox and type of each event whether the client acknowledges it.
-    """
-    acked = 0
-    claimed: dict[str, None] = {}
-    reached = through
-    for webhook in webhooks:
-        rows = connection.execute(
-            "SELECT position, inbox, type, event_id FROM letters WHERE webhook = ? AND position > ? AND position <= ?"
-            " AND state IN ('waiting', 'sending', 'delivered') AND acked_at IS NULL ORDER BY position LIMIT ?",
-            (webhook, after, through, PAGE),
-        ).fetchall()
-        if len(rows) == PAGE:
-            reached = min(reached, rows[-1][0])
-        for position, inbox, kind, event_id in rows:
-            if position <= reached and covers(position, inbox, kind):
-                if _acknowledge(connection, webhook, position, client_id, now):
-                    acked += 1
-                else:
-                    claimed[event_id] = None
-    return Acknowledged(acked, list(claimed), reached)
-
-
-def acknowledge_ids(
-    connection: sqlite3.Connection,
-    webhooks: Collection[int],
-    client_id: str,
-    event_ids: Collection[str],
-    reach: Selection,
-    now: float,
-) -> Acknowledged:
-    """Acknowledge events by their ids, in the inboxes of ``reach``."""
-    acked = 0
-    claimed: dict[str, None] = {}
-    for webhook, position, event_id in _of_ids(connection, webhooks, event_ids, reach):
-        if _acknowledge(connection, webhook, position, client_id, now):
-            acked += 1
-        else:
-            claimed[event_id] = None
-    return Acknowledged(acked, list(claimed), 0)
-
-
-def hold_ids(
-    connection: sqlite3.Connection,
-    webhooks: Collection[int],
-    event_ids: Collection[str],
-    reach: Selection,
-    until: float,
-) -> Acknowledged:
-    """Let events wait until a time at least, if no webhook began with them (``claimed``)."""
-    held = 0
-    claimed: dict[str, None] = {}
-    for webhook, position, event_id in _of_ids(connection, webhooks, event_ids, reach):
-        waits = connection.execute(
-            "UPDATE letters SET due_at = max(due_at, ?) WHERE webhook = ? AND position = ? AND state = 'waiting'",
-            (until, webhook, position),
-        ).rowcount
-        held += waits
-        if not waits:
-            claimed[event_id] = None
-    return Acknowledged(held, list(claimed), 0)
-
-
-def _of_ids(
-    connection: sqlite3.Connection, webhooks: Collection[int], event_ids: Collection[str], reach: Selection
-) -> list[tuple[int, int, str]]:
-    """Return the letters of these events that are not acknowledged yet: endpoint, position and id."""
-    statement = (
-        "SELECT position, inbox FROM letters WHERE webhook = ? AND event_id = ?"
-        " AND state IN ('waiting', 'sending', 'delivered') AND acked_at IS NULL"
-    )
-    return [
-        (webhook, position, event_id)
-        for webhook in webhooks
-        for event_id in event_ids
-        for position, inbox in connection.execute(statement, (webhook, event_id)).fetchall()
-        if inbox in reach
-    ]
-
-
-def _acknowledge(connection: sqlite3.Connection, webhook: int, position: int, client_id: str, now: float) -> bool:
-    """Acknowledge a letter; return whether no webhook began with it, so that it is not sent any more."""
-    won = connection.execute(
-        "UPDATE letters SET state = 'acked', acked_at = ?, acked_by = ?"
-        " WHERE webhook = ? AND position = ? AND state = 'waiting'",
-        (now, client_id, webhook, position),
-    ).rowcount
-    if won:
-        tidy(connection, webhook, position, now)
-        return True
-    connection.execute(
-        "UPDATE letters SET acked_at = ?, acked_by = ? WHERE webhook = ? AND position = ?",
-        (now, client_id, webhook, position),
-    )
-    return False

@@ -16,8 +16,9 @@ import trio
 from ..errors import RequestError
 from ..protocol.messages import Entry
 from ..protocol.selection import Selection
-from . import letters
-from .letters import Acknowledged, Due, Route
+from . import letters, letters_acked
+from .letters import Due, Route
+from .letters_acked import Acknowledged
 from .storage import Storage
 
 Covers = Callable[[int, str, str], bool]
@@ -75,9 +76,9 @@ class Outbox:
 
     # --- what clients acknowledge
 
-    def waits_for(self, account_id: str, client_id: str) -> bool:
-        """Whether any endpoint waits for this client to acknowledge: else there is nothing to be told here."""
-        return client_id in self._fallbacks.get(account_id, ())
+    def waits_for(self, account_id: str, client_id: str) -> int:
+        """Return how many endpoints wait for this client to acknowledge: if none, there is nothing to be told here."""
+        return len(self._webhooks(account_id, client_id))
 
     def acknowledge(
         self,
@@ -120,7 +121,11 @@ class Outbox:
             told(Acknowledged(0, [], 0))
             return
         work = partial(
-            letters.hold_ids, webhooks=webhooks, event_ids=event_ids, reach=reach, until=self.wall_clock() + seconds
+            letters_acked.hold_ids,
+            webhooks=webhooks,
+            event_ids=event_ids,
+            reach=reach,
+            until=self.wall_clock() + seconds,
         )
         self.storage.begin_write(work, told)
 
@@ -160,12 +165,12 @@ class _Acknowledging:
         now = self._outbox.wall_clock()
         acked, claimed, reached = 0, [], self._through
         if self._event_ids:
-            by_ids = letters.acknowledge_ids(
+            by_ids = letters_acked.acknowledge_ids(
                 connection, self._webhooks, self._client_id, self._event_ids, self._reach, now
             )
             acked, claimed = by_ids.acked, by_ids.claimed
         if self._covers is not None and after < self._through:
-            page = letters.acknowledge_range(
+            page = letters_acked.acknowledge_range(
                 connection, self._webhooks, self._client_id, self._covers, after, self._through, now
             )
             acked, claimed, reached = acked + page.acked, claimed + page.claimed, page.reached
@@ -179,8 +184,9 @@ class _Acknowledging:
         self._acked += outcome.acked
         self._outbox.acknowledged += outcome.acked
         self._claimed |= dict.fromkeys(outcome.claimed)
-        for webhook in self._webhooks:  # whoever stood behind what was acknowledged may have moved up
-            self._outbox.woken(webhook, 0.0)
+        if outcome.acked:
+            for webhook in self._webhooks:  # whoever stood behind what was acknowledged may have moved up
+                self._outbox.woken(webhook, 0.0)
         if outcome.reached < self._through:
             self.go_on(outcome.reached)
         else:

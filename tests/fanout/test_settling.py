@@ -7,8 +7,8 @@ import pytest
 from broker.errors import RequestError
 from broker.fanout.acknowledged import Acknowledged
 from broker.fanout.covered import Covered, Stretch
-from broker.fanout.settling import CURSOR_IDS, SHARE_IDS, SLICE_IDS, Settling, Shares
-from broker.log.letters import Acknowledged as Settled
+from broker.fanout.settling import CURSOR, SHARE, SLICE, Settling, Shares
+from broker.log.letters_acked import Acknowledged as Settled
 from broker.protocol.selection import EVERYTHING
 
 
@@ -17,6 +17,10 @@ class SlowOutbox:
 
     def __init__(self):
         self.asked = []
+        self.endpoints = 1
+
+    def waits_for(self, account_id, client_id):
+        return self.endpoints
 
     def acknowledge(self, account_id, client_id, told, **what):
         self.asked.append((account_id, what.get("event_ids") or "cursor", told))
@@ -54,14 +58,14 @@ def settling(outbox):
 def test_a_long_command_is_settled_slice_by_slice_and_told_once(outbox, settling, how):
     told = []
     do = settling.acknowledge if how == "acknowledge" else partial(settling.hold, seconds=5)
-    do(client_of("acct_a"), ids(2 * SLICE_IDS + 1), told=told.append)
+    do(client_of("acct_a"), ids(2 * SLICE + 1), told=told.append)
     slices = []
     while outbox.asked:
         assert (len(outbox.asked), told) == (1, [])
         slices.append(len(outbox.asked[0][1]))
         outbox.answer()
-    assert slices == [SLICE_IDS, SLICE_IDS, 1]
-    assert [(each.acked, len(each.claimed)) for each in told] == [(2 * SLICE_IDS + 1, 3)]
+    assert slices == [SLICE, SLICE, 1]
+    assert [(each.acked, len(each.claimed)) for each in told] == [(2 * SLICE + 1, 3)]
 
 
 def test_a_cursor_and_ids_are_both_settled(outbox, settling):
@@ -76,24 +80,31 @@ def test_a_cursor_and_ids_are_both_settled(outbox, settling):
 
 def test_an_account_has_its_share_under_way_and_others_theirs(outbox, settling):
     for number in range(100):
-        settling.acknowledge(client_of("acct_a"), ids(SLICE_IDS, number), lambda _: None)
+        settling.acknowledge(client_of("acct_a"), ids(SLICE, number), lambda _: None)
     settling.acknowledge(client_of("acct_b"), ids(1), lambda _: None)
-    assert [account for account, *_ in outbox.asked] == ["acct_a"] * (SHARE_IDS // SLICE_IDS) + ["acct_b"]
+    assert [account for account, *_ in outbox.asked] == ["acct_a"] * (SHARE // SLICE) + ["acct_b"]
+
+
+def test_ids_count_once_for_each_endpoint_that_waits(outbox, settling):
+    outbox.endpoints = 16
+    for number in range(100):
+        settling.acknowledge(client_of("acct_a"), ids(10, 10 * number), lambda _: None)
+    assert [len(what) for _, what, _ in outbox.asked] == [SLICE // 16] * (SHARE // SLICE)
 
 
 def test_short_ones_are_under_way_together(outbox, settling):
-    for number in range(2 * SHARE_IDS):
+    for number in range(2 * SHARE):
         settling.acknowledge(client_of("acct_a"), ids(1, number), lambda _: None)
-    assert len(outbox.asked) == SHARE_IDS
-    for _ in range(SHARE_IDS):
+    assert len(outbox.asked) == SHARE
+    for _ in range(SHARE):
         outbox.answer()
-    assert len(outbox.asked) == SHARE_IDS
+    assert len(outbox.asked) == SHARE
 
 
 def test_what_failed_is_told_and_the_next_has_its_turn(outbox, settling):
     told = []
     for number in range(3):
-        settling.acknowledge(client_of("acct_a"), ids(SHARE_IDS, number), told.append)
+        settling.acknowledge(client_of("acct_a"), ids(SHARE, number), told.append)
     while outbox.asked:
         outbox.answer(RequestError("unavailable", "The disk is full"))
     assert [outcome.code for outcome in told] == ["unavailable"] * 3
@@ -108,7 +119,7 @@ def test_of_an_account_that_has_nothing_under_way_nothing_is_kept(outbox, settli
 
 
 def test_what_costs_more_than_the_share_is_done_alone():
-    begun, shares = [], Shares(2 * CURSOR_IDS)
+    begun, shares = [], Shares(2 * CURSOR)
     for name, cost in (("a", 1), ("b", 100), ("c", 1)):
         shares.take("acct_a", cost, partial(begun.append, name))
     assert begun == ["a"]

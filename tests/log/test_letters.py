@@ -2,13 +2,15 @@
 
 import random
 import sqlite3
+from functools import partial
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.log import letterbook, letters
+from broker.errors import RequestError
+from broker.log import letterbook, letters, letters_acked
 from broker.log.database import open_database
 from broker.log.engines.rows import EVENTS
 from broker.log.letters import ASIDE_SECONDS, KEPT_SECONDS, LETTERS, PAGE, Route, Tried
@@ -61,7 +63,7 @@ class Desk:
         return letters.settle(self.connection, route.webhook, position, Tried(500, "status", 5, due_at), now)
 
     def ack(self, route, through, now=0.0, covers=lambda *_: True, after=0):
-        return letters.acknowledge_range(self.connection, [route.webhook], "cli", covers, after, through, now)
+        return letters_acked.acknowledge_range(self.connection, [route.webhook], "cli", covers, after, through, now)
 
     def states(self, route):
         seen, _ = letterbook.look_up(self.connection, route.webhook, limit=1000)
@@ -297,7 +299,7 @@ def test_events_are_acknowledged_by_their_ids_in_the_inboxes_that_are_in_reach(d
     route = desk.endpoint()
     desk.publish(route, inbox="a", event_id="evt_x")
     desk.publish(route, inbox="b", event_id="evt_x")
-    told = letters.acknowledge_ids(
+    told = letters_acked.acknowledge_ids(
         desk.connection, [route.webhook], "cli", ["evt_x", "evt_y"], Selection(frozenset("b")), 1.0
     )
     assert (told.acked, told.claimed) == (1, [])
@@ -311,10 +313,22 @@ def test_what_a_client_holds_waits_and_what_is_begun_does_not(desk):
     desk.publish(route)
     desk.publish(route, now=-30.0)
     assert desk.claim(route) == [2]
-    told = letters.hold_ids(desk.connection, [route.webhook], ["evt_1", "evt_2"], EVERYTHING, 600.0)
+    told = letters_acked.hold_ids(desk.connection, [route.webhook], ["evt_1", "evt_2"], EVERYTHING, 600.0)
     assert (told.acked, told.claimed) == (1, ["evt_2"])
-    letters.hold_ids(desk.connection, [route.webhook], ["evt_1"], EVERYTHING, 60.0)
+    letters_acked.hold_ids(desk.connection, [route.webhook], ["evt_1"], EVERYTHING, 60.0)
     assert desk.next_due(route) == 600.0
+
+
+def test_an_id_that_too_many_inboxes_have_is_for_one_that_is_named(desk, monkeypatch):
+    monkeypatch.setattr(letters_acked, "MAX_OF_IDS", 3)
+    route = desk.endpoint(delay_seconds=30.0)
+    for number in range(4):
+        desk.publish(route, inbox=f"in_{number}", event_id="evt")
+    ask = partial(letters_acked.acknowledge_ids, desk.connection, [route.webhook], "cli", ["evt"], now=0.0)
+    with pytest.raises(RequestError, match="`inbox_id`"):
+        ask(reach=EVERYTHING)
+    assert ask(reach=Selection(frozenset({"in_2"}))).acked == 1
+    assert desk.states(route) == {1: "waiting", 2: "waiting", 3: "acked", 4: "waiting"}
 
 
 # --- in the long run
