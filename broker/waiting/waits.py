@@ -116,25 +116,32 @@ class _Wait:
         self._judge = judge
         self._fits = condition(asked.where)
         self._gap: Gap | None = None
+        self._looked_through: int | None = None
+        """In the middle of what was read: up to where that was looked at."""
 
     async def run(self) -> Found:
         """Return the first event that fits, or that there was none in time. Raises `RequestError`."""
         asked, subscriber = self._asked, self._subscriber
         until = trio.current_time() + asked.timeout_seconds
-        found = None
+        found, began = None, False
         with trio.move_on_at(until + LOOK_SECONDS):
             if asked.since == NOW:
                 subscriber.start_at_head()
             else:
                 await subscriber.start(asked.since)
-            last = False
+            last, began = False, True
             while not last and found is None:
                 last = subscriber.ended or trio.current_time() >= until
                 found = await self._look_at_what_there_is()
                 if found is None and not last:
                     with trio.move_on_at(until):
                         await subscriber.woken()
-        return found or Found(None, subscriber.follower.cursor, gap=self._gap or UNSET)
+        if not began:
+            # Where it would begin is not known: to go on from anywhere else could miss what it waits for.
+            raise RequestError("unavailable", "The broker's storage does not answer", retry_after_ms=_BUSY_RETRY_MS)
+        through = self._looked_through
+        cursor = subscriber.follower.cursor if through is None else self._account.buffer.cursor_at(through)
+        return found or Found(None, cursor, gap=self._gap or UNSET)
 
     async def _look_at_what_there_is(self) -> Found | None:
         """Look at all that is stored; None: nothing of it fits, and what comes will wake the subscriber."""
@@ -149,8 +156,9 @@ class _Wait:
                     return found
                 looked_at += len(entry.frame)
                 if looked_at >= _LOOK_BYTES:
-                    looked_at = 0
+                    looked_at, self._looked_through = 0, entry.position
                     await trio.lowlevel.checkpoint()
+            self._looked_through = None
         return None
 
     def _look_at(self, entry: Entry) -> Found | None:

@@ -260,6 +260,29 @@ async def test_a_subscriber_of_a_broker_that_is_gone_is_told_that_and_not_that_i
     await opened.__aexit__(None, None, None)
 
 
+async def test_a_wait_finds_what_came_before_memory_begins(archives):
+    async with served_with_a_past() as (served, start):
+        found = await served.broker.wait_for(ACCOUNT, ["test.*"], since=start)
+        assert found.event.payload["number"] == 0
+        again = await served.broker.wait_for(ACCOUNT, ["test.*"], since=found.cursor)
+        assert again.event.payload["number"] == 1
+
+
+async def test_a_wait_whose_past_is_not_read_in_time_does_not_go_on_ahead_of_it(archives, autojump_clock):
+    async with open_broker(configured(replay=TINY)) as broker:
+        async with broker.subscribe(ACCOUNT) as subscriber:
+            start = subscriber.cursor
+        await broker.publish(ACCOUNT, [event(n) for n in range(EVENTS)])
+        await until(lambda: broker.statistics().replay.events == 5)
+        archives[0].answering = trio.Event()
+        with pytest.raises(RequestError, match="does not answer"):
+            await broker.wait_for(ACCOUNT, ["test.*"], since=start, timeout_seconds=1)
+        archives[0].answering.set()
+        archives[0].answering, archives[0].free = trio.Event(), 1
+        over = await broker.wait_for(ACCOUNT, ["test.*"], since=start, timeout_seconds=1)
+        assert (over.event, over.cursor) == (None, start), "it began, and read nothing"
+
+
 # --- with a log on disk ------------------------------------------------------
 
 

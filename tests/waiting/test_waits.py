@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked as blocked
 from broker import BrokerClosedError, Config, LimitsConfig, ReplayConfig, RequestError, open_broker
 from broker.access.keys import Key
 from broker.protocol.decoding import decode_command
+from broker.waiting import waits
 from broker.waiting.asked import check_wait
 from broker.waiting.waits import MAX_OF_ALL_INBOXES, MAX_OF_CONNECTION
 
@@ -64,6 +65,25 @@ async def test_time_over_is_an_answer_with_the_cursor_to_go_on_from(autojump_clo
         assert over.cursor == first.cursor
         await opened.publish(ACCOUNT, mail(2))
         assert (await opened.wait_for(ACCOUNT, since=over.cursor, timeout_seconds=0)).event.event_id == "evt_2"
+
+
+async def test_who_runs_out_of_time_in_the_middle_of_what_was_read_goes_on_behind_what_was_looked_at(
+    mock_clock, monkeypatch
+):
+    looked_at = []
+
+    def look(mail):
+        looked_at.append(mail)
+        if len(looked_at) == 2:
+            mock_clock.jump(60)
+        return False
+
+    monkeypatch.setattr(waits, "condition", lambda _: look)
+    monkeypatch.setattr(waits, "_LOOK_BYTES", 1)
+    async with open_broker(configured()) as opened:
+        published = await opened.publish(ACCOUNT, [mail(n) for n in range(5)])
+        over = await opened.wait_for(ACCOUNT, since="5m", timeout_seconds=30)
+        assert (over.event, over.cursor) == (None, published[1].cursor)
 
 
 async def test_a_wait_of_no_time_gives_the_cursor_of_now_so_that_no_older_code_is_taken(autojump_clock):
