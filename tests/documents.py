@@ -4,6 +4,7 @@ A block's first line says in which language it is, and in a second word how it i
 
     python, bash        a program that ends by itself; the bash blocks of a page are one session
     js client           a client that comes back by cursor; it runs until it is ended
+    python client       a program of the client library, with `await` at its top (clients/python/tests/test_readme.py)
     toml, json          is loaded
     nginx, caddyfile    is what a proxy runs with, before a broker (tests/transport/test_behind_proxies.py)
     … excerpt           a part of something, not run by itself
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CLIENTS = [ROOT / "clients" / "README.md", ROOT / "clients" / "python" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CLIENTS]
 MANNERS = {
     "bash": {"", "excerpt"},
-    "python": {"", "excerpt"},
+    "python": {"", "client", "excerpt"},
     "js": {"client", "excerpt"},
     "toml": {"", "excerpt"},
     "json": {"", "excerpt"},

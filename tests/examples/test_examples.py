@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import httpx
 import msgspec
@@ -14,12 +16,14 @@ from apis import SECRET
 from clients import until
 from documents import ROOT
 from node import node_program
-from reconnecting import INBOX, KEY, broker_on_a_road, comes_back_by_cursor, running
+from reconnecting import ACCOUNT, INBOX, KEY, broker_on_a_road, comes_back_by_cursor, running
+from standardwebhooks.webhooks import Webhook
 
 from broker import (
     AccessConfig,
     AccountConfig,
     BrowsersConfig,
+    CommandContext,
     CommandsConfig,
     Config,
     KeyConfig,
@@ -43,6 +47,10 @@ RUN = {
     "receiver.py": "test_the_receivers_in_python_and_node_share_a_store_and_do_each_event_once",
     "receiver.mjs": "test_the_receivers_in_python_and_node_share_a_store_and_do_each_event_once",
     "embedding.py": "test_the_embedding_program_serves_and_ends_well",
+    "agent.py": "test_the_agent_answers_each_mail_in_its_thread_once",
+    "terminal_dashboard.py": "test_the_dashboard_counts_what_comes_into_each_inbox",
+    "notifications.py": "test_urgent_mail_is_told_a_person_also_what_came_while_nobody_looked",
+    "hybrid.py": "test_what_comes_by_the_stream_and_by_a_webhook_is_done_once",
 }
 
 
@@ -233,3 +241,117 @@ async def test_the_receivers_refuse_what_is_not_signed(tmp_path):
                 headers = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
                 assert (await client.post(url, content=b"{}", headers=headers)).status_code == 403
                 assert (await client.post(url, content=b"{}")).status_code == 403
+
+
+# --- with the client library -------------------------------------------------
+
+
+@asynccontextmanager
+async def of_the_library(url, name, *arguments, **environment):
+    """One of the programs that use the client library, connected."""
+    there = {"PYTHONPATH": str(ROOT / "clients" / "python"), "DAIMON_API_KEY": KEY, "DAIMON_WS_URL": url}
+    async with running(python(name, *arguments), {**there, **environment}) as lines:
+        yield lines
+
+
+def opened(broker):
+    return broker.statistics().connections.opened.get("websocket", 0)
+
+
+def a_mail(number, inbox_id=INBOX, **message):
+    message = {"message_id": f"msg_{number}", "from": "ada@example.com", "labels": [], **message}
+    event = {"type": "message.received", "event_id": f"evt_{number}", "inbox_id": inbox_id}
+    return {**event, "payload": {"message": message}}
+
+
+async def test_the_agent_answers_each_mail_in_its_thread_once():
+    sent = []
+    async with broker_on_a_road() as (broker, _, url):
+
+        @broker.command("send_email")
+        async def send_email(params: dict, context: CommandContext):
+            sent.append((context.inbox_id, params["subject"], params["in_reply_to"], context.once))
+            return {"message_id": "sent"}
+
+        with trio.fail_after(GUARD_SECONDS):
+            for number in (1, 2):  # the second program goes on where the first was ended
+                async with of_the_library(url, "agent.py") as lines:
+                    await until(lambda n=number: opened(broker) == n)
+                    await broker.publish(ACCOUNT, a_mail(number, subject=f"Question {number}", body="How are you?"))
+                    await lines.until(f"answered evt_{number}: Question {number}")
+    assert sent == [(INBOX, f"Re: Question {n}", f"msg_{n}", f"evt_{n}") for n in (1, 2)]
+
+
+async def test_the_dashboard_counts_what_comes_into_each_inbox():
+    async with (
+        broker_on_a_road() as (broker, _, url),
+        of_the_library(url, "terminal_dashboard.py", "in_1", "in_2") as lines,
+    ):
+        with trio.fail_after(GUARD_SECONDS):
+            await until(lambda: opened(broker) == 1)
+            bounced = {"message_id": "msg_9", "recipient": "nobody@example.com", "reason": "no such mailbox"}
+            await broker.publish(
+                ACCOUNT,
+                [
+                    a_mail(1, "in_1", subject="One\x1b[2J"),
+                    a_mail(2, "in_3", subject="Elsewhere"),
+                    a_mail(3, "in_2", subject="Two"),
+                    {"type": "message.bounced", "inbox_id": "in_1", "payload": bounced},
+                ],
+            )
+            await lines.until("no such mailbox")
+    assert [line.split() for line in lines.seen] == [
+        ["in_1", "1", "received", "0", "bounced", "One?[2J"],
+        ["in_2", "1", "received", "0", "bounced", "Two"],
+        ["in_1", "1", "received", "1", "bounced", "!", "nobody@example.com:", "no", "such", "mailbox"],
+    ]
+
+
+async def test_urgent_mail_is_told_a_person_also_what_came_while_nobody_looked(tmp_path):
+    store = {"STORE": str(tmp_path / "cursor")}
+    async with broker_on_a_road() as (broker, _, url):
+        with trio.fail_after(GUARD_SECONDS):
+            async with of_the_library(url, "notifications.py", **store) as lines:
+                await until(lambda: opened(broker) == 1)
+                await broker.publish(ACCOUNT, [a_mail(1, subject="Lunch?"), a_mail(2, subject="[URGENT] Fire")])
+                assert await lines.until("Urgent") == "Urgent mail | From ada@example.com: [URGENT] Fire"
+                await until(lambda: '"c' in (tmp_path / "cursor").read_text())
+            await broker.publish(ACCOUNT, a_mail(3, subject="Water", labels=["priority"]))
+            async with of_the_library(url, "notifications.py", NOTIFY="true", **store) as lines:
+                await lines.until("From ada@example.com: Water")
+
+
+async def test_what_comes_by_the_stream_and_by_a_webhook_is_done_once():
+    async with (
+        broker_on_a_road() as (broker, road, url),
+        of_the_library(url, "hybrid.py", "0", WEBHOOK_SECRET=WEBHOOK_SECRET) as lines,
+        httpx.AsyncClient() as client,
+    ):
+
+        async def post(event):
+            body = json.dumps({**event, "created_at": "2026-11-23T10:00:00.000Z", "cursor": "c1"})
+            now = datetime.now(tz=UTC)
+            headers = {
+                "webhook-id": event["event_id"],
+                "webhook-timestamp": str(int(now.timestamp())),
+                "webhook-signature": Webhook(WEBHOOK_SECRET).sign(event["event_id"], now, body),
+            }
+            return (await client.post(f"http://127.0.0.1:{port}/", content=body, headers=headers)).status_code
+
+        with trio.fail_after(GUARD_SECONDS):
+            port = (await lines.until("listening")).split()[1]
+            await until(lambda: opened(broker) == 1)
+            first, second, third = (a_mail(number, subject=f"Mail {number}") for number in (1, 2, 3))
+            await broker.publish(ACCOUNT, first)
+            await lines.until("evt_1 by the stream: Mail 1")
+            assert await post(first) == 204
+            await lines.until("evt_1 was done already")
+            road.cut()
+            await broker.publish(ACCOUNT, second)
+            assert await post(second) == 204
+            await lines.until("evt_2 by the webhook: Mail 2")
+            road.mend()
+            await broker.publish(ACCOUNT, third)
+            assert await lines.until("evt_3") == "evt_3 by the stream: Mail 3"
+        assert (await client.post(f"http://127.0.0.1:{port}/", content=b"{}")).status_code == 403
+        assert not [line for line in lines.seen if "evt_2 by the stream" in line]

@@ -115,7 +115,7 @@ class DaimonWebSocket(Calls):
         self._state: Literal["new", "running", "closing", "closed"] = "new"
         self._hurry = anyio.Event()
         """Ends the wait before the next attempt."""
-        self._life = anyio.CancelScope()
+        self._life: anyio.CancelScope | None = None
         """Of the connections, one after another."""
         self._tasks: TaskGroup | None = None
         self._done = anyio.Event()
@@ -200,6 +200,7 @@ class DaimonWebSocket(Calls):
         self._done = anyio.Event()
         self._commands.begin()
         self._queue.begin()
+        self._notices.begin()
         self._incoming.begin()
 
     async def _work(
@@ -213,13 +214,13 @@ class DaimonWebSocket(Calls):
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                self._life = anyio.CancelScope()
+                self._life = life = anyio.CancelScope()
                 tasks.start_soon(self._queue.run, tasks)
                 tasks.start_soon(self._notices.run)
                 if self._ack == "auto":
                     tasks.start_soon(self._acknowledging.run, lambda: self._connection is not None)
                 task_status.started()
-                with self._life:
+                with life:
                     ending.append(await self._live(connected))
                 self._commands.end(ending[0] if ending else ConnectionEndedError("the client is closed", code=1000))
                 self._queue.stop()
@@ -252,7 +253,8 @@ class DaimonWebSocket(Calls):
             await self._queue.idle()
             if self._ack == "auto" and self._connection is not None:
                 await self._acknowledging.acknowledge()
-        self._life.cancel()
+        if self._life is not None:
+            self._life.cancel()
 
     def reconnect_now(self) -> None:
         """Wait no longer before the next attempt to connect."""

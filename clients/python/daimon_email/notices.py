@@ -25,6 +25,12 @@ class Notices:
         self._changed = changed
         self._wakened = anyio.Event()
 
+    def begin(self) -> None:
+        """Begin with nothing."""
+        self._waiting.clear()
+        self._at_work = False
+        self._wakened = anyio.Event()
+
     def tell(self, name: str, *arguments: Any) -> None:
         """Let the handlers of a name be called."""
         self._put(partial(self._handlers.tell, name, *arguments))

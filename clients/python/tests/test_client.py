@@ -109,6 +109,23 @@ def test_after_close_the_block_goes_on_and_the_client_may_connect_again(local_br
     run(main)
 
 
+def test_a_client_that_a_module_holds_runs_in_one_loop_after_another(local_broker, run):
+    client = client_of(local_broker)
+    heard = []
+
+    @client.on("message.received")
+    async def last(message):
+        heard.append(message.subject)
+        await client.close()
+
+    for subject in ("one", "two"):
+        local_broker.receive_mail(subject=subject)
+        client.on("connected", lambda subject=subject: local_broker.receive_mail(subject=subject))
+        run(client.connect)
+    assert heard[0] == "one"
+    assert "two" in heard
+
+
 def test_a_handler_may_close_the_client_and_is_finished_before(local_broker, run):
     async def main():
         client = client_of(local_broker)
