@@ -45,7 +45,10 @@ def process(*arguments, command=COMMAND, stdin=None, **options) -> Iterator[subp
 def serving(*arguments, **options) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running `broker serve` on a free port, and its URL."""
     with process("serve", "--port", "0", *arguments, **options) as started:
-        said = started.stderr.readline()
-        found = re.search(r"https?://127\.0\.0\.1:\d+", said)
+        said = line = started.stderr.readline()
+        while line and not re.search(r"listening on https?://", line):  # what it has to warn of comes before
+            line = started.stderr.readline()
+            said += line
+        found = re.search(r"https?://127\.0\.0\.1:\d+", line)
         assert found, said
         yield started, found[0]

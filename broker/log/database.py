@@ -88,6 +88,11 @@ class Database:
         self.last_run = last_run
         self._lock = lock
         self._wall_clock = wall_clock
+        self._place = _place_of(path)
+
+    def is_in_its_place(self) -> bool:
+        """Whether the path still leads to the file that was opened; else what is written is lost."""
+        return _place_of(self.path) == self._place
 
     def keep_alive(self) -> None:
         """Write down that the process lives."""
@@ -307,6 +312,15 @@ def _boot_id() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return ""
+
+
+def _place_of(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from others, whatever it is called; None if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _value(connection: sqlite3.Connection, statement: str) -> object:

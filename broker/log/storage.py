@@ -109,6 +109,11 @@ class Storage:
         """Whether less is free than must stay so."""
         return self._writer.short_of_room
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the disk does not answer."""
+        return self._writer.is_stuck
+
     # --- for who writes and reads
 
     def begin_write(self, work: Work[T], done: Callable[[T | RequestError], None]) -> None:
@@ -236,7 +241,7 @@ class Storage:
         self._left.clear()
 
     def look(self) -> None:
-        """Look how much room there is. For a thread."""
+        """Look how much room there is. Raises `StorageError` if the file is not where it was. For a thread."""
         self._writer.look()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from math import inf
 from typing import Any, Final, TypeVar
 
 from ..errors import RequestError, StorageError
@@ -26,6 +27,8 @@ RETRY_MS: Final = 1_000
 LOOK_SECONDS: Final = 1.0
 """How often it is looked how much room there is."""
 _ALIVE_SECONDS: Final = 10.0
+STUCK_SECONDS: Final = 10.0
+"""A commit that takes longer is of a disk that does not answer: what comes then is refused, and does not gather."""
 OUTAGES: Final = {
     sqlite3.SQLITE_FULL: "full",
     sqlite3.SQLITE_IOERR: "io",
@@ -70,6 +73,8 @@ class Writer:
         self._min_free_bytes = min_free_bytes
         self._outage: str | None = None
         self._looked_at = self._alive_at = time.monotonic()
+        self.began_at = inf
+        """By the monotonic clock: when what is written now was begun; infinite: nothing is."""
         self.bytes = 0
         """What the file and its WAL take."""
         self.free_bytes = min_free_bytes
@@ -80,33 +85,43 @@ class Writer:
         """Whether less is free than must stay so."""
         return self.free_bytes < self._min_free_bytes
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the disk does not answer: what is written now was begun long ago."""
+        return time.monotonic() - self.began_at > STUCK_SECONDS
+
     def write(self, group: Sequence[Begun]) -> tuple[float, str | None]:
         """Write a group in one transaction; each then has its outcome.
 
         Returns how many seconds that took, and what kind of outage there was, if it could not be stored. Raises
         `StorageError` if the file is damaged.
         """
-        started = time.perf_counter()
+        started = self.began_at = time.monotonic()
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            runs = [(write, list(run)) for write, run in groupby(group, key=lambda begun: begun.write)]
-            if len(runs) == 1 and (len(group) == 1 or runs[0][0] is not None):
-                self._write_run(*runs[0], self._alone)
-            else:
-                for write, run in runs:
-                    self._write_run(write, run, self._in_savepoint)
-            if self._connection.in_transaction:
-                self._connection.execute("COMMIT")
+            self._write_in_transaction(group)
         except sqlite3.Error as error:
             self._roll_back()
             refusal = self._outage_of(error)
             for begun in group:
                 begun.outcome = refusal
-            return time.perf_counter() - started, self._outage
-        if self._outage is not None:
-            logger.warning("%s: it can be written again", self._path)
+        else:
+            if self._outage is not None:
+                logger.warning("%s: it can be written again", self._path)
             self._outage = None
-        return time.perf_counter() - started, None
+        finally:
+            self.began_at = inf
+        return time.monotonic() - started, self._outage
+
+    def _write_in_transaction(self, group: Sequence[Begun]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        runs = [(write, list(run)) for write, run in groupby(group, key=lambda begun: begun.write)]
+        if len(runs) == 1 and (len(group) == 1 or runs[0][0] is not None):
+            self._write_run(*runs[0], self._alone)
+        else:
+            for write, run in runs:
+                self._write_run(write, run, self._in_savepoint)
+        if self._connection.in_transaction:
+            self._connection.execute("COMMIT")
 
     def _write_run(
         self, write: Callable[..., Any] | None, run: list[Begun], attempt: Callable[[Work[Any]], Any]
@@ -175,7 +190,9 @@ class Writer:
             self.write([Begun(None, lambda _: self._database.keep_alive(), lambda _: None)])
 
     def look(self) -> None:
-        """Look how much room there is. For a thread."""
+        """Look how much room there is. Raises `StorageError` if the file is not where it was. For a thread."""
+        if not self._database.is_in_its_place():
+            raise StorageError(f"{self._path}: it was moved, deleted or replaced while a broker had it")
         was_short = self.short_of_room
         try:
             self.bytes, self.free_bytes = file_bytes(self._path), free_bytes(self._path)

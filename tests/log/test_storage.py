@@ -9,6 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from broker.errors import RequestError, StorageError
+from broker.log import writing
 from broker.log.database import Room
 from broker.log.storage import open_storage
 from broker.log.writing import Writer
@@ -290,6 +291,28 @@ async def test_a_damaged_file_ends_the_run_and_is_not_called_clean(tmp_path):
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT value FROM meta WHERE name = 'clean'").fetchone() == (0,)
     connection.close()
+
+
+async def test_a_file_that_was_deleted_under_a_broker_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "LOOK_SECONDS", 0.0)
+    with pytest.RaisesGroup(pytest.RaisesExc(StorageError, match="moved, deleted or replaced")):
+        async with storage_at(tmp_path) as storage:
+            await storage.write(add("a"))
+            (tmp_path / "broker.db").unlink()
+            storage.begin_write(add("b"), lambda _: None)
+            await trio.sleep_forever()
+
+
+async def test_a_disk_that_does_not_answer_is_found_out_and_forgiven(storage, monkeypatch):
+    gate = Gate(storage)
+    assert not storage.is_stuck
+    monkeypatch.setattr(writing, "STUCK_SECONDS", 0.0)
+    assert storage.is_stuck
+    gate.open()
+    await storage.write(names)
+    with trio.fail_after(20):
+        while storage.is_stuck:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_a_read_that_fails_is_unavailable_and_another_one_is_not(storage):

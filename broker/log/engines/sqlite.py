@@ -92,7 +92,9 @@ class SqliteEngine:
 
     @property
     def refusal(self) -> RequestError | None:
-        """Why nothing can be stored now: there must stay some room on the disk, or the log is as large as it may be."""
+        """Why nothing can be stored now: the disk does not answer or is almost full, or the log has no room left."""
+        if self._storage.is_stuck:
+            return _unavailable("The broker's disk does not answer")
         if self._storage.short_of_room:
             return _unavailable("The broker's disk is almost full")
         return _unavailable("The broker's log is as large as it may be") if self._is_full else None
