@@ -5,7 +5,6 @@ is for, which is counted in slices, and, where there is a log on disk, when that
 the events a webhook had begun with before.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -77,8 +76,10 @@ class _Command:
     def _go_on(self, error: RequestError | None) -> None:
         self._error = self._error or error
         self._left -= 1
-        if not self._left and self.reply is not None:
-            self.reply(self._error or self._answer(self._number, self._claimed))
+        reply = self.reply
+        if not self._left and reply is not None:
+            self.reply = None  # which refers to this
+            reply(self._error or self._answer(self._number, self._claimed))
 
 
 _NOTHING_SETTLED: Final = Settled(0, [], 0)
@@ -94,7 +95,7 @@ class Acknowledging:
         self._under_way: dict[_Command, None] = {}
         self._ids = 0
         """That those under way name together."""
-        self._counting: deque[tuple[_Command, Counting]] = deque()
+        self._counting: list[tuple[_Command, Counting]] = []
         self._unsettled: list[Stretch] = []
         """What cursors acknowledged that the log on disk could not take: the next one takes it along."""
 
@@ -158,7 +159,7 @@ class Acknowledging:
             command, counting = self._counting[0]
             await trio.lowlevel.checkpoint()
             number = await in_turns(counting)
-            self._counting.popleft()
+            self._counting.pop(0)
             command.counted(number)
 
     def give_up(self) -> None:

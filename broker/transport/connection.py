@@ -69,9 +69,10 @@ class Connection:
         self._life = Life(broker, admitted, listener, self, broker.commands.count)
         self.id = self._life.id
         self.session = self._life.session
-        self._acknowledging = None
-        if self.session.follower.sent is not None:
-            self._acknowledging = Acknowledging(admitted.account.buffer, self.session.follower, broker.on_disk)
+        self._buffer = admitted.account.buffer
+        self._on_disk = broker.on_disk
+        self._acknowledging: Acknowledging | None = None
+        """Made when the first acknowledgement comes."""
         most = broker.config.limits.max_message_bytes
         self._lent = LentStream(stream, head, most, self._flush)
         self._nursery: trio.Nursery | None = None
@@ -291,7 +292,8 @@ class Connection:
                 await self._publishing.do_waiting()
 
     def _acknowledge(self, request: AckRequest) -> None:
-        assert self._acknowledging is not None
+        if self._acknowledging is None:
+            self._acknowledging = Acknowledging(self._buffer, self.session.follower, self._on_disk)
         if self._acknowledging.submit(request, partial(self._say_answer, request.request_id, request.action)):
             assert self._obeying is not None
             self._obeying.start_soon(self._guard, self._acknowledging.do_waiting)

@@ -1,5 +1,7 @@
 """acknowledging.py: the commands of one connection, what of them waits, and how much of it there may be."""
 
+import gc
+
 import pytest
 from logs import append, make_buffer, prepared
 
@@ -77,6 +79,19 @@ async def test_the_ids_that_wait_are_bounded_together(sent, monkeypatch):
     assert [told.code for told in sent.answers] == ["rate_limited"]
     sent.ack(through=10)
     assert len(sent.acknowledging) == 2
+
+
+async def test_what_was_answered_leaves_nothing_for_the_garbage_collector(sent):
+    sent.ack()
+    await sent.acknowledging.do_waiting()
+    gc.collect()
+    gc.disable()
+    try:
+        sent.ack(through=None, event_ids=["e1"])
+        sent.ack(through=COUNT - 1)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 async def test_of_a_client_that_left_nothing_is_answered_and_its_position_has_moved(sent):
