@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 import trio
 
 STEP_SECONDS: Final = 8.0
-"""For one thing to happen, unless a scene says otherwise: a driver may be starting on a busy machine."""
+"""For one thing to happen, unless a scene says otherwise."""
 
 T = TypeVar("T")
 

@@ -14,6 +14,8 @@ from .proxy import Proxy, open_proxy
 from .tokens import TokenServer, open_token_server
 
 RECONNECT_DELAY: Final = 0.2
+START_SECONDS: Final = 20.0
+"""For a driver's process to be there, on a busy machine."""
 
 
 class Stage:
@@ -42,6 +44,7 @@ class Stage:
         name = f"driver {len(self.drivers) + 1}"
         driver = await self._stack.enter_async_context(open_driver(name, self._command, self.changes))
         self.drivers.append(driver)
+        await driver.until("started", seconds=START_SECONDS)
         return driver
 
     async def connecting(self, **fields: Any) -> Driver:

@@ -62,6 +62,28 @@ async def answer_after_reconnect(stage: Stage) -> None:
 
 
 @scene()
+async def command_times_out(stage: Stage) -> None:
+    """A command that has no answer in time is said to have none, and is not sent again."""
+
+    def rule(link: Link, frame: WireFrame) -> bytes | Cut:
+        return b"" if link.number == 1 and frame.said.get("action") == "send_email" else frame.wire
+
+    stage.proxy.rule = rule
+    driver = await stage.connected()
+    await driver.command("c1", "send_email", params=SEND, timeout=0.5)
+    answer = await driver.until("answer", id="c1")
+    expect("the answer", answer.get("error"), {"code": "timed_out"})
+    stage.proxy.links[0].cut()
+    await driver.until("connected", 2)
+    await driver.command("c2", "ping")
+    await driver.until("answer", id="c2")
+    await driver.close()
+    sent = [frame for link in stage.proxy.links for frame in link.heard(action="send_email")]
+    expect("how often it was sent", len(sent), 1)
+    expect("answers", len(driver.on("answer")), 2)
+
+
+@scene()
 async def command_before_open(stage: Stage) -> None:
     """What is given before the connection is open is done when it is."""
     may_open = trio.Event()

@@ -3,8 +3,10 @@
 from broker import LimitsConfig
 
 from ..brokers import INBOX, OTHER_INBOX, mail
-from ..expecting import expect
+from ..expecting import expect, require
+from ..proxy import Cut, Link
 from ..stage import Stage, scene
+from ..wire import CLOSE, WireFrame, from_server, saying
 
 
 @scene()
@@ -37,6 +39,59 @@ async def events(stage: Stage) -> None:
 
 
 @scene()
+async def unknown(stage: Stage) -> None:
+    """Frames, fields, payloads and close codes of a later broker: they stop nothing."""
+
+    def rule(link: Link, frame: WireFrame) -> bytes | Cut:
+        match frame.said.get("event_id"):
+            case "evt_1":
+                later = {"type": "server.later", "cursor": "not for you", "list": [{}]}
+                return saying(later) + saying(frame.said | {"later": {"a": 1}})
+            case "evt_3":
+                return frame.wire + from_server(CLOSE, (4999).to_bytes(2) + b"later")
+        return frame.wire
+
+    stage.proxy.rule = rule
+    driver = await stage.connected()
+    await stage.publish(1)
+    await stage.brokers.publish(mail(2) | {"payload": {}})
+    await stage.publish(3)
+    await driver.until("connected", 2)
+    await stage.publish(4)
+    await driver.until("handled", event_id="evt_4")
+    await driver.close()
+    expect("events", driver.events, ["evt_1", "evt_2", "evt_3", "evt_4"])
+    expect("errors", driver.on("error"), [])
+    require("it goes on from the last event", "since" in stage.proxy.links[1].query)
+
+
+@scene()
+async def order(stage: Stage) -> None:
+    """So many handlers run at once as `concurrency` says, but one at a time of a thread, or of an inbox."""
+    drivers = {
+        order: await stage.connected(client_id=f"by_{order}", concurrency=4, order=order)
+        for order in ("thread", "inbox")
+    }
+    for driver in drivers.values():
+        await driver.handle(milliseconds=400)
+    await stage.brokers.publish(
+        mail(1, thread_id="t1"), mail(2, thread_id="t1"), mail(3, thread_id="t2"), mail(4, OTHER_INBOX, thread_id="t3")
+    )
+    for driver in drivers.values():
+        await driver.until("handled", 4)
+        await driver.close()
+    for order, first, later in (("thread", (1, 3, 4), [(1, 2)]), ("inbox", (1, 4), [(1, 2), (2, 3)])):
+        trace = [(item["on"], item.get("event_id")) for item in drivers[order].trace]
+        handled_at = [trace.index(("handled", f"evt_{number}")) for number in range(1, 5)]
+        began_at = [trace.index(("event", f"evt_{number}")) for number in range(1, 5)]
+        at_once = max(began_at[number - 1] for number in first) < min(handled_at)
+        require(f"by {order}, these run at once: {first}", at_once)
+        for earlier, other in later:
+            one_by_one = handled_at[earlier - 1] < began_at[other - 1]
+            require(f"by {order}, evt_{other} waits for evt_{earlier}", one_by_one)
+
+
+@scene()
 async def failing_handler(stage: Stage) -> None:
     """A handler that fails is reported, and stops neither the others nor the client."""
     driver = await stage.connected()
@@ -54,8 +109,8 @@ async def failing_handler(stage: Stage) -> None:
 @scene(limits=LimitsConfig(heartbeat_seconds=0.3))
 async def slow_handler(stage: Stage) -> None:
     """A handler that takes longer than the heartbeat's patience: the connection lives, the queue holds."""
-    driver = await stage.connected(grace_seconds=0.5)
-    await driver.handle(milliseconds=3_000)
+    driver = await stage.connected(grace_seconds=2.5)
+    await driver.handle(milliseconds=4_000)
     await stage.publish(1)
     await driver.until("event")
     pongs = (await stage.proxy.link(1)).pongs

@@ -28,9 +28,10 @@ async def drop_mid_event(stage: Stage) -> None:
     await driver.until("handled")
     await stage.publish(2, 3)
     await driver.until("connected", 2)
-    await driver.until("handled", event_id="evt_3")
+    await stage.publish(4)
+    await driver.until("handled", event_id="evt_4")
     await driver.close()
-    expect("events", driver.events, ["evt_1", "evt_2", "evt_3"])
+    expect("events", driver.events, ["evt_1", "evt_2", "evt_3", "evt_4"])
     expect("gaps", driver.on("gap"), [])
     require("it said that it was disconnected", driver.on("disconnected"))
 
@@ -49,9 +50,10 @@ async def drop_before_first(stage: Stage) -> None:
     stage.proxy.links[0].cut()
     await stage.publish(2)
     await driver.until("connected", 2)
-    await driver.until("handled", event_id="evt_2")
+    await stage.publish(3)
+    await driver.until("handled", event_id="evt_3")
     await driver.close()
-    expect("events", driver.events, ["evt_1", "evt_2"])
+    expect("events", driver.events, ["evt_1", "evt_2", "evt_3"])
     expect("gaps", driver.on("gap"), [])
     require("a connection is open only when its first frame was read", len(driver.on("connected")) == 2)
 
@@ -74,9 +76,10 @@ async def drop_while_handling(stage: Stage) -> None:
     await driver.until("connected", 3)
     await driver.kill()
     again = await stage.connected(cursor_file=stage.cursor_file)
-    await again.until("handled", event_id="evt_5")
+    await stage.publish(6)
+    await again.until("handled", event_id="evt_6")
     await again.close()
-    expect("events of the program that was started again", again.events, ["evt_4", "evt_5"])
+    expect("events of the program that was started again", again.events, ["evt_4", "evt_5", "evt_6"])
 
 
 @scene()
@@ -90,9 +93,10 @@ async def restart_from_store(stage: Stage) -> None:
     await driver.kill()
     await stage.publish(3)
     again = await stage.connected(cursor_file=stage.cursor_file)
-    await again.until("handled", event_id="evt_3")
+    await stage.publish(4)
+    await again.until("handled", event_id="evt_4")
     await again.close()
-    expect("events of the program that was started again", again.events, ["evt_3"])
+    expect("events of the program that was started again", again.events, ["evt_3", "evt_4"])
     first, second = (link.query.get("client_id") for link in stage.proxy.links)
     require("it has a client_id", first)
     expect("its client_id", second, first)
@@ -148,6 +152,62 @@ async def gap(stage: Stage) -> None:
 
 
 @scene()
+async def forgotten(stage: Stage) -> None:
+    """A broker that has forgotten the cursor: a gap without a count is told once, and what it has comes."""
+
+    def rule(link: Link, frame: WireFrame) -> bytes | Cut:
+        if frame.said.get("type") == "server.draining":
+            return saying(frame.said | {"reconnect_after_ms": 100})
+        return frame.wire
+
+    stage.proxy.rule = rule
+    driver = await stage.connected()
+    await stage.publish(1)
+    await driver.until("handled")
+    away = trio.Event()
+    stage.proxy.then(Through(away))
+    await stage.brokers.drain()
+    await stage.restart()
+    await stage.publish(2)
+    away.set()
+    await driver.until("connected", 2)
+    await stage.publish(3)
+    await driver.until("handled", event_id="evt_3")
+    stage.proxy.links[1].cut()
+    await driver.until("connected", 3)
+    await stage.publish(4)
+    await driver.until("handled", event_id="evt_4")
+    await driver.close()
+    expect("gaps", [item.get("count") for item in driver.on("gap")], [None])
+    expect("events", driver.events, ["evt_1", "evt_2", "evt_3", "evt_4"])
+
+
+@scene()
+async def subscriptions(stage: Stage) -> None:
+    """What is followed after a reconnect is what was followed before it, not what was at the first opening."""
+    driver = await stage.connected(inbox_ids=[INBOX])
+    await stage.publish(1)
+    await stage.publish(2, inbox_id=OTHER_INBOX)
+    await driver.tell("subscribe", id="s", inbox_ids=[OTHER_INBOX])
+    answer = await driver.until("answer", id="s")
+    expect("the answer", answer["result"]["inbox_ids"], [INBOX, OTHER_INBOX])
+    await stage.publish(3, inbox_id=OTHER_INBOX)
+    await driver.tell("unsubscribe", id="u", inbox_ids=[INBOX])
+    await driver.until("answer", id="u")
+    await driver.until("handled", event_id="evt_3")
+    stage.proxy.links[0].cut()
+    await stage.publish(4)
+    await stage.publish(5, inbox_id=OTHER_INBOX)
+    await driver.until("connected", 2)
+    await stage.publish(6)
+    await stage.publish(7, inbox_id=OTHER_INBOX)
+    await stage.brokers.publish({"type": "account.upgraded", "event_id": "evt_8", "payload": {}})  # for everybody
+    await driver.until("handled", event_id="evt_8")
+    await driver.close()
+    expect("events", driver.events, ["evt_1", "evt_3", "evt_5", "evt_7", "evt_8"])
+
+
+@scene()
 async def duplicate(stage: Stage) -> None:
     """An event that comes again over a reconnect in the middle of a replay is handed on once."""
 
@@ -172,7 +232,7 @@ async def duplicate(stage: Stage) -> None:
 @scene(limits=LimitsConfig(heartbeat_seconds=0.5))
 async def half_open(stage: Stage) -> None:
     """The network swallows everything: it is noticed after the heartbeat's patience, and nothing is missed."""
-    driver = await stage.connected(grace_seconds=0.7)
+    driver = await stage.connected(grace_seconds=1.5)
     await stage.publish(1)
     await driver.until("handled")
     link = stage.proxy.links[0]
@@ -180,7 +240,7 @@ async def half_open(stage: Stage) -> None:
     await stage.publish(2)
     second = await stage.proxy.link(2, seconds=6)
     waited = second.began_at - link.told_at
-    require(f"it gave up after {waited:.2f} s, earlier than after 1.2 s", waited >= 1.15)
+    require(f"it gave up after {waited:.2f} s, earlier than after 2 s", waited >= 1.95)
     await driver.until("handled", event_id="evt_2")
     await driver.close()
     expect("events", driver.events, ["evt_1", "evt_2"])

@@ -22,14 +22,14 @@ from standardwebhooks.webhooks import Webhook
 @dataclass(frozen=True)
 class Fault:
     apply: Callable[[], None]
-    scenes: tuple[str, ...]
-    """Those that must notice it."""
+    scenes: dict[str, str]
+    """Those that must notice it, and words of what each must say."""
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(*scenes: str):
+def fault(scenes: dict[str, str]):
     def register(apply):
         FAULTS[apply.__name__.replace("_", "-")] = Fault(apply, scenes)
         return apply
@@ -43,7 +43,7 @@ def wrap(owner, name, around):
     setattr(owner, name, lambda *args, **kwargs: around(before, *args, **kwargs))
 
 
-@fault("events")
+@fault({"events": "what handlers got"})
 def last_comes_first():
     def take(before, queue, event):
         before(queue, event)
@@ -52,7 +52,7 @@ def last_comes_first():
     wrap(Queue, "put", take)
 
 
-@fault("failing-handler")
+@fault({"failing-handler": "handled"})
 def stops_at_a_failure():
     async def handle(before, handlers, event):
         if not await before(handlers, event):
@@ -61,22 +61,22 @@ def stops_at_a_failure():
     wrap(Handlers, "handle", handle)
 
 
-@fault("slow-handler")
+@fault({"slow-handler": "pings are answered"})
 def does_not_read_while_it_handles():
     Queue.is_full = property(lambda queue: bool(queue._running or queue._events))
 
 
-@fault("pause")
+@fault({"pause": "called in a pause"})
 def hears_no_pause():
     DaimonWebSocket.pause = lambda client: None
 
 
-@fault("drop-mid-event")
+@fault({"drop-mid-event": "instead of ['evt_1', 'evt_2'"})
 def forgets_its_cursor():
     wrap(daimon_email.client, "stream_url", lambda before, *args, **asked: before(*args, **asked | {"since": None}))
 
 
-@fault("drop-before-first")
+@fault({"drop-before-first": "instead of ['evt_1', 'evt_2'"})
 def forgets_its_cursor_when_an_opening_fails():
     failed, heard = [], set()
 
@@ -97,12 +97,12 @@ def forgets_its_cursor_when_an_opening_fails():
     wrap(daimon_email.client, "stream_url", url)
 
 
-@fault("drop-while-handling")
+@fault({"drop-while-handling": "instead of ['evt_4', 'evt_5'"})
 def keeps_what_came_instead_of_what_is_handled():
     Place.handled = property(lambda place: place.received, lambda place, cursor: None)
 
 
-@fault("restart-from-store")
+@fault({"restart-from-store": "its client_id"})
 def forgets_its_client_id():
     def load(before, store):
         kept = before(store)
@@ -111,17 +111,17 @@ def forgets_its_client_id():
     wrap(FileStore, "load", load)
 
 
-@fault("restart-from-store")
+@fault({"restart-from-store": "instead of ['evt_3', 'evt_4']"})
 def forgets_its_store():
     FileStore.load = lambda store: None
 
 
-@fault("drain", "refused-429", "refused-503")
+@fault({"drain": "it waited 0.", "refused-429": "earlier than Retry-After", "refused-503": "earlier than Retry-After"})
 def does_not_wait_as_it_is_asked_to():
     wrap(BackOff, "next", lambda before, self, ending, chance: before(self, replace(ending, wait_seconds=0.0), chance))
 
 
-@fault("gap")
+@fault({"gap": "gaps: []", "forgotten": "gaps: []"})
 def tells_no_gap():
     async def tell(before, handlers, name, *args):
         if name != "gap":
@@ -130,7 +130,7 @@ def tells_no_gap():
     wrap(Handlers, "tell", tell)
 
 
-@fault("gap")
+@fault({"gap": "gaps: [7, 7]", "forgotten": "gaps: [None, None]"})
 def tells_gaps_twice():
     async def tell(before, handlers, name, *args):
         await before(handlers, name, *args)
@@ -140,22 +140,22 @@ def tells_gaps_twice():
     wrap(Handlers, "tell", tell)
 
 
-@fault("duplicate")
+@fault({"duplicate": "'evt_4', 'evt_5'] instead of"})
 def hands_on_what_it_knows():
     Seen.is_new = lambda seen, event: True
 
 
-@fault("half-open")
+@fault({"half-open": "connection 2"})
 def trusts_the_network():
     wrap(Connection, "receive", lambda before, connection, patience: before(connection, 1e6))
 
 
-@fault("refused-401", "refused-403", "revoked-4401", "replaced-4409")
+@fault(dict.fromkeys(("refused-401", "refused-403", "revoked-4401", "replaced-4409"), "it came back"))
 def comes_back_whatever_it_is_told():
     Ending.come_back = property(lambda ending: True)
 
 
-@fault("back-off")
+@fault({"back-off": "waits grow"})
 def waits_the_same_each_time():
     def following(before, back_off, ending, chance):
         back_off.attempts = 0
@@ -164,23 +164,23 @@ def waits_the_same_each_time():
     wrap(BackOff, "next", following)
 
 
-@fault("back-off")
+@fault({"back-off": "of any length"})
 def has_no_jitter():
     wrap(BackOff, "next", lambda before, back_off, ending, chance: before(back_off, ending, 1.0))
 
 
-@fault("back-off")
+@fault({"back-off": "sets the wait back"})
 def never_begins_anew():
     BackOff.succeeded = lambda back_off: None
 
 
-@fault("too-big")
+@fault({"too-big": "sent the message again"})
 def sends_what_was_too_big_again():
     Commands.refuse = lambda *args: None
     Commands.refuse_longest = lambda *args: None
 
 
-@fault("answer-after-reconnect")
+@fault({"answer-after-reconnect": "sent_2"})
 def sends_again_by_another_id():
     def unanswered(before, commands):
         return [(name, text.replace(name, f"{name}.again")) for name, text in before(commands)]
@@ -192,12 +192,12 @@ def sends_again_by_another_id():
     wrap(Commands, "answer", answer)
 
 
-@fault("answer-after-reconnect", "command-before-open", "wait-for")
+@fault({"answer-after-reconnect": '"c1"', "command-before-open": '"c1"', "wait-for": '"lost"'})
 def sends_nothing_again():
     Commands.unanswered = lambda commands: []
 
 
-@fault("token-expired")
+@fault({"token-expired": "connected"})
 def keeps_its_token():
     def begin(before, client, *args, token=None, **options):
         kept = []
@@ -212,12 +212,12 @@ def keeps_its_token():
     wrap(DaimonWebSocket, "__init__", begin)
 
 
-@fault("acked")
+@fault({"acked": "an acknowledgement"})
 def acknowledges_nothing():
     Place.owes_acknowledgement = False
 
 
-@fault("acked")
+@fault({"acked": "still handling"})
 def acknowledges_what_comes():
     def came(before, place, event):
         before(place, event)
@@ -226,16 +226,51 @@ def acknowledges_what_comes():
     wrap(Place, "came", came)
 
 
-@fault("once")
+@fault({"once": "sent_2"})
 def names_no_event():
     DaimonWebSocket._once = lambda client, action, fields, once: None
 
 
-@fault("webhook")
+@fault({"webhook": "old"})
 def believes_everything():
     daimon_email.verify = lambda headers, body, secret: Event(json.loads(body))
 
 
-@fault("webhook")
+@fault({"webhook": "old"})
 def looks_at_no_clock():
     Webhook._Webhook__verify_timestamp = lambda webhook, said: datetime.fromtimestamp(float(said), UTC)
+
+
+@fault({"unknown": "connected"})
+def stays_away_from_what_it_does_not_know():
+    known = Ending.come_back.fget
+    Ending.come_back = property(lambda ending: ending.code != 4999 and known(ending))
+
+
+@fault({"order": "by thread, evt_2 waits for evt_1"})
+def handles_all_at_once():
+    Queue._key = lambda queue, event: None
+
+
+@fault({"order": "these run at once"})
+def handles_one_at_a_time():
+    def begin(before, client, *args, concurrency=1, **options):
+        before(client, *args, **options)
+
+    wrap(DaimonWebSocket, "__init__", begin)
+
+
+@fault({"subscriptions": "instead of ['evt_1', 'evt_3', 'evt_5', 'evt_7'"})
+def follows_what_it_followed_first():
+    asked_first = []
+
+    def url(before, *args, **asked):
+        asked_first.append(asked["inbox_ids"])
+        return before(*args, **asked | {"inbox_ids": asked_first[0]})
+
+    wrap(daimon_email.client, "stream_url", url)
+
+
+@fault({"command-times-out": "how often it was sent"})
+def sends_again_what_has_timed_out():
+    Commands.drop = lambda commands, request_id: None

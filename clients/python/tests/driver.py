@@ -150,6 +150,7 @@ def as_json(result: Any) -> Any:
 async def main() -> None:
     async with anyio.create_task_group() as tasks:
         driver = Driver(tasks)
+        write(on="started")
         while line := await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
             await driver.hear(**json.loads(line))
         tasks.cancel_scope.cancel()
