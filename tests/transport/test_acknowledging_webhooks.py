@@ -1,13 +1,18 @@
 """Of a client that acknowledges and a webhook that waits for it, exactly one has each event."""
 
+import json
 import random
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
+from clients import ask, connected
 from log.test_letters import ACCOUNT, TAKEN, Desk
 from log.test_storage import Gate, limited
+from processes import KEY as PROCESS_KEY
+from processes import serving
+from receivers import receiving
 from trio.testing import wait_all_tasks_blocked
 
 import broker.disk
@@ -23,6 +28,20 @@ from broker.testing import connect
 WHOLE, PART = "dm_live_whole", "dm_live_part"
 FALLBACK_SECONDS = 30.0
 LATER = 1e12
+KILLED = """
+[storage]
+path = "{path}"
+[webhooks]
+allow_networks = ["127.0.0.0/8"]
+allow_http = true
+[[accounts]]
+id = "acct_a"
+tier = "enterprise"
+[[accounts.keys]]
+id = "key_a"
+sha256 = "{sha256}"
+scopes = ["subscribe", "publish", "webhooks"]
+"""
 FAILED = letters.Tried(500, "status", 1, 0.0)
 
 
@@ -250,3 +269,39 @@ async def test_a_refusal_of_the_disk_is_a_refusal_for_a_subscriber_in_the_progra
                 lambda c: c.execute("CREATE TABLE x AS SELECT zeroblob(1000000)"), lambda _: None
             )
             gate.open()
+
+
+async def test_after_a_kill_what_was_told_to_be_acked_is_not_posted_and_all_else_is(tmp_path):
+    settings = tmp_path / "broker.toml"
+    settings.write_text(KILLED.format(path=tmp_path / "broker.db", sha256=hash_key(PROCESS_KEY)))
+    ids = [f"e{number}" for number in range(40)]
+    to_ack = ids[::2]
+    told = set()
+    async with receiving() as receiver:
+        with serving("--config", settings) as (process, url):
+            address = ("127.0.0.1", int(url.rpartition(":")[2]))
+            endpoint = {"url": receiver.url, "webhook_id": "wh", "mode": "fallback", "client_ids": ["agent"]}
+            body = json.dumps(endpoint | {"fallback_seconds": 2}).encode()
+            assert (await ask(address, "POST", "/v1/webhooks", body=body, key=PROCESS_KEY)).status == 200
+            async with connected(address, "inbox_ids=*&client_id=agent", key=PROCESS_KEY) as client:
+                await client.say(action="publish", request_id="p", events=[event(event_id[1:]) for event_id in ids])
+                await client.answer("p")
+                for event_id in to_ack:
+                    await client.say(action="ack", request_id=event_id, event_ids=[event_id])
+                while len(told) < len(to_ack) // 2:
+                    frame = await client.next()
+                    if frame.get("request_id") in to_ack and not frame["result"]["claimed"]:
+                        told.add(frame["request_id"])
+                process.kill()
+                process.wait()
+        with serving("--config", settings) as (_, url):
+            address = ("127.0.0.1", int(url.rpartition(":")[2]))
+            with trio.fail_after(60):
+                while not set(ids) - set(to_ack) <= set(receiver.ids):
+                    await receiver.received(len(receiver.requests) + 1)
+            query = "/v1/webhooks/wh/deliveries?limit=100"
+            deliveries = (await ask(address, "GET", query, key=PROCESS_KEY)).result["deliveries"]
+    states = {delivery["event_id"]: delivery["state"] for delivery in deliveries}
+    assert states.keys() == set(ids)
+    assert {states[event_id] for event_id in told} == {"acked"}
+    assert not told & set(receiver.ids)
