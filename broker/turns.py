@@ -83,7 +83,8 @@ class Turns:
         """What is to be done later, likewise."""
         self._added = trio.Event()
         self._clock = _Clock()
-        self._full_seconds = float("inf")
+        self._running = False
+        """Whether somebody sees to those who wait; else nobody does: there is room, and later is now."""
         self._outside = _Waiting()
         self._came = trio.Event()
 
@@ -103,15 +104,18 @@ class Turns:
 
     def later(self, who: Who, act: Callable[[], None]) -> None:
         """Do this when it is its turn, by a task of `run`; it must not raise."""
-        self._acts.setdefault(who, deque()).append(act)
-        self._added.set()
+        if self._running:
+            self._acts.setdefault(who, deque()).append(act)
+            self._added.set()
+        else:
+            act()
 
     # --- as many as there is room for
 
     @property
     def full(self) -> bool:
         """Whether so much was done in this turn of the loop that whoever wants to begin is to wait for another."""
-        return perf_counter() - self._clock.began > self._full_seconds
+        return self._running and perf_counter() - self._clock.began > FULL_SECONDS
 
     async def come_in(self, who: Who) -> None:
         """Go on at once if this turn of the loop has room for that, else in one that has."""
@@ -122,16 +126,20 @@ class Turns:
     # --- who sees to it
 
     async def run(self) -> None:
-        """Do what is to be done later, and let in who waits outside, for ever."""
+        """Do what is to be done later, and let in who waits outside, for ever; at the end, all at once."""
         trio.lowlevel.add_instrument(self._clock)
-        self._full_seconds = FULL_SECONDS
+        self._running = True
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._act)
                 nursery.start_soon(self._let_in)
         finally:
-            self._full_seconds = float("inf")
+            self._running = False
             trio.lowlevel.remove_instrument(self._clock)
+            while self._outside.let_one_go():
+                pass
+            while self._acts:
+                self._do_one()
 
     async def _act(self) -> None:
         while True:
@@ -139,10 +147,13 @@ class Turns:
             self._added = trio.Event()
             while self._acts:
                 await self.take(self)
-                who, acts = self._acts.popitem(last=False)
-                acts.popleft()()
-                if acts:
-                    self._acts[who] = acts
+                self._do_one()
+
+    def _do_one(self) -> None:
+        who, acts = self._acts.popitem(last=False)
+        acts.popleft()()
+        if acts:
+            self._acts[who] = acts
 
     async def _let_in(self) -> None:
         """Let in as many in each turn of the loop as it bears: it is known by how long the last one was."""

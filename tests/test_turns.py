@@ -125,6 +125,7 @@ async def test_what_is_to_be_done_later_is_done_one_thing_between_two_looks_at_t
     trio.lowlevel.add_instrument(rounds)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
         for who in ["crowd"] * 20 + ["one", "two"]:
             turns.later(who, partial(act, who))
         assert done == []
@@ -148,6 +149,7 @@ async def test_those_who_take_turns_and_what_is_done_later_do_not_hold_each_othe
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
         async with trio.open_nursery() as crowd:
             for _ in range(50):
                 crowd.start_soon(go, "crowd")
@@ -220,6 +222,28 @@ async def test_where_there_is_room_nobody_waits_at_all(clock):
         await trio.lowlevel.checkpoint()
         assert not turns.full
         nursery.cancel_scope.cancel()
+
+
+async def test_at_the_end_whoever_waits_goes_on_and_what_was_to_be_done_later_is_done(monkeypatch):
+    turns, done = Turns(), []
+    monkeypatch.setattr("broker.turns.FULL_SECONDS", -1)
+
+    async def wait() -> None:
+        await turns.come_in("one")
+        done.append("in")
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery, trio.open_nursery() as running:
+            running.start_soon(turns.run)
+            await wait_all_tasks_blocked()
+            for _ in range(100):
+                nursery.start_soon(wait)
+                turns.later("one", partial(done.append, "later"))
+            await trio.lowlevel.checkpoint()
+            running.cancel_scope.cancel()
+    assert Counter(done) == {"in": 100, "later": 100}
+    turns.later("one", partial(done.append, "now"))
+    assert done[-1] == "now"
 
 
 async def test_without_anybody_who_lets_in_there_is_always_room(clock):

@@ -145,7 +145,7 @@ async def test_what_is_to_be_written_to_many_at_once_is_written_as_turns_have_ro
             await open_one(stack, served)
         await until(lambda: len(served.broker.connections) == CLIENTS)
         await blocked()
-        served.broker.turns._full_seconds = -1
+        monkeypatch.setattr("broker.turns.FULL_SECONDS", -1)
         real, calls = pkgutil.resolve_name(done), []
 
         def noted(*args):
@@ -173,7 +173,7 @@ async def test_what_many_send_at_once_is_obeyed_as_turns_have_room_and_nothing_i
     async with serving() as served, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(served.address, key=ALICE)) for _ in range(CLIENTS)]
         await blocked()
-        served.broker.turns._full_seconds = -1
+        monkeypatch.setattr("broker.turns.FULL_SECONDS", -1)
         growth = Growth(received)
         trio.lowlevel.add_instrument(growth)
         for client in clients:
