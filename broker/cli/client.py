@@ -20,12 +20,14 @@ from ..errors import BrokerError, CloseCode, first_of
 
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 1.0
+FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
-"""Between two tries: short enough that nothing falls out of a five-minute window."""
+"""Between two tries: shorter than a library's, for a person looks on."""
 RESEND_SECONDS: Final = 0.1
 MAX_MESSAGE_BYTES: Final = 16_777_216
-_TRY_AGAIN: Final = frozenset({429, 500, 502, 503, 504})
-_NO_WAY_BACK: Final = frozenset(int(code) for code in CloseCode if not code.come_back)
+STAY_AWAY_STATUSES: Final = frozenset({400, 401, 403, 404, 426})
+"""After these a try is of no use, here as in every client library (clients/README.md)."""
+STAY_AWAY_CODES: Final = frozenset(int(code) for code in CloseCode if not code.come_back)
 
 Say = Callable[[str], None]
 
@@ -78,14 +80,16 @@ class _Progress(Struct):
         self.failures = 0
         after = frame.get("to") if frame.get("type") == "replay.gap" else frame.get("cursor")
         self.cursor = after or self.cursor
-        self.pause_ms = frame.get("reconnect_after_ms", 0)
+        self.pause_ms = frame.get("reconnect_after_ms", self.pause_ms)
 
-    def seconds_to_wait(self) -> float:
-        if self.pause_ms:
-            return self.pause_ms / 1000
+    def seconds_to_wait(self, asked_seconds: float = 0.0) -> float:
+        """Return a random time, up to twice as long after each failure, and at least what is asked for."""
         self.failures += 1
-        longest = min(LONGEST_PAUSE_SECONDS, 0.1 * 2.0**self.failures)
-        return random.uniform(longest / 2, longest)
+        pause_ms, self.pause_ms = self.pause_ms, 0
+        if pause_ms:
+            return pause_ms / 1000
+        longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, 30))
+        return asked_seconds + random.uniform(0, longest)
 
 
 class Stream:
@@ -150,7 +154,7 @@ async def _keep_open(
         except LostError as lost:
             if not retry:
                 raise
-            seconds = lost.pause_seconds or progress.seconds_to_wait()
+            seconds = progress.seconds_to_wait(lost.pause_seconds or 0.0)
             say(f"{lost}; the next try is in {seconds:.1f} s")
             await trio.sleep(seconds)
 
@@ -165,7 +169,7 @@ def _as_broker_errors(url: str) -> Iterator[None]:
     except trio_websocket.ConnectionClosed as closed:
         code = None if closed.reason is None else closed.reason.code
         why = (closed.reason and closed.reason.reason) or "the connection was lost"
-        if code in _NO_WAY_BACK:
+        if code in STAY_AWAY_CODES:
             raise RefusedError(int(code or 0), why) from None
         raise LostError(why if code is None else f"{code}: {why}") from None
     except (trio_websocket.ConnectionTimeout, trio.TooSlowError):
@@ -270,7 +274,7 @@ def _refusal(rejected: trio_websocket.ConnectionRejected) -> RefusedError | Lost
         message = str(json.loads(rejected.body or b"")["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = "the server there will not open a stream; is it a broker?"
-    if status not in _TRY_AGAIN:
+    if status in STAY_AWAY_STATUSES:
         return RefusedError(status, message)
     after = dict(rejected.headers or ()).get(b"retry-after", b"")
     return LostError(f"{status}: {message}", float(after) if after.isdigit() else None)

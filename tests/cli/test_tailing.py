@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -11,8 +12,10 @@ from contextlib import suppress
 
 import pytest
 from click.testing import CliRunner
+from daimon_email import ending
 from processes import COMMAND, GUARD_SECONDS, KEY, process, serving
 
+from broker.cli import client
 from broker.cli.cli import main
 from broker.keys import hash_key
 
@@ -93,7 +96,12 @@ def test_at_the_connection_limit_it_says_so_and_waits_as_long_as_it_is_told(url)
             tailing.stderr.readline()
             said = tailing.stderr.readline()
     assert "429" in said
-    assert "the next try is in 5.0 s" in said
+    assert re.search(r"the next try is in 5\.[012] s", said)
+
+
+def test_it_comes_back_after_the_same_endings_as_the_client_library():
+    assert client.STAY_AWAY_CODES == ending.STAY_AWAY_CODES
+    assert client.STAY_AWAY_STATUSES == ending.STAY_AWAY_STATUSES
 
 
 def test_what_is_no_broker_is_said_to_be_none():

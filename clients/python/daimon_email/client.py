@@ -17,7 +17,7 @@ from .acknowledging import Acknowledging
 from .calls import COMMAND_SECONDS, Calls, Once
 from .commands import Commands
 from .connection import Connection, EndedError, open_connection
-from .ending import BackOff, Ending, closed
+from .ending import BackOff, Ending, not_opened
 from .errors import CommandError, ConnectionEndedError, DaimonError, TimedOutError
 from .events import Event, Fields
 from .handling import Handlers, Order, Queue, handling, inside
@@ -335,7 +335,7 @@ class DaimonWebSocket(Calls):
             return await given if isinstance(given, Awaitable) else given
         except Exception as error:
             self._notices.report("token", error)
-            raise EndedError(closed(None, f"there is no token: {error!r}")) from error
+            raise EndedError(not_opened(f"there is no token: {error!r}")) from error
 
     async def _serve(self, connection: Connection) -> None:
         patience = self._incoming.heartbeat_seconds + GRACE_SECONDS

@@ -19,7 +19,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from .ending import Ending, closed, refused
+from .ending import Ending, closed, not_opened, refused
 from .opening import Target, default_trust
 
 OPEN_SECONDS: Final = 20.0
@@ -144,11 +144,11 @@ async def open_connection(url: str, target: Target, credential: str, agent: str,
             await _shake_hands(stream, protocol, credential, agent)
             return Connection(stream, protocol)
     except TimeoutError:
-        ending = closed(None, "no answer in time")
+        ending = not_opened(f"{target.host}:{target.port} did not answer in time")
     except EndedError as ended:
         ending = ended.ending
     except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-        ending = closed(None, f"{target.host}:{target.port} cannot be reached: {_words(error)}")
+        ending = not_opened(f"{target.host}:{target.port} cannot be reached: {_words(error)}")
     except BaseException:
         if stream is not None:
             await anyio.aclose_forcefully(stream)
@@ -159,10 +159,11 @@ async def open_connection(url: str, target: Target, credential: str, agent: str,
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.__cause__.verify_message}"
-    if isinstance(error.__cause__, ssl.SSLError):
-        return f"no TLS there: {error.__cause__.reason}"
+    cause = error if isinstance(error, ssl.SSLError) else error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"no TLS is spoken there: {cause.reason}"
     return str(error) or ("it hung up" if isinstance(error, anyio.EndOfStream) else "the connection broke")
 
 
@@ -191,7 +192,7 @@ async def _shake_hands(stream: ByteStream, protocol: ClientProtocol, credential:
     if isinstance(error, InvalidStatus):
         raise EndedError(_refusal(error.response))
     if isinstance(error, InvalidHandshake) or error is not None:
-        raise EndedError(closed(None, f"the other side is no broker: {error}"))
+        raise EndedError(not_opened(f"the other side is no broker: {error}"))
 
 
 def _refusal(response: Response) -> Ending:

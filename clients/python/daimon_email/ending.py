@@ -47,6 +47,11 @@ def closed(code: int | None, reason: str = "", wait_seconds: float = 0.0) -> End
     return Ending(f"{said} ({reason})" if reason and reason != said else said, code, wait_seconds=wait_seconds)
 
 
+def not_opened(why: str) -> Ending:
+    """Return the end of an opening that came to nothing."""
+    return Ending(why, 1006)
+
+
 def refused(status: int, code: str | None, message: str | None, retry_after: str | None, now: float) -> Ending:
     """Return the end of an opening that was refused; ``now`` is seconds since 1970."""
     said = f"refused with {status}: {message or code or 'no reason given'}"

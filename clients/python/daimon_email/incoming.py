@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from .commands import Commands
 from .connection import EndedError
-from .ending import closed
+from .ending import not_opened
 from .errors import CommandError
 from .events import Event, Gap
 from .handling import Queue
@@ -83,7 +83,7 @@ class Incoming:
                 raise ValueError(ready["type"])
             cursor = ready["cursor"]
         except (ValueError, KeyError, TypeError):
-            raise EndedError(closed(None, "the other side is no broker")) from None
+            raise EndedError(not_opened("the other side is no broker")) from None
         self._ready = ready
         if self._place.received is None:
             self._moved(cursor)

@@ -2,7 +2,11 @@
 
 import anyio
 import pytest
+from certificates import Authority
 from daimon_email import CommandError, ConnectionEndedError, DaimonWebSocket
+from processes import KEY, serving
+
+from broker.keys import hash_key
 
 
 def client_of(broker, **options):
@@ -494,3 +498,41 @@ def test_a_wait_goes_on_over_a_lost_connection(local_broker, run):
         return found[0].message.subject
 
     assert run(main) == "second"
+
+
+# --- TLS
+
+
+@pytest.fixture
+def behind_tls(tmp_path):
+    """A broker that speaks TLS, in a process of its own: its URL, and the trust that its authority deserves."""
+    authority = Authority(tmp_path)
+    server = authority.sign()
+    config = tmp_path / "broker.toml"
+    config.write_text(
+        f"[server]\ntls_certificate = '{server.tls_certificate}'\ntls_key = '{server.tls_key}'\n"
+        f"[[accounts]]\nid = 'acct'\n[[accounts.keys]]\nid = 'key'\nsha256 = '{hash_key(KEY)}'\n"
+    )
+    with serving("--config", config) as (_, url):
+        yield url.replace("127.0.0.1", "localhost"), authority.trust()
+
+
+def test_a_broker_with_tls_is_trusted_if_its_authority_is(behind_tls, run):
+    url, trust = behind_tls
+
+    async def main():
+        async with DaimonWebSocket(KEY, url=url, trust=trust) as client:
+            return (await client.ping()).server_time is not None
+
+    assert run(main)
+
+
+def test_a_certificate_that_is_not_trusted_is_said_to_be_so(behind_tls, run):
+    url, _ = behind_tls
+
+    async def main():
+        with pytest.raises(ConnectionEndedError) as caught:
+            await DaimonWebSocket(KEY, url=url, auto_reconnect=False).connect()
+        return caught.value.message
+
+    assert "its certificate is not trusted" in run(main)
