@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import trio
 
 from .expecting import Changes
-from .wire import PONG, Frames, WireFrame
+from .wire import CLOSE, PONG, Frames, WireFrame
 
 READ_BYTES: Final = 65_536
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
@@ -68,6 +68,8 @@ class Link:
         """What was handed on to the client, whole."""
         self.told_at = 0.0
         """When the client was sent something last."""
+        self.goodbye: int | None = None
+        """The code of the client's Close; 1005 for none in it."""
         self.pongs = 0
         self.swallows = False
         self._stream = stream
@@ -192,6 +194,8 @@ class Proxy:
         while data := bytes(await link._stream.receive_some(READ_BYTES)):
             for frame in frames.feed(data):
                 link.pongs += frame.opcode == PONG
+                if frame.opcode == CLOSE:
+                    link.goodbye = int.from_bytes(frame.payload[:2]) or 1005
                 if frame.said:
                     link.from_client.append(frame.said)
             self.changes.happened()

@@ -146,6 +146,42 @@ async def acked(stage: Stage) -> None:
 
 
 @scene()
+async def failed_not_acked(stage: Stage) -> None:
+    """An event whose handler failed is not acknowledged: after a restart with a `client_id` and no store it comes."""
+    driver = await stage.connected(client_id="agent", ack="auto")
+    await driver.handle(fail=True, event_id="evt_2")
+    await stage.publish(1, 2, 3)
+    await driver.until("handled", event_id="evt_3")
+    await driver.close()
+    again = await stage.connected(client_id="agent", ack="auto")
+    await stage.publish(4)
+    await again.until("handled", event_id="evt_4")
+    await again.close()
+    require(f"the program that was started again gets what had failed: {again.events}", again.events[0] == "evt_2")
+
+
+@scene()
+async def closing(stage: Stage) -> None:
+    """Closed while a handler runs: that one ends and is acknowledged, no other begins, and goodbye is said."""
+    driver = await stage.connected(client_id="agent", ack="auto")
+    await driver.handle(milliseconds=500)
+    await stage.publish(1, 2)
+    await driver.until("event")
+    await driver.close()
+    expect("events", driver.events, ["evt_1"])
+    expect("events that were handled", [item["event_id"] for item in driver.on("handled")], ["evt_1"])
+    link = stage.proxy.links[0]
+    require("what was handled is acknowledged", link.heard(action="ack"))
+    await stage.changes.until("a goodbye of the client", lambda: link.goodbye)
+    expect("the client's goodbye", link.goodbye, 1000)
+    again = await stage.connected(client_id="agent", ack="auto")
+    await stage.publish(3)
+    await again.until("handled", event_id="evt_3")
+    await again.close()
+    expect("events of the program that was started again", again.events, ["evt_2", "evt_3"])
+
+
+@scene()
 async def once(stage: Stage) -> None:
     """Two drivers answer the same event in words of their own: one effect."""
     drivers = [await stage.connected(client_id=f"agent_{number}") for number in (1, 2)]

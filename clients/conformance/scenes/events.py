@@ -128,6 +128,29 @@ async def slow_handler(stage: Stage) -> None:
 
 
 @scene()
+async def full_queue(stage: Stage) -> None:
+    """A flood before a slow handler: 8 MiB are read and no more, until its command needs an answer; all of it comes."""
+    count = 120
+    driver = await stage.connected()
+    await driver.handle(event_id="evt_1", command={"action": "ping", "params": {}})
+    await driver.tell("pause")
+    await driver.command("c1", "ping")  # it is through when the pause has begun
+    await driver.until("answer", id="c1")
+    for number in range(1, count + 1):
+        await stage.publish(number, body="x" * 250_000)
+    came = stage.proxy.links[0].to_client
+    await stage.changes.until("8 MiB are read", lambda: len(came) > 33)
+    await stage.changes.never("it reads on and on", lambda: len(came) > count * 3 // 4, 1.0)
+    await driver.tell("resume")
+    answer = await driver.until("answer", id="evt_1")
+    require(f"the command of a handler has its answer: {answer}", "result" in answer)
+    await driver.until("handled", count, seconds=20)
+    await driver.close()
+    expect("events", driver.events, [f"evt_{number}" for number in range(1, count + 1)])
+    expect("gaps", driver.on("gap"), [])
+
+
+@scene()
 async def pause(stage: Stage) -> None:
     """Paused, nothing is handed on; resumed, everything is, in order."""
     driver = await stage.connected()

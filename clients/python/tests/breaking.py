@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import anyio
+import anyio.lowlevel
 import daimon_email.client
+from daimon_email.acknowledging import Acknowledging
 from daimon_email.client import DaimonWebSocket
 from daimon_email.commands import Commands
 from daimon_email.connection import Connection, EndedError
 from daimon_email.ending import BackOff, Ending
 from daimon_email.events import Event
-from daimon_email.handling import Handlers, Queue
+from daimon_email.handling import MAX_QUEUE_BYTES, Handlers, Queue
 from daimon_email.keeping import FileStore
 from daimon_email.place import Place, Seen
 from standardwebhooks.webhooks import Webhook
@@ -274,3 +276,31 @@ def follows_what_it_followed_first():
 @fault({"command-times-out": "how often it was sent"})
 def sends_again_what_has_timed_out():
     Commands.drop = lambda commands, request_id: None
+
+
+@fault({"full-queue": "it reads on and on"})
+def queues_without_end():
+    Queue.is_full = False
+
+
+@fault({"full-queue": '"evt_1"'})
+def reads_no_answers_when_its_queue_is_full():
+    Queue.is_full = property(lambda queue: queue._bytes > MAX_QUEUE_BYTES)
+
+
+@fault({"failed-not-acked": "what had failed: ['evt_4']"})
+def acknowledges_what_failed():
+    def dealt_with(before, place, event, now, *, failed, window_seconds):
+        before(place, event, now, failed=False, window_seconds=window_seconds)
+
+    wrap(Place, "dealt_with", dealt_with)
+
+
+@fault({"closing": "goodbye"})
+def leaves_without_a_word():
+    wrap(Connection, "aclose", lambda before, connection, lost=False: before(connection, lost=True))
+
+
+@fault({"closing": "acknowledged"})
+def does_not_acknowledge_when_it_closes():
+    wrap(Acknowledging, "acknowledge", lambda before, acknowledging, *args: anyio.lowlevel.checkpoint())
