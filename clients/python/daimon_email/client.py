@@ -332,7 +332,10 @@ class DaimonWebSocket(Calls):
         assert self._token is not None
         try:
             given = self._token()
-            return await given if isinstance(given, Awaitable) else given
+            token = await given if isinstance(given, Awaitable) else given
+            if not (isinstance(token, str) and token):
+                raise ValueError(f"token: {token!r} is none")
+            return token
         except Exception as error:
             self._notices.report("token", error)
             raise EndedError(not_opened(f"there is no token: {error!r}")) from error
