@@ -82,6 +82,23 @@ class Life:
     ``count`` is told of each command that is answered, as `Session` is.
     """
 
+    __slots__ = (
+        "_account",
+        "_carrier",
+        "_changed",
+        "_opening",
+        "_past",
+        "_slot",
+        "_turns",
+        "_watch",
+        "account_id",
+        "ending",
+        "feeding",
+        "id",
+        "session",
+        "state",
+    )
+
     def __init__(
         self,
         broker: Broker,

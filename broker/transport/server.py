@@ -93,20 +93,23 @@ class _Server:
             client.who = (client.remote,)
             if not await self._secured(client):
                 return
-            taken: tuple[Handover, bytes] | None
-            answer, refused = partial(self._answer, client), partial(self._refused_head, client)
-            taken = await serve_http(client, answer, self._http_limits, self._exchanges, refused)
+            taken = await self._serve_http(client)
             if taken is None:
                 await client.aclose()
             else:
                 handover, early = taken
                 client.put_back(early)
-                del taken, early  # for as long as the connection lives
-                await self._connect(client, handover)
+                connected = self._connect(client, handover)
+                del taken, handover, early  # for as long as the connection lives
+                await connected
         except Exception:
             logger.exception("a client's connection failed")
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def _serve_http(self, client: ClientStream) -> tuple[Handover, bytes] | None:
+        answer, refused = partial(self._answer, client), partial(self._refused_head, client)
+        return await serve_http(client, answer, self._http_limits, self._exchanges, refused)
 
     async def _secured(self, client: ClientStream) -> bool:
         """Shake hands with a client from the network if there is a certificate; return whether it is to be served."""
@@ -143,11 +146,13 @@ class _Server:
             logger.info(line)
 
     async def _connect(self, stream: ClientStream, handover: Handover) -> None:
-        admitted = handover.admitted
+        admitted, make = handover.admitted, handover.connection
+        del handover  # for as long as the connection lives
         try:
             key, remote = admitted.key, admitted.remote
             stream.who = key.account_id
-            connection = handover.connection(self.broker, stream, admitted)
+            connection = make(self.broker, stream, admitted)
+            del make
             with self.broker.keyring.watch(key, remote, connection.change_key) as watch:
                 client_id = admitted.opening.client_id
                 opened = OpenConnection(connection.id, key, client_id, remote, connection.transport, connection)
