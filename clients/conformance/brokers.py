@@ -80,7 +80,15 @@ class Brokers:
 
     def revoke(self) -> None:
         """Take all keys away."""
-        self.broker.reload(msgspec.structs.replace(self.config, accounts=(AccountConfig(id=ACCOUNT),)))
+        self._reload()
+
+    def narrow(self, inbox_id: str) -> None:
+        """Let `KEY` reach this inbox alone."""
+        self._reload(KeyConfig(id="key_all", sha256=keys.hash_key(KEY), inbox_ids=(inbox_id,)))
+
+    def _reload(self, *made: KeyConfig) -> None:
+        account = AccountConfig(id=ACCOUNT, tier="developer", keys=made)
+        self.broker.reload(msgspec.structs.replace(self.config, accounts=(account,)))
 
 
 def mail(number: int, inbox_id: str = INBOX, **message: Any) -> dict[str, Any]:

@@ -151,6 +151,33 @@ async def gap(stage: Stage) -> None:
     expect("events", driver.events, ["evt_1", *(f"evt_{number}" for number in range(9, 15))])
 
 
+@scene(replay=ReplayConfig(max_events_per_account=10))
+async def gap_while_paused(stage: Stage) -> None:
+    """A client that read nothing for longer than the window: gaps are told before what comes after them, and add up."""
+    driver = await stage.connected()
+    await driver.tell("pause")
+    await driver.command("c1", "ping")  # it is through when the pause has begun
+    await driver.until("answer", id="c1")
+    count = 140
+    for number in range(1, count + 1):
+        await stage.publish(number, body="x" * 250_000)
+    await driver.tell("resume")
+    await driver.until("handled", event_id=f"evt_{count}", seconds=20)
+    await driver.close()
+    told, last = 0, 0
+    for item in driver.trace:
+        if item["on"] == "event":
+            last, seen = int(item["event_id"].removeprefix("evt_")), last
+            require(f"evt_{last} came after evt_{seen}", last > seen)
+            missing = last - len(driver.events[: driver.events.index(item["event_id"]) + 1])
+            require(f"{missing} were missing before evt_{last}, {told} in gaps", missing <= told)
+        elif item["on"] == "gap":
+            told += item["count"]
+    expect("missing, by the gaps that were told", told, count - len(driver.events))
+    require("there was a gap", driver.on("gap"))
+    expect("connections", len(stage.proxy.links), 1)
+
+
 @scene()
 async def forgotten(stage: Stage) -> None:
     """A broker that has forgotten the cursor: a gap without a count is told once, and what it has comes."""
@@ -205,6 +232,45 @@ async def subscriptions(stage: Stage) -> None:
     await driver.until("handled", event_id="evt_8")
     await driver.close()
     expect("events", driver.events, ["evt_1", "evt_3", "evt_5", "evt_7", "evt_8"])
+
+
+@scene()
+async def subscribe_answer_lost(stage: Stage) -> None:
+    """A subscribe whose answer was lost takes effect, is answered, and lasts."""
+
+    def rule(link: Link, frame: WireFrame) -> bytes | Cut:
+        return Cut() if link.number == 1 and frame.said.get("action") == "subscribe" else frame.wire
+
+    stage.proxy.rule = rule
+    driver = await stage.connected(inbox_ids=[INBOX])
+    await driver.tell("subscribe", id="s", inbox_ids=[OTHER_INBOX])
+    answer = await driver.until("answer", id="s")
+    expect("the answer", answer.get("result", {}).get("inbox_ids"), [INBOX, OTHER_INBOX])
+    await stage.publish(1, inbox_id=OTHER_INBOX)
+    await driver.until("handled", event_id="evt_1")
+    stage.proxy.links[1].cut()
+    await stage.publish(2, inbox_id=OTHER_INBOX)
+    await stage.publish(3)
+    await driver.until("handled", event_id="evt_3")
+    await driver.close()
+    expect("events", driver.events, ["evt_1", "evt_2", "evt_3"])
+
+
+@scene()
+async def narrowed(stage: Stage) -> None:
+    """Its key reaches less now: after a reconnect it follows what is left, instead of being refused for the rest."""
+    driver = await stage.connected(inbox_ids=[INBOX, OTHER_INBOX])
+    stage.brokers.narrow(INBOX)
+    link = stage.proxy.links[0]
+    await stage.changes.until("a connection.updated", lambda: link.told(type="connection.updated"))
+    await stage.publish(1)
+    await driver.until("handled", event_id="evt_1")
+    link.cut()
+    await stage.publish(2)
+    await driver.until("connected", 2)
+    await driver.until("handled", event_id="evt_2")
+    await driver.close()
+    expect("events", driver.events, ["evt_1", "evt_2"])
 
 
 @scene()

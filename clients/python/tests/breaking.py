@@ -18,6 +18,7 @@ from daimon_email.events import Event
 from daimon_email.handling import MAX_QUEUE_BYTES, Handlers, Queue
 from daimon_email.keeping import FileStore
 from daimon_email.place import Place, Seen
+from daimon_email.selection import Selection
 from standardwebhooks.webhooks import Webhook
 
 
@@ -123,7 +124,7 @@ def does_not_wait_as_it_is_asked_to():
     wrap(BackOff, "next", lambda before, self, ending, chance: before(self, replace(ending, wait_seconds=0.0), chance))
 
 
-@fault({"gap": "gaps: []", "forgotten": "gaps: []"})
+@fault({"gap": "gaps: []", "gap-while-paused": "in gaps", "forgotten": "gaps: []"})
 def tells_no_gap():
     async def tell(before, handlers, name, *args):
         if name != "gap":
@@ -194,7 +195,14 @@ def sends_again_by_another_id():
     wrap(Commands, "answer", answer)
 
 
-@fault({"answer-after-reconnect": '"c1"', "command-before-open": '"c1"', "wait-for": '"lost"'})
+@fault(
+    {
+        "answer-after-reconnect": '"c1"',
+        "subscribe-answer-lost": '"s"',
+        "command-before-open": '"c1"',
+        "wait-for": '"lost"',
+    }
+)
 def sends_nothing_again():
     Commands.unanswered = lambda commands: []
 
@@ -304,3 +312,8 @@ def leaves_without_a_word():
 @fault({"closing": "acknowledged"})
 def does_not_acknowledge_when_it_closes():
     wrap(Acknowledging, "acknowledge", lambda before, acknowledging, *args: anyio.lowlevel.checkpoint())
+
+
+@fault({"narrowed": "connected"})
+def asks_for_what_it_reaches_no_longer():
+    Selection.narrow = lambda selection, names: None
