@@ -22,7 +22,7 @@ from .commands.forward import forwarder
 from .commands.remembered import Outcome
 from .commands.requests import check_command
 from .config import CalloutConfig, Config, check_config
-from .disk import Disk, open_disk
+from .disk import Disk, open_disk, require_storage
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
 from .expiry import expire_and_forget
 from .fanout.acknowledged import Acknowledged
@@ -47,20 +47,21 @@ from .protocol.decoding import decode_command
 from .protocol.messages import Command, NewEvent, Published, encode, format_time
 from .protocol.names import ACKED, ALL_INBOXES, check_identifier, check_list, check_since
 from .protocol.selection import TypeFilter
+from .queues.asked import is_work
+from .queues.queues import make_queues
+from .queues.working import do_at_once
 from .schedule import Schedule
 from .tracing import Tracing
 from .turns import Turns
 from .version import __version__
 from .waiting.asked import MAX_HTTP_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, NOW, check_wait
 from .waiting.waits import Found, Waited, Waits
-from .webhooks.webhooks import make_webhooks, require_storage
+from .webhooks.webhooks import make_webhooks
 
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers")
 AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
-
 AWAY_RETRY_MS: Final = 1_000
-
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 
 
@@ -108,6 +109,9 @@ class Broker:
         self.webhooks = (
             make_webhooks(config, disk.outbox, self.keyring, self._announce, self.draining) if disk else None
         )
+        self.queues = make_queues(config, disk.backlog, self.keyring, self.schedule, self._announce) if disk else None
+        if self.queues is not None:
+            self.commands.is_current = self.queues.giving.is_current
         self.waits = Waits(self._subscribers)
         self.intake = Intake(
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
@@ -231,9 +235,12 @@ class Broker:
         """Wait for one event, for who has no connection. Raises `RequestError`."""
         asked = check_wait(key, command, "", self.config.limits, most_seconds)
         self.require_ready()
-        judge = (lambda: key) if key.is_library else partial(self.keyring.confirm, key)
         async with self.hold(str(key.account_id)) as account:
-            return await self.waits.wait(account, asked.selection, asked.params, judge)
+            return await self.waits.wait(account, asked.selection, asked.params, partial(self._judge, key))
+
+    def _judge(self, key: Key) -> Key:
+        """Return what a key reaches in this step. Raises `RequestError` if it is gone."""
+        return key if key.is_library else self.keyring.confirm(key)
 
     def hold(self, account_id: str) -> "Hold":
         """Return what keeps an account's log and listeners in this process, as an async context manager."""
@@ -332,12 +339,13 @@ class Broker:
         if command.action not in BUILT_IN_ACTIONS:
             command = await self.commands.prove(key, command)
         self.require_open()
-        if not key.is_library:
-            key = self.keyring.confirm(key)
+        key = self._judge(key)
         if command.action == "ping":
             return Outcome(encode({"server_time": format_time(datetime.now(UTC))}))
         if command.action == "wait_for":
             return Outcome(encode(await self._wait(key, command, MAX_HTTP_TIMEOUT_SECONDS)))
+        if is_work(command):
+            return Outcome(encode(await do_at_once(self.queues, key, command, partial(self._judge, key))))
         if command.action in BUILT_IN_ACTIONS:
             raise RequestError("unknown_action", f"{command.action!r} is for the stream; events go to /v1/events")
         request = check_command(key, command, command.request_id or f"req_{secrets.token_hex(8)}", traceparent)
@@ -374,8 +382,9 @@ class Broker:
         self.config = msgspec.structs.replace(self.config, **taken)
         self.commands.reload(self.config)
         self.keyring.reload(access)
-        if self.webhooks is not None:
-            self.webhooks.reload(config.accounts)
+        for followed in (self.webhooks, self.queues):
+            if followed is not None:
+                followed.reload(config.accounts)
         return [name for name in config.__struct_fields__ if getattr(config, name) != getattr(self.config, name)]
 
     def start_draining(self) -> None:
@@ -405,15 +414,14 @@ class Broker:
             await nursery.start(self.keyring.run)
             if self.webhooks is not None:
                 await nursery.start(self.webhooks.run, self.config.accounts)
-            nursery.start_soon(self._keep_house)
+            if self.queues is not None:
+                await nursery.start(self.queues.run, self.config.accounts, self.draining)
+            nursery.start_soon(expire_and_forget, self._hub, self._buffers, self.commands, self.config.replay.seconds)
             nursery.start_soon(self._lag.run)
             task_status.started()
 
     def _announce(self, account_id: str, kind: str, payload: Mapping[str, Any]) -> None:
         self.intake.start_soon(self.intake.announce, account_id, kind, payload)
-
-    async def _keep_house(self) -> None:
-        await expire_and_forget(self._hub, self._buffers, self.commands, self.config.replay.seconds)
 
     def statistics(self) -> BrokerStatistics:
         """Return what the broker holds and has done."""
@@ -435,6 +443,7 @@ class Broker:
             self._disk.storage.statistics() if self._disk else None,
             self.past.statistics(),
             self.webhooks.statistics() if self.webhooks else None,
+            self.queues.statistics() if self.queues else None,
             self.draining.is_set(),
         )
 

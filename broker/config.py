@@ -38,6 +38,9 @@ WebhookSecret = Annotated[
 ]
 """`whsec_` and the base64 of 24 bytes or more, as Standard Webhooks has it; its padding there or not."""
 
+QueueOrder = Annotated[str, spelled(r"^(thread|inbox|none)$(?!\n)", "`thread`, `inbox` or `none`")]
+"""Of which events of a queue one is given at a time: those of a thread, of an inbox, or of none."""
+
 T = TypeVar("T")
 
 _ENVIRONMENT_PREFIX = "BROKER_"
@@ -211,13 +214,27 @@ class AccountWebhookConfig(_Section, frozen=True):
     order: Literal["none", "inbox"] = "none"
 
 
+class AccountQueueConfig(_Section, frozen=True):
+    """A queue that an account's workers take events from (PROTOCOL section 11). Left out: all inboxes, all types."""
+
+    id: Identifier
+    inbox_ids: Annotated[tuple[InboxId, ...], Meta(min_length=1)] | None = None
+    event_types: Annotated[tuple[TypePattern, ...], Meta(min_length=1)] | None = None
+    order: QueueOrder = "thread"
+    lease_seconds: Annotated[int, Meta(ge=1, le=3_600)] | Annotated[float, Meta(ge=1, le=3_600)] = 60
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
+    max_age_seconds: Annotated[int, Meta(ge=60, le=604_800)] | Annotated[float, Meta(ge=60, le=604_800)] = 259_200
+    dead_after: Literal["continue", "stop"] = "continue"
+
+
 class AccountConfig(_Section, frozen=True):
-    """An account: a tenant, with its keys and its webhooks."""
+    """An account: a tenant, with its keys, its webhooks and its queues."""
 
     id: Identifier
     tier: Tier = "developer"
     keys: tuple[KeyConfig, ...] = ()
     webhooks: Annotated[tuple[AccountWebhookConfig, ...], Meta(max_length=16)] = ()
+    queues: Annotated[tuple[AccountQueueConfig, ...], Meta(max_length=16)] = ()
 
 
 class OperatorConfig(_Section, frozen=True):
@@ -396,6 +413,8 @@ def _check_unique(config: Config, source: str) -> None:
     names += [f"key `{key.id}` of account `{account.id}`" for account, key in keys]
     webhooks = [(account, webhook) for account in config.accounts for webhook in account.webhooks]
     names += [f"webhook `{webhook.id}` of account `{account.id}`" for account, webhook in webhooks]
+    queues = [(account, queue) for account in config.accounts for queue in account.queues]
+    names += [f"queue `{queue.id}` of account `{account.id}`" for account, queue in queues]
     names += [f"operator `{operator.id}`" for operator in config.operators]
     for name, times in Counter(names).items():
         if times > 1:

@@ -9,18 +9,28 @@ import trio
 
 from .commands.keeping import KeptAnswers
 from .config import Config
+from .log.backlog import Backlog
 from .log.engines import Log
 from .log.engines.answers import ANSWERS
 from .log.engines.rows import EVENTS
 from .log.engines.sqlite import Beside, SqliteEngine
+from .log.jobs import JOBS
 from .log.letters import LETTERS
 from .log.outbox import Outbox
 from .log.positions import POSITIONS
 from .log.retention import ReplayBuffers
 from .log.storage import Storage, open_storage
+from .queues.queues import require_storage_for_queues
+from .webhooks.webhooks import require_storage as require_storage_for_webhooks
 
-ROOMS: Final = (EVENTS, ANSWERS, POSITIONS, LETTERS)
+ROOMS: Final = (EVENTS, ANSWERS, POSITIONS, LETTERS, JOBS)
 """Whose tables are in it. Each is there whether it is used or not."""
+
+
+def require_storage(config: Config, path: str | None) -> None:
+    """Raise `ConfigError` if a configuration needs a log on disk and there is none, which is at ``path``."""
+    require_storage_for_webhooks(config, path)
+    require_storage_for_queues(config, path)
 
 
 class Disk:
@@ -31,13 +41,14 @@ class Disk:
         self._clock = trio.lowlevel.current_clock().current_time
         self.storage = storage
         self.outbox = Outbox(storage)
+        self.backlog = Backlog(storage)
         self.answers = KeptAnswers(storage, self._clock, time.time)
 
     def engine(self, buffers: ReplayBuffers, log: Log) -> SqliteEngine:
         """Return the engine that fills a log from it, and keeps it there."""
         config = self._config
         engine = SqliteEngine(buffers, log, self.storage, config.storage, config.replay.seconds, self._clock, time.time)
-        engine.beside.append(Beside(self.outbox.add))
+        engine.beside += [Beside(self.outbox.add), Beside(self.backlog.add)]
         return engine
 
 

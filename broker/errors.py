@@ -28,6 +28,7 @@ HTTP_STATUS = {
     "timeout_reading": 408,
     "request_id_reused": 409,
     "conflict": 409,
+    "lease_lost": 409,
     "too_large": 413,
     "unsupported_media_type": 415,
     "upgrade_required": 426,

@@ -1,6 +1,19 @@
 """The table: all rows, by name."""
 
-from . import acknowledging, bodies, crowds, frames, older, outside, polling, strangers, subscribing, waiting, webhooks
+from . import (
+    acknowledging,
+    bodies,
+    crowds,
+    frames,
+    older,
+    outside,
+    polling,
+    queueing,
+    strangers,
+    subscribing,
+    waiting,
+    webhooks,
+)
 from .row import Row
 
 ROWS: dict[str, Row] = {
@@ -16,6 +29,7 @@ ROWS: dict[str, Row] = {
         polling,
         waiting,
         webhooks,
+        queueing,
         outside,
     )
     for row in module.ROWS

@@ -36,7 +36,9 @@ from .requests import CommandRequest
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN_ACTIONS: Final = frozenset({"subscribe", "unsubscribe", "publish", "ping", "ack", "hold", "wait_for"})
+BUILT_IN_ACTIONS: Final = frozenset(
+    {"subscribe", "unsubscribe", "publish", "ping", "ack", "hold", "lease", "nack", "wait_for"}
+)
 """The broker's own; every other action has a handler."""
 BUSY_RETRY_MS: Final = 1_000
 MAX_PROVING: Final = 4
@@ -155,6 +157,8 @@ class Commands:
         self._answered = Counter[tuple[str, ...]]()
         self.fallback: ActionHandler | None = None
         """Who does the actions that have no handler of their own."""
+        self.is_current: Callable[[str, str], bool] = _never
+        """Whether a lease of an account is current, by its id."""
 
     def register(self, action: str, function: HandlerFunction, *, seconds: float, leave: WhenClientLeaves) -> None:
         """Let ``function`` do an action. Its first parameter's annotation is what parameters must be.
@@ -313,6 +317,8 @@ class Commands:
     def _admit(self, lane: Lane, request: CommandRequest) -> tuple[ActionHandler, Any]:
         """Return who does a command, and its decoded parameters. Raises `RequestError`."""
         command, limits = request.command, self._config.commands
+        if request.lease_id is not None and not self.is_current(str(request.key.account_id), request.lease_id):
+            raise RequestError("lease_lost", "This lease is over: the event is another worker's - at `$.lease_id`")
         handler = self._handler_of(command.action)
         under_way = sum(run in self._doing for run in lane.waiting.values())
         if under_way >= limits.max_per_connection or lane.account.under_way >= limits.max_per_account:
@@ -373,6 +379,11 @@ class Commands:
     def statistics(self) -> CommandsStatistics:
         """Return what is under way, and what was done."""
         return CommandsStatistics(len(self._doing), len(self._accounts), dict(self._answered))
+
+
+def _never(account_id: str, lease_id: str) -> bool:
+    """Know no lease."""
+    return False
 
 
 def _too_many() -> RequestError:

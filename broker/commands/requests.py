@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ..access.keys import Key
 from ..errors import RequestError
-from ..protocol.decoding import decode_inbox_id, decode_once, decode_text, sound
+from ..protocol.decoding import decode_id, decode_inbox_id, decode_text, sound
 from ..protocol.messages import Command
 from ..protocol.names import check_traceparent
 
@@ -30,6 +30,8 @@ class CommandRequest(Struct, frozen=True):
     client_id: str = ""
     once: str | None = None
     """By this the command is done once in its inbox, whoever gives it and in whatever words (PROTOCOL section 4)."""
+    lease_id: str | None = None
+    """The lease that its client works by: where that is over, nothing is done (PROTOCOL section 11)."""
 
     @property
     def identity(self) -> tuple[str, str, str] | None:
@@ -80,11 +82,14 @@ def check_command(
             key.require_inbox(inbox_id, path)
     once = None
     if "once" in params:
-        once = decode_once(params.pop("once"), command.paths["once"])
+        once = decode_id(params.pop("once"), command.paths["once"])
         if once is not None and inbox_id is None:
             raise RequestError("invalid_params", "`once` needs the inbox that it is for - at `$.inbox_id`")
+    lease_id = None
+    if "lease_id" in params:
+        lease_id = decode_id(params.pop("lease_id"), command.paths["lease_id"])
     traceparent = trace_of(command, traceparent)
     if command.paths.get("traceparent") == _TRACE_PATH:
         del params["traceparent"]
     bare = msgspec.structs.replace(command, params=params)
-    return CommandRequest(bare, key, request_id, inbox_id, traceparent, client_id, once)
+    return CommandRequest(bare, key, request_id, inbox_id, traceparent, client_id, once, lease_id)

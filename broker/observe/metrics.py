@@ -13,9 +13,11 @@ from msgspec import Struct
 
 from ..config import Config
 from ..durations import BOUNDS, DurationsStatistics
+from ..log.jobs import STATES as JOB_STATES
 from ..log.letters import STATES
 from ..log.past import PastStatistics
 from ..log.storage import GROUP_SIZES, StorageStatistics
+from ..queues.queues import QueuesStatistics
 from ..version import __version__
 from ..webhooks.webhooks import WebhooksStatistics
 from .connections import Survey
@@ -70,6 +72,8 @@ class Collector:
             yield from _past(statistics.past)
         if statistics.webhooks is not None:
             yield from _webhooks(statistics.webhooks)
+        if statistics.queues is not None:
+            yield from _queues(statistics.queues)
 
 
 def _about(statistics: BrokerStatistics) -> Iterator["Metric"]:
@@ -164,6 +168,17 @@ def _past(past: PastStatistics) -> Iterator["Metric"]:
     yield _counter("older_reads_shared", "Answers that came to others who asked the same", past.shared)
     yield _counter("older_events", "Events that were read for subscribers", past.events)
     yield _gauge("older_reads_under_way", "Questions that have no answer yet", past.asking)
+
+
+def _queues(statistics: QueuesStatistics) -> Iterator["Metric"]:
+    yield _gauge("queues", "Queues", _by_one(statistics.queues), "status")
+    jobs: dict[str, float] = {state: statistics.jobs.get(state, 0) for state in JOB_STATES}
+    yield _gauge("queue_deliveries", "Events of queues", _by_one(jobs), "state")
+    yield _gauge("queue_oldest_waiting_seconds", "Since when the oldest waits", statistics.oldest_waiting_seconds)
+    yield _counter(
+        "queue_leases", "Events that workers were given, and what became", _by_one(statistics.leases), "outcome"
+    )
+    yield _gauge("queue_workers_waiting", "Workers that wait for events", statistics.waiters)
 
 
 def _webhooks(statistics: WebhooksStatistics) -> Iterator["Metric"]:

@@ -14,6 +14,7 @@ from ..fanout.hub import HubStatistics
 from ..log.past import PastStatistics
 from ..log.retention import ReplayStatistics
 from ..log.storage import StorageStatistics
+from ..queues.queues import QueuesStatistics
 from ..webhooks.webhooks import WebhooksStatistics
 from .connections import ConnectionsStatistics
 
@@ -45,6 +46,8 @@ class BrokerStatistics(Struct, frozen=True):
     past: PastStatistics | None
     """None: nothing is kept that memory has dropped."""
     webhooks: WebhooksStatistics | None
+    """Without a log on disk there are none."""
+    queues: QueuesStatistics | None
     """None: there is no log on disk."""
     draining: bool
     """Whether it refuses to publish and to open."""

@@ -80,10 +80,10 @@ def decode_inbox_id(raw: Raw, path: str) -> str | None:
     return inbox_id
 
 
-def decode_once(raw: Raw, path: str) -> str | None:
-    """Decode a `once`, or null. Raises `RequestError` with its path."""
-    once: str | None = decode_as(_decode_optional_id, raw, path)
-    return once
+def decode_id(raw: Raw, path: str) -> str | None:
+    """Decode a `once` or a `lease_id`, or null. Raises `RequestError` with its path."""
+    name: str | None = decode_as(_decode_optional_id, raw, path)
+    return name
 
 
 def _decode_nested(fields: dict[str, Raw]) -> dict[str, Raw]:
@@ -159,7 +159,7 @@ def _says_nothing(name: str, raw: Raw, command: Command) -> bool:
     """Whether a parameter is no part of a command's content: a trace, or what is lifted out and is not given."""
     if name == "traceparent":
         return command.paths[name] == "$.traceparent"
-    return name in ("inbox_id", "once") and bytes(raw) == b"null"
+    return name in ("inbox_id", "once", "lease_id") and bytes(raw) == b"null"
 
 
 def _check_params(command: Command, text: bytes) -> Steps[None]:

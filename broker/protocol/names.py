@@ -36,10 +36,15 @@ TypePattern = Annotated[
 
 Scope = Literal["subscribe", "command", "publish", "webhooks"]
 """What a key may do; `webhooks` is not among those it has unless that is said."""
-NameList = Literal["inbox_ids", "event_types", "event_ids"]
+NameList = Literal["inbox_ids", "event_types", "event_ids", "lease_ids"]
 """What a client gives as a list of names."""
 Tier = Literal["free", "developer", "growth", "enterprise"]
-_CALLED: Final[dict[NameList, str]] = {"inbox_ids": "inboxes", "event_types": "event types", "event_ids": "event ids"}
+_CALLED: Final[dict[NameList, str]] = {
+    "inbox_ids": "inboxes",
+    "event_types": "event types",
+    "event_ids": "event ids",
+    "lease_ids": "leases",
+}
 told("scopes", any_of(Scope))
 told("tier", any_of(Tier))
 told("inbox_ids", "a list of inboxes, or `*`")

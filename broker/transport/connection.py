@@ -34,6 +34,9 @@ from ..intake.publishing import Publishing
 from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, Transport
 from ..protocol.framing import close_frame
 from ..protocol.messages import Command
+from ..queues.asked import WorkAsked
+from ..queues.queues import Queues
+from ..queues.working import Working
 from ..waiting.asked import Asked
 from ..waiting.waits import MAX_OF_CONNECTION, Found
 from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
@@ -50,6 +53,8 @@ MAX_HELD_ANSWER_BYTES: Final = 4_096
 """Answers to what came in one read are held back, to be written together, up to this: some twenty."""
 _BROKEN: Final = {1002: "broken framing", 1007: "text that is not UTF-8"}
 """What trio-websocket stops at without a word."""
+_FOR_GOOD: Final = (CloseCode.NORMAL, CloseCode.GOING_AWAY)
+"""With what a client closes that comes back to nothing: what it was to do is another's at once."""
 _PEER_ENDED: Final = (trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -83,6 +88,7 @@ class Connection:
         """Around who publishes what waits."""
         self._writing = False
         self._await = partial(broker.waits.wait, admitted.account)
+        self._working = Working(broker.queues, admitted.opening.client_id or "", self._judge)
         self._waits = 0
         """Of this client, under way."""
 
@@ -122,6 +128,8 @@ class Connection:
             self._publishing.give_up()
             if self._acknowledging is not None:
                 self._acknowledging.give_up()
+            if self._life.ending.code is None and self._life.ending.close_code in _FOR_GOOD:
+                self._working.leave()
 
     async def _open(self, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection | None:
         """Answer the upgrade; None if that was not possible in time. Who was ended meanwhile stays so."""
@@ -185,6 +193,8 @@ class Connection:
             self._acknowledge(action)
         elif isinstance(action, Asked):
             self._wait(action)
+        elif isinstance(action, WorkAsked):
+            self._work(action)
         else:
             self._flush()
             if action is not None:
@@ -322,6 +332,19 @@ class Connection:
         self._flush()
         self._life.changed()
 
+    def _work(self, asked: WorkAsked) -> None:
+        try:
+            queues = self._working.admit(asked)
+        except RequestError as error:
+            self._say_answer(asked.request_id, asked.action, error)
+            return
+        assert self._obeying is not None
+        self._obeying.start_soon(self._guard, partial(self._do_work, queues, asked))
+
+    async def _do_work(self, queues: Queues, asked: WorkAsked) -> None:
+        outcome = await self._working.do(queues, asked)
+        self._say_answer(asked.request_id, asked.action, outcome)
+
     def _judge(self) -> Key:
         self._life.settled()
         return self.session.key
@@ -385,7 +408,7 @@ class Connection:
     def _written(self) -> bool:
         """Whether no command is under way and the catch-up writer has nothing left, nor waits for any."""
         busy = self._writing or self._life.feeding or self._acknowledging
-        return not (busy or self._lane.waiting or self._waits)
+        return not (busy or self._lane.waiting or self._waits or self._working)
 
     def statistics(self) -> ConnectionStatistics:
         """Return what this connection is and holds."""

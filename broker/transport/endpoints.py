@@ -27,6 +27,7 @@ from ..observe.tasks import task_tree
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from ..protocol.names import check_spelling, check_traceparent
+from ..queues.working import require_queues
 from ..version import __version__
 from ..webhooks.endpoint import EndpointChange, NewEndpoint, Resend
 from ..webhooks.webhooks import Webhooks
@@ -35,6 +36,7 @@ from .connection import Connection
 from .life import Admitted
 from .operating import check_every, live_answer
 from .polling import poll
+from .queueing import QUEUE_ROUTES, Answering
 from .request import Request
 from .response import Response, command_response, head_of_lasting, json_response
 from .specs.asyncapi import asyncapi
@@ -368,6 +370,22 @@ async def resend(broker: Broker, request: Request) -> Response | Handover:
     return _held_answer(held, {"resent": await webhooks.resend(key, webhook_id, asked)})
 
 
+def _of_queues(answering: Answering, kind: type[Struct] | None) -> Handler:
+    """Return a handler of `/v1/queues…` (PROTOCOL section 11)."""
+
+    async def handler(broker: Broker, request: Request) -> Response | Handover:
+        key = await _authenticate(broker, request)
+        key.require("webhooks")
+        queues, queue_id = require_queues(broker.queues), "".join(request.path.split("/")[3:4])
+        if kind is not None:
+            asked, held = await _read_as(broker, request, key, kind)
+            return _held_answer(held, await answering(queues, key, queue_id, asked))
+        held = _hold(broker, request, key)
+        return _held_answer(held, await answering(queues, key, queue_id, request.query()))
+
+    return handler
+
+
 async def watch_live(broker: Broker, request: Request) -> Response | Handover:
     """`GET /v1/operator/live`: the broker's figures, again and again (PROTOCOL section 6)."""
     key = await _authenticate_operator(broker, request)
@@ -462,6 +480,7 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/webhooks/{id}/test": {"POST": try_webhook},
     "/v1/webhooks/{id}/deliveries": {"GET": list_deliveries},
     "/v1/webhooks/{id}/resend": {"POST": resend},
+    **{path: {method: _of_queues(*each) for method, each in methods.items()} for path, methods in QUEUE_ROUTES.items()},
     "/v1/operator/live": {"GET": watch_live},
     "/v1/operator/connections": {"GET": choose_connections},
     "/v1/operator/connections/{id}": {"GET": read_connection, "DELETE": close_any_connection},

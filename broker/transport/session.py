@@ -47,6 +47,7 @@ from ..protocol.messages import (
 )
 from ..protocol.names import ACKED, ALL_INBOXES, check_spelling, too_many
 from ..protocol.selection import NOTHING, Selection, TypeFilter
+from ..queues.asked import WorkAsked, check_work, is_work
 from ..waiting.asked import Asked, check_wait
 
 MAX_BAD_FRAMES: Final = 20
@@ -58,7 +59,7 @@ MAX_WAITING_ANSWER_BYTES: Final = 262_144
 """A client whose answers wait for more than this is not read from until it takes some."""
 MAX_REPLAYS: Final = 64
 """Nor one with more replays under way, until some have met: what all of them have missed is counted in one step."""
-_DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping", "ack", "hold", "wait_for"})
+_DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping", "ack", "hold", "lease", "nack", "wait_for"})
 
 
 """What others do for the client, and answer later."""
@@ -75,7 +76,7 @@ class SubscribeRequest(Struct, frozen=True):
     reach: Reach
 
 
-Elsewhere = PublishRequest | CommandRequest | SubscribeRequest | AckRequest | Asked
+Elsewhere = PublishRequest | CommandRequest | SubscribeRequest | AckRequest | Asked | WorkAsked
 
 
 class Session:
@@ -346,6 +347,8 @@ class Session:
         gap = None
         outcome: Struct | dict[str, Any] | RequestError
         try:
+            if is_work(command):
+                return check_work(self.key, command, request_id)
             match command.action:
                 case "subscribe":
                     subscribed = self._subscribe(command, now, reached)

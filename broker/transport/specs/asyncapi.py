@@ -27,6 +27,7 @@ from ...protocol.messages import (
     Updated,
 )
 from ...protocol.names import Identifier
+from ...queues.asked import AckedLeases, AckLeases, HeldLeases, HoldLeases, LeaseParams, NackedLeases, NackParams
 from ...waiting.asked import WaitParams
 from .parameters import OPENING_QUERY, security_schemes
 from .schemas import (
@@ -38,6 +39,7 @@ from .schemas import (
     ErrorFrame,
     HandlerParams,
     Json,
+    LeaseAnswer,
     PingResult,
     PublishParams,
     PublishResult,
@@ -68,6 +70,8 @@ class Action(Struct, frozen=True):
     params: Frame | None
     result: Frame | None
     example: Json
+    leases: tuple[Frame, Frame] | None = None
+    """The same of leases, where it is for these, too."""
 
 
 FRAMES: Final[dict[Frame, Struct | Json]] = {
@@ -115,17 +119,33 @@ ACTIONS: Final = (
     ),
     Action(
         "ack",
-        "Acknowledges what this client was sent up to a cursor, or events by id; needs a `client_id`",
+        "Acknowledges what this client was sent up to a cursor, or events by id (needs a `client_id`); or leases",
         AckParams,
         Acked,
         {"cursor": "c1-10"},
+        (AckLeases, AckedLeases),
     ),
     Action(
         "hold",
-        "Says that events are being worked on: a webhook that would take over waits; needs a `client_id`",
+        "Says that events are being worked on: their webhook waits (needs a `client_id`); or lets leases last",
         HoldParams,
         Held,
         {"event_ids": ["evt_2"], "seconds": 60},
+        (HoldLeases, HeldLeases),
+    ),
+    Action(
+        "lease",
+        "Takes events of a queue, waiting for them if that is asked; nobody else has them until then",
+        LeaseParams,
+        LeaseAnswer,
+        {"queue_id": "support", "max": 1, "wait_seconds": 30},
+    ),
+    Action(
+        "nack",
+        "Gives leases back, later to be given again, or dead",
+        NackParams,
+        NackedLeases,
+        {"lease_ids": ["lse_1_1_0f"], "reason": "the mail server is away"},
     ),
     Action(
         "wait_for",
@@ -244,6 +264,7 @@ def _on_channel(message: str) -> Json:
 
 def _schemas() -> dict[str, Json]:
     structs = {struct for action in ACTIONS for struct in (action.params, action.result) if struct is not None}
+    structs |= {struct for action in ACTIONS for struct in action.leases or ()}
     schemas = schemas_of(*FRAMES, Envelope, Error, *sorted(structs, key=lambda struct: struct.__name__))
     for action in ACTIONS:
         asked, answered = _names(action)
@@ -256,12 +277,17 @@ def _command(action: Action) -> Json:
     """Return the schema of a command: its parameters beside the envelope's fields, or in `params`."""
     parts: list[Any] = [ref(Envelope), object_of({"action": _action(action)})]
     if action.params is not None:
-        parts.append({"anyOf": [ref(action.params), object_of({"params": ref(action.params)})]})
+        forms = [ref(action.params), object_of({"params": ref(action.params)})]
+        if action.leases is not None:
+            forms += [ref(action.leases[0]), object_of({"params": ref(action.leases[0])})]
+        parts.append({"anyOf": forms})
     return {"description": f"{action.summary}.", "allOf": parts}
 
 
 def _response(action: Action) -> Json:
     result = ANYTHING if action.result is None else ref(action.result)
+    if action.leases is not None:
+        result = {"anyOf": [result, ref(action.leases[1])]}
     fields = {
         "type": {"const": "response"},
         "request_id": schema_of(Identifier),

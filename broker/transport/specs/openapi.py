@@ -25,6 +25,7 @@ from ...protocol.messages import Event, NewEvent, Token, TokenRequest
 from ..polling import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT_SECONDS, Page
 from .operations import ALWAYS, BODIED, KEYED, Operation, Who
 from .parameters import OPENING_QUERY, Parameter, security_schemes
+from .queues import QUEUE_OPERATIONS, QUEUE_STRUCTS
 from .schemas import (
     ANYTHING,
     DUPLICATE,
@@ -190,6 +191,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
         )
     },
     **WEBHOOK_OPERATIONS,
+    **QUEUE_OPERATIONS,
     "/v1/operator/live": {
         "GET": Operation(
             "watchLive",
@@ -303,6 +305,7 @@ def _schemas() -> dict[str, Json]:
         TokenRequest,
         Tree,
         *WEBHOOK_STRUCTS,
+        *QUEUE_STRUCTS,
     )
     # These structs have their items as they are written already.
     schemas["Page"]["properties"]["events"]["items"] = ref(Event)

@@ -33,6 +33,7 @@ ERROR_MEANINGS: Final = {
     "timeout_reading": "the request did not come whole in time",
     "request_id_reused": "the same `request_id` with other content",
     "conflict": "there is another endpoint of this id, or as many as there may be; or it stands in the configuration",
+    "lease_lost": "the lease is over, and nothing was done: the event is another worker's",
     "too_large": "an event, a body or a message over its limit",
     "unsupported_media_type": "a body with a `Content-Encoding`",
     "upgrade_required": "this path is for WebSockets",
@@ -88,6 +89,9 @@ class PublishParams(Struct):
     """Parameters of `publish`."""
 
     events: Annotated[NewEvent | list[NewEvent], Meta(description="One event, or a list.")]
+    lease_id: Annotated[
+        Identifier | None, Meta(description="The lease by which this is done: where it is over, nothing is.")
+    ] = None
     traceparent: Annotated[str | None, Meta(description="W3C Trace Context, of events that name none.")] = None
 
 
@@ -110,6 +114,22 @@ class PingResult(Struct):
     """The broker's time."""
 
     server_time: datetime
+
+
+class LeasedEvent(Struct):
+    """An event that a worker has, until then."""
+
+    lease_id: Identifier
+    event: Event
+    attempt: int
+    expires_at: datetime
+
+
+class LeaseAnswer(Struct):
+    """The result of `lease`: nothing in time is no error. `waiting`: how many events of the queue still wait."""
+
+    leases: list[LeasedEvent]
+    waiting: int
 
 
 class HandlerParams(Struct):

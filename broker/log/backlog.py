@@ -1,0 +1,55 @@
+"""What workers are to do, for the loop: which events are jobs of which queues, and who is to be woken.
+
+`jobs` has the rows and their states. The engine adds them in its events' own transaction (`Backlog.add`), by the
+intakes that stand here; without queues that costs nothing.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import trio
+
+from ..protocol.messages import Entry
+from . import jobs
+from .jobs import Intake
+from .storage import Storage
+
+
+class Backlog:
+    """The jobs of all accounts. ``wall_clock`` returns seconds since 1970, in any thread."""
+
+    def __init__(self, storage: Storage, wall_clock: Callable[[], float] = time.time) -> None:
+        self.storage = storage
+        self.wall_clock = wall_clock
+        self.woken: Callable[[int], None] = _nobody
+        """Called in the loop with the number of a queue that has a new job."""
+        self._intakes: dict[str, tuple[Intake, ...]] = {}
+        """By account. Read in the writer's thread: an account's intakes are replaced whole."""
+        self._loop: trio.lowlevel.TrioToken | None = None
+
+    def take_in(self, account_id: str, intakes: Sequence[Intake]) -> None:
+        """Let these be all intakes of an account."""
+        self._loop = trio.lowlevel.current_trio_token()
+        self._intakes[account_id] = tuple(intakes)
+        if not intakes:
+            del self._intakes[account_id]
+
+    def add(self, connection: sqlite3.Connection, account_id: str, entries: Sequence[Entry]) -> None:
+        """Add the jobs of events that an account has just got; for the engine, in their own transaction."""
+        intakes = self._intakes.get(account_id)
+        if intakes:
+            queues = jobs.add(connection, intakes, entries, self.wall_clock())
+            if queues and self._loop is not None:
+                # Whoever is woken asks the same writer, whose turn for that comes after this commit.
+                with suppress(trio.RunFinishedError):
+                    self._loop.run_sync_soon(self._wake, queues)
+
+    def _wake(self, queues: list[int]) -> None:
+        for queue in queues:
+            self.woken(queue)
+
+
+def _nobody(queue: int) -> None:
+    """Wake nobody."""

@@ -1,0 +1,194 @@
+"""Jobs in the long run: looked up, done again on demand, given up when their time is over, forgotten.
+
+`jobs` has the table and what happens from day to day. Each piece of work looks at a page at most, and says whether
+there is more.
+"""
+
+import sqlite3
+from collections.abc import Collection
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from .jobs import ALONE, BEHIND, HEAD, PAGE, State, Terms, end_job, move_up
+
+KEPT_SECONDS: Final = 7 * 86_400.0
+"""How long it is known what became of a job; a dead one can be done again for so long."""
+WALK: Final = 10_000
+"""Jobs that are gone through to find a page of those in one state."""
+LATEST: Final = 2**63 - 1
+"""After every position."""
+_SEEN: Final = "position, event_id, type, state, attempts, due_at, until, leased_at, holder, reason"
+_HAS_CONTENT: Final = (
+    "(EXISTS (SELECT 1 FROM events WHERE events.position = jobs.position)"
+    " OR EXISTS (SELECT 1 FROM job_contents WHERE job_contents.position = jobs.position))"
+)
+
+
+class Seen(Struct, frozen=True):
+    """A job, as its account sees it."""
+
+    position: int
+    event_id: str
+    type: str
+    state: State
+    attempts: int
+    due_at: float
+    until: float | None
+    leased_at: float | None
+    holder: str
+    reason: str | None
+
+
+def look_up(
+    connection: sqlite3.Connection,
+    queue: int,
+    *,
+    state: State | None = None,
+    event_id: str | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> tuple[list[Seen], int | None]:
+    """Return a queue's jobs, the newest first, and before which position to go on; None: that were all.
+
+    Of one state it goes through `WALK` jobs at most, so a page may have few, or none.
+    """
+    before = LATEST if before is None else before
+    if event_id is not None:
+        statement = f"SELECT {_SEEN} FROM jobs WHERE queue = ? AND event_id = ? AND position < ?"
+        found = [Seen(*row) for row in connection.execute(statement, (queue, event_id, before))]
+        return sorted((s for s in found if state in (None, s.state)), key=lambda s: -s.position)[:limit], None
+    statement = (
+        f"SELECT {_SEEN} FROM (SELECT * FROM jobs WHERE queue = ? AND position < ? ORDER BY position DESC LIMIT ?)"
+        " WHERE ?4 IS NULL OR state = ?4 LIMIT ?5"
+    )
+    walked = WALK if state is not None else limit
+    seen = [Seen(*row) for row in connection.execute(statement, (queue, before, walked, state, limit))]
+    if len(seen) == limit:
+        return seen, seen[-1].position
+    statement = "SELECT position FROM jobs WHERE queue = ? AND position < ? ORDER BY position DESC LIMIT 1 OFFSET ?"
+    last = connection.execute(statement, (queue, before, walked - 1)).fetchone()
+    return seen, None if last is None else last[0]
+
+
+def do_again(connection: sqlite3.Connection, queue: int, event_ids: Collection[str], now: float) -> int:
+    """Let jobs that have ended wait again, if what they are about is still there; return how many those are."""
+    which = f"event_id = ? AND state IN ('acked', 'dead') AND {_HAS_CONTENT}"
+    return sum(_again(connection, queue, which, (event_id,), now) for event_id in event_ids)
+
+
+def do_dead_again(connection: sqlite3.Connection, queue: int, since: float, now: float) -> tuple[int, bool]:
+    """Let dead jobs wait again that died at a time or later; return how many, and whether there may be more."""
+    done = _again(connection, queue, f"state = 'dead' AND ended_at >= ? AND {_HAS_CONTENT}", (since,), now)
+    return done, done == PAGE
+
+
+def _again(connection: sqlite3.Connection, queue: int, which: str, values: tuple[object, ...], now: float) -> int:
+    statement = f"SELECT position, key, line FROM jobs WHERE queue = ? AND {which} ORDER BY position LIMIT {PAGE}"
+    rows = connection.execute(statement, (queue, *values)).fetchall()
+    for position, key, line in rows:
+        stands = line if line else BEHIND if key else ALONE  # one at which its key stopped is its head still
+        connection.execute(
+            "UPDATE jobs SET state = 'waiting', line = ?, due_at = ?, born_at = ?, attempts = 0, prefers = '',"
+            " holder = '', reason = NULL, ended_at = NULL WHERE queue = ? AND position = ?",
+            (stands, now, now, queue, position),
+        )
+        move_up(connection, queue, key)
+    return len(rows)
+
+
+def open_keys(connection: sqlite3.Connection, queue: int) -> bool:
+    """Let keys go on that stopped at a dead job. Returns whether there are more."""
+    statement = "SELECT position, key FROM jobs WHERE queue = ? AND line = ? AND state = 'dead' LIMIT ?"
+    rows = connection.execute(statement, (queue, HEAD, PAGE)).fetchall()
+    for position, key in rows:
+        connection.execute("UPDATE jobs SET line = 0 WHERE queue = ? AND position = ?", (queue, position))
+        move_up(connection, queue, key)
+    return len(rows) == PAGE
+
+
+def give_up(connection: sqlite3.Connection, terms: Terms, born_before: float, now: float) -> tuple[list[str], bool]:
+    """Let jobs be dead that nobody did in their time; return their events, and whether there are more."""
+    statement = (
+        "SELECT position, event_id FROM jobs WHERE queue = ? AND state = 'waiting' AND born_at < ?"
+        " ORDER BY born_at LIMIT ?"
+    )
+    rows = connection.execute(statement, (terms.queue, born_before, PAGE)).fetchall()
+    for position, _ in rows:
+        end_job(connection, terms.queue, position, "dead", now, "too old", stops=terms.stops)
+    return [event_id for _, event_id in rows], len(rows) == PAGE
+
+
+def prolong(connection: sqlite3.Connection, until: float) -> bool:
+    """Let leases of another process last until a time at least. Returns whether there are more."""
+    changed = connection.execute(
+        "UPDATE jobs SET until = ?1 WHERE state = 'leased' AND until < ?1 AND (queue, position) IN"
+        " (SELECT queue, position FROM jobs WHERE state = 'leased' AND until < ?1 LIMIT ?2)",
+        (until, PAGE),
+    ).rowcount
+    return changed == PAGE
+
+
+def leased(connection: sqlite3.Connection, queue: int) -> dict[str, float]:
+    """Return the leases of a queue, and until when each lasts."""
+    statement = "SELECT lease_id, until FROM jobs WHERE queue = ? AND state = 'leased'"
+    return dict(connection.execute(statement, (queue,)).fetchall())
+
+
+def forget(connection: sqlite3.Connection, now: float) -> bool:
+    """Forget jobs that ended long ago. Returns whether there are more."""
+    rows = connection.execute(
+        "SELECT queue, position, key FROM jobs WHERE ended_at < ? ORDER BY ended_at LIMIT ?", (now - KEPT_SECONDS, PAGE)
+    ).fetchall()
+    _delete(connection, rows)
+    return len(rows) == PAGE
+
+
+def shed(connection: sqlite3.Connection, state: Literal["dead", "waiting"]) -> int:
+    """Forget a page of jobs for want of room, the oldest of those in a state; return how many."""
+    order = "ended_at IS NOT NULL ORDER BY ended_at" if state == "dead" else "TRUE ORDER BY born_at"
+    statement = f"SELECT queue, position, key FROM jobs WHERE state = '{state}' AND {order} LIMIT ?"
+    rows = connection.execute(statement, (PAGE,)).fetchall()
+    _delete(connection, rows)
+    return len(rows)
+
+
+def _delete(connection: sqlite3.Connection, rows: Collection[tuple[int, int, bytes]]) -> None:
+    """Forget jobs; whoever stands behind them moves up."""
+    for queue, position, key in rows:
+        connection.execute("DELETE FROM jobs WHERE queue = ? AND position = ?", (queue, position))
+        move_up(connection, queue, key)
+
+
+def forget_contents(connection: sqlite3.Connection, after: int) -> int | None:
+    """Forget what no job needs any more, of contents after a position; return after which to go on, None: all."""
+    rows = connection.execute(
+        "SELECT position, EXISTS (SELECT 1 FROM jobs WHERE queue IN"
+        " (SELECT number FROM queues WHERE account = job_contents.account) AND jobs.position = job_contents.position"
+        " AND state <> 'acked') FROM job_contents WHERE position > ? ORDER BY position LIMIT ?",
+        (after, PAGE),
+    ).fetchall()
+    connection.executemany(
+        "DELETE FROM job_contents WHERE position = ?", [(position,) for position, is_needed in rows if not is_needed]
+    )
+    return rows[-1][0] if len(rows) == PAGE else None
+
+
+def remove(connection: sqlite3.Connection, queue: int) -> bool:
+    """Forget a page of a queue's jobs, in the end itself. Returns whether there is more."""
+    gone = connection.execute(
+        "DELETE FROM jobs WHERE queue = ?1 AND position IN"
+        " (SELECT position FROM jobs WHERE queue = ?1 ORDER BY position LIMIT ?2)",
+        (queue, PAGE),
+    ).rowcount
+    if gone < PAGE:
+        connection.execute("DELETE FROM job_counts WHERE queue = ?", (queue,))
+        connection.execute("DELETE FROM queues WHERE number = ?", (queue,))
+    return gone == PAGE
+
+
+def oldest_waiting(connection: sqlite3.Connection, queue: int) -> float | None:
+    """Return since when the oldest job of a queue waits; None: none does."""
+    statement = "SELECT min(born_at) FROM jobs WHERE queue = ? AND state = 'waiting'"
+    [born_at] = connection.execute(statement, (queue,)).fetchone()
+    return None if born_at is None else float(born_at)
