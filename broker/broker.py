@@ -26,7 +26,7 @@ from .disk import Disk, open_disk, require_storage
 from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
 from .expiry import expire_and_forget
 from .fanout.acknowledged import Acknowledged
-from .fanout.acknowledging import OnDisk
+from .fanout.acknowledging import OnDisk, come
 from .fanout.hub import Account, Hub
 from .fanout.recorded import Recorded
 from .fanout.subscriber import Subscriber, Subscribers
@@ -254,9 +254,7 @@ class Broker:
         """
         if since == ACKED and client_id is not None:
             client = self.acknowledged.client(account.buffer.account_id, key.identity, client_id)
-            client.come(account.subscriptions.position)
-            if self.on_disk is not None:
-                await self.on_disk.recorded.until_recorded(client)
+            await come(client, account.subscriptions.position, self.on_disk)
         await self._engine.reach(account.buffer.account_id, since)
         position = account.buffer.position_of(since)
         if position is not None:

@@ -17,7 +17,7 @@ from ..log.outbox import Outbox
 from ..log.replay import ReplayBuffer
 from ..protocol.messages import Acked, Held, HoldParams
 from ..turns import in_turns
-from .acknowledged import MAX_PARTS, AckRequest
+from .acknowledged import MAX_PARTS, AckRequest, Client
 from .covered import Counting, Covered, Stretch
 from .follower import Follower
 from .recorded import Recorded
@@ -41,6 +41,17 @@ class OnDisk:
         self.recorded = recorded
         self.settling = None if outbox is None else Settling(outbox)
         """None: there are no webhooks."""
+
+
+async def come(client: Client, head: int, on_disk: OnDisk | None) -> None:
+    """Let a client that comes back be known; one that is new is at the head, and on disk when this returns.
+
+    Raises `RequestError` if that cannot be written: then it is as if the client had not come.
+    """
+    is_new = client.position is None
+    client.come(head)
+    if is_new and on_disk is not None:
+        await on_disk.recorded.until_recorded_or_forgotten(client)
 
 
 class _Command:

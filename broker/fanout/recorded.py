@@ -125,6 +125,18 @@ class Recorded:
         if error is not None:
             raise error
 
+    async def until_recorded_or_forgotten(self, client: Client) -> None:
+        """Wait until a new client's position is committed. Raises `RequestError`, and then it is as if it had not come.
+
+        Whoever is cancelled meanwhile leaves it as it is.
+        """
+        position = client.position
+        try:
+            await self.until_recorded(client)
+        except RequestError:
+            self._acknowledged.expired(client.account_id, client.digest, position)
+            raise
+
     def _moved(self, account_id: str, client: bytes, position: int | None) -> None:
         """Write where a client is now."""
         who = account_id, client

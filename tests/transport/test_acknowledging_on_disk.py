@@ -6,12 +6,12 @@ from functools import partial
 import pytest
 import trio
 from clients import connected
-from log.test_storage import Gate
+from log.test_storage import Gate, limited
 from processes import KEY as PROCESS_KEY
 from processes import serving
 from trio.testing import wait_all_tasks_blocked
 
-from broker import ReplayConfig, StorageConfig, open_broker
+from broker import ReplayConfig, RequestError, StorageConfig, open_broker
 from broker.keys import hash_key
 from broker.testing import ACCOUNT, config, connect
 
@@ -71,6 +71,34 @@ async def test_what_memory_does_not_hold_any_more_comes_from_the_disk_until_it_i
                 assert await received(client, 10 - begin) == [f"e{number}" for number in range(begin, 10)]
                 end = cursors[3 if begin == 0 else 9]
                 assert (await client.ask("ack", {"cursor": end}))["cursor"] == end
+
+
+async def test_while_the_disk_is_full_a_client_that_is_known_is_served(on_disk):
+    async with open_broker(on_disk) as broker:
+        async with agent(broker):
+            await publish(broker, range(1))
+        storage = broker._disk.storage
+        await storage.write(limited(1))
+        for name in ("agent", "newcomer", "newcomer"):
+            gate, told = Gate(storage), trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(come, broker, name)
+                await wait_all_tasks_blocked()
+                too_much = "CREATE TABLE x AS SELECT zeroblob(1000000)"
+                storage.begin_write(lambda c, statement=too_much: c.execute(statement), lambda _, told=told: told.set())
+                gate.open()
+                await told.wait()
+
+
+async def come(broker, name):
+    if name == "agent":
+        async with agent(broker) as client:
+            assert await received(client, 1) == ["e0"]
+    else:
+        with pytest.raises(RequestError) as refused:
+            async with agent(broker, client_id=name):
+                pass
+        assert refused.value.code == "unavailable"
 
 
 async def test_a_subscriber_in_the_program_goes_on_after_a_restart(on_disk):
