@@ -28,6 +28,8 @@ class Driver:
         self._changes = changes
         self.was_killed = False
         self._told = 0
+        self._complained = trio.Event()
+        """Set when its standard error has ended."""
         changes.forbid(f"{name} wrote what is no line of a trace, or ended by itself", lambda: self._broken)
         self._broken = False
 
@@ -98,6 +100,8 @@ class Driver:
                 else:
                     self.trace.append(item)
             self._changes.happened()
+        with trio.move_on_after(1):
+            await self._complained.wait()
         self._broken = self._broken or not (self.was_killed or self.on("ended"))
         self._changes.happened()
 
@@ -108,6 +112,7 @@ class Driver:
         async for data in self._process.stderr:
             *lines, rest = (rest + data).split(b"\n")
             self.complaints.extend(line.decode(errors="replace") for line in lines)
+        self._complained.set()
 
     async def end(self) -> None:
         """Let it read the end of its input, and wait for it. Raises `MismatchError` if it stays, or fails."""

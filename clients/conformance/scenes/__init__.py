@@ -1,6 +1,14 @@
-"""The scenes, in the order of the page."""
+"""The scenes: ordinary life first, then what is lost, refused and commanded."""
 
 from ..stage import SCENES
-from . import commanding, events, hooks, losing, refusing  # noqa: F401  # each registers its own
+
+# Each registers its own, in this order.
+# isort: off
+from . import events as events
+from . import losing as losing
+from . import refusing as refusing
+from . import commanding as commanding
+from . import hooks as hooks
+# isort: on
 
 __all__ = ["SCENES"]

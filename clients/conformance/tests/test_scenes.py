@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from breaking import FAULTS
+from conformance.expecting import STEP_SECONDS
 from conformance.playing import play_all
 from conformance.scenes import SCENES
 
@@ -64,6 +65,29 @@ def test_the_page_names_all_scenes_and_no_others():
     rows = page.partition("| scene | shows |")[2].splitlines()[2:]
     named = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row.split(" | ")[0])]
     assert sorted(named) == sorted(SCENES)
+
+
+@pytest.mark.parametrize(
+    ("driver", "said"),
+    [
+        ("raise SystemExit('no such module')", "ended by itself"),
+        ("print('Hello!'); input()", "no line of a trace"),
+        ('print(\'{"on": "started"}\', flush=True); input(); raise SystemExit', "ended by itself"),
+    ],
+)
+def test_a_driver_that_is_none_is_told_from_a_client_that_does_not_do_what_it_must(driver, said):
+    outcomes = []
+    trio.run(play_all, [(SCENES["events"], [sys.executable, "-c", driver])], outcomes.append)
+    [outcome] = outcomes
+    assert said in outcome.mismatch
+    assert outcome.seconds < STEP_SECONDS
+
+
+def test_what_a_driver_said_last_is_told_with_what_went_wrong():
+    outcomes = []
+    driver = [sys.executable, "-c", "raise SystemExit('no such module')"]
+    trio.run(play_all, [(SCENES["events"], driver)], outcomes.append)
+    assert "| no such module" in outcomes[0].mismatch
 
 
 def test_the_runner_says_how_each_scene_went_and_fails_with_one():
