@@ -4,6 +4,7 @@ from .client import DaimonWebSocket
 from .errors import CommandError, ConnectionEndedError, DaimonError, OverflowingError, TimedOutError
 from .events import Account, Bounce, Complaint, Event, Fields, Gap, Message
 from .keeping import CursorStore, FileStore, Kept
+from .leases import Lease
 from .waiting import Found
 from .webhooks import BadSignatureError, is_processed, processed, verify
 
@@ -23,6 +24,7 @@ __all__ = [
     "Found",
     "Gap",
     "Kept",
+    "Lease",
     "Message",
     "OverflowingError",
     "TimedOutError",

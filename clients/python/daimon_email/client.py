@@ -3,7 +3,7 @@
 import random
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
@@ -15,18 +15,19 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from .acknowledging import Acknowledging
 from .calls import COMMAND_SECONDS, Calls, Once
-from .commands import Commands
+from .commands import Commands, too_large
 from .connection import Connection, EndedError, open_connection
 from .ending import BackOff, Ending, not_opened
-from .errors import CommandError, ConnectionEndedError, DaimonError, TimedOutError
+from .errors import ConnectionEndedError, DaimonError, TimedOutError
 from .events import Event, Fields
 from .handling import Handlers, Order, Queue, handling, inside
 from .incoming import Incoming
 from .keeping import CursorStore, Kept
+from .leases import Leases
 from .notices import Notices
-from .opening import TokenFunction, key_of, stream_url, target_of, url_of, warn_of_clear_text
+from .opening import TokenFunction, fresh_token, key_of, stream_url, target_of, url_of, warn_of_clear_text
 from .place import Place
-from .selection import Selection
+from .selection import Selection, names_of
 from .webhooks import taken, told
 
 GRACE_SECONDS: Final = 10.0
@@ -120,6 +121,8 @@ class DaimonWebSocket(Calls):
         self._tasks: TaskGroup | None = None
         self._done = anyio.Event()
         """Set when no connection is left and none will be opened."""
+        self._turns: dict[str, anyio.Lock] = {}
+        """Who may wait at a queue, by its id."""
         self._block: AbstractAsyncContextManager[Self] | None = None
 
     # --- handlers
@@ -201,6 +204,7 @@ class DaimonWebSocket(Calls):
         self._commands.begin()
         self._queue.begin()
         self._notices.begin()
+        self._turns.clear()
         self._incoming.begin()
 
     async def _work(
@@ -312,7 +316,7 @@ class DaimonWebSocket(Calls):
         except EndedError as ended:
             lost = True
             if ended.ending.code == 1009:
-                self._commands.refuse_longest(_too_large())
+                self._commands.refuse_longest(too_large())
             raise
         finally:
             self._connection = None
@@ -329,13 +333,8 @@ class DaimonWebSocket(Calls):
         return connection, late
 
     async def _fresh_token(self) -> str:
-        assert self._token is not None
         try:
-            given = self._token()
-            token = await given if isinstance(given, Awaitable) else given
-            if not (isinstance(token, str) and token):
-                raise ValueError(f"token: {token!r} is none")
-            return token
+            return await fresh_token(self._token)
         except Exception as error:
             self._notices.report("token", error)
             raise EndedError(not_opened(f"there is no token: {error!r}")) from error
@@ -350,7 +349,7 @@ class DaimonWebSocket(Calls):
     async def _send(self, connection: Connection, request_id: str, text: str) -> None:
         """Send a command. Raises `EndedError`."""
         if len(text) > self._incoming.most_bytes:
-            self._commands.refuse(request_id, _too_large())
+            self._commands.refuse(request_id, too_large())
         else:
             await connection.send(text)
 
@@ -406,6 +405,14 @@ class DaimonWebSocket(Calls):
 
     # --- commands
 
+    def queue(self, queue_id: str) -> Leases:
+        """Return the events of a queue, one after another, as they are given to this worker.
+
+        ``async for lease in client.queue("support"):`` and in it ``async with lease as message:``. Raises as `command`.
+        """
+        turn = self._turns.setdefault(queue_id, anyio.Lock())
+        return Leases(queue_id, turn, self._give, self._handlers.report)
+
     async def command(
         self,
         action: str,
@@ -425,6 +432,9 @@ class DaimonWebSocket(Calls):
         name = self._once(action, fields, once)
         if name is not None:
             fields["once"] = name
+        at_work = handling.get()
+        if at_work is not None and at_work.lease_id is not None and action not in _OWN_ACTIONS:
+            fields.setdefault("lease_id", at_work.lease_id)
         return await self._command(action, fields, timeout, request_id)
 
     def _once(self, action: str, fields: Mapping[str, Any], once: Once) -> str | None:
@@ -465,7 +475,7 @@ class DaimonWebSocket(Calls):
 
         ``event_types`` replaces the client's. Before the connection is open it is what the opening asks for.
         """
-        names = _names(inbox_ids)
+        names = names_of(inbox_ids)
         types = None if event_types is None else list(event_types)
         if self._connection is None and (since is None or self._place.received is None):
             self._selection.add(names)
@@ -479,18 +489,10 @@ class DaimonWebSocket(Calls):
 
     async def unsubscribe(self, inbox_ids: str | Iterable[str] = "*") -> Fields:
         """Follow these inboxes no longer. Raises as `command`."""
-        names = _names(inbox_ids)
+        names = names_of(inbox_ids)
         if self._connection is None:
             self._selection.remove(names)
             return Fields({"inbox_ids": self._selection.names})
         result = await self.command("unsubscribe", {"inbox_ids": names})
         self._selection.hold(result["inbox_ids"])
         return result
-
-
-def _names(inbox_ids: str | Iterable[str]) -> list[str]:
-    return [inbox_ids] if isinstance(inbox_ids, str) else list(inbox_ids)
-
-
-def _too_large() -> CommandError:
-    return CommandError("too_large", "The broker takes no message of this size")

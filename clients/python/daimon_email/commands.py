@@ -104,3 +104,8 @@ class Commands:
         self._ended = error
         for request_id in list(self._pending):
             self.refuse(request_id, error)
+
+
+def too_large() -> CommandError:
+    """Return what a command is refused with that the broker would not read."""
+    return CommandError("too_large", "The broker takes no message of this size")

@@ -25,10 +25,11 @@ Order = Literal["thread", "inbox"] | None
 
 
 class Handling:
-    """What a handler that is at work gives its commands: the event, and how often it has given each."""
+    """What a handler that is at work gives its commands: the event, its lease, and how often it has given each."""
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: Event, lease_id: str | None = None) -> None:
         self.event = event
+        self.lease_id = lease_id
         self._given: dict[tuple[str, str], int] = {}
 
     def once(self, action: str, inbox_id: str) -> str:

@@ -40,6 +40,15 @@ def key_of(api_key: str | None, token: TokenFunction | None) -> str | None:
     return key
 
 
+async def fresh_token(token: TokenFunction | None) -> str:
+    """Return a token for one opening. Raises what the function raises, and ValueError if it gives none."""
+    given = None if token is None else token()
+    fresh = await given if isinstance(given, Awaitable) else given
+    if not (isinstance(fresh, str) and fresh):
+        raise ValueError(f"token: {fresh!r} is none")
+    return fresh
+
+
 def warn_of_clear_text(url: str) -> None:
     """Warn of a key that goes over the network for everybody to read."""
     parts = urlsplit(url)

@@ -51,6 +51,11 @@ class Selection:
         return sorted(now - then), sorted(then - now)
 
 
+def names_of(inbox_ids: str | Iterable[str]) -> list[str]:
+    """Return one name, or several, as a list."""
+    return [inbox_ids] if isinstance(inbox_ids, str) else list(inbox_ids)
+
+
 def chunks(names: Iterable[str], most_characters: int) -> list[list[str]]:
     """Return names in lists that stay below so many characters each, quotes and commas counted."""
     found: list[list[str]] = []
