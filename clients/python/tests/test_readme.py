@@ -30,8 +30,8 @@ def printed(local_broker, run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(DaimonWebSocket, "connect", until_a_mail_is_handled)
     local_broker.receive_mail(subject="Your code is 493201")
 
-    def run_block(block):
-        code = compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    def run_block(text):
+        code = compile(text, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
         async def main():
             made = types.FunctionType(code, {"inbox_api_key": local_broker.key})()
@@ -44,18 +44,45 @@ def printed(local_broker, run, monkeypatch, tmp_path, capsys):
     return run_block
 
 
+PLAN = """
+from daimon_email import DaimonWebSocket
+
+client = DaimonWebSocket(
+    api_key=inbox_api_key,
+    auto_reconnect=True,
+    reconnect_delay=5
+)
+
+@client.on('message.received')
+def handle_message(message):
+    print(f"New message: {message.subject}")
+
+@client.on('connected')
+def handle_connected():
+    print('WebSocket connected')
+
+@client.on('disconnected')
+def handle_disconnected(reason):
+    print(f"WebSocket disconnected: {reason}")
+
+await client.connect()
+"""
+"""The plan's snippet, to the letter."""
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_every_block_runs(block, printed):
-    printed(block)
+    printed(block.text)
 
 
-def test_the_plans_snippet_does_what_it_says(printed):
-    assert printed(BLOCKS[0]) == ["WebSocket connected", "New message: Hello"]
+@pytest.mark.parametrize("text", [PLAN, BLOCKS[0].text], ids=["plan", "page"])
+def test_the_plans_snippet_does_what_it_says(printed, text):
+    assert printed(text) == ["WebSocket connected", "New message: Hello"]
 
 
 def test_a_wait_prints_the_code(printed):
     [block] = [block for block in BLOCKS if "wait_for" in block.text]
-    assert printed(block) == ["Your code is 493201 ('493201',) ()"]
+    assert printed(block.text) == ["Your code is 493201 ('493201',) ()"]
 
 
 def test_every_option_has_its_row():
