@@ -61,7 +61,7 @@ HOUSE_PLAN = [
     ("cli", 8, [("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
                 ("figures", "keyboard", "operating"), "picture", "screen", "storage", "top",
                 "findings", "probing", "examining", "doctor", "completing",
-                ("serving", "asking", "tailing", "starting"), "webhooks", "cli"]),
+                ("serving", "asking", "tailing", "starting"), ("webhooks", "queues", "working"), "cli"]),
 ]  # fmt: skip
 """The one table of who may import from whom; wings on one floor do not know each other."""
 

@@ -92,7 +92,21 @@ def _parse_payload(text: str | bytes) -> Any:
     help="A parameter (repeat it); the value is JSON if it is any, else text.",
 )
 @click.option("--request-id", help="Sent again with the same one, the command is done once.")
+@click.option(
+    "--once",
+    envvar="BROKER_ONCE",
+    show_envvar=True,
+    help="Of all that say the same in an inbox one is done, whoever sends them; the event that this answers.",
+)
+@click.option(
+    "--lease-id",
+    envvar="BROKER_LEASE_ID",
+    show_envvar=True,
+    help="The lease by which this is done: where it is over, nothing is.",
+)
+@click.pass_context
 def send(
+    context: click.Context,
     url: BrokerUrl,
     trust: ssl.SSLContext | None,
     key: str,
@@ -100,11 +114,21 @@ def send(
     inbox_id: str | None,
     params: tuple[str, ...],
     request_id: str | None,
+    once: str | None,
+    lease_id: str | None,
 ) -> None:
-    """Give a command, such as send_email."""
+    """Give a command, such as send_email.
+
+    Where `broker work` runs this, it is done once for the event in its inbox, and not at all when the lease is lost.
+    """
+    if once is not None and inbox_id is None:
+        if context.get_parameter_source("once") is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError("--once needs --inbox")
+        once = None
     command: dict[str, Any] = {"action": action, "params": params_of(params)}
     command |= {"inbox_id": inbox_id} if inbox_id else {}
-    command |= {"request_id": request_id} if request_id else {}
+    named = {"request_id": request_id, "once": once, "lease_id": lease_id}
+    command |= {name: value for name, value in named.items() if value}
     print_json(_post(url, trust, "/v1/commands", key, json.dumps(command).encode()))
 
 

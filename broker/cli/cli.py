@@ -10,12 +10,14 @@ from .completing import completion
 from .doctor import doctor
 from .health import healthcheck
 from .keys import keys, secrets
+from .queues import queues
 from .serving import check_config, demo, serve
 from .starting import init
 from .storage import storage
 from .tailing import tail
 from .top import top
 from .webhooks import webhooks
+from .working import work
 
 _VERBS: Final = (
     demo,
@@ -30,6 +32,8 @@ _VERBS: Final = (
     publish,
     send,
     webhooks,
+    queues,
+    work,
     tail,
     top,
     doctor,

@@ -16,6 +16,8 @@ WITHOUT = {
     "publish": "prints JSON",
     "send": "prints JSON",
     "webhooks": "prints JSON, all of it",
+    "queues": "prints JSON, all of it",
+    "work": "prints what its commands print",
     "completion": "prints a shell's script",
 }
 
