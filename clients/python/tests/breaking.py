@@ -119,7 +119,7 @@ def forgets_its_store():
     FileStore.load = lambda store: None
 
 
-@fault({"drain": "it waited 0.", "refused-429": "earlier than Retry-After", "refused-503": "earlier than Retry-After"})
+@fault({"drain": "instead of 1.5 s", **dict.fromkeys(("refused-429", "refused-503"), "earlier than Retry-After")})
 def does_not_wait_as_it_is_asked_to():
     wrap(BackOff, "next", lambda before, self, ending, chance: before(self, replace(ending, wait_seconds=0.0), chance))
 
