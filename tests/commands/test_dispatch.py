@@ -264,7 +264,11 @@ class Cyclic(dict):
         super().__init__(self=self)
 
 
-@pytest.mark.parametrize("result", [object(), {"a": {1j}}, "\ud800", {"\ud800": 1}, Cyclic()], ids=ascii)
+@pytest.mark.parametrize(
+    "result",
+    [object(), {"a": {1j}}, "\ud800", {"\ud800": 1}, Cyclic()],
+    ids=["an object", "a complex number", "half a character", "half a character as a name", "a circle"],
+)
 async def test_a_result_that_is_no_json_is_internal_and_logged_once(result, caplog, autojump_clock):
     async with open_broker(configured()) as opened:
         desk = Desk(opened)

@@ -666,7 +666,7 @@ async def test_what_is_done_may_return_or_refuse_and_what_was_sent_ahead_is_next
             received = b""
             while received.count(b"done") < 2:
                 received += bytes(await client.receive_some())
-            assert [answer.status for answer in parse_answers(received)] == [200, 400, 200]
+            assert [answer.status for answer in parse_answers(received)] == [200, 409, 200]
 
 
 async def test_of_a_client_that_sends_ahead_without_end_no_more_is_read_than_a_head_and_a_read():
