@@ -6,7 +6,7 @@ there is more.
 
 import sqlite3
 from collections.abc import Collection
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import Struct
 
@@ -97,14 +97,15 @@ def _again(connection: sqlite3.Connection, queue: int, which: str, values: tuple
     return len(rows)
 
 
-def open_keys(connection: sqlite3.Connection, queue: int) -> bool:
-    """Let keys go on that stopped at a dead job. Returns whether there are more."""
-    statement = "SELECT position, key FROM jobs WHERE queue = ? AND line = ? AND state = 'dead' LIMIT ?"
-    rows = connection.execute(statement, (queue, HEAD, PAGE)).fetchall()
-    for position, key in rows:
-        connection.execute("UPDATE jobs SET line = 0 WHERE queue = ? AND position = ?", (queue, position))
-        move_up(connection, queue, key)
-    return len(rows) == PAGE
+def open_keys(connection: sqlite3.Connection, queue: int, after: int) -> int | None:
+    """Let keys go on that stopped at a dead job, a page of jobs; return after which to go on, None: that were all."""
+    statement = "SELECT position, key, line, state FROM jobs WHERE queue = ? AND position > ? ORDER BY position LIMIT ?"
+    rows = connection.execute(statement, (queue, after, PAGE)).fetchall()
+    for position, key, line, state in rows:
+        if state == "dead" and line == HEAD:
+            connection.execute("UPDATE jobs SET line = 0 WHERE queue = ? AND position = ?", (queue, position))
+            move_up(connection, queue, key)
+    return rows[-1][0] if len(rows) == PAGE else None
 
 
 def give_up(connection: sqlite3.Connection, terms: Terms, born_before: float, now: float) -> tuple[list[str], bool]:
@@ -144,11 +145,20 @@ def forget(connection: sqlite3.Connection, now: float) -> bool:
     return len(rows) == PAGE
 
 
-def shed(connection: sqlite3.Connection, state: Literal["dead", "waiting"]) -> int:
-    """Forget a page of jobs for want of room, the oldest of those in a state; return how many."""
-    order = "ended_at IS NOT NULL ORDER BY ended_at" if state == "dead" else "TRUE ORDER BY born_at"
-    statement = f"SELECT queue, position, key FROM jobs WHERE state = '{state}' AND {order} LIMIT ?"
+def shed_dead(connection: sqlite3.Connection) -> int:
+    """Forget a page of dead jobs for want of room, the oldest; return how many."""
+    statement = (
+        "SELECT queue, position, key FROM jobs WHERE state = 'dead' AND ended_at IS NOT NULL ORDER BY ended_at LIMIT ?"
+    )
     rows = connection.execute(statement, (PAGE,)).fetchall()
+    _delete(connection, rows)
+    return len(rows)
+
+
+def shed_waiting(connection: sqlite3.Connection, queue: int) -> int:
+    """Forget a page of a queue's jobs that wait, for want of room, the oldest; return how many."""
+    statement = "SELECT queue, position, key FROM jobs WHERE queue = ? AND state = 'waiting' ORDER BY born_at LIMIT ?"
+    rows = connection.execute(statement, (queue, PAGE)).fetchall()
     _delete(connection, rows)
     return len(rows)
 

@@ -192,12 +192,14 @@ def key_of(order: str, entry: Entry) -> bytes:
 def add(connection: sqlite3.Connection, intakes: Sequence[Intake], entries: Sequence[Entry], now: float) -> list[int]:
     """Add a job for each event and each queue that it is for, in the events' own transaction; return these queues."""
     queues = []
+    keys: dict[tuple[str, int], bytes] = {}
     for intake in intakes:
         rows = []
         taken: set[bytes] = set()
         for entry in entries:
             if intake.wants(entry):
-                key = key_of(intake.order, entry)
+                known = (intake.order, entry.position)
+                key = keys[known] if known in keys else keys.setdefault(known, key_of(intake.order, entry))
                 behind = bool(key) and (key in taken or _first(connection, intake.queue, key, HEAD) is not None)
                 taken.add(key)
                 line = ALONE if not key else BEHIND if behind else HEAD

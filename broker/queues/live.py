@@ -48,6 +48,7 @@ class Live:
         "queue",
         "said_stalled",
         "waiters",
+        "waits_since",
     )
 
     def __init__(self, number: int, queue: Queue, leases: dict[str, float]) -> None:
@@ -63,6 +64,8 @@ class Live:
         """Whether there may be more to give than what is being given was chosen of."""
         self.said_stalled = False
         """Whether the account was told that it stalls."""
+        self.waits_since: float | None = None
+        """Since when its oldest job waits, when that was looked at last (seconds since 1970)."""
         self.alarm_at: float | None = None
         self._remove_alarm: Callable[[], None] = _nothing
 

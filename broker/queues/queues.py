@@ -93,7 +93,6 @@ class Queues:
         self._changing: dict[str, tuple[trio.Lock, list[int]]] = {}
         """Locks of accounts of which somebody changes something, with how many those are."""
         self._jobs: dict[State, int] = {}
-        self._oldest: float | None = None
         self._was_over = False
         self._nursery: trio.Nursery | None = None
 
@@ -303,8 +302,9 @@ class Queues:
         live.queue = queue
         self._take_in(queue.account_id)
         if stopped and queue.dead_after == "continue":
-            while await self._storage.write(partial(jobbook.open_keys, queue=live.number)):
-                pass
+            after: int | None = 0
+            while after is not None:
+                after = await self._storage.write(partial(jobbook.open_keys, queue=live.number, after=after))
         self.giving.let_go(live)
         self.giving.woken(live.number)
 
@@ -347,8 +347,7 @@ class Queues:
             await trio.sleep(KEEP_HOUSE_SECONDS)
 
     async def _keep_house_once(self) -> None:
-        self._oldest = None
-        for live in [live for lives in list(self._accounts.values()) for live in list(lives.values())]:
+        for live in self._lives():
             await self._look_after(live)
         while await self._storage.write(partial(jobbook.forget, now=self._backlog.wall_clock())):
             pass
@@ -357,6 +356,9 @@ class Queues:
         while after is not None:
             after = await self._storage.write(partial(jobbook.forget_contents, after=after))
         self._jobs = await self._storage.read(jobs.counts)
+
+    def _lives(self) -> list[Live]:
+        return [live for lives in self._accounts.values() for live in lives.values()]
 
     async def _look_after(self, live: Live) -> None:
         """Let one queue's old jobs and leases be over; tell its account if it stalls."""
@@ -371,8 +373,7 @@ class Queues:
             self.giving.say_dead(live, dead)
         self.giving.woken(live.number)
         oldest = await self._storage.read(partial(jobbook.oldest_waiting, queue=live.number))
-        if oldest is not None and (self._oldest is None or oldest < self._oldest):
-            self._oldest = oldest
+        live.waits_since = oldest
         stalls = oldest is not None and self._backlog.wall_clock() - oldest >= STALLED_SECONDS
         if stalls and not live.said_stalled and oldest is not None:
             payload = {"queue_id": live.queue.queue_id, "waiting_since": time_of(oldest)}
@@ -385,10 +386,15 @@ class Queues:
         if not self._was_over:
             return
         gone = 0
-        while shed := await self._storage.write(partial(jobbook.shed, state="dead")):
+        while shed := await self._storage.write(jobbook.shed_dead):
             gone += shed
-        if was_over and not gone:
-            lost = await self._storage.write(partial(jobbook.shed, state="waiting"))
+        oldest = min(
+            (live for live in self._lives() if live.waits_since is not None),
+            key=lambda live: live.waits_since or 0.0,
+            default=None,
+        )
+        if was_over and not gone and oldest is not None:
+            lost = await self._storage.write(partial(jobbook.shed_waiting, queue=oldest.number))
             if lost:
                 logger.warning("%d events of queues were given up: the log is as large as it may be", lost)
 
@@ -398,10 +404,11 @@ class Queues:
     def statistics(self) -> QueuesStatistics:
         """Return what queues there are, and how they do."""
         by_status = dict.fromkeys(("active", "paused"), 0)
-        for lives in self._accounts.values():
-            for live in lives.values():
-                by_status[live.queue.status] += 1
-        waiting = 0.0 if self._oldest is None else max(0.0, self._backlog.wall_clock() - self._oldest)
+        now = self._backlog.wall_clock()
+        waiting = 0.0
+        for live in self._lives():
+            by_status[live.queue.status] += 1
+            waiting = max(waiting, 0.0 if live.waits_since is None else now - live.waits_since)
         return QueuesStatistics(by_status, dict(self._jobs), waiting, self.giving.statistics(), self.giving.waiters())
 
 

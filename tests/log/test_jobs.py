@@ -132,7 +132,7 @@ def test_threads_that_stopped_go_on_when_the_queue_is_to_continue():
     shop = Shop(stops=True)
     shop.publish("a"), shop.publish("a")
     shop.nack(shop.lease()["e1"], dead=True)
-    assert not jobbook.open_keys(shop.connection, shop.queue)
+    assert jobbook.open_keys(shop.connection, shop.queue, 0) is None
     assert set(shop.lease(10)) == {"e2"}
     assert shop.states()["e1"] == "dead"
 

@@ -1,0 +1,178 @@
+"""What becomes of queues in the long run, without a disk or a thread: a clock that jumps sees nothing but them wait."""
+
+import sqlite3
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+
+from broker.access.keyring import Keyring
+from broker.access.keys import Access, Key
+from broker.access.tokens import Tokens
+from broker.config import AccountConfig, AccountQueueConfig, Config, LimitsConfig
+from broker.errors import RequestError
+from broker.log.backlog import Backlog
+from broker.log.engines.rows import EVENTS
+from broker.log.jobs import JOBS
+from broker.protocol.messages import Entry, PreparedEvent
+from broker.queues.asked import AckLeases, LeaseParams, WorkAsked
+from broker.queues.giving import DELAYS_SECONDS, Giving
+from broker.queues.queues import Queues
+from broker.schedule import Schedule
+
+ACCOUNT = "acct"
+START = 1_800_000_000.0
+HOUR = 3_600.0
+KEY = Key("library", ACCOUNT, frozenset({"subscribe", "webhooks"}))
+
+
+class InlineStorage:
+    """A storage that does everything at once, in memory. ``refuses``: it is full."""
+
+    def __init__(self):
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        for room in (EVENTS, JOBS):
+            for step in room.steps:
+                for statement in step:
+                    self.connection.execute(statement)
+        self.refuses = False
+
+    def begin_write(self, work, done):
+        done(RequestError("unavailable", "The disk is full") if self.refuses else work(self.connection))
+
+    async def write(self, work):
+        outcomes = []
+        self.begin_write(work, outcomes.append)
+        await trio.lowlevel.checkpoint()
+        if isinstance(outcomes[0], RequestError):
+            raise outcomes[0]
+        return outcomes[0]
+
+    async def read(self, work):
+        await trio.lowlevel.checkpoint()
+        return work(self.connection)
+
+
+class Desk:
+    """The queues of an account, and what it was told."""
+
+    def __init__(self, storage=None, max_bytes=1e12, **section):
+        self.storage = storage or InlineStorage()
+        self.backlog = Backlog(self.storage, lambda: START + trio.current_time())
+        self.told = []
+        schedule = Schedule()
+        self.schedule = schedule
+        keyring = Keyring(Access(Config()), Tokens("x" * 32, 60), None, schedule)
+        announce = lambda account_id, kind, payload: self.told.append((kind, payload))  # noqa: E731
+        self.giving = Giving(self.backlog, schedule, lambda _: "c1-", announce, lambda: 0.5)
+        self.queues = Queues(self.backlog, keyring, LimitsConfig(), self.giving, max_bytes)
+        self.accounts = (AccountConfig(id=ACCOUNT, queues=(AccountQueueConfig(id="q", **section),)),)
+        self.position = 0
+
+    @asynccontextmanager
+    async def open(self):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.schedule.run)
+            await nursery.start(partial(self.queues.run, self.accounts, trio.Event()))
+            yield self
+            nursery.cancel_scope.cancel()
+
+    def publish(self, thread="t"):
+        self.position += 1
+        payload = b'{"message":{"thread_id":"%b"}}' % thread.encode()
+        event = PreparedEvent("m.r", "in_1", f"e{self.position}", "2026-01-01T00:00:00.000Z", payload, None)
+        self.storage.connection.execute(
+            "INSERT INTO events VALUES (?, ?, 'in_1', 'm.r', ?, ?, ?, ?, NULL)",
+            (self.position, ACCOUNT, event.event_id, event.created_at, START, payload),
+        )
+        entry = Entry(self.position, 0.0, "m.r", "in_1", event.event_id, b"", START, event)
+        self.backlog.add(self.storage.connection, ACCOUNT, [entry])
+
+    async def work(self, params, client_id=""):
+        result, _ = await self.queues.work(WorkAsked("", "", params), client_id, lambda: KEY)
+        return result
+
+    async def lease(self, wait_seconds=0, **fields):
+        return (await self.work(LeaseParams("q", wait_seconds=wait_seconds, **fields))).leases
+
+    async def deliveries(self):
+        return (await self.queues.deliveries(KEY, "q", {})).deliveries
+
+
+async def test_an_account_is_told_once_that_a_queue_stalls_and_again_when_it_does_again(autojump_clock):
+    async with Desk().open() as desk:
+        desk.publish()
+        await trio.sleep(HOUR - 120)
+        assert desk.told == []
+        await trio.sleep(HOUR)
+        assert desk.told == [("queue.stalled", {"queue_id": "q", "waiting_since": "2027-01-15T08:00:00.000Z"})]
+        [lease] = await desk.lease()
+        await desk.work(AckLeases([lease.lease_id]))
+        await trio.sleep(120)
+        desk.publish()
+        await trio.sleep(HOUR + 120)
+        assert [kind for kind, _ in desk.told] == ["queue.stalled"] * 2
+
+
+async def test_what_nobody_did_in_its_time_is_dead_and_the_account_hears_of_it(autojump_clock):
+    async with Desk(max_age_seconds=600).open() as desk:
+        desk.publish()
+        desk.publish()
+        await trio.sleep(700)
+        assert {each.state for each in await desk.deliveries()} == {"dead"}
+        assert desk.told == [("queue.dead", {"queue_id": "q", "event_ids": ["e1", "e2"], "count": 2})]
+
+
+async def test_a_lease_is_over_in_its_time_though_no_worker_asks(autojump_clock):
+    async with Desk(max_attempts=1).open() as desk:
+        desk.publish()
+        await desk.lease()
+        await trio.sleep(130)
+        assert [kind for kind, _ in desk.told] == ["queue.dead"]
+        assert desk.giving.statistics() == {
+            "granted": 1, "acked": 0, "nacked": 0, "freed": 0, "expired": 1, "lost": 0,
+        }  # fmt: skip
+
+
+async def test_a_worker_that_waits_is_given_a_retry_in_the_moment_in_which_it_is_due(autojump_clock):
+    async with Desk(lease_seconds=30).open() as desk:
+        desk.publish()
+        await desk.lease()
+        began = trio.current_time()
+        [again] = await desk.lease(wait_seconds=60)
+        assert (again.attempt, trio.current_time() - began) == (2, pytest.approx(30))
+
+
+async def test_all_of_a_log_that_is_too_large_goes_the_dead_first(autojump_clock):
+    desk = Desk(max_bytes=0, max_age_seconds=600)
+    async with desk.open():
+        desk.publish()
+        await trio.sleep(30)
+        assert [each.state for each in await desk.deliveries()] == ["waiting"]
+        await trio.sleep(120)
+        assert await desk.deliveries() == []
+
+
+async def test_a_full_disk_is_told_to_who_waits_and_the_queue_goes_on_after_it(autojump_clock):
+    async with Desk().open() as desk:
+        desk.publish()
+        desk.storage.refuses = True
+        with pytest.raises(RequestError, match="The disk is full"):
+            await desk.lease(wait_seconds=10)
+        desk.storage.refuses = False
+        assert len(await desk.lease(wait_seconds=10)) == 1
+
+
+async def test_who_waits_at_a_paused_queue_hears_nothing_in_its_time(autojump_clock):
+    async with Desk().open() as desk:
+        desk.publish()
+        live = desk.queues.of(KEY)[0]
+        live.queue = type(live.queue)(ACCOUNT, "q", status="paused")
+        began = trio.current_time()
+        assert await desk.lease(wait_seconds=5) == []
+        assert trio.current_time() - began == pytest.approx(5)
+
+
+def test_delays_between_attempts_only_grow():
+    assert list(DELAYS_SECONDS) == sorted(DELAYS_SECONDS)
