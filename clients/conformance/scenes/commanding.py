@@ -92,6 +92,7 @@ async def command_before_open(stage: Stage) -> None:
     await stage.proxy.link(1)
     for number in (1, 2, 3):
         await driver.command(f"c{number}", "send_email", params=SEND | {"subject": f"Mail {number}"})
+    await driver.settled()
     may_open.set()
     for number in (1, 2, 3):
         answer = await driver.until("answer", id=f"c{number}")
@@ -132,7 +133,7 @@ async def acked(stage: Stage) -> None:
     await stage.publish(3)
     await driver.until("event", event_id="evt_3")
     await stage.changes.never(
-        "it acknowledged what it is still handling", lambda: len(acks.heard(action="ack")) > 1, 1.3
+        "it acknowledged what it is still handling", lambda: len(acks.heard(action="ack")) > 1, 2.0
     )
     await driver.kill()
     await stage.publish(4)

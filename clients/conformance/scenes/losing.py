@@ -88,8 +88,8 @@ async def restart_from_store(stage: Stage) -> None:
     driver = await stage.connected(cursor_file=stage.cursor_file)
     await stage.publish(1, 2)
     await driver.until("handled", 2)
-    await driver.command("settled", "ping")
-    await driver.until("answer", id="settled")
+    await driver.command("c1", "ping")  # time to write its store
+    await driver.until("answer", id="c1")
     await driver.kill()
     await stage.publish(3)
     again = await stage.connected(cursor_file=stage.cursor_file)
@@ -156,8 +156,7 @@ async def gap_while_paused(stage: Stage) -> None:
     """A client that read nothing for longer than the window: gaps are told before what comes after them, and add up."""
     driver = await stage.connected()
     await driver.tell("pause")
-    await driver.command("c1", "ping")  # it is through when the pause has begun
-    await driver.until("answer", id="c1")
+    await driver.settled()
     count = 140
     for number in range(1, count + 1):
         await stage.publish(number, body="x" * 250_000)
