@@ -1,5 +1,7 @@
 """One worker at its queues: how much it may ask for at once, and what it leaves when it goes."""
 
+from typing import Final
+
 from msgspec import Struct
 
 from ..access.keys import Key
@@ -8,9 +10,9 @@ from ..protocol.messages import Command
 from .asked import AckLeases, LeaseParams, NackParams, WorkAsked, WorkResult, check_work
 from .queues import Judge, Queues
 
-MAX_UNDER_WAY = 64
+MAX_UNDER_WAY: Final = 64
 """Commands about leases of one connection, beside those that wait for events."""
-_MAX_KEPT = 1_024
+_MAX_KEPT: Final = 1_024
 """Leases of which is known that this connection has them, until those that are over are forgotten."""
 
 

@@ -1,6 +1,7 @@
 """Queues as accounts and their workers meet them: over a socket, by a request, over a restart."""
 
 import json
+import time
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -166,6 +167,20 @@ async def test_who_closes_for_good_leaves_its_events_to_others_at_once_and_no_at
         wait_seconds = 20 if again else 0.1
         leased = await other.ask("lease", "l2", queue_id="support", wait_seconds=wait_seconds)
         assert [lease["attempt"] for lease in leased["leases"]] == [1] * again
+
+
+async def test_what_a_worker_has_said_before_it_closed_is_so(tmp_path):
+    async with working(tmp_path, SUPPORT) as (opened, address), connected(address) as other:
+        await opened.publish(ACCOUNT, [mail(1, "a"), mail(2, "b")])
+        async with connected(address) as client:
+            first, second = ids_of(await client.ask("lease", "l1", queue_id="support", max=2))
+            opened.webhooks.outbox.storage.begin_write(lambda _: time.sleep(0.2), lambda _: None)
+            await client.say("ack", "a1", lease_ids=[first])
+            await client.say("nack", "n1", lease_ids=[second], dead=True)
+            await client.websocket.aclose(1000)
+        assert events_of(await other.ask("lease", "l2", queue_id="support", wait_seconds=0.2)) == []
+        deliveries = told(await ask(address, "GET", "/support/deliveries"))["deliveries"]
+        assert [each["state"] for each in deliveries] == ["dead", "acked"]
 
 
 async def test_a_worker_that_comes_back_goes_on_with_its_leases(tmp_path):
