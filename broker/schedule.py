@@ -95,3 +95,33 @@ class Schedule:
     def statistics(self) -> ScheduleStatistics:
         """Return who waits."""
         return ScheduleStatistics(len(self._items))
+
+
+class Alarm:
+    """One call that is to come, at the earliest of the times that it was set for; it may be set again and again."""
+
+    __slots__ = ("_remove", "at")
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+        """When (trio's clock); None: it is not set."""
+        self._remove: Callable[[], None] | None = None
+
+    def set(self, schedule: Schedule, at: float, ring: Callable[[], None]) -> None:
+        """Let ``ring`` be called at a time, unless the alarm rings earlier anyway."""
+        if self.at is not None and self.at <= at:
+            return
+        self.clear()
+
+        def call(now: float) -> None:
+            self.at = self._remove = None
+            ring()
+
+        self.at = at
+        self._remove = schedule.add(at, call)
+
+    def clear(self) -> None:
+        """Let nothing be called."""
+        if self._remove is not None:
+            self._remove()
+        self.at = self._remove = None

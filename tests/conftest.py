@@ -41,6 +41,16 @@ def pytest_pyfunc_call():
     raise error
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Let what was printed and logged be UTF-8, whatever a test says: it goes to another process."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode("utf-8")) for name, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture
 def quick_close(monkeypatch):
     """Let clients that do not answer a Close be gone soon."""

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked as blocked
 
-from broker.schedule import Schedule, ScheduleStatistics
+from broker.schedule import Alarm, Schedule, ScheduleStatistics
 
 
 @pytest.fixture
@@ -169,3 +169,39 @@ async def test_of_more_than_a_slice_each_is_called_as_often_as_it_wants(schedule
         schedule.add(1, partial(call_again, number))
     await trio.sleep(4.5)
     assert calls == [4, 2] * 100
+
+
+async def test_an_alarm_rings_once_at_the_earliest_time_that_it_was_set_for(schedule, autojump_clock):
+    rang = []
+    alarm = Alarm()
+
+    def ring() -> None:
+        rang.append(trio.current_time())
+
+    began = trio.current_time()
+    for seconds in (7, 3, 5):
+        alarm.set(schedule, began + seconds, ring)
+    assert (alarm.at, schedule.statistics().waiting) == (began + 3, 1)
+    await trio.sleep(10)
+    assert (rang, alarm.at) == ([began + 3], None)
+    alarm.set(schedule, began + 20, ring)
+    alarm.clear()
+    alarm.clear()
+    assert (alarm.at, schedule.statistics().waiting) == (None, 0)
+    await trio.sleep(20)
+    assert rang == [began + 3]
+
+
+async def test_an_alarm_may_be_set_again_while_it_rings(schedule, autojump_clock):
+    rang = []
+    alarm = Alarm()
+
+    def ring() -> None:
+        rang.append(trio.current_time())
+        if len(rang) < 3:
+            alarm.set(schedule, trio.current_time() + 2, ring)
+
+    began = trio.current_time()
+    alarm.set(schedule, began + 1, ring)
+    await trio.sleep(10)
+    assert rang == [began + 1, began + 3, began + 5]

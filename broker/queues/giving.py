@@ -213,7 +213,7 @@ class Giving:
                 self.look_at(live)
             else:  # what is due and cannot be given is tried again after a while
                 at = trio.current_time() + (seconds if seconds > 0 else RETRY_SECONDS)
-                live.look_again(self._schedule, at, self.look_at)
+                live.alarm.set(self._schedule, at, partial(self.look_at, live))
         self.let_go(live)
 
     def let_go(self, live: Live) -> None:

@@ -7,7 +7,7 @@ import trio
 
 from ..errors import RequestError
 from ..log.jobs import Lease, Worker
-from ..schedule import Schedule
+from ..schedule import Alarm
 from .queue import Queue
 
 Announce = Callable[[str, str, Mapping[str, Any]], None]
@@ -39,8 +39,7 @@ class Live:
     """One queue. ``number`` is its row's."""
 
     __slots__ = (
-        "_remove_alarm",
-        "alarm_at",
+        "alarm",
         "granting",
         "is_new",
         "leases",
@@ -66,32 +65,13 @@ class Live:
         """Whether the account was told that it stalls."""
         self.waits_since: float | None = None
         """Since when its oldest job waits, when that was looked at last (seconds since 1970)."""
-        self.alarm_at: float | None = None
-        self._remove_alarm: Callable[[], None] = _nothing
-
-    def look_again(self, schedule: Schedule, at: float, look: Callable[["Live"], None]) -> None:
-        """Be looked at again at a time (of trio's clock), if that is not to happen earlier anyway."""
-        if self.alarm_at is not None:
-            if self.alarm_at <= at:
-                return
-            self._remove_alarm()
-
-        def ring(now: float) -> None:
-            self.alarm_at = None
-            look(self)
-
-        self.alarm_at = at
-        self._remove_alarm = schedule.add(at, ring)
+        self.alarm = Alarm()
+        """When it is looked at again."""
 
     def close(self) -> None:
         """Wait for nothing, and let nobody wait."""
-        self._remove_alarm()
-        self.alarm_at = None
+        self.alarm.clear()
         self.leases.clear()
         for waiter in self.waiters:
             waiter.error = RequestError("not_found", "The queue is gone")
             waiter.answered.set()
-
-
-def _nothing() -> None:
-    """Remove nothing."""

@@ -10,7 +10,7 @@ from msgspec import Struct
 from ..access.keys import Key
 from ..access.rates import TokenBucket
 from ..log.letters import Route
-from ..schedule import Schedule
+from ..schedule import Alarm
 from .breaker import Breaker
 from .endpoint import Endpoint
 
@@ -34,8 +34,7 @@ class Live:
     """One endpoint. ``number`` is its row's."""
 
     __slots__ = (
-        "_remove_alarm",
-        "alarm_at",
+        "alarm",
         "breaker",
         "endpoint",
         "health",
@@ -64,9 +63,8 @@ class Live:
         self.under_way = 0
         self.serving = False
         """Whether letters are being claimed."""
-        self.alarm_at: float | None = None
-        """When it is looked at again (trio's clock)."""
-        self._remove_alarm: Callable[[], None] = _nothing
+        self.alarm = Alarm()
+        """When it is looked at again."""
         self.tests = TokenBucket.full(TESTS_PER_SECOND, TESTS_AT_ONCE, trio.current_time())
 
     @property
@@ -90,26 +88,7 @@ class Live:
         if due_at is not None and (self.next_due is None or due_at < self.next_due):
             self.next_due = due_at
 
-    def look_again(self, schedule: Schedule, at: float, look: Callable[["Live"], None]) -> None:
-        """Be looked at again at a time (of trio's clock), if that is not to happen earlier anyway."""
-        if self.alarm_at is not None:
-            if self.alarm_at <= at:
-                return
-            self._remove_alarm()
-
-        def ring(now: float) -> None:
-            self.alarm_at = None
-            look(self)
-
-        self.alarm_at = at
-        self._remove_alarm = schedule.add(at, ring)
-
     def close(self) -> None:
         """Watch no key any more, and wait for nothing."""
         self.watching.close()
-        self._remove_alarm()
-        self.alarm_at = None
-
-
-def _nothing() -> None:
-    """Remove nothing."""
+        self.alarm.clear()

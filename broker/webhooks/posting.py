@@ -116,7 +116,7 @@ class Posting:
         wait_seconds = live.next_due - self._outbox.wall_clock()
         begin_at = max(now + wait_seconds if wait_seconds > 0 else now, live.breaker.opens_at())
         if begin_at > now:
-            live.look_again(self._schedule, begin_at, self.look_at)
+            live.alarm.set(self._schedule, begin_at, partial(self.look_at, live))
         elif live.breaker.room(live.under_way, now):
             live.serving = True
             self._nursery.start_soon(self._serve, live)

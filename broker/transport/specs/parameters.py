@@ -67,3 +67,14 @@ def security_schemes(api_key: Literal["apiKey", "httpApiKey"]) -> dict[str, Json
             "description": subprotocol,
         },
     }
+
+
+def deliveries_query(state: Any, default_limit: int, max_limit: int) -> dict[str, Parameter]:
+    """Return the query of a page of deliveries; ``state`` is the type of the states that they may be in."""
+    limit = {**schema_of(Annotated[int, Meta(ge=1, le=max_limit)]), "default": default_limit}
+    return {
+        "state": Parameter(schema_of(state), "Only those in this state."),
+        "event_id": Parameter(schema_of(Identifier), "Only those of this event."),
+        "before": Parameter(schema_of(str), "The `next` of the last page."),
+        "limit": Parameter(limit, "At most so many."),
+    }

@@ -1,26 +1,17 @@
 """The routes of queues as OpenAPI has them (PROTOCOL section 11)."""
 
-from typing import Annotated, Final
-
-from msgspec import Meta
+from typing import Final
 
 from ...log.jobs import State
 from ...protocol.names import Identifier
 from ...queues.looking import DEFAULT_LIMIT, MAX_LIMIT, QueueDeliveries
 from ...queues.queue import NewQueue, QueueChange, QueueResend, QueueSeen
 from .operations import BODIED, KEYED, Operation
-from .parameters import Parameter
+from .parameters import Parameter, deliveries_query
 from .schemas import object_of, ref, schema_of
 
 _ID: Final = {"id": Parameter(schema_of(Identifier), "Its `queue_id`.", "path")}
-_DELIVERIES_QUERY: Final = {
-    "state": Parameter(schema_of(State), "Only those in this state."),
-    "event_id": Parameter(schema_of(Identifier), "Only those of this event."),
-    "before": Parameter(schema_of(str), "The `next` of the last page."),
-    "limit": Parameter(
-        {**schema_of(Annotated[int, Meta(ge=1, le=MAX_LIMIT)]), "default": DEFAULT_LIMIT}, "At most so many."
-    ),
-}
+_DELIVERIES_QUERY: Final = deliveries_query(State, DEFAULT_LIMIT, MAX_LIMIT)
 
 QUEUE_STRUCTS: Final = (QueueDeliveries, QueueChange, QueueSeen, NewQueue, QueueResend)
 QUEUE_OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
