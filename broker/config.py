@@ -214,6 +214,10 @@ class AccountWebhookConfig(_Section, frozen=True):
     order: Literal["none", "inbox"] = "none"
 
 
+DeadAfter = Literal["continue", "stop"]
+told("dead_after", any_of(DeadAfter))
+
+
 class AccountQueueConfig(_Section, frozen=True):
     """A queue that an account's workers take events from (PROTOCOL section 11). Left out: all inboxes, all types."""
 
@@ -224,7 +228,7 @@ class AccountQueueConfig(_Section, frozen=True):
     lease_seconds: Annotated[int, Meta(ge=1, le=3_600)] | Annotated[float, Meta(ge=1, le=3_600)] = 60
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
     max_age_seconds: Annotated[int, Meta(ge=60, le=604_800)] | Annotated[float, Meta(ge=60, le=604_800)] = 259_200
-    dead_after: Literal["continue", "stop"] = "continue"
+    dead_after: DeadAfter = "continue"
 
 
 class AccountConfig(_Section, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..access.keys import Key, inbox_ids_of
-from ..config import AccountQueueConfig, LimitsConfig, QueueOrder
+from ..config import AccountQueueConfig, DeadAfter, LimitsConfig, QueueOrder
 from ..errors import RequestError
 from ..log.jobs import Intake, Terms
 from ..protocol.messages import format_time
@@ -31,7 +31,6 @@ DEFAULT_ATTEMPTS: Final = 5
 DEFAULT_AGE_SECONDS: Final = 259_200.0
 
 Status = Literal["active", "paused"]
-DeadAfter = Literal["continue", "stop"]
 
 LeaseSeconds = Annotated[float, Meta(ge=1, le=MAX_LEASE_SECONDS)] | Annotated[int, Meta(ge=1, le=MAX_LEASE_SECONDS)]
 AgeSeconds = Annotated[float, Meta(ge=60, le=MAX_AGE_SECONDS)] | Annotated[int, Meta(ge=60, le=MAX_AGE_SECONDS)]
