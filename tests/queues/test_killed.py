@@ -36,6 +36,21 @@ MAILS, THREADS, WORKERS, KILLS = 120, 10, 6, 3
 GUARD_SECONDS = 120
 
 
+class Body(httpx.AsyncByteStream):
+    """A body in one piece: no generator is left in the middle of it where the broker is killed."""
+
+    def __init__(self, content):
+        self._parts = [content]
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
+
+
 class Desk:
     """A broker that is killed, and workers that ask it again and again."""
 
@@ -50,7 +65,9 @@ class Desk:
         """The result of a command, or its error; asked again while the broker is away."""
         while True:
             with suppress(httpx.HTTPError):
-                answer = (await self.client.post("/v1/commands", json={"action": action, **params})).json()
+                request = self.client.build_request("POST", "/v1/commands", json={"action": action, **params})
+                request.stream = Body(request.content)
+                answer = (await self.client.send(request)).json()
                 if answer.get("error", {}).get("code") not in ("unavailable", "draining", "timeout", "internal"):
                     return answer
             await trio.sleep(0.05)
