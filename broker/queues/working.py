@@ -19,10 +19,9 @@ _MAX_KEPT: Final = 1_024
 class Working:
     """What one connection asks of queues. ``queues`` None: there is no log on disk."""
 
-    def __init__(self, queues: Queues | None, client_id: str, judge: Judge) -> None:
+    def __init__(self, queues: Queues | None, client_id: str) -> None:
         self._queues = queues
         self._client_id = client_id
-        self._judge = judge
         self._under_way = 0
         self._waiting: set[str] = set()
         """Queues at which it waits."""
@@ -48,15 +47,15 @@ class Working:
             self._under_way += 1
         return queues
 
-    async def do(self, queues: Queues, asked: WorkAsked) -> Struct | RequestError:
-        """Do a command that was admitted; return its outcome."""
+    async def do(self, queues: Queues, asked: WorkAsked, judge: Judge) -> Struct | RequestError:
+        """Do a command that was admitted; return its outcome. ``judge`` says what its key reaches by then."""
         try:
-            result, lease_ids = await queues.work(asked, self._client_id, self._judge)
+            result, lease_ids = await queues.work(asked, self._client_id, judge)
         except RequestError as error:
             return error
         finally:
             self._end(asked)
-        self._note(queues, asked, result, lease_ids)
+        self._note(queues, asked, result, lease_ids, judge)
         return result
 
     def _end(self, asked: WorkAsked) -> None:
@@ -65,13 +64,13 @@ class Working:
         else:
             self._under_way -= 1
 
-    def _note(self, queues: Queues, asked: WorkAsked, result: WorkResult, lease_ids: list[str]) -> None:
+    def _note(self, queues: Queues, asked: WorkAsked, result: WorkResult, lease_ids: list[str], judge: Judge) -> None:
         self._leases |= dict.fromkeys(lease_ids)
         if isinstance(asked.params, AckLeases | NackParams):
             for lease_id in asked.params.lease_ids:
                 self._leases.pop(lease_id, None)
         if len(self._leases) > _MAX_KEPT:
-            account_id = str(self._judge().account_id)
+            account_id = str(judge().account_id)
             current = [each for each in self._leases if queues.giving.is_current(account_id, each)]
             self._leases = dict.fromkeys(current)
 

@@ -88,7 +88,7 @@ class Connection:
         """Around who publishes what waits."""
         self._writing = False
         self._await = partial(broker.waits.wait, admitted.account)
-        self._working = Working(broker.queues, admitted.opening.client_id or "", self._judge)
+        self._working = Working(broker.queues, admitted.opening.client_id or "")
         self._waits = 0
         """Of this client, under way."""
 
@@ -342,7 +342,7 @@ class Connection:
         self._obeying.start_soon(self._guard, partial(self._do_work, queues, asked))
 
     async def _do_work(self, queues: Queues, asked: WorkAsked) -> None:
-        outcome = await self._working.do(queues, asked)
+        outcome = await self._working.do(queues, asked, self._judge)
         self._say_answer(asked.request_id, asked.action, outcome)
 
     def _judge(self) -> Key:

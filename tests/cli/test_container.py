@@ -149,10 +149,10 @@ def test_the_log_on_disk_is_in_the_volume():
 
 
 def test_it_runs_as_nobody_with_a_root_that_is_read_only_and_is_found_healthy():
-    shutting = [*shut_in(), "--tmpfs", "/tmp", "--chdir", "/etc"]
+    shutting = [*shut_in(), "--tmpfs", "/mnt", "--chdir", "/etc"]
     settings = {name: value for name, value in environment().items() if name != "PATH"}
     assert settings["BROKER_SERVER__HOST"] == "0.0.0.0"
-    settings["BROKER_STORAGE__PATH"] = "/tmp/broker.db"  # as in the volume, which is not here
+    settings["BROKER_STORAGE__PATH"] = "/mnt/broker.db"  # as in the volume, which is not here
     settings |= {"BROKER_SERVER__PORT": str(free_port()), "HOME": "/nonexistent"}
     program = [*shutting, sys.executable, "-m", "broker"]
     with process(*words(of("CMD")[0]), command=program, **settings) as started:

@@ -31,6 +31,8 @@ LONGEST_TURN = 0.075
 """Seconds of all steps between two looks at what the network brought."""
 LONGEST_WAIT = 0.15
 """Seconds that the broker works while a neighbour waits for one answer."""
+LONGEST_WAIT_FOR_DISK = 1.0
+"""The same with a log on disk: a list is one commit, and who publishes waits for the one that is being written."""
 ROUNDS = 3
 """So often, at least, a neighbour is served."""
 GUARD_SECONDS = 100
@@ -99,7 +101,7 @@ async def test_a_neighbour_is_served_while_another_client_publishes_to_a_log_on_
             await attack(attacker, ROWS[name], target, neighbour)
     assert steps.longest < LONGEST_STEP, steps.longest_of
     assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
-    assert neighbour.longest_wait < LONGEST_WAIT, steps.slowest.most_common(3)
+    assert neighbour.longest_wait < LONGEST_WAIT_FOR_DISK, steps.slowest.most_common(3)
 
 
 @each_row_with_a_bound
