@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Processes that the tests run in, side by side.
-JOBS ?= auto
 
 .PHONY: demo test lint bench bench-check bench-peers prove-storage clean
 
@@ -14,7 +12,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest
 
 # A short run of all scenarios: tables here, results and report in benchmarks/out.
 bench: $(VENV)/.installed-bench

@@ -38,7 +38,6 @@ PROMISES = {
         "test_the_ready_frame_comes_first_and_its_cursor_is_good_for_a_reconnect",
         "test_a_published_event_reaches_the_publisher_and_his_answer_comes_too",
         "test_thousands_of_publishes_in_one_read_are_all_stored_in_their_order",
-        "test_what_was_published_just_before_the_client_half_closes_is_still_answered",
         "test_waiting_publishes_are_done_in_their_order_and_the_next_after_too_many_is_refused",
         "test_a_quiet_clients_cursor_stays_good",
     ),

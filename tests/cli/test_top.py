@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import termios
@@ -131,6 +132,8 @@ class Terminal:
     def until(self, text):
         """Read until a text is drawn."""
         while text not in click.unstyle(self.seen):
+            readable, _, _ = select.select([self._ours], [], [], GUARD_SECONDS)
+            assert readable, f"{text!r} was not drawn, but {click.unstyle(self.seen)[-2_000:]}"
             self.seen += os.read(self._ours, 65_536).decode(errors="replace")
         self.seen = ""
 
