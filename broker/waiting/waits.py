@@ -1,7 +1,8 @@
 """The wait for one event: the first that is as it must be, from a cursor on, or live (PROTOCOL section 11).
 
 A wait follows its account's log as every subscriber does, and ends at the first event that fits, when its time is over,
-or when the broker drains: then it says from where on to go on. What it reads is looked at in short steps.
+or when the broker drains: then it says from where on to go on. What it reads is looked at in short steps, one in each
+turn of the loop, round the accounts: however many wait.
 """
 
 from collections import Counter
@@ -18,6 +19,7 @@ from ..fanout.subscriber import Subscriber, Subscribers
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Event, Gap
 from ..protocol.selection import Selection, TypeFilter
+from ..turns import Turns
 from .asked import NOW, WaitParams
 from .conditions import Mail, condition, mail_of
 from .extraction import Extracted, extract
@@ -29,7 +31,7 @@ MAX_OF_ALL_INBOXES: Final = 64
 """Of these, such that wait for an event of any inbox: each looks at all."""
 LOOK_SECONDS: Final = 5.0
 """How long a wait whose time is over may still look at what is stored already."""
-_LOOK_BYTES: Final = 32_768
+_LOOK_BYTES: Final = 16_384
 """Of events that are looked at in one step."""
 _BUSY_RETRY_MS: Final = 1_000
 
@@ -72,6 +74,7 @@ class Waits:
 
     def __init__(self, subscribers: Subscribers) -> None:
         self._subscribers = subscribers
+        self._turns = Turns()
         self._under_way = Counter[str]()
         self._of_all_inboxes = Counter[str]()
 
@@ -87,7 +90,7 @@ class Waits:
             counter[account_id] += 1
         try:
             with self._subscribers.open(account, selection, TypeFilter(asked.event_types)) as subscriber:
-                return await _Wait(account, subscriber, asked, judge).run()
+                return await _Wait(account, subscriber, asked, judge, self._turns).run()
         finally:
             for counter in counters:
                 counter[account_id] -= 1
@@ -109,7 +112,8 @@ class Waits:
 class _Wait:
     """One wait."""
 
-    def __init__(self, account: Account, subscriber: Subscriber, asked: WaitParams, judge: Judge) -> None:
+    def __init__(self, account: Account, subscriber: Subscriber, asked: WaitParams, judge: Judge, turns: Turns) -> None:
+        self._turns = turns
         self._account = account
         self._subscriber = subscriber
         self._asked = asked
@@ -145,6 +149,8 @@ class _Wait:
 
     async def _look_at_what_there_is(self) -> Found | None:
         """Look at all that is stored; None: nothing of it fits, and what comes will wake the subscriber."""
+        account_id = self._account.buffer.account_id
+        await self._turns.take(account_id)
         while (following := await self._subscriber.read()) is not None:
             if isinstance(following, Gap):
                 self._gap = following if self._gap is None else _joined(self._gap, following)
@@ -157,8 +163,9 @@ class _Wait:
                 looked_at += len(entry.frame)
                 if looked_at >= _LOOK_BYTES:
                     looked_at, self._looked_through = 0, entry.position
-                    await trio.lowlevel.checkpoint()
+                    await self._turns.take(account_id)
             self._looked_through = None
+            await self._turns.take(account_id)
         return None
 
     def _look_at(self, entry: Entry) -> Found | None:
