@@ -1,13 +1,14 @@
 """The broker as a process of its own, as its users start it."""
 
 import os
+import random
 import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 KEY = "dm_live_test_of_the_command_line"
 GUARD_SECONDS = 60
@@ -39,6 +40,15 @@ def process(*arguments, command=COMMAND, stdin=None, **options) -> Iterator[subp
         finally:
             guard.cancel()
             started.kill()
+
+
+def lasting_port() -> int:
+    """A free port that the kernel gives to no connection by itself: who starts there again finds it free."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import click
 import pytest
 from click.testing import CliRunner
-from processes import COMMAND, GUARD_SECONDS, KEY, process, serving
+from processes import COMMAND, GUARD_SECONDS, KEY, lasting_port, process, serving
 
 import broker.cli.top
 from broker.cli.cli import main
@@ -69,8 +69,9 @@ def test_as_json_each_line_is_a_document_and_once_is_one(url):
 
 
 def test_without_a_terminal_it_prints_lines_and_goes_on_over_a_restart(config_path):
+    port = lasting_port()
     with (
-        serving("--config", config_path) as (first, url),
+        serving("--config", config_path, "--port", port) as (first, url),
         process("top", "--url", url, **AS_OPERATOR) as watching,
     ):
         assert "serving" in watching.stdout.readline()
@@ -78,7 +79,7 @@ def test_without_a_terminal_it_prints_lines_and_goes_on_over_a_restart(config_pa
         while "lost" not in (said := watching.stdout.readline()):
             assert said
         assert first.wait(GUARD_SECONDS) == 0
-        with process("serve", "--config", config_path, "--port", url.rpartition(":")[2]):
+        with process("serve", "--config", config_path, "--port", port):
             while "restarts seen: 1" not in (said := watching.stdout.readline()):
                 assert said
 
