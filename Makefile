@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench bench-check bench-peers prove-storage clean
+.PHONY: demo test lint bench bench-check bench-peers prove prove-storage clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-dev
 # A short run of all scenarios: tables here, results and report in benchmarks/out.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks all --pin
+
+# The proofs that `make test` runs in part, whole: some minutes. Each file of tests/proofs says what it proves.
+prove: $(VENV)/.installed-dev
+	BROKER_PROVE=1 $(BIN)/python -m pytest tests/proofs
 
 # Kills a broker with a log on disk twenty times in a stream of publishes, with either setting of storage.synchronous.
 prove-storage: $(VENV)/.installed-dev
