@@ -1,4 +1,4 @@
-"""Who gets a slot, and who loses one: takeover by `client_id`, and ghosts (PROTOCOL sections 1 and 2)."""
+"""Who gets a slot, and who loses one: takeover by `client_id`, looks, and ghosts (PROTOCOL sections 1 and 2)."""
 
 from collections.abc import Callable
 from typing import Final
@@ -8,7 +8,7 @@ import trio
 from ..errors import CloseCode, RequestError
 from .keys import MAX_CONNECTIONS, Key
 from .opening import Opening
-from .slots import Holder, Slot, Slots
+from .slots import LOOK, Holder, Slot, Slots
 
 GHOST_SECONDS: Final = 5.0
 """How long the quietest connection may take to show that its client is there."""
@@ -25,8 +25,9 @@ Judge = Callable[[], tuple[Key, Opening]]
 async def admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
     """Judge a client and take a slot for it in one step; no checkpoint lies between that and the return.
 
-    A connection of the same key and `client_id` is ended. Where no slot is free, the account's quietest connection is
-    pinged, and ended if its client shows no life. Raises `RequestError`: `connection_limit`, and what ``judge`` raises.
+    A connection of the same key and `client_id` is ended, and by a look the account's other one. Where no slot is free,
+    the account's quietest connection is pinged, and ended if its client shows no life. Raises `RequestError`:
+    `connection_limit`, and what ``judge`` raises.
     """
     key, opening = judge()
     slot = _take(slots, key, opening)
@@ -54,10 +55,16 @@ def _lives(holder: Holder, asked_at: float) -> bool:
 
 
 def _take(slots: Slots, key: Key, opening: Opening) -> Slot | None:
-    name = None if opening.client_id is None else (key.identity, opening.client_id)
-    slot, replaced = slots.take(str(key.account_id), MAX_CONNECTIONS[key.tier], name)
+    account_id, limit = str(key.account_id), MAX_CONNECTIONS[key.tier]
+    if opening.watch:
+        slot, replaced = slots.take(account_id, limit, LOOK)
+        why = "replaced by a newer look at the account"
+    else:
+        name = None if opening.client_id is None else (key.identity, opening.client_id)
+        slot, replaced = slots.take(account_id, limit, name)
+        why = "replaced by a newer connection of the same client_id"
     if replaced is not None and replaced.holder is not None:
-        replaced.holder.end(CloseCode.REPLACED, "replaced by a newer connection of the same client_id")
+        replaced.holder.end(CloseCode.REPLACED, why)
     return slot
 
 

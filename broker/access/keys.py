@@ -101,6 +101,11 @@ class Key(Struct, frozen=True):
             self, scopes=scopes, inbox_ids=inbox_ids, narrowing=narrowing, narrowed_to=digest
         )
 
+    def looking(self) -> "Key":
+        """Return what is left of this key for a look (`watch=1`): the scope `subscribe` alone, now and later."""
+        inbox_ids = None if self.narrowing is None else self.narrowing.inbox_ids
+        return self.narrowed(Narrowing(inbox_ids, frozenset({"subscribe"})))
+
     def require_key(self) -> None:
         """Raise `RequestError` (`forbidden`) for a token: it opens streams, and nothing else."""
         if self.narrowing is not None:

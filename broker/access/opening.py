@@ -21,6 +21,8 @@ class Opening(Struct, frozen=True):
     since: str | None
     event_filter: TypeFilter | None
     client_id: str | None = None
+    watch: bool = False
+    """Whether it is a look, beside the connections of the account's tier."""
 
 
 def check_opening(key: Key, query: Mapping[str, str], limits: LimitsConfig) -> Opening:
@@ -51,7 +53,20 @@ def check_opening(key: Key, query: Mapping[str, str], limits: LimitsConfig) -> O
         check_identifier(client_id, "client_id", code="bad_request")
     if since == ACKED and client_id is None:
         raise RequestError("bad_request", f"`{ACKED}` needs a `client_id` - at `since`")
-    return Opening(selection, since, event_filter, client_id)
+    return Opening(selection, since, event_filter, client_id, _is_look(key, query))
+
+
+def _is_look(key: Key, query: Mapping[str, str]) -> bool:
+    """Whether somebody only looks; he takes nobody's place: neither of the tier's connections nor of a client."""
+    watch = query.get("watch", "0")
+    if watch not in ("0", "1"):
+        raise RequestError("bad_request", f"Expected 1, got {watch[:20]!r} - at `watch`")
+    if watch == "0":
+        return False
+    key.require("subscribe")
+    if "client_id" in query:
+        raise RequestError("bad_request", "A look (`watch=1`) is no client of its own - at `client_id`")
+    return True
 
 
 def size_of(selection: Selection) -> int:

@@ -1,10 +1,12 @@
 """Slots: how many connections an account has, and who has the slot of a `client_id` (PROTOCOL sections 1 and 2).
 
 Pure. A slot has one holder. `Slots.take` counts and takes in one step; a takeover gives the name to a new slot in the
-same step, and from then on the release of the old one does nothing.
+same step, and from then on the release of the old one does nothing. Beside the slots that its tier counts, an account
+has one for a look (`watch=1`), which is taken over in the same way.
 """
 
-from typing import Protocol
+from enum import Enum
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
@@ -12,6 +14,17 @@ from ..errors import CloseCode
 
 SlotName = tuple[str, str]
 """Who the client is (`Key.identity`), and its `client_id`."""
+
+
+class _Look(Enum):
+    """The name of an account's one look."""
+
+    LOOK = "look"
+
+
+LOOK: Final = _Look.LOOK
+"""Takes the slot that no tier counts, from whoever has it."""
+Name = SlotName | Literal[_Look.LOOK]
 
 
 class Holder(Protocol):
@@ -39,7 +52,7 @@ class Slot:
 
     __slots__ = ("_of_account", "holder", "key")
 
-    def __init__(self, of_account: "_AccountSlots", name: SlotName | None) -> None:
+    def __init__(self, of_account: "_AccountSlots", name: Name | None) -> None:
         self._of_account = of_account
         self.key: object = name or object()
         self.holder: Holder | None = None
@@ -71,6 +84,11 @@ class _AccountSlots(dict[object, Slot]):
             if not self:
                 del self._accounts[self._account_id]
 
+    @property
+    def counted(self) -> int:
+        """How many its tier counts."""
+        return len(self) - (LOOK in self)
+
 
 class SlotsStatistics(Struct, frozen=True):
     """How many slots are taken."""
@@ -87,14 +105,14 @@ class Slots:
     def __init__(self) -> None:
         self._accounts = _AllSlots()
 
-    def take(self, account_id: str, limit: int | None, name: SlotName | None = None) -> tuple[Slot | None, Slot | None]:
+    def take(self, account_id: str, limit: int | None, name: Name | None = None) -> tuple[Slot | None, Slot | None]:
         """Take a slot of an account that may have ``limit`` (None: any number); a name's own slot is always free to it.
 
         Returns the slot, or None if none is free; and the slot that has lost this name, whose holder is to be ended.
         """
         of_account = self._accounts.get(account_id) or _AccountSlots(account_id, self._accounts)
         replaced = None if name is None else of_account.get(name)
-        if replaced is None and limit is not None and len(of_account) >= limit:
+        if replaced is None and name is not LOOK and limit is not None and of_account.counted >= limit:
             return None, None
         slot = Slot(of_account, name)
         of_account[slot.key] = slot
@@ -103,8 +121,9 @@ class Slots:
         return slot, replaced
 
     def holders(self, account_id: str) -> list[Holder]:
-        """Return who has the slots of an account."""
-        return [slot.holder for slot in self._accounts.get(account_id, {}).values() if slot.holder is not None]
+        """Return who has the slots of an account that its tier counts."""
+        slots = self._accounts.get(account_id, {}).values()
+        return [slot.holder for slot in slots if slot.holder is not None and slot.key is not LOOK]
 
     def statistics(self) -> SlotsStatistics:
         """Return how many are taken."""

@@ -47,6 +47,7 @@ class AccountSeen(Struct, frozen=True):
     events_per_second: float
     """Published between two looks."""
     connections: int
+    """Those that its tier counts: no looks."""
     max_connections: int | None
     """Of its tier; null: any number, or nobody is connected."""
     window_events: int
@@ -125,7 +126,7 @@ class Censuses:
                 census.transports[entry.transport] += 1
                 census.held_bytes += row.held_bytes
                 number, _ = connected.get(str(entry.key.account_id), (0, entry.key))
-                connected[str(entry.key.account_id)] = (number + 1, entry.key)
+                connected[str(entry.key.account_id)] = (number + (not entry.watch), entry.key)
             await trio.lowlevel.checkpoint()
         await self._look_at_accounts(census, before, connected)
         return census

@@ -95,6 +95,8 @@ class OperatorConnection(Struct, frozen=True):
     rtt_seconds: float | None
     """As the kernel measures it; null where it does not say."""
     bytes_sent: int | None
+    watch: bool = False
+    """Whether it is a look, which the account's tier does not count."""
     inbox_ids: list[str] | UnsetType = UNSET
     """For one connection alone: its inboxes, sorted, a thousand at most; `["*"]`: all of the account."""
     event_types: list[str] | UnsetType | None = UNSET
@@ -206,6 +208,7 @@ def _seen(row: Row, now: float) -> OperatorConnection:
         _rounded(now - row.heard_at),
         link.rtt_seconds,
         link.bytes_sent,
+        entry.watch,
     )
 
 

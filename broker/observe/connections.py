@@ -142,6 +142,8 @@ class OpenConnection(Struct, gc=False):
     """It grows with each that is entered."""
     agent: str | None = None
     """What the client calls itself: its User-Agent, shortened."""
+    watch: bool = False
+    """Whether it is a look, which its account's tier does not count."""
 
     @property
     def log_level(self) -> int:
@@ -190,6 +192,8 @@ class ConnectionSeen(Struct, frozen=True):
     waiting_commands: int
     held_bytes: int
     client_id: str | UnsetType = UNSET
+    watch: bool | UnsetType = UNSET
+    """True: it is a look, which the account's tier does not count."""
 
 
 class ConnectionsPage(Struct, frozen=True):
@@ -215,6 +219,8 @@ class ConnectionsStatistics(Struct, frozen=True):
 
     open: Mapping[tuple[str, ...], int]
     """By tier and transport."""
+    watching: int
+    """Of these, looks."""
     opened: Mapping[str, int]
     """By transport, since the start."""
     closed: Mapping[str, int]
@@ -232,6 +238,7 @@ class Connections:
         self._of_accounts: dict[str | None, dict[str, OpenConnection]] = {}
         self._number = 0
         self._open = Counter[tuple[str, ...]]()
+        self._watching = 0
         self._opened = Counter[str]()
         self._closed = Counter[str]()
         self._refused = Counter[str]()
@@ -249,6 +256,7 @@ class Connections:
         self._entries[entry.connection_id] = entry
         self._of_accounts.setdefault(entry.key.account_id, {})[entry.connection_id] = entry
         self._open[entry.key.tier, entry.transport] += 1
+        self._watching += entry.watch
         self._opened[entry.transport] += 1
         if logger.isEnabledFor(entry.log_level):
             logger.log(entry.log_level, LogLine("connection opened", **entry.names(), tier=entry.key.tier))
@@ -271,6 +279,7 @@ class Connections:
             )
         )
         self._open[entry.key.tier, entry.transport] -= 1
+        self._watching -= entry.watch
         del self._entries[entry.connection_id]
         of_account = self._of_accounts[entry.key.account_id]
         del of_account[entry.connection_id]
@@ -348,7 +357,9 @@ class Connections:
 
     def statistics(self) -> ConnectionsStatistics:
         """Return how many there are and were."""
-        return ConnectionsStatistics(dict(self._open), dict(self._opened), dict(self._closed), dict(self._refused))
+        return ConnectionsStatistics(
+            dict(self._open), self._watching, dict(self._opened), dict(self._closed), dict(self._refused)
+        )
 
 
 def _end_of(entry: OpenConnection, reason: str, seconds: float) -> LogLine:
@@ -394,6 +405,7 @@ def seen(entry: OpenConnection) -> ConnectionSeen:
         now.waiting_commands,
         now.remainder_bytes,
         UNSET if entry.client_id is None else entry.client_id,
+        entry.watch or UNSET,
     )
 
 

@@ -87,6 +87,7 @@ def _about(statistics: BrokerStatistics) -> Iterator["Metric"]:
 def _connections(statistics: BrokerStatistics, survey: Survey) -> Iterator["Metric"]:
     connections = statistics.connections
     yield _gauge("connections", "Open connections", connections.open, "tier", "transport")
+    yield _gauge("connections_watching", "Of these, looks, which no tier counts", connections.watching)
     yield _gauge("connections_behind", "Connections that are fed from the replay buffer", survey.behind)
     yield _gauge("connections_held_bytes", "Bytes of frames that kernels did not take yet", survey.held_bytes)
     yield _counter("connections_opened", "Connections opened", _by_one(connections.opened), "transport")

@@ -165,7 +165,8 @@ def _judge_of(broker: Broker, query: Mapping[str, str], key: Key) -> Judge:
         worth = broker.keyring.confirm(key)
         if worth.account_id != key.account_id:
             raise RequestError("unavailable", "The key has just moved to another account", retry_after_ms=0)
-        return worth, check_opening(worth, query, broker.config.limits)
+        opening = check_opening(worth, query, broker.config.limits)
+        return worth.looking() if opening.watch else worth, opening
 
     return judge
 

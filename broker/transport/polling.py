@@ -161,7 +161,7 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
     key, opening, slot = await admit(broker.slots, judge)
     slot.holder, waiter.selection, waiter.event_filter = waiter, opening.selection, opening.event_filter
     entry = OpenConnection(f"conn_{secrets.token_hex(12)}", key, opening.client_id, request.remote, "poll", waiter)
-    entry.agent = request.agent
+    entry.agent, entry.watch = request.agent, opening.watch
     broker.connections.enter(entry)
     with ExitStack() as stack:
         stack.callback(slot.release)

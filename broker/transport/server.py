@@ -156,7 +156,7 @@ class _Server:
             with self.broker.keyring.watch(key, remote, connection.change_key) as watch:
                 client_id = admitted.opening.client_id
                 opened = OpenConnection(connection.id, key, client_id, remote, connection.transport, connection)
-                opened.agent = admitted.agent
+                opened.agent, opened.watch = admitted.agent, admitted.opening.watch
                 await self._run(connection, watch, opened)
         finally:
             admitted.slot.release()

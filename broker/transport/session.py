@@ -348,6 +348,8 @@ class Session:
         outcome: Struct | dict[str, Any] | RequestError
         try:
             if is_work(command):
+                if self._opening.watch:
+                    raise RequestError("forbidden", "A look (`watch=1`) takes no work")
                 return check_work(self.key, command, request_id)
             match command.action:
                 case "subscribe":

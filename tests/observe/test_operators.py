@@ -73,6 +73,7 @@ async def test_an_operator_sees_of_each_connection_who_it_is_and_what_it_does():
         "behind_seconds": 0.0,
         "held_bytes": 0,
         "commands": 0,
+        "watch": False,
     }
 
 

@@ -41,6 +41,11 @@ OPENING_QUERY: Final = {
         Identifier,
         "A slot of your own: with the same key and name you take it over, and your older connection ends.",
     ),
+    "watch": _parameter(
+        Literal["0", "1"],
+        "`1`: a look, for people: the scope `subscribe` alone, beside the tier's connections. An account has one; the "
+        "newer one ends the older (4409). It has no `client_id` and takes no work.",
+    ),
 }
 """Of whatever follows events (PROTOCOL section 2)."""
 

@@ -59,7 +59,7 @@ CLOSE_MEANINGS: Final = {
     CloseCode.RESTART: "The broker goes; come back after `reconnect_after_ms`",
     CloseCode.REVOKED: "The key was revoked",
     CloseCode.HEARTBEAT_MISSED: "No sign of life, or a message that was begun and not finished",
-    CloseCode.REPLACED: "A newer connection took this one's `client_id`",
+    CloseCode.REPLACED: "A newer connection took this one's `client_id`, or a newer look this one's place",
 }
 """Each close code in words."""
 
