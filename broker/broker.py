@@ -39,6 +39,7 @@ from .log.past import Past
 from .log.retention import ReplayBuffers
 from .observe.census import Censuses
 from .observe.connections import Connections
+from .observe.grouped import Tasks
 from .observe.lag import LoopLag
 from .observe.live import Live
 from .observe.log_writer import dropped_lines
@@ -116,9 +117,9 @@ class Broker:
         self.intake = Intake(
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
         )
-        self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule)
-        closed = self.connections.closed_lately
-        self.live = Live(self.censuses, self.statistics, lambda: self.config, closed, __version__)
+        self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule, config.replay.seconds)
+        self.tasks = Tasks(self.connections, self.schedule)
+        self.live = Live(self.censuses, self.statistics, lambda: self.config, self.connections, __version__)
 
     # --- publishing
 

@@ -48,7 +48,7 @@ HOUSE_PLAN = [
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
     ("waiting", 5, ["conditions", ("asked", "extraction"), "waits"]),
     ("observe", 5, [("connections", "lag", "log_writer"),
-                    ("statistics", "tasks", "census"), ("metrics", "choosing", "live")]),
+                    ("statistics", "tasks", "looks"), ("census", "grouped"), ("metrics", "choosing", "live")]),
     ("", 5, [("expiry", "holding")]),
     ("", 6, ["disk", "broker"]),
     ("transport", 7, [("tls", "link", "supervisor"), ("ending", "stream", "request", "response", "refusals"),

@@ -1,10 +1,11 @@
 """All connections and accounts as they were at one moment, for operators who look.
 
-One look serves everybody who asks within two seconds, however many they are; it is taken in steps, and forgotten when
-nobody asks any more. What changed between two of them tells who has stopped reading, and which accounts are busy.
+One look serves everybody who asks within two seconds, however many they are (`looks`); it is taken in steps. What
+changed between two of them tells who has stopped reading, and which accounts are busy.
 """
 
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Final, Literal
 
 import trio
@@ -12,13 +13,11 @@ from msgspec import Struct
 
 from ..access.keys import MAX_CONNECTIONS, Key
 from ..fanout.hub import Account
+from ..protocol.names import Tier
 from ..schedule import Schedule
 from .connections import SLICE, Connections, OpenConnection, Transport, inboxes_of
+from .looks import Looks
 
-LOOK_SECONDS: Final = 2.0
-"""How old a look may be that is given to whoever asks."""
-KEPT_SECONDS: Final = 10.0
-"""How long one is kept when nobody asks."""
 MOST_ACCOUNTS_SHOWN: Final = 10
 
 ConnectionState = Literal["live", "behind", "paused"]
@@ -54,6 +53,10 @@ class AccountSeen(Struct, frozen=True):
     window_bytes: int
     window_seconds: float | None
     """How old the oldest event is that its window holds; null: it holds none."""
+    tier: Tier | None = None
+    """Null: nobody is connected."""
+    squeezed: bool = False
+    """Whether a limit has dropped events from its window that are not too old for it."""
 
 
 class Census(Struct):
@@ -79,37 +82,28 @@ class CensusesStatistics(Struct, frozen=True):
 
 
 class Censuses:
-    """Looks at all that is connected, at most one in two seconds."""
+    """Looks at all that is connected, at most one in two seconds. Events stay in a window for ``window_seconds``."""
 
-    def __init__(self, connections: Connections, accounts: Callable[[], Iterable[Account]], schedule: Schedule) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        accounts: Callable[[], Iterable[Account]],
+        schedule: Schedule,
+        window_seconds: float = inf,
+    ) -> None:
         self._connections = connections
         self._accounts = accounts
-        self._schedule = schedule
-        self._taking = trio.Lock()
-        self._last: Census | None = None
-        self._asked_at = 0.0
+        self._window_seconds = window_seconds
+        self._looks = Looks(self._take, schedule)
 
     async def look(self) -> Census:
         """Return a look that is at most two seconds old; whoever asks while one is taken waits for that."""
-        self._asked_at = trio.current_time()
-        async with self._taking:
-            last = self._last
-            if last is None or trio.current_time() - last.at >= LOOK_SECONDS:
-                if last is None:
-                    self._schedule.add(self._asked_at + KEPT_SECONDS, self._forget)
-                self._last = last = await self._take(last)
-            return last
-
-    def _forget(self, now: float) -> float | None:
-        """Keep nothing if nobody has asked for a while; else say when to look at that again."""
-        if now - self._asked_at < KEPT_SECONDS:
-            return self._asked_at + KEPT_SECONDS
-        self._last = None
-        return None
+        return await self._looks.look()
 
     def statistics(self) -> CensusesStatistics:
         """Return what is kept."""
-        return CensusesStatistics(0 if self._last is None else len(self._last.rows))
+        last = self._looks.last
+        return CensusesStatistics(0 if last is None else len(last.rows))
 
     async def _take(self, before: Census | None) -> Census:
         census = Census(
@@ -147,7 +141,8 @@ class Censuses:
             busiest = sorted(busiest, key=lambda told: (-told[0], -told[1], told[2]))[:MOST_ACCOUNTS_SHOWN]
             await trio.lowlevel.checkpoint()
         census.accounts = [
-            _account_of(account, rate, connected.get(account_id), census.at) for rate, _, account_id, account in busiest
+            _account_of(account, rate, connected.get(account_id), census.at, self._window_seconds)
+            for rate, _, account_id, account in busiest
         ]
 
 
@@ -171,8 +166,11 @@ def row_of(entry: OpenConnection, before: Row | None) -> Row:
     )
 
 
-def _account_of(account: Account, rate: float, connected: tuple[int, Key] | None, now: float) -> AccountSeen:
+def _account_of(
+    account: Account, rate: float, connected: tuple[int, Key] | None, now: float, window_seconds: float
+) -> AccountSeen:
     buffer = account.buffer
+    too_old_through = buffer.position_before(now - window_seconds)
     return AccountSeen(
         buffer.account_id,
         round(rate, 1),
@@ -181,4 +179,6 @@ def _account_of(account: Account, rate: float, connected: tuple[int, Key] | None
         len(buffer),
         buffer.bytes,
         round(now - buffer.first().stored_at, 1) if len(buffer) else None,
+        None if connected is None else connected[1].tier,
+        too_old_through is not None and buffer.dropped_through > too_old_through,
     )

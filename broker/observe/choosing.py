@@ -7,6 +7,8 @@ connections of the page alone.
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from heapq import merge
+from itertools import islice
 from math import inf
 from typing import Any, Final, Literal, get_args
 
@@ -33,6 +35,9 @@ _SLICE: Final = 256
 Sort = Literal[
     "opened_at",
     "account_id",
+    "client_id",
+    "remote",
+    "agent",
     "inboxes",
     "behind_events",
     "behind_seconds",
@@ -45,6 +50,9 @@ Order = Literal["asc", "desc"]
 _KEYS: Final[dict[Sort, Callable[[Row], Any]]] = {
     "opened_at": lambda row: row.entry.number,
     "account_id": lambda row: str(row.entry.key.account_id),
+    "client_id": lambda row: row.entry.client_id or "",
+    "remote": lambda row: row.entry.remote or "",
+    "agent": lambda row: row.entry.agent or "",
     "inboxes": lambda row: inf if row.inboxes is None else row.inboxes,
     "behind_events": lambda row: row.behind_events,
     "behind_seconds": lambda row: -inf if row.behind_since is None else -row.behind_since,
@@ -151,7 +159,7 @@ def _number(query: Mapping[str, str], name: str, default: int, least: int, most:
 async def page_of(census: Census, wanted: Wanted, connections: Connections) -> OperatorPage:
     """Return the page that is wanted of a look; others have their turn meanwhile. Who has left since is left out."""
     key, descending = _KEYS[wanted.sort], wanted.order == "desc"
-    end, matching, best = wanted.offset + wanted.limit, 0, list[tuple[Any, int, Row]]()
+    matching, runs = 0, list[list[tuple[Any, int, Row]]]()
     for start in range(0, len(census.rows), _SLICE):
         found = [
             (key(row), -row.entry.number if descending else row.entry.number, row)
@@ -159,15 +167,15 @@ async def page_of(census: Census, wanted: Wanted, connections: Connections) -> O
             if _matches(row, wanted)
         ]
         matching += len(found)
-        # What is sorted already costs a comparison each.
-        best = sorted([*best, *found], reverse=descending)[:end]
+        runs.append(sorted(found, reverse=descending))
         await trio.lowlevel.checkpoint()
     seen = []
-    for _, _, row in best[wanted.offset :]:
-        if connections.has(row.entry):
+    best = islice(merge(*runs, reverse=descending), wanted.offset + wanted.limit)
+    for number, (_, _, row) in enumerate(best):
+        if number >= wanted.offset and connections.has(row.entry):
             seen.append(_seen(row, census.at))
-            if len(seen) % 64 == 0:
-                await trio.lowlevel.checkpoint()
+        if number % 64 == 63:
+            await trio.lowlevel.checkpoint()
     return OperatorPage(len(census.rows), matching, seen)
 
 

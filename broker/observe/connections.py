@@ -172,6 +172,7 @@ class ConnectionClosed(Struct, frozen=True):
     """With what the broker closed it; None: the client left, or there is no such code."""
     reason: str
     lived_seconds: float
+    client_id: str | None = None
 
 
 class ConnectionSeen(Struct, frozen=True):
@@ -276,6 +277,7 @@ class Connections:
                 code,
                 statistics.ending,
                 lived_seconds,
+                entry.client_id,
             )
         )
         self._open[entry.key.tier, entry.transport] -= 1

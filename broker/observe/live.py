@@ -17,7 +17,7 @@ from ..durations import BOUNDS, DurationsStatistics
 from ..errors import RequestError
 from ..protocol.messages import encode, format_time
 from .census import AccountSeen, Census, Censuses
-from .connections import ConnectionClosed
+from .connections import ConnectionClosed, Connections
 from .statistics import BrokerStatistics
 
 MAX_FRAME_BYTES: Final = 8_192
@@ -112,13 +112,13 @@ class Live:
         censuses: Censuses,
         statistics: Callable[[], BrokerStatistics],
         config: Callable[[], Config],
-        closed: Callable[[], list[ConnectionClosed]],
+        connections: Connections,
         version: str,
     ) -> None:
         self._censuses = censuses
         self._statistics = statistics
         self._config = config
-        self._closed = closed
+        self._connections = connections
         self._version = version
         self._began_at = 0.0
         self._watching = 0
@@ -185,7 +185,7 @@ class Live:
                 None if storage.path is None else storage.keep_seconds,
             ),
             census.accounts,
-            self._closed(),
+            self._connections.closed_lately(),
         )
 
 

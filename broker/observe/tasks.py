@@ -57,10 +57,10 @@ async def task_tree(connections: Connections, root: trio.lowlevel.Task) -> Tree:
     while waiting:
         task, above = waiting.popleft()
         names = Counter[str]()
-        for number, child in enumerate(_children(task), start=1):
+        for number, child in enumerate(children_of(task), start=1):
             if number % SLICE == 0:
                 await trio.lowlevel.checkpoint()
-            name = _name_of(child)
+            name = name_of(child)
             names[name] += 1
             if names[name] > MOST_OF_ONE_NAME or told >= MOST_TASKS:
                 counted_as = name if name in above.more or len(above.more) < MOST_NAMES else "others"
@@ -74,16 +74,19 @@ async def task_tree(connections: Connections, root: trio.lowlevel.Task) -> Tree:
     return Tree(top, told)
 
 
-def _children(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+def children_of(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+    """Yield the tasks that run under one."""
     for nursery in list(task.child_nurseries):
         yield from nursery.child_tasks
 
 
-def _name_of(task: trio.lowlevel.Task) -> str:
+def name_of(task: trio.lowlevel.Task) -> str:
+    """Return what a task is called."""
     return task.name[:_LONGEST_NAME]
 
 
-def _seen(task: trio.lowlevel.Task, serving: dict[trio.lowlevel.Task, OpenConnection]) -> TaskSeen:
+def places_of(task: trio.lowlevel.Task) -> tuple[str, str]:
+    """Return where a task is in the broker's own code, or, if nowhere, in what else it runs; and what it waits in."""
     frames = [
         (str(frame.f_globals.get("__name__", "")), frame.f_code.co_qualname, line)
         for frame, line in task.iter_await_frames()
@@ -91,12 +94,9 @@ def _seen(task: trio.lowlevel.Task, serving: dict[trio.lowlevel.Task, OpenConnec
     ours = [f"{module}.{name}:{line}" for module, name, line in frames if module.split(".")[0] == "broker"]
     others = [f"{module}.{name}:{line}" for module, name, line in frames if not module.startswith("trio.")]
     waits = [f"{module}.{name}" for module, name, _ in frames if module not in _MACHINERY]
+    return (ours or others or [""])[-1], (waits or [""])[-1]
+
+
+def _seen(task: trio.lowlevel.Task, serving: dict[trio.lowlevel.Task, OpenConnection]) -> TaskSeen:
     connection = serving.get(task)
-    return TaskSeen(
-        _name_of(task),
-        (ours or others or [""])[-1],
-        (waits or [""])[-1],
-        [],
-        {},
-        UNSET if connection is None else seen(connection),
-    )
+    return TaskSeen(name_of(task), *places_of(task), [], {}, UNSET if connection is None else seen(connection))

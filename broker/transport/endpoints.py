@@ -11,7 +11,6 @@ from functools import partial
 from time import time
 from typing import Any, Final, TypeVar
 
-import trio
 from msgspec import Raw, Struct, json
 from msgspec.structs import replace
 
@@ -23,7 +22,6 @@ from ..errors import BadCommandError, BadFrameError, RequestError
 from ..intake.budget import Held
 from ..observe.choosing import check_wanted, one_of, page_of
 from ..observe.metrics import TEXT_FORMAT, Reading, exposition
-from ..observe.tasks import task_tree
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from ..protocol.names import check_spelling, check_traceparent
@@ -433,12 +431,9 @@ async def read_metrics(broker: Broker, request: Request) -> Response | Handover:
 
 
 async def read_tasks(broker: Broker, request: Request) -> Response | Handover:
-    """`GET /debug/tasks`: the tree of tasks, or the part of it that serves one connection (PROTOCOL section 6)."""
+    """`GET /debug/tasks`: the tree of tasks, its groups, or what serves one connection (PROTOCOL section 6)."""
     await _authenticate_operator(broker, request)
-    under = request.query().get("under")
-    root = trio.lowlevel.current_root_task() if under is None else broker.connections.find(under).task
-    assert root is not None
-    return json_response(await task_tree(broker.connections, root))
+    return json_response(await broker.tasks.asked(request.query()))
 
 
 async def alive(broker: Broker, request: Request) -> Response | Handover:

@@ -8,9 +8,9 @@ import trio
 from clients import ALICE, OPERATOR, alices, ask, configured, connected, event, serving, until
 from described import OPENAPI, faults
 
-import broker.observe.census
 import broker.observe.live
-from broker import AccountConfig, Config, StorageConfig, open_broker
+import broker.observe.looks
+from broker import AccountConfig, Config, ReplayConfig, StorageConfig, open_broker
 from broker.observe.connections import ConnectionStatistics, OpenConnection
 from broker.observe.live import MAX_FRAME_BYTES
 from broker.protocol.selection import EVERYTHING
@@ -24,7 +24,7 @@ async def frame_of(broker):
 @pytest.fixture
 def each_frame_new(monkeypatch):
     """Whoever asks is given a new frame, of a new look."""
-    monkeypatch.setattr(broker.observe.census, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(broker.observe.looks, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(broker.observe.live, "FRESH_SECONDS", 0.0)
 
 
@@ -64,7 +64,7 @@ async def test_a_log_on_disk_is_told_with_how_far_it_reaches(tmp_path):
 
 async def test_the_connections_that_ended_last_are_told_with_why_and_how_long_they_lived():
     async with serving() as served:
-        async with connected(served.address) as client:
+        async with connected(served.address, "client_id=worker") as client:
             await ask(served.address, "DELETE", f"/v1/connections/{client.ready['connection_id']}", key=ALICE)
             await client.until_closed()
         await served.until_gone()
@@ -75,7 +75,7 @@ async def test_the_connections_that_ended_last_are_told_with_why_and_how_long_th
         last, first = (await frame_of(served.broker))["closed"]
     assert (first["connection_id"], first["code"]) == (client.ready["connection_id"], 1001)
     assert "closed on request" in first["reason"]
-    assert first["account_id"] == "acct_alice"
+    assert (first["account_id"], first["client_id"]) == ("acct_alice", "worker")
     assert 0 <= first["lived_seconds"] < 20
     assert (last["connection_id"], last["code"]) == (other.ready["connection_id"], None)
     assert "closed by the client" in last["reason"]
@@ -102,7 +102,20 @@ async def test_the_busiest_accounts_come_first_with_what_they_have(each_frame_ne
 async def test_an_account_is_told_with_its_connections_and_how_many_it_may_have():
     async with serving(Config(accounts=(alices(),))) as served, connected(served.address), connected(served.address):
         [seen] = (await frame_of(served.broker))["accounts"]
-    assert (seen["connections"], seen["max_connections"], seen["window_seconds"]) == (2, 10, None)
+    assert (seen["connections"], seen["max_connections"], seen["tier"]) == (2, 10, "developer")
+    assert (seen["window_seconds"], seen["squeezed"]) == (None, False)
+
+
+async def test_an_account_is_squeezed_while_its_window_reaches_less_far_than_configured(each_frame_new, autojump_clock):
+    config = Config(accounts=(AccountConfig(id="acct_1"),), replay=ReplayConfig(seconds=60, max_events_per_account=3))
+    squeezed = []
+    async with open_broker(config) as opened:
+        for published, seconds in [(3, 1), (1, 10), (0, 60)]:
+            for number in range(published):
+                await opened.publish("acct_1", event(number))
+            await trio.sleep(seconds)
+            squeezed.append((await frame_of(opened))["accounts"][0]["squeezed"])
+    assert squeezed == [False, True, False]
 
 
 class Ended:

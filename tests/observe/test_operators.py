@@ -19,7 +19,7 @@ from clients import (
     until,
 )
 
-import broker.observe.census
+import broker.observe.looks
 from broker import CloseCode
 from broker.observe.census import Censuses
 from broker.observe.choosing import Wanted, page_of
@@ -41,7 +41,7 @@ async def ids_of(served, query=""):
 @pytest.fixture
 def a_look_each_time(monkeypatch):
     """Whoever asks is given a new look."""
-    monkeypatch.setattr(broker.observe.census, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(broker.observe.looks, "LOOK_SECONDS", 0.0)
 
 
 # --- a row -------------------------------------------------------------------
@@ -320,3 +320,11 @@ async def test_who_left_after_the_look_is_not_on_the_page(crowd):
     crowd.leave(gone)
     page = await page_of(census, Wanted(sort="opened_at", limit=2), crowd)
     assert [seen.connection_id for seen in page.connections] == ["conn_4998"]
+
+
+async def test_a_page_far_down_is_what_comes_there_when_all_are_sorted(crowd):
+    census = await Censuses(crowd, list, Schedule()).look()
+    for order, first in (("asc", 4_700), ("desc", 4_999 - 4_700)):
+        page = await page_of(census, Wanted(sort="opened_at", order=order, offset=4_700, limit=2), crowd)
+        second = first + (1 if order == "asc" else -1)
+        assert [seen.connection_id for seen in page.connections] == [f"conn_{first}", f"conn_{second}"]

@@ -1,6 +1,6 @@
 """The HTTP side as OpenAPI 3.1 describes it (PROTOCOL section 6): every route, what it takes, answers and refuses."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +18,7 @@ from ...observe.choosing import (
     Sort,
 )
 from ...observe.connections import ConnectionSeen, ConnectionsPage
+from ...observe.grouped import GroupedTree
 from ...observe.live import EVERY_SECONDS, Snapshot
 from ...observe.metrics import TEXT_FORMAT
 from ...observe.tasks import Tree
@@ -243,8 +244,11 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "readTasks",
             "Read the tree of tasks, where each waits, and what each connection does",
             "operator",
-            parameters={"under": Parameter(schema_of(str), "A `connection_id`: only what serves it.")},
-            result=ref(Tree),
+            parameters={
+                "under": Parameter(schema_of(str), "A `connection_id`: only what serves it."),
+                "grouped": Parameter(schema_of(Literal["0", "1"]), "`1`: what is alike is told once, with its number."),
+            },
+            result={"anyOf": [ref(Tree), ref(GroupedTree)]},
             errors=(*KEYED, "not_found"),
         )
     },
@@ -295,6 +299,7 @@ def _schemas() -> dict[str, Json]:
         Envelope,
         Error,
         Event,
+        GroupedTree,
         NewEvent,
         OperatorConnection,
         OperatorPage,
