@@ -59,7 +59,7 @@ from .waiting.asked import MAX_HTTP_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, NOW, c
 from .waiting.waits import Found, Waited, Waits
 from .webhooks.webhooks import make_webhooks
 
-RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers")
+RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers", "dashboard")
 AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
 AWAY_RETRY_MS: Final = 1_000

@@ -132,6 +132,12 @@ class BrowsersConfig(_Section, frozen=True):
     origins: tuple[Origin, ...] = ()
 
 
+class DashboardConfig(_Section, frozen=True):
+    """Whether the broker shows its own pages. Left out: only where nobody reaches it from another machine."""
+
+    enabled: bool | None = None
+
+
 class CommandsConfig(CalloutConfig, frozen=True):
     """Who does the commands that the broker does not know itself, and how many at once.
 
@@ -277,6 +283,7 @@ class Config(_Section, frozen=True):
     access: AccessConfig = AccessConfig()
     tokens: TokensConfig = TokensConfig()
     browsers: BrowsersConfig = BrowsersConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     commands: CommandsConfig = CommandsConfig()
     logs: LogsConfig = LogsConfig()
     tracing: TracingConfig = TracingConfig()

@@ -52,7 +52,7 @@ HOUSE_PLAN = [
     ("", 5, [("expiry", "holding")]),
     ("", 6, ["disk", "broker"]),
     ("transport", 7, [("tls", "link", "supervisor"), ("ending", "stream", "request", "response", "refusals"),
-                      ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "queueing",
+                      ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "queueing", "pages",
                        "specs"),
                       ("reading", "life", "specs.schemas"), "specs.parameters",
                       "specs.operations", ("specs.queues", "specs.webhooks"), ("specs.asyncapi", "specs.openapi"),

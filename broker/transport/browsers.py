@@ -1,4 +1,4 @@
-"""Which web pages may speak to the broker: `[browsers] origins` (PROTOCOL section 8; the Fetch standard's CORS).
+"""Which web pages may speak to the broker: `[browsers] origins`, and its own (PROTOCOL section 8; Fetch's CORS).
 
 Pure. A browser names the page it acts for in `Origin`; who sends none is no browser. What is let in here is still to
 show a credential: there are no cookies, so an origin alone opens nothing.
@@ -19,7 +19,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 def cross_origin_headers(request: Request, origins: Collection[str]) -> Headers:
-    """Return what every answer to this request must carry; nothing if it comes from no browser.
+    """Return what every answer to this request must carry; nothing if it comes from no browser, or from our own page.
 
     Raises `RequestError` (`forbidden`) for a page of an origin that is not listed.
     """
@@ -27,6 +27,8 @@ def cross_origin_headers(request: Request, origins: Collection[str]) -> Headers:
     if header is None:
         return ()
     origin = header.decode("latin-1")
+    if request.shows_pages and _is_own(origin, request):
+        return ()
     if origin not in origins:
         raise RequestError("forbidden", "Pages of this Origin may not connect: [browsers] origins does not list it")
     return (
@@ -34,6 +36,13 @@ def cross_origin_headers(request: Request, origins: Collection[str]) -> Headers:
         ("Access-Control-Expose-Headers", _EXPOSED_HEADERS),
         ("Vary", "Origin"),
     )
+
+
+def _is_own(origin: str, request: Request) -> bool:
+    """Whether a page comes from where it asks: its scheme is not known here, a proxy may have ended its TLS."""
+    scheme, _, authority = origin.partition("://")
+    host = request.header(b"host") or b""
+    return scheme in ("http", "https") and authority.lower() == host.decode("latin-1").lower() != ""
 
 
 def preflight_headers(request: Request, allowed: Collection[str]) -> Headers:

@@ -33,6 +33,7 @@ from .browsers import cross_origin_headers, preflight_headers
 from .connection import Connection
 from .life import Admitted
 from .operating import check_every, live_answer
+from .pages import PAGE_PATHS, show_page
 from .polling import poll
 from .queueing import QUEUE_ROUTES, Answering
 from .request import Request
@@ -480,6 +481,7 @@ ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/v1/operator/live": {"GET": watch_live},
     "/v1/operator/connections": {"GET": choose_connections},
     "/v1/operator/connections/{id}": {"GET": read_connection, "DELETE": close_any_connection},
+    **{path: {"GET": show_page} for path in PAGE_PATHS},
     "/metrics": {"GET": read_metrics},
     "/debug/tasks": {"GET": read_tasks},
     "/healthz": {"GET": alive},

@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from ipaddress import ip_address
 from typing import Final
 
 import trio
@@ -87,6 +88,14 @@ def address_of(listener: trio.SocketListener) -> Address:
     """Return where a listener listens."""
     name = listener.socket.getsockname()
     return (name, 0) if isinstance(name, str) else name[:2]
+
+
+def is_loopback(address: Address) -> bool:
+    """Whether only this machine's own programs reach an address; a socket file is for a proxy, which others reach."""
+    try:
+        return ip_address(address[0].partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def text_of(address: Address) -> str:

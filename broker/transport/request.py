@@ -54,6 +54,8 @@ class Request:
     """Whose credential it bears, in words, once that is known."""
     account_id: str | None = None
     """Of that credential, likewise."""
+    shows_pages: bool = False
+    """Whether the broker shows its own pages where this came."""
     wire: Wire | None = field(default=None, repr=False)
     _lines: dict[bytes, list[bytes]] | None = field(default=None, init=False, repr=False)
     _query: dict[str, str] | None = field(default=None, init=False, repr=False)

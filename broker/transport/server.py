@@ -28,7 +28,7 @@ from .connection import Connection
 from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
 from .life import CLOSE_SECONDS
-from .listeners import Address, accept_clients, address_of, open_listeners, take_handed_over, text_of
+from .listeners import Address, accept_clients, address_of, is_loopback, open_listeners, take_handed_over, text_of
 from .proxies import TrustedProxies
 from .refusals import Refusals
 from .request import Request
@@ -82,6 +82,8 @@ class _Server:
         self._changed = trio.lowlevel.ParkingLot()
         self._exchanges = _Exchanges(self._changed)
         self._http_limits = HttpLimits()
+        self.is_local = False
+        """Whether it listens where nobody comes from another machine, and no proxy stands before it."""
         self._drain_one: Callable[[Connection | EventStream], object] | None = None
         """Set while this server drains."""
 
@@ -126,6 +128,8 @@ class _Server:
         return False
 
     async def _answer(self, client: ClientStream, request: Request) -> Response | Handover:
+        enabled = self.broker.config.dashboard.enabled
+        request.shows_pages = self.is_local if enabled is None else enabled
         request.remote = self._proxies.remote_of(request, by_socket_file=client.is_by_socket_file)
         try:
             return await handle(self.broker, request)
@@ -232,8 +236,10 @@ async def serve(
     listening = open_listeners(hosts, config.port if port is None else port, config.unix, handed)
     async with listening as listeners, trio.open_nursery() as clients:
         async with trio.open_nursery() as inner:
+            addresses = [address_of(listener) for listener in listeners]
+            server.is_local = all(map(is_loopback, addresses)) and not config.trusted_proxies
             inner.start_soon(accept_clients, listeners, server.serve_client, clients)
-            task_status.started([address_of(listener) for listener in listeners])
+            task_status.started(addresses)
             await broker.draining.wait()
             await server.drain(config.drain_seconds)
             inner.cancel_scope.cancel()

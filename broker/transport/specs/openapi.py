@@ -102,6 +102,15 @@ _LIVE: Final = {
     }
 }
 _CONNECTION_ID: Final = {"id": Parameter(schema_of(str), "Its `connection_id`.", "path")}
+_PAGE: Final = {200: {"description": "The page.", "content": {"text/html": {"schema": {"type": "string"}}}}}
+_PART: Final[dict[int, Json]] = {
+    200: {
+        "description": "The page, or the part.",
+        "content": {f"text/{kind}": {"schema": {"type": "string"}} for kind in ("html", "css", "javascript")}
+        | {"image/svg+xml": {"schema": {"type": "string"}}},
+    },
+    308: {"description": "Without a name: to the page itself."},
+}
 OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
     "/v1/stream": {
         "GET": Operation(
@@ -235,6 +244,19 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             result=object_of({"connection_id": schema_of(str)}),
             errors=(*KEYED, "not_found"),
         ),
+    },
+    "/dashboard": {
+        "GET": Operation("showDashboard", "The page of an account", "all", answers=_PAGE, errors=("not_found",))
+    },
+    "/dashboard/{id}": {
+        "GET": Operation(
+            "showDashboardPart",
+            "The page of operators (`operator`), and the parts of both",
+            "all",
+            parameters={"id": Parameter(schema_of(str), "The name of a page, or of a part of one.", "path")},
+            answers=_PART,
+            errors=("not_found",),
+        )
     },
     "/metrics": {
         "GET": Operation("readMetrics", "Read the broker's figures", "operator", answers=_METRICS, errors=KEYED)
