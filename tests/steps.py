@@ -10,11 +10,16 @@ import trio
 
 
 class Work(trio.abc.Instrument):
-    """Counts calls. ``most`` is the most of them that any step of any task made, ``total`` all."""
+    """Counts calls. ``most`` is the most of them that any step of any task made, ``total`` all.
+
+    ``most_of_turn`` is the most that all steps made between two looks at what the network brought.
+    """
 
     def __init__(self) -> None:
         self._in_step = 0
+        self._in_turn = 0
         self.most = 0
+        self.most_of_turn = 0
         self.total = 0
 
     def counted(self, function: Callable[..., Any], amount: Callable[[Any], int] = lambda _: 1) -> Callable[..., Any]:
@@ -33,7 +38,12 @@ class Work(trio.abc.Instrument):
     def after_task_step(self, task: object) -> None:
         self.most = max(self.most, self._in_step)
         self.total += self._in_step
+        self._in_turn += self._in_step
         self._in_step = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.most_of_turn = max(self.most_of_turn, self._in_turn)
+        self._in_turn = 0
 
 
 @contextmanager

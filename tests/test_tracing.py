@@ -92,7 +92,7 @@ async def test_what_an_embedding_program_publishes_is_part_of_what_it_does(spans
 async def test_a_publish_that_is_refused_when_it_is_to_be_stored_tells_its_code(spans):
     async with serving(CONFIG) as served, connected(served.address) as client:
         batch = served.broker.intake.batch(served.connection(client).session.key, b'{"type":"a.b","payload":{}}')
-        await served.broker.intake.prepare(batch)
+        assert served.broker.intake.prepare_slice(batch)
         places = await served.broker.intake.places(batch)
         served.broker.start_draining()
         with pytest.raises(Exception, match="draining"):

@@ -189,8 +189,8 @@ class Hub:
             if account.span is not None:
                 account.span.end()
                 account.span = None
-        self._buffers.trim(account.buffer, now)
-        return account.buffer.head > account.subscriptions.position
+        too_much = self._buffers.trim(account.buffer, now)
+        return too_much or account.buffer.head > account.subscriptions.position
 
     def _begin(self, account: Account) -> Iterator[None]:
         """Take the next batch of an account's log; return the writing of it, as steps."""

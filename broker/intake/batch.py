@@ -1,9 +1,7 @@
 """What one publish brings: its events on their way in, and the answer to it on its way out."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Final
-
-import trio
 
 from ..access.keys import Key
 from ..commands.dispatch import Lane
@@ -14,6 +12,9 @@ from ..tracing import Span
 
 ANSWER_SLICE: Final = 512
 """Events whose answers are written before others have their turn."""
+
+Turn = Callable[[], Awaitable[None]]
+"""A checkpoint that lets all others have their turn."""
 
 
 class Batch:
@@ -86,17 +87,17 @@ class Batch:
         return [next(streams[account_id]) for account_id in self.order]
 
 
-async def in_slices(stored: Sequence[Stored]) -> AsyncIterator[list[Published]]:
-    """Yield what became of events, as their publisher is told, some at once; others have their turn between."""
+async def in_slices(stored: Sequence[Stored], turn: Turn) -> AsyncIterator[list[Published]]:
+    """Yield what became of events, as their publisher is told, some at once; ``turn`` comes between."""
     for start in range(0, len(stored), ANSWER_SLICE):
         if start:
-            await trio.lowlevel.checkpoint()
+            await turn()
         yield _published(stored[start : start + ANSWER_SLICE])
 
 
-async def write_answer(stored: Sequence[Stored]) -> bytes:
-    """Return the JSON of the answer to a publish (PROTOCOL section 6); others have their turn meanwhile."""
-    parts = [encode(part)[1:-1] async for part in in_slices(stored)]
+async def write_answer(stored: Sequence[Stored], turn: Turn) -> bytes:
+    """Return the JSON of the answer to a publish (PROTOCOL section 6); ``turn`` comes between two slices of it."""
+    parts = [encode(part)[1:-1] async for part in in_slices(stored, turn)]
     return b'{"events":[%b]}' % b",".join(parts)
 
 

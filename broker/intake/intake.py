@@ -11,8 +11,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 import trio
@@ -30,7 +32,8 @@ from ..log.engines import Answer, Engine, Stored, StoredByAccount
 from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events, too_many_events
 from ..protocol.messages import NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
 from ..tracing import Kind, Span, Tracing
-from .batch import Batch, in_slices, write_answer
+from ..turns import Turns
+from .batch import ANSWER_SLICE, Batch, Turn, answer_of, in_slices, write_answer
 
 SLICE_BYTES: Final = 32_768
 """Of events that are checked before others have their turn."""
@@ -78,6 +81,8 @@ class Intake:
         self._engine = engine
         self._draining = draining
         self._tracing = tracing
+        self._turns = Turns()
+        self._of_accounts = WeakValueDictionary[str | None, trio.Lock]()
         self._nursery: trio.Nursery | None = None
         self._now_ms = 0
         self._now_text = ""
@@ -108,19 +113,18 @@ class Intake:
         batch = Batch(prove_events(texts, self._limits.max_event_bytes), self._now(), account_id)
         self._trace(batch)
         published: list[Published] = []
-        async for part in in_slices(await self._commit(batch)):
+        async for part in in_slices(await self._commit(batch), self.turn(batch)):
             published += part
         return published
 
     async def publish_raw(self, key: Key, raw: bytes, *, ndjson: bool = False, traceparent: str | None = None) -> bytes:
         """Publish JSON that came over HTTP; return the JSON of the result. Raises `RequestError`."""
         batch = self.batch(key, raw, ndjson=ndjson, traceparent=traceparent)
-        return await write_answer(await self._commit(batch))
+        return await self.write_answer(batch, await self._commit(batch))
 
     async def _commit(self, batch: Batch) -> Sequence[Stored]:
         """Prepare, begin, and wait. After it has begun, nothing can be cancelled but the wait."""
-        await self.prepare(batch)
-        places = await self.places(batch)
+        places = await self.ready(batch)
         outcomes: list[Sequence[Stored] | RequestError] = []
         ended = trio.Event()
 
@@ -194,10 +198,43 @@ class Intake:
             kind: Kind = "internal" if batch.key is None else "server"
             batch.span = self._tracing.begin("publish", kind, batch.traceparent, attributes, ambient=batch.key is None)
 
-    async def prepare(self, batch: Batch) -> None:
-        """Check a batch's events; others have their turn meanwhile. Raises `RequestError`."""
-        while not self.prepare_slice(batch):
-            await trio.lowlevel.checkpoint()
+    def turn(self, batch: Batch) -> Turn:
+        """Return what lets others have their turn between two steps of a batch.
+
+        Of all long batches one goes on between two looks at the network, round the accounts.
+        """
+        return partial(self._turns.take, batch.account_id)
+
+    async def ready(self, batch: Batch) -> PlacesByAccount:
+        """Check a batch's events and take its places; others have their turn meanwhile. It is to be begun at once.
+
+        Raises `RequestError`.
+        """
+        if self.prepare_slice(batch):
+            return await self.places(batch)
+        turn = self.turn(batch)
+        async with self._long(batch):
+            await turn()
+            while not self.prepare_slice(batch):
+                await turn()
+            places = await self.places(batch)
+            try:
+                await turn()  # the step that stores a long list is long
+            except trio.Cancelled:
+                _give_back(places)
+                raise
+        return places
+
+    def _long(self, batch: Batch) -> trio.Lock:
+        """Return what an account's long batches take one after the other: what is checked of one is kept whole."""
+        return self._of_accounts.setdefault(batch.account_id, trio.Lock())
+
+    async def write_answer(self, batch: Batch, stored: Sequence[Stored]) -> bytes:
+        """Return the JSON of the answer to a publish (PROTOCOL section 6); others have their turn meanwhile."""
+        if len(stored) <= ANSWER_SLICE:
+            return answer_of(stored)
+        async with self._long(batch):
+            return await write_answer(stored, self.turn(batch))
 
     def prepare_slice(self, batch: Batch) -> bool:
         """Check a slice of a batch. Returns whether all is checked. Raises `RequestError`."""

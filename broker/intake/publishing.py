@@ -13,7 +13,7 @@ from ..commands.remembered import Outcome, Run
 from ..commands.requests import PublishRequest
 from ..errors import RequestError
 from ..log.engines import Answer, Stored
-from .batch import ANSWER_SLICE, Batch, answer_of, write_answer
+from .batch import ANSWER_SLICE, Batch, answer_of
 from .budget import Bodies, Held
 from .intake import Intake
 
@@ -75,7 +75,7 @@ class Publishing:
         if not self._waiting and self._intake.prepare_slice(batch):
             places = self._intake.places_nowait(batch)
             if places is not None:
-                self._intake.begin(batch, places, partial(self._ended, run))
+                self._intake.begin(batch, places, partial(self._ended, batch, run))
                 return False
         held = self._bodies.hold(publish.request.key.account_id, len(publish.raw))
         self._waiting.append(_Waiting(batch, run, held))
@@ -86,9 +86,8 @@ class Publishing:
         while self._waiting:
             waiting = self._waiting[0]
             try:
-                await self._intake.prepare(waiting.batch)
-                places = await self._intake.places(waiting.batch)
-                self._intake.begin(waiting.batch, places, partial(self._ended, waiting.run))
+                places = await self._intake.ready(waiting.batch)
+                self._intake.begin(waiting.batch, places, partial(self._ended, waiting.batch, waiting.run))
             except RequestError as error:
                 self._finish(waiting.run, refused(error))
             waiting.held.let_go()
@@ -96,17 +95,17 @@ class Publishing:
             if self._waiting:  # when nothing waits, the next `submit` is to find this ended
                 await trio.lowlevel.checkpoint()
 
-    def _ended(self, run: Run, outcome: Sequence[Stored] | RequestError) -> None:
+    def _ended(self, batch: Batch, run: Run, outcome: Sequence[Stored] | RequestError) -> None:
         """Answer a publish, whether its client is still there or not: it may be sent again."""
         if isinstance(outcome, RequestError):
             self._finish(run, refused(outcome))
         elif len(outcome) <= ANSWER_SLICE:
             self._finish(run, Outcome(answer_of(outcome)))
         else:
-            self._intake.start_soon(self._write_answer, run, outcome)
+            self._intake.start_soon(self._write_answer, batch, run, outcome)
 
-    async def _write_answer(self, run: Run, stored: Sequence[Stored]) -> None:
-        self._finish(run, Outcome(await write_answer(stored)))
+    async def _write_answer(self, batch: Batch, run: Run, stored: Sequence[Stored]) -> None:
+        self._finish(run, Outcome(await self._intake.write_answer(batch, stored)))
 
     def give_up(self) -> None:
         """Refuse what waits: the connection ends."""

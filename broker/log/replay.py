@@ -18,7 +18,7 @@ A *cursor* is a position made opaque and bound to its account and to the run of 
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from math import inf
@@ -197,6 +197,15 @@ class ReplayBuffer:
         twins = self._twins.get(event_id) if self._twins else None
         return None if twins is None else twins.get(inbox)
 
+    def has_none_of(self, event_ids: Sequence[str]) -> bool:
+        """Whether these ids are all different, and the window holds no event of any of them, whatever its inbox."""
+        different = set(event_ids)
+        return (
+            len(different) == len(event_ids)
+            and different.isdisjoint(self._by_id)
+            and self._twins.keys().isdisjoint(different)
+        )
+
     def of_id(self, event_id: str) -> Iterator[Entry]:
         """Yield the window's events of an id, whatever their inbox."""
         entry = self._by_id.get(event_id)
@@ -301,19 +310,19 @@ class ReplayBuffer:
 
     # --- changing it
 
-    def extend(self, entries: Iterable[Entry]) -> None:
+    def extend(self, entries: Sequence[Entry]) -> None:
         """Store events after the head; the window must not hold one of the same inbox and id."""
-        items, by_id, wall = self._entries.items, self._by_id, self._latest_wall
+        by_id, wall = self._by_id, self._latest_wall
         for entry in entries:
             if entry.wall < wall:
                 entry.wall = wall
             else:
                 wall = entry.wall
-            items.append(entry)
             if by_id.setdefault(entry.event_id, entry) is not entry:
                 self._twins.setdefault(entry.event_id, {})[entry.inbox] = entry
-        if items:
-            self._latest_wall, self.head = wall, items[-1].position
+        if entries:
+            self._entries.items += entries
+            self._latest_wall, self.head = wall, entries[-1].position
 
     def take_in(self) -> None:
         """Take in all that was stored, as delivered to everybody already."""

@@ -18,6 +18,8 @@ from .replay import Mark, ReplayBuffer, Shared
 
 MAX_MARKS: Final = 100_000
 """Accounts whose last position is known though nothing else of them is."""
+TRIM_EVENTS: Final = 512
+"""Events that are dropped in one step because they are too many: about a millisecond."""
 
 
 class ReplayStatistics(Struct, frozen=True):
@@ -101,7 +103,8 @@ class ReplayBuffers:
         buffer = self.open(account_id)
         self.append(buffer, entries)
         buffer.take_in()
-        self.trim(buffer, now)
+        while self.trim(buffer, now):
+            pass
 
     @property
     def oldest_at(self) -> float:
@@ -115,20 +118,32 @@ class ReplayBuffers:
         if entries and buffer not in self._listed:
             self._push(buffer)
 
-    def trim(self, buffer: ReplayBuffer, now: float) -> None:
-        """Drop what is too much: this account's oldest events, then the oldest of all accounts.
+    def trim(self, buffer: ReplayBuffer, now: float) -> bool:
+        """Drop what is too much: this account's oldest events, then the oldest of all accounts; at most `TRIM_EVENTS`.
 
-        So what an account has too much of costs no other account anything.
+        So what an account has too much of costs no other account anything. Returns whether there is more to drop.
         """
-        limits, before = self._limits, self._dropped
-        while len(buffer) > limits.max_events_per_account or buffer.bytes > limits.max_bytes_per_account:
-            if not self._drop_first(buffer, now):
-                break
-        if self._shared.bytes > limits.max_bytes_total:
-            self._drop_oldest(lambda _: self._shared.bytes > limits.max_bytes_total, now, most=None)
+        before = self._dropped
+        more = self._drop_of_account(buffer, now)
+        if not more and self._shared.bytes > self._limits.max_bytes_total:
+            most = TRIM_EVENTS - (self._dropped - before)
+            more = self._drop_oldest(lambda _: self._shared.bytes > self._limits.max_bytes_total, now, most=most)
         if self._dropped > before:
             self._dropped_early += self._dropped - before
             self._squeezed_seconds = self._dropped_age
+        return more
+
+    def _drop_of_account(self, buffer: ReplayBuffer, now: float) -> bool:
+        """Drop what this account has too much of. Returns whether there is more."""
+        limits = self._limits
+        dropped = 0
+        while len(buffer) > limits.max_events_per_account or buffer.bytes > limits.max_bytes_per_account:
+            if dropped == TRIM_EVENTS:
+                return True
+            if not self._drop_first(buffer, now):
+                break
+            dropped += 1
+        return False
 
     def expire(self, now: float, *, most: int) -> bool:
         """Drop events that are too old, at most so many. Returns whether there is more to do."""
@@ -157,11 +172,11 @@ class ReplayBuffers:
         self._listed.add(buffer)
         heapq.heappush(self._oldest, (buffer.first().stored_at, self._numbers, buffer))
 
-    def _drop_oldest(self, too_much: Callable[[float], bool], now: float, *, most: int | None) -> bool:
+    def _drop_oldest(self, too_much: Callable[[float], bool], now: float, *, most: int) -> bool:
         """Drop the oldest events of all accounts while ``too_much(stored_at)``; True if ``most`` stopped it."""
         dropped = 0
         while self._oldest and too_much(self._oldest[0][0]):
-            if most is not None and dropped >= most:
+            if dropped >= most:
                 return True
             stored_at, _, buffer = heapq.heappop(self._oldest)
             self._listed.discard(buffer)

@@ -45,6 +45,7 @@ from broker.intake.batch import ANSWER_SLICE
 from broker.intake.intake import MAX_ACCOUNTS
 
 MANY = 3_000
+LISTS = 5
 SLICE_EVENTS = 129
 """Small events that are checked in one step, and the one that fills it."""
 
@@ -121,6 +122,38 @@ async def test_a_long_list_over_a_socket_is_checked_and_answered_in_short_steps(
         assert len(answer["result"]["events"]) == checked.total == answered.total == MANY
         assert checked.most <= SLICE_EVENTS
         assert answered.most <= ANSWER_SLICE
+
+
+async def test_of_many_long_lists_at_once_one_goes_on_between_two_looks_at_the_network():
+    async with open_broker() as opened:
+        with (
+            counting("broker.intake.intake.prepare_event") as checked,
+            counting("broker.intake.batch._published", len) as answered,
+        ):
+            async with trio.open_nursery() as nursery:
+                for number in range(LISTS):
+                    nursery.start_soon(opened.publish, f"acct_{number}", [event(n) for n in range(MANY)])
+                    await trio.lowlevel.checkpoint()  # the first slice of each is checked at once
+        assert checked.total == answered.total == LISTS * MANY
+        assert checked.most_of_turn <= 2 * SLICE_EVENTS
+        assert answered.most_of_turn <= 2 * ANSWER_SLICE
+
+
+async def test_of_an_accounts_long_lists_one_is_checked_after_the_other_and_another_accounts_beside_them():
+    stored = []
+
+    async def publish(account_id):
+        await opened.publish(account_id, [event(n) for n in range(MANY)])
+        stored.append((account_id, checked.total))
+
+    async with open_broker() as opened:
+        with counting("broker.intake.intake.prepare_event") as checked:
+            async with trio.open_nursery() as nursery:
+                for account_id in [ACCOUNT] * LISTS + ["acct_other"]:
+                    nursery.start_soon(publish, account_id)
+    assert "acct_other" in [account_id for account_id, _ in stored[:2]]
+    _, checked_by_then = stored[0]
+    assert checked_by_then < 2.5 * MANY, "what is checked of a list is kept until all of it is"
 
 
 async def test_frames_are_made_in_the_fan_outs_turns_not_in_the_step_that_stores_a_list():

@@ -128,6 +128,17 @@ def test_what_one_account_has_too_much_of_costs_no_other_account_anything():
     assert len(greedy) == 10
 
 
+@pytest.mark.parametrize("limit", ["max_events_per_account", "max_bytes_per_account", "max_bytes_total"])
+def test_what_is_too_much_goes_in_bounded_steps(limit, monkeypatch):
+    monkeypatch.setattr(retention, "TRIM_EVENTS", 4)
+    windows = Windows(**{limit: 1})
+    buffer = windows.store("a", 10, trim=False)
+    assert [windows.buffers.trim(buffer, windows.now) for _ in range(2)] == [True, True]
+    assert len(buffer) == 2
+    assert not windows.buffers.trim(buffer, windows.now)
+    assert len(buffer) <= 1
+
+
 def test_an_account_of_which_nothing_is_left_shrinks_to_its_last_position():
     windows = Windows(seconds=10)
     buffer = windows.store("a", 3)
