@@ -43,10 +43,11 @@ from .observe.grouped import Tasks
 from .observe.lag import LoopLag
 from .observe.live import Live
 from .observe.log_writer import dropped_lines
+from .observe.siblings import Siblings
 from .observe.statistics import BrokerStatistics
 from .protocol.decoding import decode_command
 from .protocol.messages import Command, NewEvent, Published, encode, format_time
-from .protocol.names import ACKED, ALL_INBOXES, check_identifier, check_list, check_since
+from .protocol.names import ACKED, ALL_INBOXES, check_identifier, check_list, check_since, require_lists
 from .protocol.selection import TypeFilter
 from .queues.asked import is_work
 from .queues.queues import make_queues
@@ -92,6 +93,8 @@ class Broker:
         self.turns = Turns()
         self.slots = Slots()
         self.connections = Connections()
+        self.siblings: Siblings | None = None
+        """The other workers; None: this process is all of the broker."""
         tokens = Tokens(config.tokens.secret or secrets.token_urlsafe(32), config.tokens.ttl_seconds)
         self.keyring = Keyring(Access(config), tokens, lookup, self.schedule)
         self.bodies = Bodies(config.limits.max_bodies_bytes)
@@ -174,7 +177,7 @@ class Broker:
         `BrokerClosedError` while the broker drains. A reader that is slow keeps nothing but its position.
         """
         check_identifier(account_id, "account_id")
-        _require_lists(inbox_ids=inbox_ids, event_types=event_types)
+        require_lists(inbox_ids=inbox_ids, event_types=event_types)
         names = [ALL_INBOXES] if inbox_ids is None else list(inbox_ids)
         patterns = None if event_types is None else list(event_types)
         if names:
@@ -219,7 +222,7 @@ class Broker:
         Raises `RequestError`, which names the field, and `BrokerClosedError` while the broker drains.
         """
         check_identifier(account_id, "account_id")
-        _require_lists(inbox_ids=inbox_ids, event_types=event_types, extract=extract)
+        require_lists(inbox_ids=inbox_ids, event_types=event_types, extract=extract)
         params: dict[str, Any] = {"event_types": list(event_types), "where": where, "extract": list(extract)}
         if inbox_ids is not None:
             params["inbox_ids"] = list(inbox_ids)
@@ -445,13 +448,6 @@ class Broker:
             self.queues.statistics() if self.queues else None,
             self.draining.is_set(),
         )
-
-
-def _require_lists(**given: Iterable[str] | None) -> None:
-    """Raise `TypeError` for one string where names are meant: each of its letters would be one."""
-    for name, names in given.items():
-        if isinstance(names, str):
-            raise TypeError(f"`{name}` is a list of names, not one string: [{names!r}]")
 
 
 def _as_closed(error: RequestError) -> RequestError | BrokerClosedError:

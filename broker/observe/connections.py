@@ -139,7 +139,7 @@ class OpenConnection(Struct, gc=False):
     opened_at: float = field(default_factory=time.time)
     """Seconds since 1970."""
     number: int = 0
-    """It grows with each that is entered."""
+    """It grows with each that is entered: the microseconds since 1970 at which that was, at least."""
     agent: str | None = None
     """What the client calls itself: its User-Agent, shortened."""
     watch: bool = False
@@ -252,7 +252,7 @@ class Connections:
 
     def enter(self, entry: OpenConnection) -> None:
         """Have a connection in the list, until it is made to `leave`."""
-        self._number += 1
+        self._number = max(self._number + 1, time.time_ns() // 1_000)
         entry.number = self._number
         self._entries[entry.connection_id] = entry
         self._of_accounts.setdefault(entry.key.account_id, {})[entry.connection_id] = entry
@@ -308,21 +308,22 @@ class Connections:
         entry = self.find(connection_id, account_id)
         entry.connected.end(CloseCode.GOING_AWAY, "closed on request")
 
-    async def page(self, account_id: str | None, after: str = "") -> ConnectionsPage:
-        """Return connections of an account (None: of all) that were opened after one that a page ended with.
+    async def numbered(self, account_id: str | None, after: str = "") -> tuple[list[tuple[int, Raw]], bool]:
+        """Return connections of an account (None: of all) with the numbers that they have, and whether there are more.
 
+        The JSON of a `ConnectionSeen` each: a page of those that were opened after the number that one ended with.
         Others have their turn meanwhile. Raises `RequestError` (`bad_request`) if ``after`` is of no page.
         """
         entries = list((self._entries if account_id is None else self._of_accounts.get(account_id, {})).values())
         start = bisect_right(entries, _number_of(after), key=attrgetter("number"))
         end = start + PAGE_CONNECTIONS
         chosen, more = entries[start:end], len(entries) > end
-        connections: list[Raw] = []
+        rows: list[tuple[int, Raw]] = []
         for index in range(0, len(chosen), SLICE):
             # Names may be long: what is told is written in slices, too.
-            connections += [Raw(encode(seen(entry))) for entry in chosen[index : index + SLICE]]
+            rows += [(entry.number, Raw(encode(seen(entry)))) for entry in chosen[index : index + SLICE]]
             await trio.lowlevel.checkpoint()
-        return ConnectionsPage(connections, str(chosen[-1].number) if more else UNSET)
+        return rows, more
 
     def entries(self) -> list[OpenConnection]:
         """Return all that are open, the ones opened first before the others."""

@@ -5,7 +5,7 @@ broker. Counters are totals since the start: whoever watches makes rates of them
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -120,6 +120,8 @@ class Live:
         self._config = config
         self._connections = connections
         self._version = version
+        self.together: Callable[[Snapshot], Awaitable[Snapshot]] | None = None
+        """What makes the figures of this process those of the broker; None: it is all of the broker."""
         self._began_at = 0.0
         self._watching = 0
         self._making = trio.Lock()
@@ -135,9 +137,15 @@ class Live:
         """Return the JSON of a `Snapshot`, half a second old at most, or new; others have their turn meanwhile."""
         async with self._making:
             if new or self._made_at < 0 or trio.current_time() - self._made_at >= FRESH_SECONDS:
-                census = await self._censuses.look()
-                self._frame, self._made_at = encode_snapshot(self._snapshot(census)), trio.current_time()
+                snapshot = await self.own()
+                if self.together is not None:
+                    snapshot = await self.together(snapshot)
+                self._frame, self._made_at = encode_snapshot(snapshot), trio.current_time()
             return self._frame
+
+    async def own(self) -> Snapshot:
+        """Return the figures of this process alone."""
+        return self._snapshot(await self._censuses.look())
 
     def watch(self) -> Callable[[], None]:
         """Count one more who watches; return what takes that back. Raises `RequestError` if there are too many."""

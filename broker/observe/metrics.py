@@ -78,6 +78,7 @@ class Collector:
 
 def _about(statistics: BrokerStatistics) -> Iterator["Metric"]:
     yield _gauge("build_info", "The broker's version", {(__version__,): 1}, "version")
+    yield _gauge("workers", "Processes of the broker that these figures are of", 1)
     yield _gauge("draining", "1 while the broker drains", statistics.draining)
     yield _gauge("accounts", "Accounts of which a log or a subscriber is kept", statistics.hub.accounts)
     yield _gauge("keys_watched", "Keys with live connections", statistics.keyring.watched)

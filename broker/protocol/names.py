@@ -4,7 +4,7 @@ Pure. What does not fit is a `RequestError` that names the field.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, Final, Literal
 
@@ -157,3 +157,10 @@ def check_spelling(
         for name in _SPELLINGS[right]:
             if name in paths and name != right:
                 raise RequestError(code, f"The name is `{right}` - at `{paths[name]}`")
+
+
+def require_lists(**given: Iterable[str] | None) -> None:
+    """Raise `TypeError` for one string where names are meant: each of its letters would be one."""
+    for name, names in given.items():
+        if isinstance(names, str):
+            raise TypeError(f"`{name}` is a list of names, not one string: [{names!r}]")

@@ -20,8 +20,7 @@ from ..access.opening import Opening, check_opening
 from ..broker import Broker
 from ..errors import BadCommandError, BadFrameError, RequestError
 from ..intake.budget import Held
-from ..observe.choosing import check_wanted, one_of, page_of
-from ..observe.metrics import TEXT_FORMAT, Reading, exposition
+from ..observe.metrics import TEXT_FORMAT
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
 from ..protocol.names import check_spelling, check_traceparent
@@ -29,6 +28,7 @@ from ..queues.working import require_queues
 from ..version import __version__
 from ..webhooks.endpoint import EndpointChange, NewEndpoint, Resend
 from ..webhooks.webhooks import Webhooks
+from . import together
 from .browsers import cross_origin_headers, preflight_headers
 from .connection import Connection
 from .life import Admitted
@@ -272,7 +272,7 @@ async def list_connections(broker: Broker, request: Request) -> Response | Hando
     key = await _authenticate(broker, request)
     key.require_whole_account()
     held = _hold(broker, request, key)
-    return _held_answer(held, await broker.connections.page(key.account_id, request.query().get("after", "")))
+    return _held_answer(held, await together.connections(broker, key.account_id, request.query().get("after", "")))
 
 
 async def close_connection(broker: Broker, request: Request) -> Response | Handover:
@@ -280,7 +280,7 @@ async def close_connection(broker: Broker, request: Request) -> Response | Hando
     key = await _authenticate(broker, request)
     key.require_whole_account()
     connection_id = request.path.rpartition("/")[2]
-    broker.connections.close(connection_id, key.account_id)
+    await together.close(broker, key.account_id, connection_id)
     return json_response({"connection_id": connection_id})
 
 
@@ -397,18 +397,15 @@ async def watch_live(broker: Broker, request: Request) -> Response | Handover:
 async def choose_connections(broker: Broker, request: Request) -> Response | Handover:
     """`GET /v1/operator/connections`: connections that an operator searches and sorts (PROTOCOL section 6)."""
     key = await _authenticate_operator(broker, request)
-    wanted = check_wanted(request.query())
     held = _hold(broker, request, key)
-    return _held_answer(held, await page_of(await broker.censuses.look(), wanted, broker.connections))
+    return _held_answer(held, await together.chosen(broker, request.query()))
 
 
 async def read_connection(broker: Broker, request: Request) -> Response | Handover:
     """`GET /v1/operator/connections/{id}`: one of them, with all that is known of it (PROTOCOL section 6)."""
     key = await _authenticate_operator(broker, request)
     connection_id = request.path.rpartition("/")[2]
-    broker.connections.find(connection_id)
-    census = await broker.censuses.look()
-    return _held_answer(_hold(broker, request, key), one_of(census, broker.connections, connection_id))
+    return _held_answer(_hold(broker, request, key), await together.connection(broker, connection_id))
 
 
 async def close_any_connection(broker: Broker, request: Request) -> Response | Handover:
@@ -426,15 +423,13 @@ async def _authenticate_operator(broker: Broker, request: Request) -> Key:
 async def read_metrics(broker: Broker, request: Request) -> Response | Handover:
     """`GET /metrics`: the broker's figures, as Prometheus reads them (PROTOCOL section 6)."""
     await _authenticate_operator(broker, request)
-    survey = await broker.connections.survey()
-    body = exposition(Reading(broker.statistics(), survey, broker.config))
-    return Response(200, body, content_type=TEXT_FORMAT)
+    return Response(200, await together.metrics(broker), content_type=TEXT_FORMAT)
 
 
 async def read_tasks(broker: Broker, request: Request) -> Response | Handover:
     """`GET /debug/tasks`: the tree of tasks, its groups, or what serves one connection (PROTOCOL section 6)."""
     await _authenticate_operator(broker, request)
-    return json_response(await broker.tasks.asked(request.query()))
+    return json_response(await together.tasks(broker, request.query()))
 
 
 async def alive(broker: Broker, request: Request) -> Response | Handover:

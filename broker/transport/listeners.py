@@ -50,12 +50,13 @@ async def open_listeners(
             listener = trio.SocketListener(trio.socket.from_stdlib_socket(given))
             listeners.append(await stack.enter_async_context(listener))
         for host in () if handed else hosts:
-            with _naming(f"{host}:{port}"):
+            with naming(f"{host}:{port}"):
                 opened = await _listen(host, port, everywhere=list(hosts) == [ALL_ADDRESSES])
             listeners += [await stack.enter_async_context(listener) for listener in opened]
             port = port or listeners[0].socket.getsockname()[1]
         if unix is not None and not handed:
-            listeners.append(await stack.enter_async_context(stack.enter_context(_listening_at(unix))))
+            opened_at = trio.socket.from_stdlib_socket(stack.enter_context(listening_at(unix)))
+            listeners.append(await stack.enter_async_context(trio.SocketListener(opened_at)))
         for listener in listeners:
             # What is accepted inherits the bounded send buffer.
             listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -72,11 +73,12 @@ def take_handed_over(environment: MutableMapping[str, str]) -> list[socket.socke
         return []
     del environment["LISTEN_PID"]
     count = environment.pop("LISTEN_FDS", "0")
-    return [_handed(fd) for fd in range(_FIRST_HANDED, _FIRST_HANDED + int(count))] if count.isdecimal() else []
+    return [handed_over(fd) for fd in range(_FIRST_HANDED, _FIRST_HANDED + int(count))] if count.isdecimal() else []
 
 
-def _handed(descriptor: int) -> socket.socket:
-    with _naming(f"descriptor {descriptor}"):
+def handed_over(descriptor: int) -> socket.socket:
+    """Return the socket that has a descriptor. Raises `OSError` that names the descriptor if it does not listen."""
+    with naming(f"descriptor {descriptor}"):
         os.set_inheritable(descriptor, False)
         handed = socket.socket(fileno=descriptor)
         if not (handed.type == socket.SOCK_STREAM and handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
@@ -84,9 +86,9 @@ def _handed(descriptor: int) -> socket.socket:
         return handed
 
 
-def address_of(listener: trio.SocketListener) -> Address:
-    """Return where a listener listens."""
-    name = listener.socket.getsockname()
+def address_of(listening: socket.socket | trio.socket.SocketType) -> Address:
+    """Return where a socket listens."""
+    name = listening.getsockname()
     return (name, 0) if isinstance(name, str) else name[:2]
 
 
@@ -107,7 +109,8 @@ def text_of(address: Address) -> str:
 
 
 @contextmanager
-def _naming(where: str) -> Iterator[None]:
+def naming(where: str) -> Iterator[None]:
+    """Let an `OSError` name the address that cannot be had."""
     try:
         yield
     except OSError as error:
@@ -130,10 +133,10 @@ async def _listen(host: str, port: int, *, everywhere: bool) -> list[trio.Socket
 
 
 @contextmanager
-def _listening_at(path: str) -> Iterator[trio.SocketListener]:
+def listening_at(path: str) -> Iterator[socket.socket]:
     """Listen at a path that only owner and group may use; at the end it is removed, if it is still ours."""
     listening = socket.socket(socket.AF_UNIX)
-    with _naming(path):
+    with naming(path):
         try:
             _remove_stale(path)
             before = os.umask(_SOCKET_UMASK)
@@ -147,7 +150,7 @@ def _listening_at(path: str) -> Iterator[trio.SocketListener]:
             raise
     ours = os.stat(path)
     try:
-        yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+        yield listening
     finally:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.stat(path), ours):

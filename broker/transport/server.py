@@ -24,6 +24,7 @@ from ..broker import Broker, open_broker
 from ..config import Config
 from ..errors import ConfigError, RequestError
 from ..observe.connections import ConnectionStatistics, OpenConnection
+from ..observe.siblings import Siblings
 from .connection import Connection
 from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
@@ -37,6 +38,7 @@ from .sse import EventStream
 from .stream import ClientStream
 from .supervisor import Supervisor
 from .tls import BadTlsError, Certificate, certificate_of
+from .together import answer_siblings, snapshot_of_all
 
 logger = logging.getLogger(__name__)
 
@@ -236,7 +238,7 @@ async def serve(
     listening = open_listeners(hosts, config.port if port is None else port, config.unix, handed)
     async with listening as listeners, trio.open_nursery() as clients:
         async with trio.open_nursery() as inner:
-            addresses = [address_of(listener) for listener in listeners]
+            addresses = [address_of(listener.socket) for listener in listeners]
             server.is_local = all(map(is_loopback, addresses)) and not config.trusted_proxies
             inner.start_soon(accept_clients, listeners, server.serve_client, clients)
             task_status.started(addresses)
@@ -258,13 +260,17 @@ async def serve_until_signal(
     host: Sequence[str] | None,
     port: int | None,
     say_listening: Callable[[list[Address]], None],
+    given: Sequence[socket.socket] = (),
+    siblings: Siblings | None = None,
 ) -> None:
     """Serve a configuration until SIGTERM or SIGINT, then drain and return. More signals change nothing.
 
     At SIGHUP what ``load_again`` returns (it may raise `ConfigError`) is taken instead, and the files of TLS are read
     again. A supervisor that asked for it is told all this.
+
+    One of several workers is ``given`` the sockets that it listens at, and has ``siblings``.
     """
-    certificate, handed = certificate_of(config.server), take_handed_over(os.environ)
+    certificate, handed = certificate_of(config.server), given or take_handed_over(os.environ)
     supervisor = Supervisor(os.environ)
     ends = (signal.SIGTERM, signal.SIGINT)
     # What is ignored before is ignored afterwards: a late signal must not end a process that has drained.
@@ -273,6 +279,9 @@ async def serve_until_signal(
     with trio.open_signal_receiver(*ends) as signals, trio.open_signal_receiver(signal.SIGHUP) as reloads:
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
             nursery.start_soon(_drain_at_signal, broker, supervisor, signals)
+            if siblings is not None:
+                broker.siblings, broker.live.together = siblings, partial(snapshot_of_all, broker)
+                await nursery.start(answer_siblings, broker)
             nursery.start_soon(_reload_at_signal, broker, load_again, certificate, supervisor, reloads)
             async with trio.open_nursery() as serving:
                 addresses = await serving.start(

@@ -256,7 +256,7 @@ async def test_any_other_error_ends_the_server_loudly():
 async def test_listeners_are_closed_with_the_block():
     before = open_descriptors()
     async with open_listeners(["127.0.0.1"], 0, None) as (listener,):
-        host, port = address_of(listener)
+        host, port = address_of(listener.socket)
         assert (host, port > 0) == ("127.0.0.1", True)
     assert open_descriptors() == before
 
