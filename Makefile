@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench bench-check bench-peers prove prove-storage clean
+.PHONY: demo test test-typescript check-typescript lint bench bench-check bench-peers prove prove-storage clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -12,7 +12,18 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) check-typescript
 	$(BIN)/python -m pytest
+
+# All of the TypeScript client. Without Node it says so and is skipped; with REQUIRE_CLIENTS=1 it fails.
+test-typescript: check-typescript
+	$(BIN)/python -m pytest clients/typescript
+
+# What pytest does not run of it: lint, types, and tests in its own language.
+check-typescript: $(VENV)/.installed-dev
+	@if $(BIN)/python -m clients.conformance.programs node 20.19 npm 9; then \
+	    cd clients/typescript && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --ignore-scripts --silent; } && npm run --silent check; \
+	elif [ "$${REQUIRE_CLIENTS:-}" = 1 ]; then exit 1; fi
 
 # A short run of all scenarios: tables here, results and report in benchmarks/out.
 bench: $(VENV)/.installed-bench
@@ -56,5 +67,11 @@ $(VENV)/.installed-browser: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --group browser
 	touch $@
 
+# Node and npm in the virtual environment, for machines that have none, or an old one.
+$(VENV)/.installed-node: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --group node
+	touch $@
+
 clean:
+	rm -rf clients/typescript/node_modules clients/typescript/dist
 	rm -rf $(VENV) .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,8 @@ A block's first line says in which language it is, and in a second word how it i
     python, bash        a program that ends by itself; the bash blocks of a page are one session
     js client           a client that comes back by cursor; it runs until it is ended
     python client       a program of the client library, with `await` at its top (clients/python/tests/test_readme.py)
+    ts client           the same in TypeScript (clients/typescript/tests/test_printed.py)
+    html client         a page with a client library (clients/typescript/tests/test_browser.py)
     toml, json          is loaded
     nginx, caddyfile    is what a proxy runs with, before a broker (tests/transport/test_behind_proxies.py)
     … excerpt           a part of something, not run by itself
@@ -16,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CLIENTS = [ROOT / "clients" / "README.md", ROOT / "clients" / "python" / "README.md"]
+CLIENTS = [ROOT / "clients" / name for name in ("README.md", "python/README.md", "typescript/README.md")]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CLIENTS]
 MANNERS = {
     "bash": {"", "excerpt"},
     "python": {"", "client", "excerpt"},
     "js": {"client", "excerpt"},
+    "ts": {"client", "excerpt"},
+    "html": {"client"},
     "toml": {"", "excerpt"},
     "json": {"", "excerpt"},
     "nginx": {""},

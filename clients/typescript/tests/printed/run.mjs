@@ -1,0 +1,44 @@
+// Runs a snippet as it is printed. What it leaves to its reader is here, and says what it was given.
+
+import { DaimonWebSocket, isProcessed, verify } from 'daimon-email';
+
+const { KEY, SNIPPET, WEBHOOK } = process.env;
+const say = (...said) => process.stdout.write(`${JSON.stringify(said)}\n`);
+
+console.log = (...said) => say('log', ...said);
+const clients = [];
+Object.assign(globalThis, {
+  DaimonWebSocket: class extends DaimonWebSocket {
+    constructor(options) {
+      super(options);
+      clients.push(this);
+    }
+  },
+  isProcessed,
+  inboxApiKey: KEY,
+  accountApiKey: KEY,
+  generateResponse: async (body) => `You said: ${body}`,
+  updateDashboard: (inboxId, { subject }) => say('updateDashboard', inboxId, subject),
+  showAlert: (text) => say('showAlert', text),
+  sendPushNotification: (notification) => say('sendPushNotification', notification),
+  processMessage: ({ subject }) => say('processMessage', subject),
+  app: {
+    post: (path, handler) => {
+      app.handler = handler;
+      say('post', path);
+    },
+  },
+});
+
+await import(SNIPPET);
+if (WEBHOOK) {
+  await clients[0].connect();
+  process.stdin.on('data', async (line) => {
+    const { headers, body, secret } = JSON.parse(line);
+    const req = { body: await verify(headers, body, secret) };
+    app.handler(req, { status: (code) => ({ send: (text) => say('answered', code, text) }) });
+  });
+}
+say('ready');
+process.stdin.on('end', () => process.exit());
+process.stdin.resume();

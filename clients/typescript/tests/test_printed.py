@@ -1,0 +1,189 @@
+"""What the plan and the client's page print in TypeScript: its types hold, and it runs as it is printed."""
+
+import json
+import re
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conformance.scenes.hooks import SECRET, signed
+from documents import ROOT, blocks
+
+PRINTED = Path(__file__).parent / "printed"
+PLAN = sorted((PRINTED / "plan").glob("*.ts"))
+"""The plan's snippets, to the letter."""
+PAGE = ROOT / "clients" / "typescript" / "README.md"
+BLOCKS = {f"page-{block.line}": block for block in blocks("ts", "client", page=PAGE)}
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def workshop(built, tmp_path_factory):
+    """A folder in which the package is installed, with all snippets in it, also as JavaScript."""
+    folder = tmp_path_factory.mktemp("printed")
+    (folder / "node_modules").mkdir()
+    (folder / "node_modules" / "daimon-email").symlink_to(built)
+    (folder / "package.json").write_text('{"type": "module"}')
+    for name in ("globals.d.ts", "tsconfig.json", "run.mjs"):
+        shutil.copy(PRINTED / name, folder)
+    for snippet in PLAN:
+        shutil.copy(snippet, folder)
+    for name, block in BLOCKS.items():
+        (folder / f"{name}.ts").write_text(block.text)
+    tsc = subprocess.run(
+        [built / "node_modules" / ".bin" / "tsc", "-p", folder],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert tsc.returncode == 0, tsc.stdout
+    return folder
+
+
+class Program:
+    def __init__(self, process):
+        self._process = process
+
+    def says(self, *expected):
+        """Read on to this line, and return what was said before it."""
+        before = []
+        while (said := json.loads(self._process.stdout.readline())) != list(expected):
+            before.append(said)
+        return before
+
+    def tell(self, said):
+        self._process.stdin.write(json.dumps(said) + "\n")
+        self._process.stdin.flush()
+
+
+@contextmanager
+def running(folder, name, broker, **environment):
+    environment = {"PATH": f"{Path(shutil.which('node')).parent}", "DAIMON_WS_URL": broker.url, **environment}
+    with subprocess.Popen(
+        ["node", str(folder / "run.mjs")],
+        env=environment | {"KEY": broker.key, "SNIPPET": str(folder / "js" / f"{name}.js")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield Program(process)
+        process.stdin.close()
+        assert process.wait(SECONDS) == 0
+        assert process.stdout.read() == ""
+
+
+def test_all_snippets_of_the_plan_are_here():
+    assert [path.stem for path in PLAN] == [
+        "conversation", "dashboard", "hybrid", "notifications", "socket-only", "typescript",
+    ]  # fmt: skip
+
+
+def test_the_client_prints_what_comes(workshop, local_broker):
+    with running(workshop, "typescript", local_broker) as program:
+        assert program.says("ready") == [["log", "WebSocket connected"]]
+        local_broker.receive_mail(subject="Hello")
+        assert program.says("log", "New message:", "Hello") == []
+        local_broker.cut()
+        [[_, said, reason]] = program.says("log", "WebSocket connected")
+        assert (said, reason) == ("WebSocket disconnected:", "the connection was lost")
+
+
+def test_the_conversational_agent_answers(workshop, local_broker):
+    with running(workshop, "conversation", local_broker) as program:
+        program.says("ready")
+        local_broker.receive_mail(subject="Hello", from_="ada@example.com", body="How are you?")
+        assert program.says("log", "Reply sent") == [["log", "New email from ada@example.com: Hello"]]
+    [sent] = local_broker.commands
+    assert sent.action == "send_email"
+    assert sent.once
+    said = {name: sent.params[name] for name in ("to", "subject", "body")}
+    assert said == {"to": "ada@example.com", "subject": "Re: Hello", "body": "You said: How are you?"}
+
+
+def test_the_dashboard_follows_four_inboxes_and_no_other(workshop, local_broker):
+    with running(workshop, "dashboard", local_broker) as program:
+        program.says("ready")
+        for inbox_id in ("inbox_1", "inbox_5", "inbox_4"):
+            local_broker.receive_mail(inbox_id, subject="Hello")
+        bounce = {"message_id": "msg_1", "recipient": "eve@example.com", "reason": "unknown"}
+        local_broker.publish({"type": "message.bounced", "inbox_id": "inbox_2", "payload": bounce})
+        shown = program.says("showAlert", "Bounce: eve@example.com")
+        assert shown == [["updateDashboard", "inbox_1", "Hello"], ["updateDashboard", "inbox_4", "Hello"]]
+
+
+def test_urgent_mail_is_notified_and_other_mail_is_not(workshop, local_broker):
+    with running(workshop, "notifications", local_broker) as program:
+        program.says("ready")
+        local_broker.receive_mail(subject="Hello", from_="ada@example.com")
+        local_broker.receive_mail(subject="[URGENT] Help", from_="ada@example.com")
+        expected = {"title": "Urgent Email", "body": "From: ada@example.com - [URGENT] Help"}
+        assert program.says("sendPushNotification", expected) == []
+
+
+def test_the_hybrid_processes_by_webhook_what_the_socket_has_not(workshop, local_broker):
+    def webhook(event_id):
+        message = {"message_id": "msg_1", "subject": f"By webhook: {event_id}"}
+        event = {"type": "message.received", "event_id": event_id, "inbox_id": "inbox_a", "cursor": "c1"}
+        body = json.dumps(event | {"created_at": "2026-11-23T10:00:00.123Z", "payload": {"message": message}})
+        return {"headers": signed(SECRET, body=body), "body": body, "secret": SECRET}
+
+    with running(workshop, "hybrid", local_broker, WEBHOOK="1") as program:
+        assert program.says("ready") == [["post", "/webhook"]]
+        message = {"message": {"message_id": "msg_1", "subject": "By socket"}}
+        local_broker.publish(
+            {"type": "message.received", "event_id": "evt_1", "inbox_id": "inbox_a", "payload": message}
+        )
+        assert program.says("processMessage", "By socket") == []
+        program.tell(webhook("evt_1"))
+        assert program.says("answered", 200, "OK") == []
+        program.tell(webhook("evt_2"))
+        assert program.says("answered", 200, "OK") == [["processMessage", "By webhook: evt_2"]]
+
+
+def test_socket_only_processes_what_comes(workshop, local_broker):
+    with running(workshop, "socket-only", local_broker) as program:
+        program.says("ready")
+        local_broker.receive_mail(subject="Hello")
+        assert program.says("processMessage", "Hello") == []
+
+
+# --- the page
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_block_of_the_page_runs(workshop, local_broker, name):
+    local_broker.receive_mail(subject="Your code is 493201")
+    with running(workshop, name, local_broker) as program:
+        before = program.says("ready")
+    if "waitFor" in BLOCKS[name].text:
+        assert before == [["log", "Your code is 493201", ["493201"], []]]
+
+
+def test_the_page_begins_with_the_plans_snippet():
+    assert next(iter(BLOCKS.values())).text == (PRINTED / "plan" / "typescript.ts").read_text()
+
+
+def test_every_option_has_its_row():
+    table = PAGE.read_text().partition("## Options")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    sources = ["options.ts", "node.ts"]
+    declared = "".join((PAGE.parent / "src" / name).read_text() for name in sources)
+    options = re.findall(r"interface (?:Daimon|Node)Options[^{]*\{(.*?)\n\}", declared, re.DOTALL)
+    assert sorted(rows) == sorted(re.findall(r"^  (\w+)\?:", "\n".join(options), re.MULTILINE))
+
+
+def test_every_class_and_function_is_documented(built):
+    program = "console.log(JSON.stringify(Object.keys(await import('daimon-email'))))"
+    command = ["node", "--input-type=module", "-e", program]
+    names = json.loads(subprocess.check_output(command, cwd=built, timeout=SECONDS))
+    assert len(names) > 10
+    assert [name for name in names if not re.search(rf"\b{name}\b", PAGE.read_text())] == []
+
+
+def test_the_lock_of_its_packages_names_no_registry():
+    lock = (PAGE.parent / "package-lock.json").read_text()
+    assert "resolved" not in lock
+    assert "registry" not in lock
