@@ -103,7 +103,7 @@ class Broker:
         self._buffers = ReplayBuffers(config.replay, disk.storage.epoch if disk else secrets.token_bytes(16))
         self._hub = Hub(self._buffers, self.keyring.settle, tracing)
         self._engine: Engine = (disk.engine if disk else make_engine)(self._buffers, self._hub)
-        self.past = Past(self._engine.archive, time.time)
+        self.past = Past(self._engine.archive, time.time, self._engine.reach)
         if self._engine.archive is not None:
             self._buffers.archived(self._engine.archive.keep_seconds)
         self.acknowledged = Acknowledged()
@@ -259,7 +259,8 @@ class Broker:
         if since == ACKED and client_id is not None:
             client = self.acknowledged.client(account.buffer.account_id, key.identity, client_id)
             await come(client, account.subscriptions.position, self.on_disk)
-        await self._engine.reach(account.buffer.account_id, since)
+        else:
+            await self._engine.reach(account.buffer.account_id, since)
         position = account.buffer.position_of(since)
         if position is not None:
             with trio.move_on_after(AHEAD_SECONDS):

@@ -4,9 +4,10 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,11 +17,12 @@ from broker.config import StorageConfig
 from broker.errors import RequestError
 from broker.log.archive import Kept, Older, Page
 from broker.log.database import open_database
+from broker.log.dropped import Dropped
 from broker.log.engines import Answer, Done, Engine, EventsByAccount, Log, Stored
 from broker.log.engines.memory import MemoryEngine
 from broker.log.engines.rows import EVENTS
 from broker.log.engines.sqlite import SqliteEngine
-from broker.log.replay import Mark, ReplayBuffer, Shared
+from broker.log.replay import Mark, ReplayBuffer, Shared, cursor_prefix_of
 from broker.log.retention import ReplayBuffers
 from broker.log.storage import Storage
 from broker.protocol.framing import text_frame
@@ -28,6 +30,7 @@ from broker.protocol.messages import Entry, PreparedEvent, encode_event
 from broker.protocol.selection import ACCOUNT_EVENTS, Selection
 
 EPOCH = b"sixteen bytes..."
+FAR = 1 << 53
 START = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 
@@ -113,7 +116,7 @@ class WaitingEngine(MemoryEngine):
         await self.attaching.wait()
         yield
 
-    async def reach(self, account_id: str, since: str) -> None:
+    async def reach(self, account_id: str, since: str | int) -> None:
         self.reached.append((account_id, since))
         await trio.lowlevel.checkpoint()
 
@@ -231,6 +234,137 @@ class ArchivingEngine(MemoryEngine):
     def store(self, account_id: str, entries: list[Entry]) -> None:
         self.archive.add(account_id, entries)
         self._filled.store(account_id, entries)
+
+
+class Elsewhere:
+    """Logs that several engines share: what each account has, in order, and from where on it holds it."""
+
+    def __init__(self) -> None:
+        self.epoch = EPOCH
+        self.entries: dict[str, list[Entry]] = {}
+        self.gone: dict[str, list[Dropped]] = {}
+        self.head: dict[str, int] = {}
+        self.birth: dict[str, int] = {}
+        self.engines: list[TailingEngine] = []
+        self.now = 0
+
+    def position(self, account_id: str) -> int:
+        """Where an account is, which begins now if it was not there."""
+        if account_id not in self.head:
+            self.now += 1_000
+            self.birth[account_id] = self.head[account_id] = self.now
+        return self.head[account_id]
+
+    def let_go(self, account_id: str, number: int) -> None:
+        """Hold an account's first events no longer."""
+        entries = self.entries[account_id]
+        for entry in entries[:number]:
+            one = Dropped(entry.position, entry.inbox, entry.stored_at, entry.wall)
+            self.gone.setdefault(account_id, []).append(one)
+        del entries[:number]
+
+    def lose(self) -> None:
+        """Lose everything, and begin another history."""
+        self.epoch = bytes([self.epoch[0] ^ 1, *self.epoch[1:]])
+        self.entries, self.gone, self.head, self.birth = {}, {}, {}, {}
+        self.now += 1_000_000
+
+
+class TailingEngine(MemoryEngine):
+    """An engine that has its logs elsewhere, and keeps those of attached accounts here, each from its head on."""
+
+    PAGE = 3
+
+    def __init__(self, buffers: ReplayBuffers, log: Log, elsewhere: Elsewhere | None = None) -> None:
+        super().__init__(buffers, log, trio.current_time, lambda: wall_at(trio.current_time()).timestamp())
+        self.buffers, self.log = buffers, log
+        self.elsewhere = elsewhere or Elsewhere()
+        self.elsewhere.engines.append(self)
+        self.attached = Counter[str]()
+        self.is_deaf = False
+        self.reads = 0
+        buffers.begin_elsewhere(FAR)
+
+    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> None:
+        outcome = {account_id: self.append(account_id, events) for account_id, events in by_account.items()}
+        for engine in self.elsewhere.engines:
+            for account_id in by_account:
+                engine.arrive(account_id)
+        done(outcome)
+
+    def append(self, account_id: str, events: Sequence[PreparedEvent]) -> list[Stored]:
+        elsewhere, now, wall = self.elsewhere, self._clock(), self._wall_clock()
+        position, entries = elsewhere.position(account_id), elsewhere.entries.setdefault(account_id, [])
+        prefix, stored = cursor_prefix_of(account_id, elsewhere.epoch), []
+        for event in events:
+            inbox = event.inbox_id or ACCOUNT_EVENTS
+            found = [entry for entry in entries if (entry.inbox, entry.event_id) == (inbox, event.event_id)]
+            if not found:
+                position += 1
+                entries.append(Entry(position, now, event.type, inbox, event.event_id, b"", wall, event))
+            stored.append(Stored(event.event_id, found[0].position if found else position, prefix, bool(found)))
+        elsewhere.head[account_id] = position
+        fresh = sum(not one.duplicate for one in stored)
+        if fresh:
+            elsewhere.let_go(account_id, max(0, len(entries) - max(fresh, self.buffers._limits.max_events_per_account)))
+        return stored
+
+    def arrive(self, account_id: str) -> None:
+        """Take what is new of an account that is attached."""
+        buffer, elsewhere = self.buffers.open(account_id), self.elsewhere
+        if not self.attached[account_id] or self.is_deaf:
+            return
+        entries = [copy(entry) for entry in elsewhere.entries.get(account_id, []) if entry.position > buffer.head]
+        if not entries:
+            return
+        if entries[0].position > buffer.head + 1:
+            gone = [one for one in elsewhere.gone.get(account_id, []) if one.position > buffer.head]
+            while len(buffer):
+                self.buffers.empty(buffer, self._clock(), most=2)
+            self.log.skip(account_id, gone, Mark(*gone[-1][:1], *gone[-1][2:]))
+        self.log.store(account_id, entries)
+
+    def hear(self) -> None:
+        """Hear again, of another history, too."""
+        self.is_deaf = False
+        for account_id in self.attached:
+            buffer = self.buffers.open(account_id)
+            if buffer.cursor_prefix != cursor_prefix_of(account_id, self.elsewhere.epoch):
+                self._restart(account_id)
+            self.arrive(account_id)
+
+    def _restart(self, account_id: str) -> None:
+        start = Mark(self.elsewhere.position(account_id), self._clock(), self._wall_clock())
+        self.log.restart(account_id, start, self.elsewhere.epoch, fed=True)
+
+    @asynccontextmanager
+    async def attach(self, account_id: str) -> AsyncIterator[None]:
+        await trio.lowlevel.checkpoint()
+        self.attach_now(account_id)
+        yield
+        self.detach(account_id)
+
+    def attach_now(self, account_id: str) -> None:
+        self.attached[account_id] += 1
+        if self.attached[account_id] == 1:
+            self._restart(account_id)
+
+    def detach(self, account_id: str) -> None:
+        self.attached[account_id] -= 1
+        if not self.attached[account_id]:
+            self.log.restart(account_id, Mark(FAR), self.elsewhere.epoch, fed=False)
+
+    async def reach(self, account_id: str, since: str | int) -> None:
+        buffer, elsewhere = self.buffers.open(account_id), self.elsewhere
+        await trio.lowlevel.checkpoint()
+        while held := [e for e in elsewhere.entries.get(account_id, []) if e.position <= buffer.dropped_through]:
+            self.reads += 1
+            page = [copy(entry) for entry in held[-self.PAGE :]]
+            self.log.prepend(account_id, page, Mark(page[0].position - 1, page[0].stored_at, page[0].wall))
+            if buffer.dropped_through >= page[0].position:
+                break  # there is no room for older ones
+        gone = [one for one in elsewhere.gone.get(account_id, []) if one.position <= buffer.known_after]
+        self.log.remember(account_id, gone, Mark(elsewhere.birth[account_id]))
 
 
 class StorageInStep(Storage):

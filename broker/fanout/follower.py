@@ -119,7 +119,7 @@ class Follower:
         What replays under way have missed is to be said first, by `gap_of_replay`: ``reached`` may have that, too.
         """
         buffer, position = self._buffer, self.position
-        if buffer.archive_seconds is None or added == NOTHING:
+        if added == NOTHING or (buffer.archive_seconds is None and (reached is not None or not buffer.elsewhere)):
             return None
         if reached is not None and self._tells(reached, added, position) is not None:
             ahead = self._replays and self._replays.position < reached.gap_through
@@ -129,7 +129,7 @@ class Follower:
         if start is not None and buffer.missed(added, start, through) == 0:
             return None
         meaning = parse_since(since)
-        return Reach(added, start, None if start is not None or isinstance(meaning, str) else meaning, through)
+        return Reach(added, start, None if start is not None or isinstance(meaning, str) else meaning, through, since)
 
     def start(self, since: int | None, reached: Reached | None = None) -> tuple[Replay, Gap | None]:
         """Start at a position (None: an unknown one) instead of the fan-out's; what came after it follows.
@@ -178,7 +178,7 @@ class Follower:
         The archive was asked about what memory had dropped by then; what that dropped since, it still knows.
         """
         count = None if reached is None else self._tells(reached, selection, through)
-        if reached is None or count is None:
+        if reached is None or reached.kept is None or count is None:
             return *self._look_back(selection, since, dropped_through), 0
         kept, since = reached.kept, reached.position
         if since is None:
@@ -188,6 +188,8 @@ class Follower:
 
     def _tells(self, reached: Reached, selection: Selection, through: int) -> int | None:
         """Return how many events the archive has that memory does not; None if that is not what it was asked."""
+        if reached.kept is None:
+            return None
         dropped = self._buffer.missed(selection, reached.reach.through, through)
         return None if dropped is None or reached.reach.selection != selection else reached.kept.count + dropped
 

@@ -7,7 +7,7 @@ falls behind and is fed from the log by its own task: nothing here ever waits fo
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from ..accounts import Accounts
 from ..durations import Durations, DurationsStatistics
-from ..log.replay import ReplayBuffer
+from ..log.dropped import Dropped
+from ..log.replay import Mark, ReplayBuffer
 from ..log.retention import ReplayBuffers
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, trace_in
@@ -33,7 +34,18 @@ BATCH_BYTES: Final = 65_536
 class Account:
     """One account's log, its listeners, and what the fan-out has still to do for them."""
 
-    __slots__ = ("_moved", "buffer", "deliveries", "oldest_at", "places", "queued", "span", "subscriptions", "uses")
+    __slots__ = (
+        "_moved",
+        "buffer",
+        "deliveries",
+        "fed",
+        "oldest_at",
+        "places",
+        "queued",
+        "span",
+        "subscriptions",
+        "uses",
+    )
 
     def __init__(self, buffer: ReplayBuffer, tally: Tally | None = None) -> None:
         self.buffer = buffer
@@ -47,6 +59,8 @@ class Account:
         self.queued = False
         self.uses = 0
         """Connections that use this account now."""
+        self.fed = False
+        """Whether an engine that has the log elsewhere keeps it here, too."""
         self._moved = trio.lowlevel.ParkingLot()
 
     def delivered(self) -> None:
@@ -59,10 +73,19 @@ class Account:
         while self.subscriptions.settled < position:
             await self._moved.park()
 
+    def jump(self, position: int) -> None:
+        """Let the fan-out move on to a position, over what it writes to nobody."""
+        self.deliveries = self.oldest_at = None
+        if self.span is not None:
+            self.span.end()
+            self.span = None
+        self.subscriptions.jump(position)
+        self.delivered()
+
     @property
     def in_use(self) -> bool:
         """Whether this must be kept though the log is empty."""
-        return bool(self.uses or self.queued or self.places.in_use or self.subscriptions.in_use)
+        return bool(self.uses or self.fed or self.queued or self.places.in_use or self.subscriptions.in_use)
 
     def forget(self, now: float, most: int) -> int:
         """Forget nothing: what is past its time in the logs goes over all accounts, the oldest first."""
@@ -131,6 +154,34 @@ class Hub:
         account = self.account(account_id)
         self._buffers.append(account.buffer, entries)
         self.wake(account)
+
+    # The rest is for engines that have the logs elsewhere.
+
+    def prepend(self, account_id: str, entries: list[Entry], before: Mark) -> None:
+        """Store events before those that an account's log holds; nobody who is live hears of it."""
+        account = self.account(account_id)
+        self._buffers.prepend(account.buffer, entries, before)
+        self._buffers.trim(account.buffer, trio.current_time())
+
+    def remember(self, account_id: str, dropped: Sequence[Dropped], before: Mark) -> None:
+        """Know of events that are gone, and are older than all that is known."""
+        self._buffers.remember(self.account(account_id).buffer, dropped, before, trio.current_time())
+
+    def skip(self, account_id: str, dropped: Sequence[Dropped] | None, end: Mark) -> None:
+        """Go on behind events that this process missed: each listener finds a gap, as it is counted in ``dropped``."""
+        account = self.account(account_id)
+        account.buffer.skip(dropped, end, trio.current_time())
+        account.jump(end.position)
+
+    def restart(self, account_id: str, start: Mark, epoch: bytes, *, fed: bool) -> None:
+        """Let an account's log be another one, empty and after ``start``; each listener finds a gap without a count.
+
+        ``start`` lies after all that there was, where there are listeners. ``fed``: whether it is kept here from now.
+        """
+        account = self.account(account_id)
+        account.fed = fed
+        self._buffers.restart(account.buffer, start, epoch)
+        account.jump(start.position)
 
     def wake(self, account: Account) -> None:
         """Say that the account's log has grown."""

@@ -4,7 +4,7 @@ Pure. Subscribers with the same selection and filter form a `Group`: what is for
 the fan-out, and who moves them, is in `subscriptions`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Final
 
@@ -109,6 +109,9 @@ class Groups:
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self._by_key.values())
 
     def of(self, entry: Entry) -> tuple[Group, ...]:
         """Return the groups whose selection has an event's inbox."""

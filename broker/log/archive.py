@@ -48,7 +48,10 @@ class Kept(Struct, frozen=True):
 
 
 class Reach(Struct, frozen=True):
-    """A start in the past that memory alone cannot tell of: what is to be known of the archive before it."""
+    """A start in the past that memory alone cannot tell of: what is to be known of the archive before it.
+
+    Where there is none, but an engine that has the logs elsewhere: what that is to put into this one, if it has it.
+    """
 
     selection: Selection
     """What is to be brought."""
@@ -57,6 +60,8 @@ class Reach(Struct, frozen=True):
     moment: Duration | datetime | None
     through: int
     """Up to where memory knows nothing."""
+    since: str
+    """What the client said."""
     before: Older | None = None
     """Of what is under way already: if it is known that some of this is gone, that is to be said first."""
 
@@ -67,7 +72,8 @@ class Reached(Struct, frozen=True):
     reach: Reach
     position: int | None
     """Where to start; None: that is forgotten, or was never known."""
-    kept: Kept
+    kept: Kept | None
+    """None: there is no archive, and memory has all there is."""
     page: Page | None = None
     """Of ``reach.before``, read after the rest."""
 
@@ -75,6 +81,8 @@ class Reached(Struct, frozen=True):
     def gap_through(self) -> int:
         """Up to where there is a gap to be said; 0: there is none."""
         kept, position = self.kept, self.position
+        if kept is None:
+            return 0
         missed = position is None or (kept.gone_through > position and kept.missed != 0)
         return kept.gone_through if missed else 0
 

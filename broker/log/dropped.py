@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..protocol.selection import Selection
 
@@ -28,10 +28,29 @@ _INBOX_BYTES: Final = 180
 """What an inbox costs in a bucket beside its name."""
 
 
+class Dropped(NamedTuple):
+    """An event that is in no window any more: where it was, whose inbox's, and when it was stored (both clocks)."""
+
+    position: int
+    inbox: str
+    stored_at: float
+    wall: float
+
+
 class _DroppedBucket:
     """Positions of events dropped within some minutes: of all, with their times, and for each inbox."""
 
-    __slots__ = ("by_inbox", "bytes", "last_dropped_at", "opened_at", "owner", "positions", "times", "walls")
+    __slots__ = (
+        "by_inbox",
+        "bytes",
+        "forgotten",
+        "last_dropped_at",
+        "opened_at",
+        "owner",
+        "positions",
+        "times",
+        "walls",
+    )
 
     def __init__(self, owner: "DroppedPositions", now: float) -> None:
         self.owner = owner
@@ -42,6 +61,7 @@ class _DroppedBucket:
         self.walls = array("d")
         self.by_inbox: dict[str, array[int]] = {}
         self.bytes = 0
+        self.forgotten = False
 
     def add(self, position: int, inbox: str, stored_at: float, wall: float, now: float) -> int:
         """Add a position; return what that costs in bytes."""
@@ -57,6 +77,19 @@ class _DroppedBucket:
         run.append(position)
         self.bytes += cost
         return cost
+
+    def take_back(self, after: int) -> int:
+        """Know nothing of the positions after one any more; return what that frees in bytes."""
+        keep = bisect_right(self.positions, after)
+        freed = _POSITION_BYTES * (len(self.positions) - keep)
+        del self.positions[keep:], self.times[keep:], self.walls[keep:]
+        for inbox, run in [(inbox, run) for inbox, run in self.by_inbox.items() if run[-1] > after]:
+            del run[bisect_right(run, after) :]
+            if not run:
+                del self.by_inbox[inbox]
+                freed += _INBOX_BYTES + len(inbox)
+        self.bytes -= freed
+        return freed
 
     def count(self, selection: Selection, after: int, through: int) -> int:
         """Count the positions of a selection after one and up to another."""
@@ -141,16 +174,59 @@ class DroppedPositions:
         self._all.grow(cost)
 
     def forget_through(self, bucket: _DroppedBucket) -> None:
-        """Forget a bucket, which is the oldest one unless it was forgotten before."""
-        if not self._buckets or self._buckets[0] is not bucket:
-            return
-        self._buckets.popleft()
-        self.forgotten_through = bucket.positions[-1]
-        self.forgotten_stored_at = bucket.times[-1]
-        self.forgotten_wall = bucket.walls[-1]
+        """Forget a bucket, unless it was forgotten before, and all that have older positions."""
+        while not bucket.forgotten:
+            oldest = self._buckets.popleft()
+            self.forgotten_through = oldest.positions[-1]
+            self.forgotten_stored_at = oldest.times[-1]
+            self.forgotten_wall = oldest.walls[-1]
+            self._let_go(oldest)
+
+    def _let_go(self, bucket: _DroppedBucket) -> None:
+        bucket.forgotten = True
         self.bytes -= bucket.bytes
         self._all.bytes -= bucket.bytes
+        bucket.bytes = 0
         bucket.by_inbox.clear()
+        del bucket.positions[:], bucket.times[:], bucket.walls[:]
+
+    def forget_all(self, position: int, stored_at: float, wall: float) -> None:
+        """Know nothing but that an event at this position, stored at these times, is the last one that is gone."""
+        while self._buckets:
+            self._let_go(self._buckets.pop())
+        self.forgotten_through, self.forgotten_stored_at, self.forgotten_wall = position, stored_at, wall
+
+    def take_back(self, after: int, stored_at: float, wall: float) -> None:
+        """Know nothing of what was after a position any more: it is not dropped. Up to it all is as it was.
+
+        If nothing is known of what lies before it, its event was stored at these times, or earlier.
+        """
+        while self._buckets and self._buckets[-1].positions[-1] > after:
+            bucket = self._buckets[-1]
+            if bucket.positions[0] > after:
+                self._let_go(self._buckets.pop())
+            else:
+                freed = bucket.take_back(after)
+                self.bytes -= freed
+                self._all.bytes -= freed
+        if after < self.forgotten_through:
+            self.forgotten_through, self.forgotten_stored_at, self.forgotten_wall = after, stored_at, wall
+
+    def add_before(self, dropped: Sequence[Dropped], position: int, stored_at: float, wall: float, now: float) -> None:
+        """Remember events, in order, that were dropped before all that are known, and after one at ``position``.
+
+        That one was stored at these times, or earlier. It costs what a page costs: a bucket is made of it.
+        """
+        if dropped:
+            bucket = self._all.open(self, now)
+            cost = sum([bucket.add(*one, now) for one in dropped])
+            self._buckets.appendleft(bucket)
+            self.bytes += cost
+        self.forgotten_through, self.forgotten_stored_at, self.forgotten_wall = position, stored_at, wall
+        if dropped:
+            if self.bytes > MAX_BYTES_OF_ACCOUNT:
+                self.forget_through(self._buckets[0])
+            self._all.grow(cost)
 
     def count_between(self, selection: Selection, after: int, through: int) -> int | None:
         """Count the dropped events of a selection; None if some of them may be forgotten."""

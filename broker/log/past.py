@@ -1,5 +1,7 @@
 """The one way to events that memory no longer holds: `Past` asks the engine's archive, in fair shares.
 
+Where an engine has the logs elsewhere it is asked to put what it has into memory, which then tells.
+
 Few questions are under way at once, whoever has many of them, and who asks what is being asked already shares the
 answer. An answer is a page: so nobody who reads a day of old events keeps anybody else waiting, or much in memory.
 """
@@ -53,10 +55,19 @@ class _Question(Generic[A]):
 
 
 class Past:
-    """What an engine's archive has, for all accounts. ``wall_clock`` returns seconds since 1970."""
+    """What an engine's archive has, for all accounts. ``wall_clock`` returns seconds since 1970.
 
-    def __init__(self, archive: Archive | None, wall_clock: Callable[[], float]) -> None:
+    ``reach``: asked where there is no archive; see `Engine.reach`.
+    """
+
+    def __init__(
+        self,
+        archive: Archive | None,
+        wall_clock: Callable[[], float],
+        reach: Callable[[str, str | int], Awaitable[None]] | None = None,
+    ) -> None:
         self._archive = archive
+        self._reach = reach
         self._wall_clock = wall_clock
         self._limiter = FairLimiter(QUESTIONS_AT_ONCE)
         self._pages: dict[tuple[str, Older], _Question[Page]] = {}
@@ -79,6 +90,9 @@ class Past:
     async def reach(self, buffer: ReplayBuffer, reach: Reach) -> Reached:
         """Return what is to be known for a start in the past. Raises `RequestError` (`unavailable`)."""
 
+        if self._archive is None and self._reach is not None:
+            await self._reach(buffer.account_id, reach.since if reach.position is None else reach.position)
+            return Reached(reach, None, None)
         return await self._ask(self._starts, (buffer.account_id, reach), partial(self._look, buffer, reach))
 
     async def _look(self, buffer: ReplayBuffer, reach: Reach, archive: Archive) -> Reached:

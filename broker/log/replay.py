@@ -30,7 +30,7 @@ from msgspec import Struct
 from ..protocol.framing import text_frame
 from ..protocol.messages import Entry, encode_event
 from ..protocol.selection import NOTHING, Selection
-from .dropped import DroppedBuckets, DroppedPositions
+from .dropped import Dropped, DroppedBuckets, DroppedPositions
 
 MAX_CURSOR_LENGTH: Final = 64
 """PROTOCOL, Names."""
@@ -80,6 +80,12 @@ class _Run:
             self.start = 0
         return entry
 
+    def put_first(self, entries: list[Entry]) -> None:
+        """Put entries before all others: into the room of those that were dropped, if that is large enough."""
+        start = self.start - len(entries)
+        self.items[max(start, 0) : self.start] = entries
+        self.start = max(start, 0)
+
     def after(self, position: int) -> int:
         """Return the index of the first entry after ``position``."""
         return bisect_right(self.items, position, lo=self.start, key=_position_of)
@@ -93,14 +99,16 @@ class _Run:
 
 
 class Shared:
-    """What the buffers of all accounts share: ``epoch``, this run of the broker, and what they cost together."""
+    """What the buffers of all accounts share: ``epoch``, the history that they are of, and what they cost together."""
 
-    __slots__ = ("archive_seconds", "bytes", "dropped", "epoch")
+    __slots__ = ("archive_seconds", "bytes", "dropped", "elsewhere", "epoch")
 
     def __init__(self, epoch: bytes) -> None:
         self.epoch = epoch
         self.archive_seconds: float | None = None
         """How far back the engine's archive reaches; None: it has none, and what is dropped is gone."""
+        self.elsewhere = False
+        """Whether the engine has the logs elsewhere: then it may put into these what they do not hold."""
         self.bytes = 0
         """Of all windows."""
         self.dropped = DroppedBuckets()
@@ -161,6 +169,11 @@ class ReplayBuffer:
     def archive_seconds(self) -> float | None:
         """How far back what was dropped here can be read elsewhere; None: what is dropped is gone."""
         return self._shared.archive_seconds
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the engine has the log elsewhere, and may put into this one what it does not hold."""
+        return self._shared.elsewhere
 
     # --- cursors
 
@@ -366,14 +379,87 @@ class ReplayBuffer:
         if self._by_id.get(entry.event_id) is entry:
             del self._by_id[entry.event_id]
         else:
-            twins = self._twins[entry.event_id]
-            del twins[entry.inbox]
+            twins = self._twins.get(entry.event_id, {})
+            twins.pop(entry.inbox, None)
             if not twins:
-                del self._twins[entry.event_id]
+                self._twins.pop(entry.event_id, None)
         self._count(-entry.cost)
         self.dropped_through = entry.position
         self._dropped.add(entry.position, entry.inbox, entry.stored_at, entry.wall, now)
         return entry
+
+    # --- what an engine changes that has the log elsewhere
+
+    @property
+    def known_after(self) -> int:
+        """The position after which all is known, what was dropped included."""
+        return self._dropped.forgotten_through
+
+    def prepend(self, entries: list[Entry], before: Mark) -> None:
+        """Store events that come before all that the window holds, and end where it begins.
+
+        ``before`` is where they begin: the position of the last event that is still not here, and times that it was
+        stored at, or before. Raises ValueError if they are not between that and `dropped_through`.
+        """
+        if not before.position < entries[0].position <= entries[-1].position <= self.dropped_through:
+            raise ValueError(f"they are not up to {self.dropped_through}")
+        first = self.first() if self._entries else None
+        latest_at, latest_wall = (inf, inf) if first is None else (first.stored_at, first.wall)
+        runs: dict[str, list[Entry]] = {}
+        cost = 0
+        for entry in reversed(entries):
+            latest_at = entry.stored_at = min(entry.stored_at, latest_at)
+            latest_wall = entry.wall = min(entry.wall, latest_wall)
+            if self._by_id.setdefault(entry.event_id, entry) is not entry:
+                self._twins.setdefault(entry.event_id, {})[entry.inbox] = entry
+        self.frame(entries)
+        for entry in entries:
+            runs.setdefault(entry.inbox, []).append(entry)
+            cost += entry.cost
+        for inbox, of_inbox in runs.items():
+            run = self._by_inbox.get(inbox)
+            if run is None:
+                run = self._by_inbox[inbox] = _Run()
+                cost += INBOX_OVERHEAD_BYTES
+            run.put_first(of_inbox)
+        if first is None:
+            self._latest_wall = max(self._latest_wall, entries[-1].wall)
+        self._entries.put_first(entries)
+        self._dropped.take_back(before.position, before.stored_at, before.wall)
+        self.dropped_through = before.position
+        self._count(cost)
+
+    def remember(self, dropped: Sequence[Dropped], before: Mark, now: float) -> None:
+        """Know of events that are gone and come before all that is known, in order; ``before`` as `prepend` has it."""
+        if dropped and not before.position < dropped[0].position <= dropped[-1].position <= self.known_after:
+            raise ValueError(f"they are not up to {self.known_after}")
+        self._dropped.add_before(dropped, before.position, before.stored_at, before.wall, now)
+
+    def skip(self, dropped: Sequence[Dropped] | None, end: Mark, now: float) -> None:
+        """Go on behind events that nobody has here, with an empty window.
+
+        ``dropped`` are all of them up to ``end``, in order; None: nothing is known of them, nor of those before.
+        """
+        if self._entries:
+            raise ValueError("the window holds events")
+        if dropped is None:
+            self._dropped.forget_all(end.position, end.stored_at, end.wall)
+        for one in dropped or ():
+            self._dropped.add(*one, now)
+        self._go_to(end)
+
+    def restart(self, start: Mark) -> None:
+        """Be the log of another history, or of nothing, empty and after ``start``: no cursor of before is known."""
+        self.cursor_prefix = cursor_prefix_of(self.account_id, self._shared.epoch)
+        self._entries = _Run()
+        self._by_inbox, self._by_id, self._twins = {}, {}, {}
+        self._dropped.forget_all(start.position, start.stored_at, start.wall)
+        self._count(-self.bytes)
+        self._go_to(start)
+
+    def _go_to(self, end: Mark) -> None:
+        self._latest_wall = max(self._latest_wall, end.wall)
+        self.head = self.delivered = self.dropped_through = self._taken_in_through = end.position
 
     @property
     def mark(self) -> Mark:

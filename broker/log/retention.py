@@ -6,7 +6,7 @@ holds nothing any more shrinks to a mark: its last position, so that a cursor of
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ..config import ReplayConfig
 from ..protocol.messages import Entry
+from .dropped import Dropped
 from .replay import Mark, ReplayBuffer, Shared
 
 MAX_MARKS: Final = 100_000
@@ -49,9 +50,10 @@ class ReplayBuffers:
         self._marks: OrderedDict[str, Mark] = OrderedDict()
         self._unmarked = Mark()
         # One item for each buffer with events: (when its oldest one was stored, a number, the buffer). The
-        # time may be that of an event dropped since; it is put right when the item comes up.
+        # time may be that of an event dropped since; it is put right when the item comes up. Of a buffer that got
+        # older events since, the item that counts is the one whose number is listed.
         self._oldest: list[tuple[float, int, ReplayBuffer]] = []
-        self._listed: set[ReplayBuffer] = set()
+        self._listed: dict[ReplayBuffer, int] = {}
         self._numbers = 0
         self._events = 0
         self._dropped = 0
@@ -118,6 +120,35 @@ class ReplayBuffers:
         if entries and buffer not in self._listed:
             self._push(buffer)
 
+    # --- for engines that have the logs elsewhere
+
+    def begin_elsewhere(self, position: int) -> None:
+        """Let accounts stand at a position, beyond all others, while nothing of them is kept here."""
+        self._unmarked = Mark(position)
+        self._shared.elsewhere = True
+
+    def prepend(self, buffer: ReplayBuffer, entries: list[Entry], before: Mark) -> None:
+        """Store older events in one of these buffers, as its `prepend` has it. `trim` is to be called then."""
+        buffer.prepend(entries, before)
+        self._events += len(entries)
+        self._push(buffer)
+
+    def remember(self, buffer: ReplayBuffer, dropped: Sequence[Dropped], before: Mark, now: float) -> None:
+        """Know of older events that are gone, as the buffer's `remember` has it."""
+        buffer.remember(dropped, before, now)
+
+    def empty(self, buffer: ReplayBuffer, now: float, *, most: int) -> bool:
+        """Drop the oldest events of a buffer, at most so many. Returns whether the fan-out needs none of the rest."""
+        while len(buffer) and most and self._drop_first(buffer, now):
+            most -= 1
+        return not len(buffer) or not most
+
+    def restart(self, buffer: ReplayBuffer, start: Mark, epoch: bytes) -> None:
+        """Let a buffer be the log of another history (``epoch``), empty and after ``start``; others follow."""
+        self._shared.epoch = epoch
+        self._events -= len(buffer)
+        buffer.restart(start)
+
     def trim(self, buffer: ReplayBuffer, now: float) -> bool:
         """Drop what is too much: this account's oldest events, then the oldest of all accounts; at most `TRIM_EVENTS`.
 
@@ -169,7 +200,7 @@ class ReplayBuffers:
 
     def _push(self, buffer: ReplayBuffer) -> None:
         self._numbers += 1
-        self._listed.add(buffer)
+        self._listed[buffer] = self._numbers
         heapq.heappush(self._oldest, (buffer.first().stored_at, self._numbers, buffer))
 
     def _drop_oldest(self, too_much: Callable[[float], bool], now: float, *, most: int) -> bool:
@@ -178,8 +209,10 @@ class ReplayBuffers:
         while self._oldest and too_much(self._oldest[0][0]):
             if dropped >= most:
                 return True
-            stored_at, _, buffer = heapq.heappop(self._oldest)
-            self._listed.discard(buffer)
+            stored_at, number, buffer = heapq.heappop(self._oldest)
+            if self._listed.get(buffer) != number:
+                continue
+            del self._listed[buffer]
             pinned = False
             if len(buffer) and buffer.first().stored_at == stored_at:
                 pinned = not self._drop_first(buffer, now)

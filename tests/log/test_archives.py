@@ -241,7 +241,7 @@ async def test_a_start_by_time_is_told_its_position_and_what_is_kept_after_it(mo
     for _ in range(4):
         house.publish(["i1", "i2"])
         mock_clock.jump(10)
-    reach = Reach(ONLY_I1, None, moment, house.buffer.dropped_through)
+    reach = Reach(ONLY_I1, None, moment, house.buffer.dropped_through, "5m")
     reached = await house.past.reach(house.buffer, reach)
     if moment is None:
         assert (reached.position, reached.kept) == (None, Kept(3, 0, None)), "nobody knows that cursor"
@@ -280,7 +280,7 @@ async def test_where_who_asked_first_leaves_another_asks(nursery):
 
     async def reach(scope: trio.CancelScope) -> None:
         with scope:
-            counts.append((await house.past.reach(house.buffer, Reach(ONLY_I1, 1, None, 3))).kept.count)
+            counts.append((await house.past.reach(house.buffer, Reach(ONLY_I1, 1, None, 3, "c1"))).kept.count)
 
     first, second = trio.CancelScope(), trio.CancelScope()
     nursery.start_soon(reach, first)

@@ -16,6 +16,8 @@ from msgspec import Struct
 from ...errors import RequestError
 from ...protocol.messages import Entry, PreparedEvent
 from ..archive import Archive
+from ..dropped import Dropped
+from ..replay import Mark
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -48,10 +50,39 @@ Done = Callable[[StoredByAccount | RequestError], None]
 
 
 class Log(Protocol):
-    """What an engine fills: the accounts' logs as this process has them."""
+    """What an engine fills: the accounts' logs as this process has them. Each call is one step.
+
+    An engine that has the logs elsewhere keeps those of attached accounts here: `restart` begins that, and ends it.
+    """
 
     def store(self, account_id: str, entries: list[Entry]) -> None:
-        """Store events after the head of an account's log, and wake the fan-out, in one step."""
+        """Store events after the head of an account's log, and wake the fan-out."""
+        ...
+
+    def prepend(self, account_id: str, entries: list[Entry], before: Mark) -> None:
+        """Store older events, which end where the log's window begins, for whoever asks for them.
+
+        ``before``: the last event that is still not here, with times that it was stored at, or before.
+        """
+        ...
+
+    def remember(self, account_id: str, dropped: Sequence[Dropped], before: Mark) -> None:
+        """Know of events that are gone, which are older than all that is known; ``before`` is the last unknown one."""
+        ...
+
+    def skip(self, account_id: str, dropped: Sequence[Dropped] | None, end: Mark) -> None:
+        """Go on after ``end``, over events that this process did not get; its window must be empty.
+
+        Each listener finds a gap: counted, if ``dropped`` are all of them; None: nobody knows how many.
+        """
+        ...
+
+    def restart(self, account_id: str, start: Mark, epoch: bytes, *, fed: bool) -> None:
+        """Begin another history (``epoch``), empty and after ``start``: no older cursor is known any more.
+
+        Each listener finds a gap without a count, if ``start`` lies after all that there was. ``fed``: whether the log
+        is kept here from now on; if not, ``start`` lies beyond all positions.
+        """
         ...
 
 
@@ -88,6 +119,9 @@ class Engine(Protocol):
         """Keep an account's log in this process while the block lasts."""
         ...
 
-    async def reach(self, account_id: str, since: str) -> None:
-        """Let the log of an account that is attached hold what came after ``since``, as far as there is any."""
+    async def reach(self, account_id: str, since: str | int) -> None:
+        """Let the log of an account that is attached hold what came after ``since``, as far as there is any.
+
+        ``since``: a cursor, a duration, a time, or a position. Raises `RequestError` (`unavailable`).
+        """
         ...

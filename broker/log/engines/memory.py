@@ -61,7 +61,7 @@ class MemoryEngine:
         """Every account's log is kept here."""
         return _ATTACHED
 
-    async def reach(self, account_id: str, since: str) -> None:
+    async def reach(self, account_id: str, since: str | int) -> None:
         """All that there is of a log is in it."""
 
 

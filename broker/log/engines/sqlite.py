@@ -147,7 +147,7 @@ class SqliteEngine:
         """Every account's log is kept here."""
         return _ATTACHED
 
-    async def reach(self, account_id: str, since: str) -> None:
+    async def reach(self, account_id: str, since: str | int) -> None:
         """What is older than the log in memory is not read into it."""
 
     # --- its life
