@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-typescript check-typescript lint bench bench-check bench-peers prove prove-storage clean
+.PHONY: demo test test-typescript check-typescript lint bench bench-check bench-peers pictures prove prove-storage clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -71,6 +71,10 @@ $(VENV)/.installed-browser: $(VENV)/.installed-dev
 $(VENV)/.installed-node: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --group node
 	touch $@
+
+# The pictures of the documentation, taken again in Debian's chromium-headless-shell.
+pictures: $(VENV)/.installed-browser
+	BROKER_PICTURES=1 $(BIN)/python -m pytest tests/browser -k picture
 
 clean:
 	rm -rf clients/typescript/node_modules clients/typescript/dist

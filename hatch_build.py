@@ -13,5 +13,5 @@ class IndexReadme(MetadataHookInterface):
     def update(self, metadata: dict[str, Any]) -> None:
         """Add the readme, its relative links replaced by their texts."""
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
-        plain = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", text)
+        plain = re.sub(r"!?\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", text)
         metadata["readme"] = {"content-type": "text/markdown", "text": plain}

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from ..broker import Broker, open_broker
 from ..commands.context import CommandContext
-from ..config import AccountConfig, Config, KeyConfig, ServerConfig
+from ..config import AccountConfig, Config, DashboardConfig, KeyConfig, ServerConfig
 from ..keys import hash_key, new_key
 from ..transport.listeners import Address
 from ..transport.server import serve
@@ -89,7 +89,7 @@ async def _show(host: str, port: int, say: Say) -> None:
 def demo_config(key: str, host: str = "127.0.0.1") -> Config:
     """Return a configuration with one account and one key."""
     account = AccountConfig(id=ACCOUNT_ID, keys=(KeyConfig(id="key_demo", sha256=hash_key(key)),))
-    return Config(server=ServerConfig(host=host), accounts=(account,))
+    return Config(server=ServerConfig(host=host), dashboard=DashboardConfig(enabled=True), accounts=(account,))
 
 
 async def _serve_somewhere(nursery: trio.Nursery, broker: Broker, port: int, say: Say) -> Address:
@@ -137,12 +137,13 @@ async def _talk(broker: Broker, stream: Stream, say: Say) -> None:
         async for frame in stream:
             say(_line(frame, perf_counter(), sent))
             for command in _answers_to(frame):
-                sent[command["request_id"]] = perf_counter()
+                for known in (command["request_id"], *(event["event_id"] for event in command.get("events", ()))):
+                    sent[known] = perf_counter()
                 await stream.send(command)
 
 
 def _answers_to(frame: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what an agent says to a received message: a reply, and that it has read it."""
+    """Return what an agent says to a received message: a reply, that it has read it, and, to others, the reply."""
     message = frame["payload"].get("message") if frame["type"] == "message.received" else None
     if not (isinstance(message, dict) and {"message_id", "from", "subject"} <= message.keys()):
         return []
@@ -154,9 +155,16 @@ def _answers_to(frame: dict[str, Any]) -> list[dict[str, Any]]:
         "in_reply_to": message["message_id"],
     }
     event_id = frame["event_id"]
+    replied = {
+        "type": "agent.replied",
+        "event_id": f"{event_id}:replied",
+        "payload": {"message_id": message["message_id"], "to": message["from"]},
+        **about,
+    }
     return [
         {"action": "send_email", "request_id": f"reply:{event_id}", "params": reply, **about},
         {"action": "mark_as_read", "request_id": f"read:{event_id}", "message_id": message["message_id"], **about},
+        {"action": "publish", "request_id": f"told:{event_id}", "events": [replied]},
     ]
 
 
@@ -194,7 +202,11 @@ def _instructions(address: Address, key: str) -> str:
     event = {"type": "message.received", "inbox_id": "inbox_sales", "payload": {"message": message}}
     return f"""
 A broker with a throw-away key listens on {where}, and an agent that answers each received message.
-Meet them from another terminal, in this folder.
+Watch them in a browser, with this key:
+  http://{where}/dashboard
+  {key}
+
+Or meet them from another terminal, in this folder.
 
 Publish an event, and see it arrive below, with the agent's answers:
   curl http://{where}/v1/events -H 'Authorization: Bearer {key}' -d '{json.dumps(event)}'

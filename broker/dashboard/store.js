@@ -122,6 +122,7 @@ export class Store {
     this.seen++;
     this.newestAt = at;
     this.#count(row, now);
+    if (live) this.#arrive();
     if (age !== null) this.#ages[this.#agesSeen++ % this.#ages.length] = age;
     if (kind === "bounced" || kind === "complaint") this.#alert(kind, textOf(frame.payload.recipient), row, rest);
     if (watched) this.#alert("watched", head, row, rest);
@@ -145,6 +146,9 @@ export class Store {
       bucket.kinds[kind]++;
       spark(inbox, slot);
     }
+  }
+
+  #arrive() {
     const second = Math.floor(performance.now() / 1_000);
     const arrivals = this.#arrivals[second % this.#arrivals.length];
     if (arrivals.second !== second) Object.assign(arrivals, { second, count: 0 });
@@ -206,7 +210,7 @@ export class Store {
     return bucket?.slot === slot ? bucket : null;
   }
 
-  /** Events a second, over the last ten. */
+  /** Live events a second, over the last ten. */
   rate() {
     const now = Math.floor(performance.now() / 1_000);
     const lately = this.#arrivals.filter(({ second }) => second >= now - RATE_SECONDS && second < now);

@@ -4,16 +4,23 @@ Rows are virtual: what is asserted are counters, and rows that are on the screen
 page: that would need `eval`, which the policy of the page forbids.
 """
 
+import io
 import json
+import os
 import re
+import struct
 import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from processes import KEY, serving
+from documents import ROOT
+from processes import KEY, process, serving
+from traffic import events_of_five_minutes
 
 from broker.keys import hash_key
 
+PICTURE = ROOT / "docs" / "dashboard.png"
+PICTURE_SIZE = (1440, 900)
 CONFIG = f"""
 [[accounts]]
 id = "acct_test"
@@ -83,6 +90,17 @@ def page(page):
     page.emulate_media(reduced_motion="reduce")
     yield page
     assert page.said == []  # nothing was refused by the policy, nothing failed, no token stands in the console
+
+
+def in_few_colours(png):
+    """A picture in a third of its bytes."""
+    from PIL import Image
+
+    smaller = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture = picture.quantize(200, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    picture.save(smaller, "PNG", optimize=True)
+    return smaller.getvalue()
 
 
 def log_in(page, broker, *, key=KEY, look_only=False):
@@ -246,3 +264,42 @@ def test_the_key_is_kept_in_no_storage_and_stands_in_no_url(page, broker):
     assert not re.search(r"wst_\w", said)
     assert len(sockets) == 1
     expect(page.get_by_label("Account key")).to_have_value("")
+
+
+# --- first sight -------------------------------------------------------------
+
+
+def test_what_the_demo_prints_opens_a_page_that_shows_its_agent_at_work(page):
+    with process("demo", "--port", "0") as demo:
+        lines = iter(demo.stdout.readline, "")
+        url = next(line.strip() for line in lines if "/dashboard" in line)
+        key = next(lines).strip()
+        log_in(page, Broker(url.removesuffix("/dashboard")), key=key)
+        row(page, "Question number 0").wait_for()
+        row(page, "agent.replied").first.wait_for()
+        row(page, "nobody@example.com").first.wait_for()
+        page.get_by_role("button", name="Log out").click()
+        page.locator("#login").wait_for()
+
+
+def test_the_readmes_picture_is_one_of_this_page(page, tmp_path):
+    """With BROKER_PICTURES (`make pictures`) it is taken again."""
+    with broker_with(tmp_path) as broker:
+        broker.publish(*events_of_five_minutes())
+        log_in(page, broker)
+        expect(page.locator("#n-seen")).to_have_text("420")
+        if os.environ.get("BROKER_PICTURES"):
+            quick = re.compile("live · (<1|[1-9]) ms")
+            expect(page.locator("#state-text")).to_have_text(quick, timeout=60_000)  # on a machine that has time
+        for number, event in enumerate(events_of_five_minutes(count=12, seed=11)):
+            event.pop("created_at")
+            broker.publish(event | {"event_id": f"evt_now_{number}"})
+        expect(page.locator("#n-seen")).to_have_text("432")
+        page.locator(".row.watched").filter(has_text=re.compile(r" ms$")).first.click()
+        page.get_by_role("tab", name="Event").focus()
+        expect(page.locator("#n-rate")).not_to_have_text("0.0")
+        taken = page.screenshot()
+    if os.environ.get("BROKER_PICTURES"):
+        PICTURE.write_bytes(in_few_colours(taken))
+    for png in (taken, PICTURE.read_bytes()):
+        assert struct.unpack(">II", png[16:24]) == PICTURE_SIZE

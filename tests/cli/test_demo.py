@@ -17,11 +17,11 @@ from broker.protocol.decoding import decode_command
 KEY = "dm_live_demo"
 
 
-def test_the_demo_shows_the_four_types_with_their_latency_and_ends_by_itself():
+def test_the_demo_shows_the_plans_types_and_its_agents_own_with_their_latency_and_ends_by_itself():
     with process("demo", "--port", "0", "--seconds", "4.5") as demo:
         output, _ = demo.communicate(timeout=GUARD_SECONDS)
     assert demo.returncode == 0
-    for event_type in ("message.received", "message.bounced", "message.complaint", "account.upgraded"):
+    for event_type in ("message.received", "message.bounced", "message.complaint", "account.upgraded", "agent.replied"):
         assert re.search(rf"\d+\.\d\d ms {event_type}", output), output
     for answer in ("send_email", "mark_as_read"):
         assert re.search(rf"\d+\.\d\d ms   {answer} .*message_id", output), output
