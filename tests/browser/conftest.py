@@ -42,6 +42,19 @@ def opened_browser():
         opened.close()
 
 
+@pytest.fixture
+def barriers():
+    """Returns what keeps people from using a page as it is now, as axe finds it: the rule, and where."""
+
+    def found_in(page):
+        from axe_playwright_python.sync_playwright import Axe
+
+        violations = Axe().run(page).response["violations"]
+        return [(found["id"], node["html"][:120]) for found in violations for node in found["nodes"]]
+
+    return found_in
+
+
 @pytest.fixture(scope="module")
 def browser():
     with opened_browser() as opened:
