@@ -2,83 +2,16 @@
 
 import json
 import re
-import shutil
 import subprocess
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from conformance.scenes.hooks import SECRET, signed
-from documents import ROOT, blocks
-
-PRINTED = Path(__file__).parent / "printed"
-PLAN = sorted((PRINTED / "plan").glob("*.ts"))
-"""The plan's snippets, to the letter."""
-PAGE = ROOT / "clients" / "typescript" / "README.md"
-BLOCKS = {f"page-{block.line}": block for block in blocks("ts", "client", page=PAGE)}
-SECONDS = 60
-
-
-@pytest.fixture(scope="module")
-def workshop(built, tmp_path_factory):
-    """A folder in which the package is installed, with all snippets in it, also as JavaScript."""
-    folder = tmp_path_factory.mktemp("printed")
-    (folder / "node_modules").mkdir()
-    (folder / "node_modules" / "daimon-email").symlink_to(built)
-    (folder / "package.json").write_text('{"type": "module"}')
-    for name in ("globals.d.ts", "tsconfig.json", "run.mjs"):
-        shutil.copy(PRINTED / name, folder)
-    for snippet in PLAN:
-        shutil.copy(snippet, folder)
-    for name, block in BLOCKS.items():
-        (folder / f"{name}.ts").write_text(block.text)
-    tsc = subprocess.run(
-        [built / "node_modules" / ".bin" / "tsc", "-p", folder],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert tsc.returncode == 0, tsc.stdout
-    return folder
-
-
-class Program:
-    def __init__(self, process):
-        self._process = process
-
-    def says(self, *expected):
-        """Read on to this line, and return what was said before it."""
-        before = []
-        while (said := json.loads(self._process.stdout.readline())) != list(expected):
-            before.append(said)
-        return before
-
-    def tell(self, said):
-        self._process.stdin.write(json.dumps(said) + "\n")
-        self._process.stdin.flush()
-
-
-@contextmanager
-def running(folder, name, broker, **environment):
-    environment = {"PATH": f"{Path(shutil.which('node')).parent}", "DAIMON_WS_URL": broker.url, **environment}
-    with subprocess.Popen(
-        ["node", str(folder / "run.mjs")],
-        env=environment | {"KEY": broker.key, "SNIPPET": str(folder / "js" / f"{name}.js")},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield Program(process)
-        process.stdin.close()
-        assert process.wait(SECONDS) == 0
-        assert process.stdout.read() == ""
+from typescript_programs import BLOCKS, PAGE, PLAN, SECONDS, running
 
 
 def test_all_snippets_of_the_plan_are_here():
-    assert [path.stem for path in PLAN] == [
-        "conversation", "dashboard", "hybrid", "notifications", "socket-only", "typescript",
-    ]  # fmt: skip
+    expected = {"conversation", "dashboard", "hybrid", "notifications", "socket-only", "typescript"}
+    assert set(PLAN) == expected
 
 
 def test_the_client_prints_what_comes(workshop, local_broker):
@@ -163,7 +96,7 @@ def test_every_block_of_the_page_runs(workshop, local_broker, name):
 
 
 def test_the_page_begins_with_the_plans_snippet():
-    assert next(iter(BLOCKS.values())).text == (PRINTED / "plan" / "typescript.ts").read_text()
+    assert next(iter(BLOCKS.values())).text == PLAN["typescript"].read_text()
 
 
 def test_every_option_has_its_row():

@@ -2,10 +2,17 @@
 
 import { DaimonWebSocket, isProcessed, verify } from 'daimon-email';
 
-const { KEY, SNIPPET, WEBHOOK } = process.env;
+const { KEY, SNIPPET, TOKEN, WEBHOOK } = process.env;
 const say = (...said) => process.stdout.write(`${JSON.stringify(said)}\n`);
 
 console.log = (...said) => say('log', ...said);
+Math.random = () => 0.01; // of what it waits before it comes back
+const later = setTimeout;
+globalThis.setTimeout = (task, ms, ...given) => {
+  const isPlans = String(task).includes('connectWebSocket');
+  if (isPlans) say('waits', ms);
+  return later(task, isPlans ? 0 : ms, ...given);
+};
 const clients = [];
 Object.assign(globalThis, {
   DaimonWebSocket: class extends DaimonWebSocket {
@@ -17,6 +24,17 @@ Object.assign(globalThis, {
   isProcessed,
   inboxApiKey: KEY,
   accountApiKey: KEY,
+  apiKey: KEY,
+  connectionToken: TOKEN,
+  connectWebSocket: () => say('connectWebSocket'),
+  handleNewMessage: ({ subject }) => say('handleNewMessage', subject),
+  handleBounce: ({ recipient }) => say('handleBounce', recipient),
+  handleComplaint: ({ feedback_type }) => say('handleComplaint', feedback_type),
+  handleUpgrade: ({ tier }) => say('handleUpgrade', tier),
+  processEvent: async ({ type, payload }) => {
+    await new Promise(setImmediate);
+    say('processEvent', payload?.message?.subject ?? type);
+  },
   generateResponse: async (body) => `You said: ${body}`,
   updateDashboard: (inboxId, { subject }) => say('updateDashboard', inboxId, subject),
   showAlert: (text) => say('showAlert', text),

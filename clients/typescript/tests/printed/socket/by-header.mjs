@@ -1,0 +1,5 @@
+const ws = new WebSocket('wss://ws.daimon.email/v1/stream', {
+  headers: {
+    'Authorization': `Bearer ${apiKey}`
+  }
+});
