@@ -13,6 +13,7 @@ import pytest
 import trio
 from clients import serving, until
 from fairness.neighbour import Neighbour
+from fairness.resting import at_rest
 from fairness.steps import counted_steps
 from msgspec import structs
 
@@ -61,12 +62,14 @@ def attacker():
 
 @asynccontextmanager
 async def attacked(row: Row, storage: StorageConfig | None = None) -> AsyncIterator[Target]:
-    """Serve a broker as the row has it."""
+    """Serve a broker as the row has it; afterwards nothing of its clients may be left."""
     [api_port] = free_ports(1)
     config = parse_config(configuration(0, api_port, row.settings, asks=row.asks), {})
     config = structs.replace(config, storage=storage or config.storage)
     async with serving(config) as served:
+        rest = await at_rest(served)
         yield Target(*served.address, api_port)
+        await rest.again()
 
 
 async def attack(attacker: Worker, row: Row, target: Target, neighbour: Neighbour) -> None:
