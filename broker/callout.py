@@ -21,6 +21,7 @@ from .errors import RequestError
 from .protocol.proving import has_more_values
 from .protocol.wording import located
 from .tracing import Tracing
+from .turns import Turns
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ MAX_ANSWER_VALUES: Final = 20_000
 """What is to become objects costs by their number: 2 ms."""
 MAX_CONNECTIONS: Final = 100
 _STEP_CHUNKS: Final = 64
-"""Chunks of an answer, which may be of one byte each, that are read before others have their turn."""
+"""Chunks of an answer, which may be of one byte each, that are read before others have their turn, one of all answers."""
 USER_AGENT: Final = f"daimon-broker/{__version__}"
 COMPLAIN_SECONDS: Final = 60.0
 """How often answers that are not understood are logged at most."""
@@ -71,6 +72,7 @@ class Callout:
         self._durations: dict[str, Durations] = {}
         self._section = section
         self._tracing = tracing
+        self._turns = Turns()
 
     async def ask(self, question: Any, message_id: str, traceparent: str | None = None) -> tuple[int, bytes]:
         """POST a question; return the status and the body of the answer.
@@ -114,32 +116,31 @@ class Callout:
         with trio.move_on_after(self._timeout_seconds):
             try:
                 async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
-                    return response.status_code, await _read(response)
+                    return response.status_code, await self._read(response)
             except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError):
                 raise NoAnswerError("unavailable", "The operator's API gave no answer") from None
         raise NoAnswerError("timeout", "The operator's API did not answer in time")
 
+    async def _read(self, response: "httpx.Response") -> bytes:
+        """Return the whole body. Raises `NoAnswerError` if it is too long."""
+        answer = bytearray()
+        # A `break` would leave the generators inside httpx to the garbage collector; being cancelled ends them.
+        with trio.CancelScope() as reading:
+            chunks = 0
+            async for chunk in response.aiter_raw():
+                answer += chunk
+                chunks += 1
+                if len(answer) > MAX_ANSWER_BYTES:
+                    reading.cancel()
+                if chunks % _STEP_CHUNKS == 0:
+                    await self._turns.take(None)
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise NoAnswerError("unavailable", "The operator's API gave too long an answer")
+        return bytes(answer)
+
     def statistics(self) -> CalloutStatistics:
         """Return how long questions took."""
         return CalloutStatistics({outcome: taken.statistics() for outcome, taken in self._durations.items()})
-
-
-async def _read(response: "httpx.Response") -> bytes:
-    """Return the whole body. Raises `NoAnswerError` if it is too long."""
-    answer = bytearray()
-    # A `break` would leave the generators inside httpx to the garbage collector; being cancelled ends them.
-    with trio.CancelScope() as reading:
-        chunks = 0
-        async for chunk in response.aiter_raw():
-            answer += chunk
-            chunks += 1
-            if len(answer) > MAX_ANSWER_BYTES:
-                reading.cancel()
-            if chunks % _STEP_CHUNKS == 0:
-                await trio.lowlevel.checkpoint()
-    if len(answer) > MAX_ANSWER_BYTES:
-        raise NoAnswerError("unavailable", "The operator's API gave too long an answer")
-    return bytes(answer)
 
 
 def decode_answer(body: bytes, kind: type[T]) -> T:

@@ -13,7 +13,7 @@ import trio
 
 FULL_SECONDS: Final = 0.001
 """A turn of the loop that has lasted so long takes in nobody more."""
-LONG_SECONDS: Final = 0.004
+LONG_SECONDS: Final = 0.002
 """After one that has lasted so long half as many of those who wait are let in; after one of half of that, twice."""
 FIRST_LET_IN: Final = 8
 MOST_LET_IN: Final = 64
@@ -63,13 +63,36 @@ class _Waiting:
         return False
 
 
+class _Acts:
+    """What is to be done, likewise round the accounts."""
+
+    def __init__(self) -> None:
+        self._acts: OrderedDict[Who, deque[Callable[[], None]]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._acts)
+
+    def add(self, who: Who, act: Callable[[], None]) -> None:
+        self._acts.setdefault(who, deque()).append(act)
+
+    def do_one(self) -> None:
+        """Do the next one."""
+        who, acts = self._acts.popitem(last=False)
+        act = acts.popleft()
+        if acts:
+            self._acts[who] = acts
+        act()
+
+
 class _Clock(trio.abc.Instrument):
-    """Knows when this turn of the loop began."""
+    """Knows when this turn of the loop began, and how many were woken in it."""
 
     began = 0.0
+    woken = 0
 
     def after_io_wait(self, timeout: float) -> None:
         self.began = perf_counter()
+        self.woken = 0
 
 
 class Turns:
@@ -79,13 +102,14 @@ class Turns:
         self._taken = False
         """Whether somebody is passing, or will be in the next turn of the loop."""
         self._next = _Waiting()
-        self._acts: OrderedDict[Who, deque[Callable[[], None]]] = OrderedDict()
-        """What is to be done later, likewise."""
+        self._acts = _Acts()
+        """What is to be done later."""
         self._added = trio.Event()
         self._clock = _Clock()
         self._running = False
         """Whether somebody sees to those who wait; else nobody does: there is room, and later is now."""
         self._outside = _Waiting()
+        self._asleep = _Acts()
         self._came = trio.Event()
 
     # --- one at a time
@@ -105,7 +129,7 @@ class Turns:
     def later(self, who: Who, act: Callable[[], None]) -> None:
         """Do this when it is its turn, by a task of `run`; it must not raise."""
         if self._running:
-            self._acts.setdefault(who, deque()).append(act)
+            self._acts.add(who, act)
             self._added.set()
         else:
             act()
@@ -123,6 +147,20 @@ class Turns:
             self._came.set()
             await self._outside.wait(who)
 
+    def wake(self, who: Who, act: Callable[[], None]) -> None:
+        """Wake somebody by ``act``: at once if few were woken in this turn of the loop, else in one with room for that.
+
+        What many are woken for at once is work of the next turn, whatever room this one has. It must not raise.
+        """
+        if not self._running:
+            act()
+        elif self._clock.woken < FIRST_LET_IN and not self._asleep:
+            self._clock.woken += 1
+            act()
+        else:
+            self._asleep.add(who, act)
+            self._came.set()
+
     # --- who sees to it
 
     async def run(self) -> None:
@@ -138,8 +176,9 @@ class Turns:
             trio.lowlevel.remove_instrument(self._clock)
             while self._outside.let_one_go():
                 pass
-            while self._acts:
-                self._do_one()
+            for acts in (self._asleep, self._acts):
+                while acts:
+                    acts.do_one()
 
     async def _act(self) -> None:
         while True:
@@ -147,13 +186,7 @@ class Turns:
             self._added = trio.Event()
             while self._acts:
                 await self.take(self)
-                self._do_one()
-
-    def _do_one(self) -> None:
-        who, acts = self._acts.popitem(last=False)
-        acts.popleft()()
-        if acts:
-            self._acts[who] = acts
+                self._acts.do_one()
 
     async def _let_in(self) -> None:
         """Let in as many in each turn of the loop as it bears: it is known by how long the last one was."""
@@ -161,10 +194,13 @@ class Turns:
         while True:
             await self._came.wait()
             self._came = trio.Event()
-            while self._outside:
+            while self._outside or self._asleep:
                 began = perf_counter()
-                for _ in range(most):
-                    self._outside.let_one_go()
+                for number in range(most):
+                    if self._asleep and (number % 2 or not self._outside):
+                        self._asleep.do_one()
+                    else:
+                        self._outside.let_one_go()
                 await trio.lowlevel.checkpoint()
                 lasted = perf_counter() - began
                 if lasted > LONG_SECONDS:

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from broker.turns import FULL_SECONDS, LONG_SECONDS, Turns, in_turns
+from broker.turns import FIRST_LET_IN, FULL_SECONDS, LONG_SECONDS, MOST_LET_IN, Turns, in_turns
 
 
 def steps_of(count, value="done"):
@@ -206,6 +206,46 @@ async def test_who_waits_for_room_comes_in_round_the_accounts(clock):
     went = await work_at_once(Turns(), clock, ["crowd"] * 200 + ["one", "two"])
     names = [who for who, _ in went]
     assert max(names.index("one"), names.index("two")) < 30
+
+
+async def test_of_many_that_are_woken_at_once_few_go_on_in_one_turn_of_the_loop_round_the_accounts(clock):
+    turns, rounds, woken = Turns(), Rounds(), []
+    trio.lowlevel.add_instrument(rounds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        clock[0] += LONG_SECONDS  # time does not pass: each turn of the loop seems short
+        for who in ["crowd"] * 200 + ["one", "two"]:
+            turns.wake(who, lambda who=who: woken.append((who, rounds.number)))
+        assert len(woken) == FIRST_LET_IN, "where few are woken none waits"
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    trio.lowlevel.remove_instrument(rounds)
+    assert len(woken) == 202
+    assert max(Counter(number for _, number in woken).values()) <= MOST_LET_IN
+    names = [who for who, _ in woken]
+    assert max(names.index("one"), names.index("two")) < 2 * FIRST_LET_IN
+
+
+async def test_who_is_woken_and_who_waits_for_room_do_not_hold_each_other_up(clock):
+    turns, went = Turns(), []
+
+    async def work() -> None:
+        await turns.come_in("waits")
+        clock[0] += STEP_SECONDS
+        went.append("waits")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as working:
+            for _ in range(100):
+                working.start_soon(work)
+                turns.wake("sleeps", partial(went.append, "sleeps"))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert went.count("waits") == went.count("sleeps") == 100
+    assert {"waits", "sleeps"} <= set(went[FIRST_LET_IN : 5 * FIRST_LET_IN])
 
 
 async def test_where_there_is_room_nobody_waits_at_all(clock):

@@ -11,6 +11,7 @@ from ..callout import MAX_CONNECTIONS, Callout, NoAnswerError, Outage, decode_an
 from ..errors import CommandError, RequestError
 from ..fairness import FairLimiter
 from ..protocol.decoding import AS_WRITTEN
+from ..turns import Turns
 from .context import CommandContext
 from .dispatch import ActionHandler
 
@@ -43,6 +44,7 @@ class _Forward:
         self._callout = callout
         self._seconds = seconds
         self._connections = FairLimiter(MAX_CONNECTIONS)
+        self._turns = Turns()
         self._outage = Outage(
             logger,
             ceased="the operator's API does no commands (%s): clients are told `unavailable` or `timeout`",
@@ -51,6 +53,8 @@ class _Forward:
         )
 
     async def __call__(self, params: dict[str, Raw], context: CommandContext) -> dict[str, Any]:
+        # Hundreds that come at once begin, and run out of time, one after the other.
+        await self._turns.take(context.account_id)
         try:
             result = await self._ask(params, context)
         except NoAnswerError as failure:

@@ -255,6 +255,10 @@ class Life:
 
     # --- those who wait
 
+    def in_turn(self, wake: Callable[[], None]) -> None:
+        """Wake one of its tasks at once, or when it is its turn, if many are woken."""
+        self._turns.wake(self.account_id, wake)
+
     def changed(self) -> None:
         """Let those who wait look again: a state, a writer or a command has got further."""
         self._changed.unpark_all()

@@ -6,7 +6,7 @@ for want of room, or because the broker drains, lets it answer early. An early a
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
@@ -77,9 +77,9 @@ def _number(query: Mapping[str, str], name: str, kind: Callable[[str], float], d
 class _Waiter:
     """What wakes a poll. It has the poll's slot."""
 
-    def __init__(self, draining: trio.Event, come_in: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, draining: trio.Event, in_turn: Callable[[Callable[[], None]], None]) -> None:
         self._draining = draining
-        self._come_in = come_in
+        self._in_turn = in_turn
         self._began_at = trio.current_time()
         self._woken = trio.Event()
         self._close_code: CloseCode | None = None
@@ -91,7 +91,10 @@ class _Waiter:
         """Whether it is to answer with what there is."""
 
     def wake(self) -> None:
-        """Let it look at the log."""
+        """Let it look at the log; a thousand may be woken by one event."""
+        self._in_turn(self._wake)
+
+    def _wake(self) -> None:
         self._woken.set()
 
     def hurry(self, *_: object) -> None:
@@ -105,7 +108,6 @@ class _Waiter:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hurry_at_drain)
                 await self._woken.wait()
-                await self._come_in()  # a thousand may be woken by one event
                 nursery.cancel_scope.cancel()
         self._woken = trio.Event()
 
@@ -154,7 +156,7 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
     The key is judged in the step in which the page is complete. Raises `RequestError`, `PeerGoneError`.
     """
     asked = check_poll(request.query())
-    waiter = _Waiter(broker.draining, partial(broker.turns.come_in, key.account_id))
+    waiter = _Waiter(broker.draining, partial(broker.turns.wake, key.account_id))
     poller = _Poller(account, broker.past, judge, asked, waiter, broker.acknowledged)
     if not asked.wait_seconds:
         return await poller.page()

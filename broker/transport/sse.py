@@ -67,7 +67,7 @@ class EventStream:
         self._config = broker.config
         self._head = head
         self._chunked = chunked
-        self._life = Life(broker, admitted, Listener(take_nothing, self.wake), self)
+        self._life = Life(broker, admitted, Listener(take_nothing, self._wake_in_turn), self)
         self.id = self._life.id
         self.session = self._life.session
         self._serving = trio.CancelScope()
@@ -118,7 +118,6 @@ class EventStream:
                 self._life.feed(nursery, self.wake)
                 self._life.changed()
                 await self._woken.wait()
-                await self._stream.come_in()
             elif frames:
                 await self._write(as_server_sent_events(frames))
             else:
@@ -164,6 +163,10 @@ class EventStream:
         """Let the writer look again, unless it is to be stopped."""
         if self._life.is_open:
             self._woken.set()
+
+    def _wake_in_turn(self) -> None:
+        """Do so, when it is its turn: a thousand may be woken by one event."""
+        self._life.in_turn(self.wake)
 
     def _say(self) -> None:
         """Let the writer say what waits to be said."""
