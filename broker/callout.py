@@ -32,7 +32,7 @@ MAX_ANSWER_VALUES: Final = 20_000
 """What is to become objects costs by their number: 2 ms."""
 MAX_CONNECTIONS: Final = 100
 _STEP_CHUNKS: Final = 64
-"""Chunks of an answer, which may be of one byte each, that are read before others have their turn, one of all answers."""
+"""Chunks of an answer, which may be of one byte each, that are read before others have their turn."""
 USER_AGENT: Final = f"daimon-broker/{__version__}"
 COMPLAIN_SECONDS: Final = 60.0
 """How often answers that are not understood are logged at most."""
