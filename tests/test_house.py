@@ -17,7 +17,8 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, [("errors", "logline", "schedule", "turns", "accounts", "fairness", "durations", "version"), "tracing"]),
+    ("", 0, [("errors", "logline", "schedule", "turns", "accounts", "fairness", "durations", "version", "nodes"),
+             "tracing"]),
     (
         "protocol",
         1,
@@ -29,7 +30,8 @@ HOUSE_PLAN = [
         ],
     ),
     ("", 2, [("config", "callout")]),
-    ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening"), ("watched", "admission"), "keyring"]),
+    ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening", "claims"), ("watched", "admission"),
+                   "keyring"]),
     (
         "log",
         3,
@@ -40,7 +42,7 @@ HOUSE_PLAN = [
     ),
     ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",
                    ("hub", "covered", "recorded"), "settling", "acknowledging", "subscriber"]),
-    ("commands", 4, [("remembered", "requests"), ("keeping", "context"), "dispatch", "forward"]),
+    ("commands", 4, [("remembered", "requests"), ("keeping", "context", "sharing"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("webhooks", 4, [("guard", "attempts", "breaker", "signing"), "connecting", "sender", ("apart", "endpoint"), "live",
                      ("posting", "endpoints"), "webhooks"]),
@@ -59,7 +61,8 @@ HOUSE_PLAN = [
                       "specs.operations", ("specs.queues", "specs.webhooks"), ("specs.asyncapi", "specs.openapi"),
                       ("http11", "connection", "sse"), ("operating", "listeners"), "together", "endpoints", "server"]),
     ("", 8, ["testing"]),
-    ("cli", 8, [("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
+    ("workers", 8, [("sockets", "tether", "place"), ("private", "child")]),
+    ("cli", 9, [("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
                 ("figures", "keyboard", "operating"), "picture", "screen", "storage", "top",
                 "findings", "probing", "examining", "doctor", "completing",
                 ("serving", "asking", "tailing", "starting"), ("webhooks", "queues", "working"), "cli"]),

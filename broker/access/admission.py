@@ -6,15 +6,19 @@ from typing import Final
 import trio
 
 from ..errors import CloseCode, RequestError
+from .claims import Claim, NodeSlots
 from .keys import MAX_CONNECTIONS, Key
 from .opening import Opening
-from .slots import LOOK, Holder, Slot, Slots
+from .slots import LOOK, Holder, Name, Slot, Slots
 
 GHOST_SECONDS: Final = 5.0
 """How long the quietest connection may take to show that its client is there."""
 SILENT_SECONDS: Final = 40.0
 """Nothing read for so long: only the client itself can show that it is there. Its TCP may be that of a proxy."""
+NODE_SECONDS: Final = 1.0
+"""How much longer another node may take to end one of its own."""
 RETRY_MS: Final = 5_000
+_NO_LIFE: Final = "no sign of life while another connection waited"
 _FIRST_LOOK_SECONDS: Final = 0.02
 _LONGEST_LOOK_SECONDS: Final = 0.25
 
@@ -27,9 +31,12 @@ async def admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
 
     A connection of the same key and `client_id` is ended, and by a look the account's other one. Where no slot is free,
     the account's quietest connection is pinged, and ended if its client shows no life. Raises `RequestError`:
-    `connection_limit`, and what ``judge`` raises.
+    `connection_limit`, `unavailable` where slots are shared by nodes, and what ``judge`` raises.
     """
     key, opening = judge()
+    is_counted = MAX_CONNECTIONS[key.tier] is not None or _name_of(key, opening) is not None
+    if isinstance(slots, NodeSlots) and is_counted:
+        return await _admit_among_nodes(slots, judge, key, opening)
     slot = _take(slots, key, opening)
     if slot is not None:
         return key, opening, slot
@@ -42,7 +49,7 @@ async def admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
         key, opening = judge()
         lives, at_last = _lives(quietest, asked_at), trio.current_time() >= asked_at + GHOST_SECONDS
         if at_last and not lives:
-            quietest.end(CloseCode.HEARTBEAT_MISSED, "no sign of life while another connection waited")
+            quietest.end(CloseCode.HEARTBEAT_MISSED, _NO_LIFE)
         slot = _take(slots, key, opening)
         if slot is not None:
             return key, opening, slot
@@ -50,22 +57,85 @@ async def admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
             raise _full(key)
 
 
+async def _admit_among_nodes(slots: NodeSlots, judge: Judge, key: Key, opening: Opening) -> tuple[Key, Opening, Slot]:
+    """Do the same where the account's connections are at many nodes, which share what they count."""
+    claim = Claim(slots, str(key.account_id), MAX_CONNECTIONS[key.tier], _name_of(key, opening))
+    try:
+        full = await slots.claim(claim)
+        if full is not None:
+            full = await _after_a_ghost(slots, judge, claim, full)
+        key, opening = judge()  # it may have been revoked meanwhile, or its client's newer connection come
+        if full is not None:
+            raise _full(key)
+        if claim.state == "lost":
+            message = "A newer connection of the same client_id has come first"
+            raise RequestError("connection_limit", message, retry_after_ms=RETRY_MS)
+        slot = _take(slots, key, opening, counted=False)
+        assert slot is not None
+    except BaseException:
+        claim.release()
+        raise
+    slot.claim, claim.slot = claim, slot
+    return key, opening, slot
+
+
+async def _after_a_ghost(slots: NodeSlots, judge: Judge, claim: Claim, full: list[str]) -> list[str] | None:
+    """Have the quietest connection examined, wherever it is; make the claim if that ends. Returns who has the slots."""
+    suspect = await slots.suspect(full)
+    try:
+        asked_at, pause = trio.current_time(), _FIRST_LOOK_SECONDS
+        local = suspect.holder
+        if local is not None:
+            local.ask_for_life()
+        while True:
+            await trio.sleep_until(min(trio.current_time() + pause, asked_at + GHOST_SECONDS + NODE_SECONDS))
+            pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+            judge()
+            passed = trio.current_time() - asked_at
+            lives = suspect.lives if local is None else _lives(local, asked_at)
+            if local is not None and passed >= GHOST_SECONDS and not lives:
+                local.end(CloseCode.HEARTBEAT_MISSED, _NO_LIFE)
+            still = await slots.claim(claim)
+            if still is None or lives or passed >= GHOST_SECONDS + NODE_SECONDS:
+                return still
+    finally:
+        slots.forget(suspect)
+
+
+async def examine(holder: Holder) -> bool:
+    """Ask a connection's client for life, and end it if there is none in 5 s. Returns whether there was."""
+    asked_at, pause = trio.current_time(), _FIRST_LOOK_SECONDS
+    holder.ask_for_life()
+    while trio.current_time() < asked_at + GHOST_SECONDS:
+        await trio.sleep_until(min(trio.current_time() + pause, asked_at + GHOST_SECONDS))
+        pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+        if _lives(holder, asked_at):
+            return True
+    holder.end(CloseCode.HEARTBEAT_MISSED, _NO_LIFE)
+    return False
+
+
 def _lives(holder: Holder, asked_at: float) -> bool:
     return trio.current_time() - holder.last_heard() < SILENT_SECONDS and holder.lived_since(asked_at)
 
 
-def _take(slots: Slots, key: Key, opening: Opening) -> Slot | None:
-    account_id, limit = str(key.account_id), MAX_CONNECTIONS[key.tier]
+def _take(slots: Slots, key: Key, opening: Opening, *, counted: bool = True) -> Slot | None:
+    """Take a slot at this node; ``counted``: if its tier has one left here, and not: it is claimed among all nodes."""
+    limit = MAX_CONNECTIONS[key.tier] if counted else None
+    slot, replaced = slots.take(str(key.account_id), limit, _name_of(key, opening))
+    why = "replaced by a newer connection of the same client_id"
     if opening.watch:
-        slot, replaced = slots.take(account_id, limit, LOOK)
         why = "replaced by a newer look at the account"
-    else:
-        name = None if opening.client_id is None else (key.identity, opening.client_id)
-        slot, replaced = slots.take(account_id, limit, name)
-        why = "replaced by a newer connection of the same client_id"
     if replaced is not None and replaced.holder is not None:
         replaced.holder.end(CloseCode.REPLACED, why)
     return slot
+
+
+def _name_of(key: Key, opening: Opening) -> Name | None:
+    """Return what a connection's slot is known by; None: by nothing."""
+    if opening.watch:
+        return LOOK
+    return None if opening.client_id is None else (key.identity, opening.client_id)
 
 
 def _full(key: Key) -> RequestError:

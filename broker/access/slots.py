@@ -47,21 +47,32 @@ class Holder(Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """What goes with a slot elsewhere: its claim among nodes."""
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
+
+
 class Slot:
     """One connection's place in its account. `release` it in the end, as often as you like."""
 
-    __slots__ = ("_of_account", "holder", "key")
+    __slots__ = ("_of_account", "claim", "holder", "key")
 
     def __init__(self, of_account: "_AccountSlots", name: Name | None) -> None:
         self._of_account = of_account
         self.key: object = name or object()
         self.holder: Holder | None = None
         """Set as soon as there is a connection, with no checkpoint since the slot was taken, until the release."""
+        self.claim: Elsewhere | None = None
 
     def release(self) -> None:
         """Give the place back, unless it was given back or taken over."""
         self._of_account.release(self)
         self.holder = None
+        if self.claim is not None:
+            self.claim.release()
 
 
 class _AllSlots(dict[str, "_AccountSlots"]):

@@ -33,6 +33,7 @@ from .context import CommandContext, context_of, span_of
 from .keeping import ANSWER_SECONDS, KeptAnswers
 from .remembered import ONCE_SECONDS, Outcome, Remembered, RememberedStatistics, Run
 from .requests import CommandRequest
+from .sharing import SharedAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,8 @@ class Commands:
         self._answered = Counter[tuple[str, ...]]()
         self.fallback: ActionHandler | None = None
         """Who does the actions that have no handler of their own."""
+        self.shared: SharedAnswers | None = None
+        """Where other nodes find what is under way and remembered, if there are others."""
         self.is_current: Callable[[str, str], bool] = _never
         """Whether a lease of an account is current, by its id."""
 
@@ -347,17 +350,30 @@ class Commands:
         try:
             with scope, nullcontext() if span is None else span.current():
                 with trio.move_on_at(deadline) as in_time:
-                    outcome = await _outcome_of(handler, params, context)
+                    outcome = await self._outcome_of(run, handler, params, context)
                 if in_time.cancelled_caught:
                     outcome = refused(RequestError("timeout", f"It took longer than {handler.seconds} s"))
             if self._kept is not None:
                 await self._kept.keep(run, outcome)
+            if self.shared is not None:
+                await self.shared.finish(run, outcome)
         finally:
             del self._doing[run]
             lane.account.under_way -= 1
             self.finish(run, outcome)
             if span is not None:
                 span.end(None if outcome.error is None else outcome.error.code)
+
+    async def _outcome_of(self, run: Run, handler: ActionHandler, params: Any, context: CommandContext) -> Outcome:
+        """Return what a command comes to: here, or, where nodes share what they do, at the one that began it first."""
+        if self.shared is not None:
+            try:
+                elsewhere = await self.shared.begin(run)
+            except RequestError as error:
+                return refused(error)
+            if elsewhere is not None:
+                return elsewhere
+        return await _outcome_of(handler, params, context)
 
     def forget(self, now: float, *, most: int) -> bool:
         """Forget outcomes that are too old, and accounts of which nothing is left: at most so many of both.

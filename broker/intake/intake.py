@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import blake2b
 from itertools import islice
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -87,6 +88,8 @@ class Intake:
         self._now_ms = 0
         self._now_text = ""
         self._last_id_ns = 0
+        self.derives_ids = False
+        """Whether events of a publish that may be sent again get ids that are the same at each node."""
         self._published = 0
         self._duplicates = 0
 
@@ -251,7 +254,8 @@ class Intake:
 
     def _check(self, batch: Batch, path: str, text: ProvedJson) -> tuple[str, PreparedEvent]:
         """Check one event, and that its publisher may publish it. Returns its account, too."""
-        event = prepare_event(text, path, now=batch.now, new_id=self._new_event_id, traceparent=batch.traceparent)
+        new_id = partial(_derived_id, batch) if self.derives_ids and batch.answer is not None else self._new_event_id
+        event = prepare_event(text, path, now=batch.now, new_id=new_id, traceparent=batch.traceparent)
         key, account_id = batch.key, batch.account_id
         if account_id is not None:
             if event.account_id is not None and event.account_id != account_id:
@@ -403,3 +407,10 @@ def as_json(given: EventLike, path: str) -> bytes:
         return encode(given if isinstance(given, NewEvent) else dict(given))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise RequestError("invalid_params", f"{error} - at `{path}`") from None
+
+
+def _derived_id(batch: Batch) -> str:
+    """Return the id of the next event of a publish that may be sent again: the same, wherever that is."""
+    assert batch.answer is not None
+    parts = "\0".join((*batch.answer.identity, str(batch.account_id), str(batch.count))).encode()
+    return f"evt_{blake2b(parts + batch.answer.digest, digest_size=16).hexdigest()}"

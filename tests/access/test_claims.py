@@ -1,0 +1,297 @@
+"""Slots that nodes share: how many there are, who takes one over, whose are free when a node is gone."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from clients import until
+from wires import shared_server, wires
+
+from broker import CloseCode
+from broker.access.admission import GHOST_SECONDS, admit, examine
+from broker.access.claims import Claim, NodeSlots
+from broker.access.keys import Key
+from broker.access.opening import Opening
+from broker.errors import RequestError
+from broker.protocol.selection import EVERYTHING
+
+pytest.importorskip("coredis")
+
+RACES = 1_000
+ACCOUNT = "acct_test"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    with shared_server(tmp_path_factory.mktemp("s")) as where:
+        yield where
+
+
+class Client:
+    """A connection, as far as slots see it."""
+
+    def __init__(self, slot):
+        self.slot = slot
+        slot.holder = self
+        self.ended = None
+        self.asked = False
+        self.lives = True
+        self.heard = trio.current_time()
+
+    def last_heard(self):
+        return self.heard
+
+    def ask_for_life(self):
+        self.asked = True
+
+    def lived_since(self, moment):
+        return self.lives
+
+    def end(self, code, why):
+        if self.ended is None:
+            self.ended = code
+            self.slot.release()
+
+
+class Node:
+    def __init__(self, wire):
+        self.wire = wire
+        self.slots = NodeSlots(wire, examine)
+
+    async def open(self, tier="developer", client_id=None, account_id=ACCOUNT, watch=False, key_id="key"):
+        key = Key(key_id, account_id, frozenset({"subscribe"}), tier=tier)
+        opening = Opening(EVERYTHING, None, None, client_id, watch)
+        _, _, slot = await admit(self.slots, lambda: (key, opening))
+        return Client(slot)
+
+    async def refuses(self, **opening):
+        with pytest.raises(RequestError) as refused:
+            await self.open(**opening)
+        return refused.value.code
+
+
+@asynccontextmanager
+async def nodes(path, number=2):
+    """Nodes at a server that holds nothing yet."""
+    async with wires(path, number) as made, trio.open_nursery() as nursery:
+        await made[0].forget()
+        for wire in made:
+            await wire.live()
+        found = [Node(wire) for wire in made]
+        for node in found:
+            await nursery.start(node.slots.run)
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def held(node, account_id=ACCOUNT, looks=False):
+    """How many slots of an account are taken at the server."""
+    return await node.wire.ask(b"HLEN", node.wire.key("w" if looks else "k", account_id))
+
+
+async def until_held(node, number, **which):
+    with trio.fail_after(20):
+        while await held(node, **which) != number:  # noqa: ASYNC110 - the server wakes nobody
+            await trio.sleep(0.002)
+
+
+# --- how many ----------------------------------------------------------------
+
+
+async def test_two_nodes_that_race_for_the_last_slot_never_have_one_too_many(path):
+    async with nodes(path) as both:
+        made = []
+
+        async def race(node, account_id):
+            claim = Claim(node.slots, account_id, 1, None)
+            if await node.slots.claim(claim) is None:
+                made.append(account_id)
+
+        for start in range(0, RACES, 50):
+            async with trio.open_nursery() as nursery:
+                for number in range(start, start + 50):
+                    for node in both if number % 2 else reversed(both):
+                        nursery.start_soon(race, node, f"acct_{number}")
+        assert len(made) == len(set(made)) == RACES
+        assert {await held(both[0], account_id) for account_id in made} == {1}
+
+
+async def test_a_tier_counts_the_connections_of_all_nodes_and_a_release_makes_room_at_each(path):
+    async with nodes(path) as (one, other):
+        clients = [await (one, other)[number % 2].open() for number in range(10)]
+        assert await one.refuses() == "connection_limit"
+        assert await other.refuses(client_id="agent") == "connection_limit"
+        clients[0].slot.release()
+        clients[0].slot.release()
+        await until_held(one, 9)
+        await other.open()
+        assert await held(one) == 10
+
+
+async def test_who_is_cancelled_while_the_server_is_asked_leaves_no_slot_taken(path):
+    async with nodes(path) as (one, _):
+        for _ in range(20):
+            with trio.move_on_after(0.0005):
+                client = await one.open(tier="free")
+                client.slot.release()
+        await until_held(one, 0)
+
+
+async def test_a_key_that_is_gone_when_the_server_has_answered_gets_no_slot(path):
+    async with nodes(path) as (one, _):
+        key, judged = Key("key", ACCOUNT, frozenset({"subscribe"}), tier="developer"), []
+
+        def judge():
+            if judged:
+                raise RequestError("unauthorized", "The key is gone")
+            judged.append(1)
+            return key, Opening(EVERYTHING, None, None)
+
+        with pytest.raises(RequestError, match="The key is gone"):
+            await admit(one.slots, judge)
+        await until_held(one, 0)
+        assert one.slots.statistics().connections == 0
+
+
+async def test_a_tier_without_a_limit_asks_nobody_unless_there_is_a_name(path):
+    async with nodes(path) as (one, _):
+        one.wire.cut = True
+        await one.open(tier="enterprise")
+        assert await one.refuses(tier="enterprise", client_id="agent") == "unavailable"
+        assert await one.refuses(tier="free") == "unavailable"
+
+
+# --- names -------------------------------------------------------------------
+
+
+async def test_a_client_that_comes_at_another_node_is_replaced_where_it_was(path):
+    async with nodes(path) as (one, other):
+        first = await one.open(tier="free", client_id="agent")
+        second = await other.open(tier="free", client_id="agent")
+        await until(lambda: first.ended is not None)
+        assert first.ended == CloseCode.REPLACED
+        third = await other.open(tier="free", client_id="agent")
+        await until(lambda: second.ended is not None)
+        assert (second.ended, third.ended) == (CloseCode.REPLACED, None)
+        assert await held(one) == 1
+        third.slot.release()
+        await until_held(one, 0)
+
+
+async def test_the_same_name_with_another_key_is_another_client(path):
+    async with nodes(path) as (one, other):
+        first = await one.open(client_id="agent", key_id="key_1")
+        second = await other.open(client_id="agent", key_id="key_2")
+        assert await held(one) == 2
+        assert (first.ended, second.ended) == (None, None)
+
+
+async def test_a_look_is_one_for_all_nodes_and_takes_nobodys_slot(path):
+    async with nodes(path) as (one, other):
+        client = await one.open(tier="free")
+        first = await one.open(tier="free", watch=True)
+        second = await other.open(tier="free", watch=True)
+        await until(lambda: first.ended is not None)
+        assert (first.ended, second.ended, client.ended) == (CloseCode.REPLACED, None, None)
+        assert (await held(one), await held(one, looks=True)) == (1, 1)
+
+
+# --- ghosts ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["the same node", "another node"])
+async def test_a_ghost_loses_its_slot_to_who_comes_wherever_it_is(at, path, monkeypatch):
+    monkeypatch.setattr("broker.access.admission.GHOST_SECONDS", 0.1)
+    async with nodes(path) as (one, other):
+        ghost = await (one if at == "the same node" else other).open(tier="free")
+        ghost.lives = False
+        await one.open(tier="free")
+        assert (ghost.asked, ghost.ended) == (True, CloseCode.HEARTBEAT_MISSED)
+        assert GHOST_SECONDS == 5.0
+
+
+@pytest.mark.parametrize("at", ["the same node", "another node"])
+async def test_one_that_lives_keeps_its_slot_and_who_comes_is_refused_at_once(at, path):
+    async with nodes(path) as (one, other):
+        client = await (one if at == "the same node" else other).open(tier="free")
+        with trio.fail_after(GHOST_SECONDS):
+            assert await one.refuses(tier="free") == "connection_limit"
+        assert (client.asked, client.ended) == (True, None)
+
+
+async def test_the_quietest_of_all_nodes_is_asked_and_nobody_else(path):
+    async with nodes(path) as (one, other):
+        clients = [await (one, other)[number % 2].open() for number in range(10)]
+        quietest = clients[7]
+        quietest.heard -= 30
+        clients[4].heard -= 20
+        assert await one.refuses() == "connection_limit"
+        assert [client for client in clients if client.asked] == [quietest]
+
+
+# --- nodes and servers that go -------------------------------------------------
+
+
+async def test_the_slots_of_a_node_that_is_gone_are_free(path):
+    async with nodes(path) as (one, other):
+        for _ in range(10):
+            await one.open()
+        await one.wire.die()
+        await other.open()
+        assert await held(other) == 1
+
+
+async def test_the_lease_of_a_node_ends_within_six_seconds(path):
+    async with nodes(path) as (one, _):
+        assert 0 < await one.wire.ask(b"PTTL", one.wire.leases + one.wire.node) <= 6_000
+
+
+async def test_what_the_server_has_forgotten_is_claimed_again_and_counts(path):
+    async with nodes(path) as (one, other):
+        first, named = await one.open(), await one.open(client_id="agent")
+        await one.wire.forget()
+        await one.wire.live()
+        one.wire.renewed()
+        await until_held(other, 2)
+        await other.open(client_id="agent")
+        await until(lambda: named.ended is not None)
+        assert (named.ended, first.ended) == (CloseCode.REPLACED, None)
+
+
+async def test_who_comes_back_to_find_others_in_its_place_loses_it(path):
+    async with nodes(path) as (one, other):
+        named = await one.open(client_id="agent")
+        unnamed = await one.open(tier="free", account_id="acct_free")
+        await one.wire.die()
+        one.wire.cut = True
+        await other.wire.ask(b"DEL", other.wire.key("k", ACCOUNT))
+        await other.open(client_id="agent")
+        await other.open(tier="free", account_id="acct_free")
+        one.wire.cut = False
+        await one.wire.live()
+        one.wire.renewed()
+        await until(lambda: named.ended is not None and unnamed.ended is not None)
+        assert (named.ended, unnamed.ended) == (CloseCode.REPLACED, CloseCode.HEARTBEAT_MISSED)
+        assert (await held(other), await held(other, "acct_free")) == (1, 1)
+
+
+async def test_what_was_released_while_the_server_was_away_is_given_back_when_it_is_there(path, monkeypatch):
+    monkeypatch.setattr("broker.access.claims.AGAIN_SECONDS", 0.01)
+    async with nodes(path) as (one, other):
+        client = await one.open(tier="free")
+        one.wire.cut = True
+        client.slot.release()
+        await trio.testing.wait_all_tasks_blocked()
+        one.wire.cut = False
+        await until_held(other, 0)
+        await other.open(tier="free")
+
+
+@pytest.mark.parametrize(
+    "message", [b"", b"x", b"{}", b"[]", b'["replaced"]', b'["replaced",1]', b'["quiet",1]', b'["of tomorrow",1]']
+)
+async def test_a_message_that_is_not_understood_harms_nobody(message, path):
+    async with nodes(path) as (one, other):
+        await other.wire.tell(one.wire.node, message)
+        await one.open(client_id="agent")
+        await other.open(client_id="agent")
