@@ -8,12 +8,14 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
 
+# What counts the work of single steps, or measures, runs by itself.
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) check-typescript
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup --ignore tests/fairness --ignore tests/bench
+	$(BIN)/python -m pytest tests/fairness tests/bench
 
 # All of the TypeScript client. Without Node it says so and is skipped; with REQUIRE_CLIENTS=1 it fails.
 test-typescript: check-typescript

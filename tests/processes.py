@@ -16,10 +16,21 @@ COMMAND = [sys.executable, "-m", "broker"]
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A free port that the kernel gives to no connection by itself: who starts there again finds it free."""
+    for port in random.sample(_own_ports(), 100):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+lasting_port = free_port
+
+
+def _own_ports() -> range:
+    """The ports that belong to this one of the processes that run tests side by side."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12
+    return range(20_000 + 1_000 * number, 21_000 + 1_000 * number)
 
 
 @contextmanager
@@ -40,15 +51,6 @@ def process(*arguments, command=COMMAND, stdin=None, **options) -> Iterator[subp
         finally:
             guard.cancel()
             started.kill()
-
-
-def lasting_port() -> int:
-    """A free port that the kernel gives to no connection by itself: who starts there again finds it free."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as tried, suppress(OSError):
-            tried.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 @contextmanager

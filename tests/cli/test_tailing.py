@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 from click.testing import CliRunner
 from daimon_email import ending
-from processes import COMMAND, GUARD_SECONDS, KEY, process, serving
+from processes import COMMAND, GUARD_SECONDS, KEY, free_port, process, serving
 
 from broker.cli import client
 from broker.cli.cli import main
@@ -59,13 +59,13 @@ def test_it_replays_since_filters_types_and_ends_after_so_many_events(url):
 
 
 def test_it_goes_on_after_a_restart_of_the_server_and_says_so(config_path):
-    with serving("--config", config_path) as (first, url), process("tail", "--url", url) as tailing:
+    at_port = ("--config", config_path, "--port", free_port())
+    with serving(*at_port) as (first, url), process("tail", "--url", url) as tailing:
         assert "connection.ready" in tailing.stdout.readline()
         first.send_signal(signal.SIGTERM)
         assert "server.draining" in tailing.stdout.readline()
         assert first.wait(GUARD_SECONDS) == 0
-        port = url.rpartition(":")[2]
-        with process("serve", "--config", config_path, "--port", port) as second:
+        with process("serve", *at_port) as second:
             second.stderr.readline()
             ready = json.loads(tailing.stdout.readline())
         tailing.kill()

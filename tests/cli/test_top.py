@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import click
 import pytest
 from click.testing import CliRunner
-from processes import COMMAND, GUARD_SECONDS, KEY, lasting_port, process, serving
+from processes import COMMAND, GUARD_SECONDS, KEY, free_port, process, serving
 
 import broker.cli.top
 from broker.cli.cli import main
@@ -69,7 +69,7 @@ def test_as_json_each_line_is_a_document_and_once_is_one(url):
 
 
 def test_without_a_terminal_it_prints_lines_and_goes_on_over_a_restart(config_path):
-    port = lasting_port()
+    port = free_port()
     with (
         serving("--config", config_path, "--port", port) as (first, url),
         process("top", "--url", url, **AS_OPERATOR) as watching,
