@@ -34,7 +34,7 @@ def snapshot(
         buckets,
         buckets,
         LiveWindow(1_000, 500_000, 1_000_000, 300, 211, disk_seconds),
-        [AccountSeen(f"{number}{NASTY}", 1.5, 2, 10, 3, 4, 5.0) for number in range(accounts)],
+        [AccountSeen(f"{number}{NASTY}", 1.5, 2, 10, 3, 4, 5.0, squeezed=True) for number in range(accounts)],
         [
             ConnectionClosed("2026-11-23T10:00:00.000Z", f"conn_{number}", NASTY, 4408, NASTY, 3.2)
             for number in range(closed)

@@ -207,7 +207,7 @@ def _lines_of(picture: Picture) -> Iterator[str]:
         yield (
             f"account {account.account_id}: {number_text(account.events_per_second)} events/s,"
             f" connections {account.connections:,}{of}, window {account.window_events:,} events,"
-            f" {bytes_text(account.window_bytes)}"
+            f" {bytes_text(account.window_bytes)}{', cut short' if account.squeezed else ''}"
         )
     page = picture.page
     if page is None or not page.connections:

@@ -6,7 +6,7 @@ changed between two of them tells who has stopped reading, and which accounts ar
 
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import trio
 from msgspec import Struct
@@ -72,6 +72,8 @@ class Census(Struct):
     """The busiest, by events, then by connections."""
     heads: dict[str, int] = {}
     """How far each account's log has come."""
+    pages: dict[Any, Any] = {}
+    """What was chosen of it, by what was wanted."""
 
 
 class CensusesStatistics(Struct, frozen=True):

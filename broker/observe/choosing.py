@@ -27,6 +27,8 @@ MAX_CHOSEN: Final = 200
 MAX_OFFSET: Final = 10_000
 """Whoever looks for one further down searches instead."""
 MAX_SEARCH: Final = 128
+MOST_PAGES: Final = 16
+"""Of one look that are kept with it."""
 MOST_INBOXES_TOLD: Final = 1_000
 """Of one connection that is looked at alone."""
 _SLICE: Final = 256
@@ -157,7 +159,17 @@ def _number(query: Mapping[str, str], name: str, default: int, least: int, most:
 
 
 async def page_of(census: Census, wanted: Wanted, connections: Connections) -> OperatorPage:
-    """Return the page that is wanted of a look; others have their turn meanwhile. Who has left since is left out."""
+    """Return the page that is wanted of a look: chosen once for all who want it. Others have their turn meanwhile."""
+    page = census.pages.get(wanted)
+    if page is None:
+        page = await _chosen(census, wanted, connections)
+        if wanted.limit <= MAX_CHOSEN and len(census.pages) < MOST_PAGES:
+            census.pages[wanted] = page
+    return page
+
+
+async def _chosen(census: Census, wanted: Wanted, connections: Connections) -> OperatorPage:
+    """Choose a page. Who has left since the look is left out."""
     key, descending = _KEYS[wanted.sort], wanted.order == "desc"
     matching, runs = 0, list[list[tuple[Any, int, Row]]]()
     for start in range(0, len(census.rows), _SLICE):

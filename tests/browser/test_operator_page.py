@@ -12,10 +12,13 @@ import urllib.request
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from processes import KEY, lasting_port, process, serving
 
+from broker.cli.figures import quantile
 from broker.keys import hash_key
+from broker.observe.live import Buckets
 
 OPERATOR = "dm_operator_of_the_browser"
 CONFIG = f"""
@@ -32,6 +35,7 @@ id = "op_test"
 sha256 = "{hash_key(OPERATOR)}"
 """
 CROWD = 10_000
+QUANTILE = "async asked => (await import('/dashboard/figures.js')).quantile(...asked)"
 SCROLL = """async box => {
   for (let top = 0; top <= 270_000; top += 3_000) {
     box.scrollTop = top;
@@ -135,6 +139,18 @@ def test_who_logs_in_sees_the_brokers_figures_and_then_what_changes(page, broker
         expect(account).to_contain_text("acct_test")
         expect(account).to_contain_text("1 of 100")
         expect(account).to_contain_text("300 s kept")
+
+
+DELAYS = [((0, 0, 0), (5, 3, 1)), ((5, 3, 1), (5, 3, 1)), ((2, 2, 0), (2, 2, 40)), ((1, 0, 0), (2, 199, 0))]
+
+
+def test_its_quantiles_are_those_of_broker_top(page, broker):
+    page.goto(f"{broker.url}/dashboard/operator")
+    for counts in DELAYS:
+        for share in (0.5, 0.99):
+            buckets = [Buckets((0.001, 0.05), each) for each in counts]
+            asked = [*map(msgspec.to_builtins, buckets), share]
+            assert page.evaluate(QUANTILE, asked) == pytest.approx(quantile(*buckets, share)), (counts, share)
 
 
 def test_a_broker_that_goes_is_lost_and_comes_back_by_itself(page, tmp_path):

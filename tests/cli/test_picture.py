@@ -81,7 +81,16 @@ def test_as_lines_all_of_it_is_there_and_nothing_for_a_terminal_to_obey():
     shown = picture(accounts=2, gaps=2, gap_events=9, refused={"forbidden": 3})
     shown.page = page(connection(1, "paused"), connection(2, name=NASTY))
     text = "\n".join(lines_of(shown))
-    for told in ("gaps 2", "events missed 9", "forbidden 3", "211 s of 300 s", "■ paused", "1,234", "account 0"):
+    for told in (
+        "gaps 2",
+        "events missed 9",
+        "forbidden 3",
+        "211 s of 300 s",
+        "■ paused",
+        "1,234",
+        "account 0",
+        "cut short",
+    ):
         assert told in text
     assert "\x1b" not in text
 
@@ -141,6 +150,7 @@ def test_on_a_wide_terminal_everything_is_there():
         "▲ behind",
         "150 connections (all)",
         "busiest account",
+        "cut short",
         "4408",
     ):
         assert told in text

@@ -22,7 +22,7 @@ from clients import (
 import broker.observe.looks
 from broker import CloseCode
 from broker.observe.census import Censuses
-from broker.observe.choosing import Wanted, page_of
+from broker.observe.choosing import MOST_PAGES, Wanted, page_of
 from broker.observe.connections import Connections, ConnectionStatistics, Link, OpenConnection
 from broker.protocol.selection import EVERYTHING
 from broker.schedule import Schedule
@@ -328,3 +328,19 @@ async def test_a_page_far_down_is_what_comes_there_when_all_are_sorted(crowd):
         page = await page_of(census, Wanted(sort="opened_at", order=order, offset=4_700, limit=2), crowd)
         second = first + (1 if order == "asc" else -1)
         assert [seen.connection_id for seen in page.connections] == [f"conn_{first}", f"conn_{second}"]
+
+
+async def test_a_page_is_chosen_once_for_all_who_want_it_of_one_look(crowd):
+    census = await Censuses(crowd, list, Schedule()).look()
+    page = await page_of(census, Wanted(search="conn_4"), crowd)
+    links = Many.links
+    assert await page_of(census, Wanted(search="conn_4"), crowd) is page
+    assert Many.links == links
+    assert (await page_of(census, Wanted(search="conn_3"), crowd)).connections != page.connections
+
+
+async def test_of_one_look_a_few_pages_are_kept(crowd):
+    census = await Censuses(crowd, list, Schedule()).look()
+    for number in range(2 * MOST_PAGES):
+        await page_of(census, Wanted(search=f"conn_{number}", limit=1), crowd)
+    assert len(census.pages) == MOST_PAGES
