@@ -1,17 +1,17 @@
 /** One stream of events, over however many connections it takes. */
 
 import { Acknowledging } from './acknowledging.js';
-import { Calls } from './calls.js';
 import { Commanding } from './commanding.js';
 import { Commands, randomHex } from './commands.js';
 import { Connections } from './connections.js';
 import { Deferred } from './deferred.js';
 import { ConnectionEndedError } from './errors.js';
-import type { DaimonEvent, Fields, Gap, Message, Subjects } from './events.js';
-import { type AnyHandler, Handlers } from './handlers.js';
+import type { DaimonEvent, Fields, Message } from './events.js';
+import { Handlers } from './handlers.js';
 import { Incoming } from './incoming.js';
 import { Keeping } from './keeping.js';
 import { type Lease, leasesOf, Turns } from './leases.js';
+import { Listening } from './listening.js';
 import { Notices } from './notices.js';
 import { urlOf, warnOfClearText } from './opening.js';
 import type { CommandOptions, DaimonOptions, SubscribeOptions } from './options.js';
@@ -22,21 +22,8 @@ import { namesOf, Selection } from './selection.js';
 import { timing, within } from './timing.js';
 import { taken, told } from './webhooks.js';
 
-/** What happens to the connection, and what its handlers get. */
-export interface Happenings {
-  connected: [];
-  /** In words. */
-  disconnected: [reason: string];
-  gap: [gap: Gap];
-  /** Of a handler, the token function, the cursor store; what the broker said of a frame; why it ended for good. */
-  error: [error: Error];
-}
-
-/** Gets what an event is about, and the event. */
-export type EventHandler<Subject extends Fields> = (message: Subject, event: DaimonEvent<Subject>) => unknown;
-
 /** A client of the stream, on whatever platform. */
-export class Client extends Calls {
+export class Client extends Listening {
   readonly #ack: 'auto' | 'manual' | 'off';
   readonly #keeping: Keeping | undefined;
   readonly #prefix: string;
@@ -65,8 +52,10 @@ export class Client extends Calls {
   #closed = new Deferred<void>();
 
   constructor(options: DaimonOptions, platform: Platform) {
-    super();
     const { surroundings } = platform;
+    const handlers = new Handlers(surroundings);
+    super(handlers);
+    this.#handlers = handlers;
     const url = urlOf(options.url ?? (platform.environment('DAIMON_WS_URL') || undefined), platform.here);
     const credential = options.token ?? keyOf(options, platform);
     if (typeof credential === 'string') warnOfClearText(url);
@@ -78,7 +67,6 @@ export class Client extends Calls {
     if (options.clientId !== undefined && this.#keeping === undefined && this.#ack !== 'off') this.#since = 'acked';
 
     this.#selection = new Selection(options.inboxIds);
-    this.#handlers = new Handlers(surroundings);
     this.#notices = new Notices(this.#handlers, () => this.#queue.wake());
     this.#queue = new Queue({
       concurrency: options.concurrency ?? 1,
@@ -121,28 +109,6 @@ export class Client extends Calls {
     );
   }
 
-  // --- handlers
-
-  /**
-   * Call a handler for events of a type (`message.received`, `message.*`, `*`), or for what happens to the connection:
-   * `connected`, `disconnected`, `gap`, `error`.
-   *
-   * A handler of `message.received` gets the message, of other types the payload; and beside it the event.
-   */
-  on<Name extends keyof Happenings>(name: Name, handler: (...given: Happenings[Name]) => unknown): this;
-  on<Type extends keyof Subjects>(type: Type, handler: EventHandler<Subjects[Type]>): this;
-  on(type: string, handler: EventHandler<Fields>): this;
-  on(name: string, handler: AnyHandler): this {
-    this.#handlers.add(name, handler);
-    return this;
-  }
-
-  /** Call it no longer. */
-  off(name: string, handler: AnyHandler): this {
-    this.#handlers.remove(name, handler);
-    return this;
-  }
-
   // --- its life
 
   /**
@@ -178,7 +144,7 @@ export class Client extends Calls {
       error = thrown as Error; // of the store
     }
     const end = new ConnectionEndedError('the client is closed', 1000);
-    if (error !== undefined && this.#state === 'open') this.#failed('going on', error);
+    if (error !== undefined && this.#state === 'open') this.#failed('the client', error);
     this.#commands.end(error instanceof ConnectionEndedError ? error : end);
     this.#queue.stop();
     this.#acknowledging.stop();

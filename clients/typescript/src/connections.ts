@@ -2,7 +2,7 @@
 
 import { type Commands, type Pending, tooLarge } from './commands.js';
 import { Connection, FULL } from './connection.js';
-import { BackOff, comesBack, type Ending, notOpened } from './ending.js';
+import { BackOff, closed, comesBack, type Ending, notOpened } from './ending.js';
 import { asError, ConnectionEndedError } from './errors.js';
 import type { Incoming } from './incoming.js';
 import type { Notices } from './notices.js';
@@ -10,7 +10,7 @@ import { freshToken, streamUrl, type TokenFunction } from './opening.js';
 import type { Platform } from './platform.js';
 import type { Queue } from './queue.js';
 import type { Selection } from './selection.js';
-import { sleep } from './timing.js';
+import { sleep, unlessOver } from './timing.js';
 
 /** What connections are opened with, and by whom they are filled. */
 export interface Means {
@@ -95,7 +95,7 @@ export class Connections {
     const since = incoming.resumeFrom ?? first;
     const inboxIds = selection.names;
     const { url, late } = streamUrl(this.#means.url, { ...rest, since, inboxIds });
-    const credential = await this.#fresh();
+    const credential = await this.#fresh(life);
     if (typeof credential !== 'string') return credential;
     const connection = new Connection(platform, {
       first: (text) => {
@@ -112,11 +112,11 @@ export class Connections {
   }
 
   /** What opens the next connection; or the ending, where there is nothing. */
-  async #fresh(): Promise<string | Ending> {
+  async #fresh(life: AbortSignal): Promise<string | Ending> {
     const { credential, notices } = this.#means;
     if (typeof credential === 'string') return credential;
     try {
-      return await freshToken(credential);
+      return (await unlessOver(life, freshToken(credential))) ?? closed(1000);
     } catch (thrown) {
       notices.report('the token function', thrown);
       return notOpened(`there is no token: ${asError(thrown).message}`);

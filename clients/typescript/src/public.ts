@@ -1,7 +1,6 @@
 /** The public names that are the same everywhere. */
 
 export type { Command } from './calls.js';
-export type { EventHandler, Happenings } from './client.js';
 export {
   BadSignatureError,
   CommandError,
@@ -21,6 +20,7 @@ export {
 } from './events.js';
 export type { CursorStore, Kept } from './keeping.js';
 export type { Lease } from './leases.js';
+export type { EventHandler, Happenings } from './listening.js';
 export type { CommandOptions, DaimonOptions, Email, Published, SubscribeOptions } from './options.js';
 export type { Order } from './queue.js';
 export type { Found, Link, WaitOptions, Where } from './waiting.js';

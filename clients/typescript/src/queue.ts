@@ -1,6 +1,7 @@
 /** Events that wait for their handlers: in order, so many at once, bounded in bytes. */
 
 import type { DaimonEvent } from './events.js';
+import { nextTurn, timing } from './timing.js';
 
 const MAX_BYTES = 8_388_608;
 /** Read even so while a command waits for its answer. */
@@ -31,6 +32,8 @@ export class Queue {
   #bytes = 0;
   #state: 'on' | 'paused' | 'stopped' = 'on';
   #waiting: (() => void)[] = [];
+  /** When the rest of the program had its turn last. */
+  #turnAt = 0;
 
   constructor(readonly options: QueueOptions) {
     const { concurrency } = options;
@@ -119,12 +122,20 @@ export class Queue {
     return (order === 'thread' ? event.thread : event.inbox_id) ?? '';
   }
 
+  /** Quick handlers of many events, one after another, would leave nobody else a turn. */
+  async #leaveTurn(): Promise<void> {
+    if (performance.now() - this.#turnAt < timing.turn) return;
+    await nextTurn();
+    this.#turnAt = performance.now();
+  }
+
   async #do(event: DaimonEvent): Promise<void> {
     const key = this.#key(event);
     this.#running += 1;
     if (key !== '') this.#busy.add(key);
     try {
       await this.options.handle(event);
+      await this.#leaveTurn();
     } finally {
       this.#running -= 1;
       this.#bytes -= event.size;

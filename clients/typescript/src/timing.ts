@@ -23,6 +23,8 @@ export const timing = {
   lease: 50_000,
   /** The answer to a wait may be so late. */
   answer: 5_000,
+  /** Of handlers one after another, before the rest of the program has its turn. */
+  turn: 8,
 };
 
 /** Resolves after so long, or at the end of a signal. */
@@ -44,4 +46,35 @@ export async function within(ms: number, promise: Promise<unknown>): Promise<voi
   const over = new AbortController();
   await Promise.race([promise, sleep(ms, over.signal)]);
   over.abort();
+}
+
+/** Resolves as the promise does; with undefined, if the signal ends before. */
+export async function unlessOver<T>(over: AbortSignal, promise: Promise<T>): Promise<T | undefined> {
+  let stop = () => {};
+  const ended = new Promise<undefined>((resolve) => {
+    stop = () => resolve(undefined);
+  });
+  over.addEventListener('abort', stop);
+  if (over.aborted) stop();
+  try {
+    return await Promise.race([promise, ended]);
+  } finally {
+    over.removeEventListener('abort', stop);
+  }
+}
+
+/** Resolves when the rest of the program had its turn. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    if (typeof setImmediate === 'function') {
+      setImmediate(resolve);
+      return;
+    }
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
 }

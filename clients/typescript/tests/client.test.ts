@@ -81,6 +81,22 @@ describe('an opening', () => {
     await expect(opening).rejects.toMatchObject({ code: 1000 });
   });
 
+  it('may be given up while it waits for a token', async () => {
+    const asked = new Promise<void>((asked) => {
+      const client = clientOf({
+        apiKey: undefined,
+        token: () => {
+          asked();
+          return new Promise(() => {});
+        },
+      });
+      client.connect().catch(() => {});
+    });
+    await asked;
+    await clients.at(-1)?.close();
+    expect(stub.requests).toEqual([]);
+  });
+
   it('needs a key or a token', () => {
     vi.stubEnv('DAIMON_API_KEY', '');
     expect(() => new DaimonWebSocket({ url: stub.url })).toThrow('apiKey');

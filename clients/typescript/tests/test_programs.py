@@ -1,0 +1,93 @@
+"""Programs with the client, as their users start them: they end when they should, and trust whom they are told to."""
+
+import os
+import subprocess
+
+import pytest
+from certificates import Authority
+from conformance.packages import TYPESCRIPT
+from processes import KEY, serving
+
+from broker.keys import hash_key
+
+SECONDS = 30
+CLIENT = "import { DaimonWebSocket } from 'daimon-email';\n"
+
+
+@pytest.fixture
+def run(built):
+    """Runs a program to its end, which it must find by itself; returns what it wrote."""
+
+    def run(program, url, key):
+        command = ["node", "--input-type=module", "-e", CLIENT + program]
+        environment = {"PATH": os.environ["PATH"], "DAIMON_WS_URL": url, "DAIMON_API_KEY": key}
+        done = subprocess.run(
+            command, cwd=TYPESCRIPT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    return run
+
+
+def test_a_program_that_closes_its_client_ends(run, local_broker):
+    local_broker.receive_mail(subject="Hello")
+    program = """
+        const client = new DaimonWebSocket({ clientId: 'agent' });
+        await client.connect();
+        await client.sendEmail({ inbox_id: 'inbox_test', to: 'ada@example.com' });
+        console.log((await client.waitFor('message.received', { since: '5m' })).message.subject);
+        await client.close();
+        console.log('closed');
+    """
+    assert run(program, local_broker.url, local_broker.key) == (0, ["Hello", "closed"], "")
+
+
+def test_a_program_whose_client_cannot_go_on_is_told_so_and_ends(run, local_broker):
+    program = """
+        const client = new DaimonWebSocket({ clientId: 'agent' });
+        await client.connect();
+        const other = new DaimonWebSocket({ clientId: 'agent' });
+        await other.connect();
+        await client.closed.catch(({ code }) => console.log(code));
+        await other.close();
+    """
+    code, said, complaint = run(program, local_broker.url, local_broker.key)
+    assert (code, said) == (0, ["4409"])
+    assert complaint.startswith("daimon-email: the client failed: ConnectionEndedError: another connection")
+
+
+def test_a_program_that_is_refused_fails_with_the_reason(run, local_broker):
+    code, _, complaint = run("await new DaimonWebSocket().connect();", local_broker.url, "dm_live_nobody")
+    assert code == 1
+    assert "ConnectionEndedError: refused with 401" in complaint
+
+
+@pytest.fixture
+def behind_tls(tmp_path):
+    """A broker that speaks TLS: its URL, and the file of its authority."""
+    authority = Authority(tmp_path)
+    server = authority.sign()
+    config = tmp_path / "broker.toml"
+    config.write_text(
+        f"[server]\ntls_certificate = '{server.tls_certificate}'\ntls_key = '{server.tls_key}'\n"
+        f"[[accounts]]\nid = 'acct'\n[[accounts.keys]]\nid = 'key'\nsha256 = '{hash_key(KEY)}'\n"
+    )
+    with serving("--config", config) as (_, url):
+        yield url.replace("127.0.0.1", "localhost"), authority.path
+
+
+def test_a_broker_with_tls_is_trusted_if_its_authority_is_and_else_not(run, behind_tls):
+    url, authority = behind_tls
+    program = f"""
+        import {{ readFileSync }} from 'node:fs';
+        const client = new DaimonWebSocket({{ ca: readFileSync('{authority}', 'utf8') }});
+        await client.connect();
+        console.log(Object.keys(await client.ping()).join());
+        await client.close();
+        const stranger = new DaimonWebSocket({{ autoReconnect: false }});
+        await stranger.connect().catch(({{ message }}) => console.log(message));
+    """
+    code, [answer, refusal], complaint = run(program, url, KEY)
+    assert (code, answer, complaint) == (0, "server_time", "")
+    assert "cannot be reached" in refusal
+    assert "certificate" in refusal
