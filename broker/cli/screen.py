@@ -125,12 +125,12 @@ def _sides(picture: Picture) -> "RenderableType":
     for account in picture.snapshot.accounts[:_SIDE_ROWS]:
         of = "" if account.max_connections is None else f" of {account.max_connections}"
         kept = "" if account.window_seconds is None else f", {seconds_text(account.window_seconds)}"
-        kept += ", cut short" if account.squeezed else ""
+        cut = "cut short: " if account.squeezed else ""
         told = (
             account.account_id,
             number_text(account.events_per_second),
             f"{account.connections:,}{of}",
-            f"{account.window_events:,}, {bytes_text(account.window_bytes)}{kept}",
+            f"{cut}{account.window_events:,}, {bytes_text(account.window_bytes)}{kept}",
         )
         accounts.add_row(*(Text(plain(text)) for text in told))
     closed = _table("closed lately", "account", "lived", "why")
