@@ -34,7 +34,9 @@ def _own_ports() -> range:
 
 
 @contextmanager
-def process(*arguments, command=COMMAND, stdin=None, **options) -> Iterator[subprocess.Popen[str]]:
+def process(
+    *arguments, command=COMMAND, stdin=None, guard_seconds=GUARD_SECONDS, **options
+) -> Iterator[subprocess.Popen[str]]:
     """A process, killed with the block, or when its time is up, so that no read waits for ever."""
     with subprocess.Popen(
         [*command, *map(str, arguments)],
@@ -44,7 +46,7 @@ def process(*arguments, command=COMMAND, stdin=None, **options) -> Iterator[subp
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "BROKER_KEY": KEY, **options},
     ) as started:
-        guard = threading.Timer(GUARD_SECONDS, started.kill)
+        guard = threading.Timer(guard_seconds, started.kill)
         guard.start()
         try:
             yield started

@@ -23,6 +23,8 @@ let toReplay = 0;
 /** After so many of them the page pauses: it would keep no more. */
 let pauseAfter = Infinity;
 let pausedAt = null;
+/** Seconds that are tried to begin with, while that is found out. */
+let fitting = null;
 let afterGap = false;
 
 const say = (text) => set($("say"), text), alarm = (text) => set($("alarm"), text);
@@ -104,14 +106,20 @@ function began({ why, replay }) {
   const events = many(toReplay, "event");
   if (why === "back") store.note(`back again: ${events} that came meanwhile`);
   if (why === "resumed") store.note(`resumed: ${events} that came meanwhile`);
-  if (why === "opened" && toReplay > KEPT.rows) {
-    // More than is kept: only so much of the window as fits.
-    replayFrom(`${Math.max(1, Math.floor((WINDOW_SECONDS * KEPT.rows) / toReplay))}s`);
-  } else if (why === "replayed" && toReplay > KEPT.rows) {
+  if (why === "opened" || (why === "replayed" && fitting)) fit(events);
+  else if (why === "replayed" && toReplay > KEPT.rows) {
     pauseAfter = KEPT.rows;
     store.note(`replay of ${events}: this page keeps ${count(KEPT.rows)} and pauses there`);
   } else if (why === "replayed") store.note(`replay of ${events}`);
 }
+
+/** Begin with the whole window or, where that is more than is kept, with so much of its end as fits. */
+function fit(events) {
+  fitting = toReplay > KEPT.rows && (fitting ?? WINDOW_SECONDS) > 1 ? shorter(fitting ?? WINDOW_SECONDS) : null;
+  if (fitting) replayFrom(`${fitting}s`);
+  else if (toReplay) store.note(`the window: ${events}`);
+}
+const shorter = (seconds) => Math.max(1, Math.floor(Math.min(0.5, KEPT.rows / toReplay) * seconds));
 
 function opened() {
   const { account_id, replay_seconds } = stream.ready;

@@ -14,6 +14,7 @@ export class Webhooks {
   #open = null;
   #state = "";
   #asked = 0;
+  #failed = false;
 
   /** `say(text)` tells what became of what somebody did. */
   constructor({ pane, access, say }) {
@@ -40,10 +41,11 @@ export class Webhooks {
     const shown = await this.#read();
     if (asked !== this.#asked || !this.visible) return;
     if (!this.#pane.querySelector("button:active, select:focus")) this.#pane.replaceChildren(...shown);
-    this.#timer = setTimeout(() => this.#look(), EVERY_MS);
+    if (!this.#failed) this.#timer = setTimeout(() => this.#look(), EVERY_MS);
   }
 
   async #read() {
+    this.#failed = false;
     try {
       const { webhooks } = await this.#access.ask("GET", "v1/webhooks");
       if (!webhooks.length) return [el("p", { class: "hint" }, "No endpoints yet: `broker webhooks add URL` makes one.")];
@@ -51,6 +53,7 @@ export class Webhooks {
       const page = await this.#access.ask("GET", `v1/webhooks/${this.#open}/deliveries?${this.#query()}`);
       return webhooks.map((hook) => this.#hook(hook, hook.webhook_id === this.#open ? page.deliveries : null));
     } catch (error) {
+      this.#failed = true; // until somebody looks again
       const why = error.status === 403 && !this.#access.isToken ? NO_SCOPE : error.message;
       return [el("p", { class: "hint" }, why)];
     }

@@ -83,3 +83,13 @@ def page(browser):
     opened.on("pageerror", lambda error: opened.said.append(str(error)))
     yield opened
     context.close()
+
+
+@pytest.fixture
+def dashboard(page):
+    """A page as wide as a desk; at the end nothing was refused by its policy, and nothing has failed."""
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.set_default_timeout(20_000)
+    page.emulate_media(reduced_motion="reduce")
+    yield page
+    assert page.said == []

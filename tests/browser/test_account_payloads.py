@@ -1,0 +1,109 @@
+"""What events may hold, and how many there may be: all of it is text, and the page stays what it was."""
+
+import re
+
+import pytest
+from dashboards import INBOX, broker_with, expect, in_state, log_in, mail, row
+
+from broker.config import LimitsConfig
+
+KIB = 1_024
+MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+TURNED = "invoice\u202egnp.exe"
+CONTROLS = "one\u0000\u0007\u001b[31mtwo\u200b\u2028three\U000e0041"
+DEEP = {"level": 1}
+for _ in range(50):
+    DEEP = {"deeper": [DEEP]}
+LARGE = "x" * (LimitsConfig().max_event_bytes - 600)
+STRANGE = [
+    ["a", "list"], "a text", 7, None, True, {}, {"subject": {"an": "object"}, "from": ["a", "list"], "labels": "none"},
+    {"subject": "labels", "labels": [MARKUP] * 200 + [None, 7, {}], "to": [None, {"a": 1}, MARKUP], "body": 12},
+    {"subject": "names", "__proto__": {"polluted": True}, "constructor": {"prototype": {"polluted": True}}},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with broker_with(tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+def opened(dashboard, text):
+    row(dashboard, text).first.click()
+    return dashboard.locator("#pane-event")
+
+
+def test_markup_stays_text_wherever_it_stands(dashboard, broker):
+    log_in(dashboard, broker)
+    broker.publish(
+        mail(MARKUP, **{"from": MARKUP, "to": [MARKUP], "body": MARKUP, "labels": [MARKUP], MARKUP: MARKUP}),
+        {"type": "message.bounced", "inbox_id": INBOX, "payload": {"recipient": MARKUP, "reason": MARKUP}},
+        {"type": "a.b", "inbox_id": INBOX, "payload": {MARKUP: MARKUP}},
+    )
+    for subject in ("a.b", "bounced", "received"):
+        pane = opened(dashboard, subject)
+        expect(pane.locator("pre")).to_contain_text("onerror=alert(1)")
+    expect(pane.locator(".subject")).to_have_text(MARKUP)
+    dashboard.get_by_role("tab", name="Alerts").click()
+    expect(dashboard.locator("#alerts")).to_contain_text(MARKUP)
+    assert dashboard.locator("#app :is(img, script)").count() == 0
+
+
+def test_what_would_not_be_seen_or_turns_text_round_is_shown(dashboard, broker):
+    log_in(dashboard, broker)
+    broker.publish(mail(TURNED, body=CONTROLS))
+    pane = opened(dashboard, "invoice")
+    expect(row(dashboard, "invoice").locator(".what")).to_have_text(r"invoice\u202egnp.exe")
+    expect(pane.locator(".subject")).to_have_text(r"invoice\u202egnp.exe")
+    expect(pane.locator(".body")).to_have_text(r"one\u0000\u0007\u001b[31mtwo\u200b\u2028three\udb40\udc41")
+    expect(pane.locator("pre")).to_contain_text(r"three\udb40\udc41")
+
+
+def test_the_largest_event_is_shown_shortened_and_can_be_had_whole(dashboard, broker):
+    log_in(dashboard, broker)
+    broker.publish(mail(LARGE), mail("large body", body=LARGE), {"type": "a.deep", "inbox_id": INBOX, "payload": DEEP})
+    assert len(row(dashboard, "xxx").first.locator(".what").inner_text()) < 1_000
+    pane = opened(dashboard, "large body")
+    expect(pane).to_contain_text("more characters: copy to see all")
+    assert len(pane.inner_text()) < 100 * KIB
+    pane.get_by_role("button", name="Publish again").click()
+    assert len(dashboard.get_by_label("Command", exact=True).input_value()) > len(LARGE)
+    expect(opened(dashboard, "a.deep").locator("pre")).to_contain_text('"level": 1')
+
+
+def test_a_message_may_be_anything(dashboard, broker):
+    log_in(dashboard, broker)
+    for number, message in enumerate(STRANGE):
+        event = {"type": "message.received", "inbox_id": f"inbox_{number}", "payload": {"message": message}}
+        broker.publish(event | {"created_at": ["1971-01-01T00:00:00Z", "2200-01-01T00:00:00Z"][number % 2]})
+        expect(opened(dashboard, f"inbox_{number}").locator("pre")).to_contain_text("message")
+    assert dashboard.evaluate("({}).polluted") is None
+    broker.publish(mail("and after that"))
+    row(dashboard, "and after that").wait_for()
+
+
+def test_of_twenty_thousand_events_and_more_the_newest_are_kept_with_few_elements(dashboard, broker):
+    log_in(dashboard, broker)
+    for start in range(0, 21_300, 7_100):
+        broker.publish(*[mail(f"number {number}") for number in range(start, start + 7_100)])
+    expect(dashboard.locator("#n-seen")).to_have_text(re.compile(r"^21\s[3-9]"), timeout=60_000)
+    row(dashboard, "number 21299").wait_for()
+    kept = dashboard.locator("#shown").inner_text().replace("\u202f", "")
+    assert 20_000 <= int(kept.split(" of ")[0]) <= 21_000
+    dashboard.locator("#feed").press("End")
+    row(dashboard, "number 21299").wait_for(state="detached")
+    broker.publish(mail("newer"), mail("newest"))
+    dashboard.get_by_role("button", name="2 newer").click()
+    row(dashboard, "newest").wait_for()
+    assert dashboard.locator(".row").count() < 80
+    dashboard.get_by_label("Search the feed").fill("number 2012")
+    expect(row(dashboard, "number 2012")).to_have_count(11)
+
+
+def test_who_logs_in_where_there_is_more_than_is_kept_gets_the_latest_of_it(dashboard, broker):
+    broker.publish(mail("the last one"))
+    log_in(dashboard, broker)
+    row(dashboard, "the last one").wait_for()
+    in_state(dashboard, "live")
+    dashboard.get_by_label("Search the feed").fill("the window")
+    row(dashboard, "the window").wait_for()
