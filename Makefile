@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-typescript check-typescript lint bench bench-check bench-peers pictures prove prove-storage clean
+.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers pictures prove prove-storage clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -13,7 +13,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(MAKE) check-typescript
+	$(MAKE) check-typescript check-go
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup --ignore tests/fairness --ignore tests/bench
 	$(BIN)/python -m pytest tests/fairness tests/bench
 
@@ -25,6 +25,14 @@ test-typescript: check-typescript
 check-typescript: $(VENV)/.installed-dev
 	@if $(BIN)/python -m clients.conformance.programs node 20.19 npm 9; then \
 	    cd clients/typescript && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --ignore-scripts --silent; } && npm run --silent check; \
+	elif [ "$${REQUIRE_CLIENTS:-}" = 1 ]; then exit 1; fi
+
+# The same of the Go client.
+test-go: check-go
+	$(BIN)/python -m pytest clients/go
+
+check-go: $(VENV)/.installed-dev
+	@if $(BIN)/python -m clients.conformance.programs go 1.25; then clients/go/tests/check.sh; \
 	elif [ "$${REQUIRE_CLIENTS:-}" = 1 ]; then exit 1; fi
 
 # A short run of all scenarios: tables here, results and report in benchmarks/out.
@@ -77,6 +85,11 @@ $(VENV)/.installed-node: $(VENV)/.installed-dev
 # The pictures of the documentation, taken again in Debian's chromium-headless-shell.
 pictures: $(VENV)/.installed-browser
 	BROKER_PICTURES=1 $(BIN)/python -m pytest tests/browser -k picture
+
+# Go, likewise.
+$(VENV)/.installed-go: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --group go
+	touch $@
 
 clean:
 	rm -rf clients/typescript/node_modules clients/typescript/dist

@@ -6,6 +6,7 @@ A block's first line says in which language it is, and in a second word how it i
     js client           a client that comes back by cursor; it runs until it is ended
     python client       a program of the client library, with `await` at its top (clients/python/tests/test_readme.py)
     ts client           the same in TypeScript (clients/typescript/tests/test_printed.py)
+    go client           a program in Go, or what stands in its main (clients/go/tests/test_printed.py)
     html client         a page with a client library (clients/typescript/tests/test_browser.py)
     toml, json          is loaded
     nginx, caddyfile    is what a proxy runs with, before a broker (tests/transport/test_behind_proxies.py)
@@ -18,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CLIENTS = [ROOT / "clients" / name for name in ("README.md", "python/README.md", "typescript/README.md")]
+CLIENTS = [ROOT / "clients" / name / "README.md" for name in ("", "python", "typescript", "go")]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CLIENTS]
 MANNERS = {
     "bash": {"", "excerpt"},
     "python": {"", "client", "excerpt"},
     "js": {"client", "excerpt"},
     "ts": {"client", "excerpt"},
+    "go": {"client", "excerpt"},
     "html": {"client"},
     "toml": {"", "excerpt"},
     "json": {"", "excerpt"},

@@ -1,0 +1,313 @@
+package websocket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestAWaitReturnsTheFirstEventThatFitsWithWhatWasReadOutOfIt(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		b.run(client)
+		heard := b.next().hearing(func(frame said) said {
+			return said{"cursor": "c9", "event": mail(1), "extracted": said{
+				"code": []string{"493201"}, "link": []said{{"url": "https://x.example", "same_site": true}},
+			}}
+		})
+		found, err := client.WaitFor(t.Context(), Wait{
+			InboxID: "inbox_a", Where: Where{Subject: "code", ThreadID: "t1"}, Since: "5m", Timeout: 20 * time.Second,
+			Extract: []string{"code", "link"},
+		})
+		if err != nil || found.Event.Message().Subject != "Mail 1" || found.Cursor != "c9" ||
+			!slices.Equal(found.Codes, []string{"493201"}) || !slices.Equal(found.Links, []Link{{"https://x.example", true}}) {
+			t.Errorf("%v %v", found, err)
+		}
+		expectSaid(t, heard, `{"action":"wait_for","event_types":["message.received"],"extract":["code","link"],"inbox_ids":["inbox_a"],`+
+			`"since":"5m","timeout_seconds":20,"where":{"subject":"code","thread_id":"t1"}}`)
+	})
+}
+
+func TestAWaitFromNowOnGoesOnWhereItBeganOverALostConnection(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{AutoReconnect: true})
+		b.run(client)
+		s := b.next()
+		found := make(chan *Found, 1)
+		go func() {
+			one, err := client.WaitFor(t.Context(), Wait{Type: "agent.test"})
+			if err != nil {
+				t.Error(err)
+			}
+			found <- one
+		}()
+		s.answer(s.hear(), said{"cursor": "c5", "event": nil})
+		if wait := s.hear(); wait["since"] != "c5" || wait["timeout_seconds"] != 60.0 {
+			t.Errorf("it waits with %v", wait)
+		}
+		s.cut()
+		s = b.next()
+		wait := s.hear()
+		if wait["since"] != "c5" {
+			t.Errorf("it waits with %v", wait)
+		}
+		s.answer(wait, said{"cursor": "c6", "event": mail(6, said{"type": "agent.test"})})
+		if one := <-found; one.Event.EventID != "evt_6" {
+			t.Errorf("it found %v", one.Event)
+		}
+	})
+}
+
+func TestWhenTimeIsOverNothingMatched(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		b.run(client)
+		s := b.next(said{"heartbeat_seconds": 3_600})
+		s.hearing(func(frame said) said {
+			time.Sleep(time.Duration(frame["timeout_seconds"].(float64) * float64(time.Second)))
+			return said{"cursor": "c5", "event": nil}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+		defer cancel()
+		for waits, wait := range map[time.Duration]Wait{
+			0:               {Timeout: -1, Since: "5m"},
+			3 * time.Second: {Timeout: 3 * time.Second},
+		} {
+			began := time.Now()
+			if _, err := client.WaitFor(ctx, wait); !errors.Is(err, ErrNoMatch) || time.Since(began) != waits {
+				t.Errorf("after %v it came to %v", time.Since(began), err)
+			}
+		}
+		began := time.Now()
+		if _, err := client.WaitFor(ctx, Wait{}); !errors.Is(err, ErrNoMatch) || time.Since(began) != 4*time.Second {
+			t.Errorf("after %v it came to %v", time.Since(began), err)
+		}
+		if _, err := client.WaitFor(t.Context(), Wait{}); !errors.Is(err, ErrNoMatch) || time.Since(began) != 64*time.Second {
+			t.Errorf("after %v it came to %v", time.Since(began), err)
+		}
+	})
+}
+
+func TestAWaitWithoutAConnectionEndsInTimeAndWhenItIsCanceled(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		began := time.Now()
+		if _, err := client.WaitFor(t.Context(), Wait{Timeout: time.Second, Since: "5m"}); !errors.Is(err, ErrNoMatch) || time.Since(began) > 6*time.Second {
+			t.Errorf("after %v it came to %v", time.Since(began), err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if _, err := client.WaitFor(ctx, Wait{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("it came to %v", err)
+		}
+	})
+}
+
+func TestAFunctionLooksAtOneEventAfterTheOther(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		b.run(client)
+		number := 0
+		heard := b.next().hearing(func(said) said {
+			number++
+			return said{"cursor": fmt.Sprintf("c%d", number), "event": mail(number)}
+		})
+		found, err := client.WaitFor(t.Context(), Wait{Since: "c0", Match: func(event *Event) bool { return event.EventID == "evt_3" }})
+		if err != nil || found.Event.EventID != "evt_3" {
+			t.Errorf("%v %v", found, err)
+		}
+		var since []any
+		for _, frame := range heard() {
+			since = append(since, frame["since"])
+		}
+		if !slices.Equal(since, []any{"c0", "c1", "c2"}) {
+			t.Errorf("it asked since %v", since)
+		}
+	})
+}
+
+func leased(number int) said {
+	return said{"leases": []said{{
+		"lease_id": fmt.Sprintf("lease_%d", number), "attempt": number, "expires_at": "2026-11-23T10:01:00Z", "event": mail(number),
+	}}}
+}
+
+var nothing = said{"leases": []said{}, "lost": []string{}}
+
+func TestWorkOfAQueueIsHeldAndAcknowledgedAndItsCommandsFenced(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		b.run(client)
+		number := 0
+		heard := b.next().hearing(func(frame said) said {
+			if frame["action"] == "lease" && number < 1 {
+				number++
+				return leased(number)
+			}
+			if frame["action"] == "lease" {
+				return nil
+			}
+			return nothing
+		})
+		done := make(chan error, 1)
+		go func() {
+			done <- client.Queue(t.Context(), "support", func(ctx context.Context, lease *Lease) error {
+				time.Sleep(50 * time.Second)
+				_, err := client.SendEmail(ctx, Email{InboxID: lease.Message().InboxID})
+				if lease.ID != "lease_1" || lease.Attempt != 1 || lease.ExpiresAt.IsZero() {
+					t.Errorf("it had %v", lease)
+				}
+				return err
+			})
+		}()
+		synctest.Wait()
+		time.Sleep(55 * time.Second)
+		ask := `{"action":"lease","max":1,"queue_id":"support","seconds":60,"wait_seconds":50}`
+		hold := `{"action":"hold","lease_ids":["lease_1"],"seconds":60}`
+		expectSaid(t, heard, ask, hold, hold,
+			`{"action":"send_email","body":"","inbox_id":"inbox_a","lease_id":"lease_1","once":"evt_1","subject":""}`,
+			`{"action":"ack","lease_ids":["lease_1"]}`, ask)
+		_ = client.Close(t.Context())
+		if err := <-done; err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
+func TestWorkThatFailsIsReportedAndGivenBack(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client, failed := b.client(Config{}), &recorded{}
+		client.OnError(func(err error) { failed.add(err.Error()) })
+		b.run(client)
+		number := 0
+		heard := b.next().hearing(func(frame said) said {
+			if frame["action"] != "lease" {
+				return nothing
+			}
+			number++
+			switch number {
+			case 1, 4:
+				return leased(number)
+			case 2:
+				return nothing
+			case 3:
+				return said{"error": said{"code": "rate_limited", "message": "slowly", "retry_after_ms": 2_500}}
+			}
+			return said{"error": said{"code": "not_found", "message": "gone"}}
+		})
+		began := time.Now()
+		err := client.Queue(t.Context(), "support", func(context.Context, *Lease) error {
+			if number == 4 {
+				panic("never")
+			}
+			return errors.New("not today")
+		})
+		var refused *CommandError
+		if !errors.As(err, &refused) || refused.Code != "not_found" || time.Since(began) != 2_500*time.Millisecond {
+			t.Errorf("after %v it ended with %v", time.Since(began), err)
+		}
+		if len(failed.items) != 2 || failed.items[0] != "work on evt_1: not today" {
+			t.Errorf("reported was %q", failed.items)
+		}
+		synctest.Wait()
+		if said := of(heard()); said[1] != `{"action":"nack","lease_ids":["lease_1"],"reason":"not today"}` {
+			t.Errorf("it said %v", said)
+		}
+	})
+}
+
+func TestWorkWhoseLeaseIsLostIsCanceledAndReported(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client, failed := b.client(Config{}), &recorded{}
+		client.OnError(func(err error) { failed.add(err.Error()) })
+		b.run(client)
+		number := 0
+		heard := b.next().hearing(func(frame said) said {
+			if frame["action"] == "hold" {
+				return said{"lost": []string{"lease_1"}}
+			}
+			number++
+			if number == 1 {
+				return leased(1)
+			}
+			return said{"error": said{"code": "forbidden", "message": "no"}}
+		})
+		_ = client.Queue(t.Context(), "support", func(ctx context.Context, _ *Lease) error {
+			<-ctx.Done()
+			if cause := context.Cause(ctx); cause != error(errLeaseLost) {
+				t.Errorf("it was canceled because of %v", cause)
+			}
+			return nil
+		})
+		failed.expect(t, "work on evt_1: websocket: lease_lost: The event is another worker's by now")
+		if !slices.Equal(actions(heard()), []string{"lease", "hold", "lease"}) {
+			t.Errorf("it said %v", heard())
+		}
+	})
+}
+
+func TestTheClientWaitsForWorkOfAQueueWhenItIsClosed(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		b.run(client)
+		given := false
+		heard := b.next().hearing(func(frame said) said {
+			if frame["action"] == "lease" && !given {
+				given = true
+				return leased(1)
+			}
+			if frame["action"] == "lease" {
+				return nil
+			}
+			return nothing
+		})
+		done := make(chan error, 2)
+		for range 2 { // they take turns at waiting
+			go func() {
+				done <- client.Queue(t.Context(), "support", func(context.Context, *Lease) error {
+					time.Sleep(5 * time.Second)
+					return nil
+				})
+			}()
+		}
+		synctest.Wait()
+		began := time.Now()
+		_ = client.Close(t.Context())
+		if waited := time.Since(began); waited != 5*time.Second {
+			t.Errorf("it waited %v", waited)
+		}
+		if one, other := <-done, <-done; one != nil || other != nil {
+			t.Errorf("they ended with %v and %v", one, other)
+		}
+		if !slices.Equal(actions(heard()), []string{"lease", "lease", "ack"}) {
+			t.Errorf("it said %v", actions(heard()))
+		}
+	})
+}
+
+func TestAQueueEndsWithItsContextAndWithTheClient(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		ended := b.run(client)
+		s := b.next()
+		s.hearing(func(said) said { return nil })
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 2)
+		work := func(context.Context, *Lease) error { return nil }
+		go func() { done <- client.Queue(ctx, "one", work) }()
+		go func() { done <- client.Queue(t.Context(), "two", work) }()
+		synctest.Wait()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("it ended with %v", err)
+		}
+		s.cut()
+		if err, why := <-done, ended(); err != why {
+			t.Errorf("it ended with %v, the client with %v", err, why)
+		}
+	})
+}
