@@ -10,7 +10,7 @@ import { Table } from "./table.js";
 const WAITS_MS = [1_000, 2_000, 5_000, 10_000];
 const SILENT_MS = 10_000;
 const SEARCH_MS = 250;
-const TASKS_MS = 10_000;
+const TASKS_MS = 5_000;
 
 let access, view, table, tasks, panels, charts;
 /** The last snapshot, and how far the broker's clock is before ours. */

@@ -79,9 +79,10 @@ function accountEntry(account, seconds) {
 
 function closedEntry(closed) {
   const who = closed.client_id ?? closed.connection_id;
+  const reason = closed.reason.replace(/^closed by the (?:broker|client) with \d+:? ?/, "");
   return {
     name: closed.connection_id,
-    texts: [`${who} of ${closed.account_id}`, closed.code === null ? "left" : String(closed.code), closed.reason, `lived ${duration(closed.lived_seconds * 1_000)}`],
+    texts: [`${who} of ${closed.account_id}`, closed.code === null ? "left" : String(closed.code), reason, `lived ${duration(closed.lived_seconds * 1_000)}`],
     warns: closed.code !== null && closed.code !== 1001 && closed.code !== 1012 ? [1] : [],
   };
 }

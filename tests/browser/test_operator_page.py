@@ -5,8 +5,10 @@ page: that would need `eval`, which the page's policy forbids.
 """
 
 import json
+import os
 import re
 import signal
+import struct
 import sys
 import urllib.request
 from contextlib import ExitStack, contextmanager
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from dashboards import GUARD_SECONDS, expect, in_few_colours, in_state
+from documents import ROOT
 from processes import KEY, lasting_port, process, serving
 
 from broker.cli.figures import quantile
@@ -34,6 +38,7 @@ OPERATORS = f"""
 id = "op_test"
 sha256 = "{hash_key(OPERATOR)}"
 """
+PICTURE = ROOT / "docs" / "operators.png"
 CROWD = 10_000
 QUANTILE = "async asked => (await import('/dashboard/figures.js')).quantile(...asked)"
 SCROLL = """async box => {
@@ -43,12 +48,6 @@ SCROLL = """async box => {
   }
 }"""
 CROWD_OPERATOR = "dm_operator_of_a_crowd"
-
-
-def expect(locator):
-    from playwright.sync_api import expect
-
-    return expect(locator)
 
 
 class Broker:
@@ -78,7 +77,7 @@ class Broker:
 def broker(tmp_path_factory):
     path = tmp_path_factory.mktemp("broker") / "broker.toml"
     path.write_text(CONFIG + OPERATORS)
-    with serving("--config", path) as (_, url):
+    with serving("--config", path, guard_seconds=GUARD_SECONDS) as (_, url):
         yield Broker(url)
 
 
@@ -86,14 +85,22 @@ def broker(tmp_path_factory):
 def crowd():
     """The URL of a broker with ten thousand connections."""
     program = [sys.executable, str(Path(__file__).with_name("crowded.py"))]
-    with process(CROWD, command=program) as started:
+    with process(CROWD, command=program, guard_seconds=GUARD_SECONDS) as started:
         yield started.stdout.readline().strip()
+
+
+def patient():
+    """What is told may be some seconds old, and is waited for."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=20_000)
 
 
 @pytest.fixture
 def page(page):
     page.set_viewport_size({"width": 1440, "height": 900})
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(20_000)
+    patient()
     page.emulate_media(reduced_motion="reduce")
     yield page
     assert page.said == []  # nothing was refused by the policy, nothing failed, no key stands in the console
@@ -103,10 +110,6 @@ def log_in(page, url, key=OPERATOR):
     page.goto(f"{url}/dashboard/operator")
     page.get_by_label("Operator key").fill(key)
     page.get_by_role("button", name="Watch").click()
-
-
-def in_state(page, state):
-    page.locator(f"#state[data-state={state}]").wait_for()
 
 
 def watched(page, url, key=OPERATOR):
@@ -323,10 +326,22 @@ def test_ten_thousand_connections_are_scrolled_with_a_screens_worth_of_elements(
 def test_of_a_crowd_one_account_is_shown_and_all_again(page, crowd):
     watched(page, crowd, CROWD_OPERATOR)
     page.locator("#accounts").get_by_role("button", name="acct_contoso").click()
-    expect(page.locator("#shown")).to_have_text("2\u202f500 of 10\u202f000")
+    expect(page.locator("#shown")).to_have_text("4\u202f960 of 10\u202f000")
     page.locator("#account").click()
     expect(page.locator("#shown")).to_have_text("10\u202f000 of 10\u202f000")
     expect(page.locator("#tasks")).to_contain_text("websocket: catching up")
+
+
+def test_the_pages_picture_in_the_docs_is_one_of_it(page, crowd):
+    """With BROKER_PICTURES (`make pictures`) it is taken again, when the charts are full."""
+    watched(page, crowd, CROWD_OPERATOR)
+    row(page, "agent-09950").wait_for()
+    expect(page.locator("#tasks")).to_contain_text("websocket: catching up")
+    if os.environ.get("BROKER_PICTURES"):
+        page.wait_for_timeout(105_000)
+        PICTURE.write_bytes(in_few_colours(page.screenshot()))
+    for png in (page.screenshot(), PICTURE.read_bytes()):
+        assert struct.unpack(">II", png[16:24]) == (1440, 900)
 
 
 # --- for everybody -----------------------------------------------------------
