@@ -53,6 +53,7 @@ from .queues.asked import is_work
 from .queues.queues import make_queues
 from .queues.working import do_at_once
 from .schedule import Schedule
+from .sharing import shared_engine
 from .tracing import Tracing
 from .turns import Turns
 from .version import __version__
@@ -102,7 +103,8 @@ class Broker:
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, disk.storage.epoch if disk else secrets.token_bytes(16))
         self._hub = Hub(self._buffers, self.keyring.settle, tracing)
-        self._engine: Engine = (disk.engine if disk else make_engine)(self._buffers, self._hub)
+        make = disk.engine if disk else shared_engine(config) or make_engine
+        self._engine: Engine = make(self._buffers, self._hub)
         self.past = Past(self._engine.archive, time.time, self._engine.reach)
         if self._engine.archive is not None:
             self._buffers.archived(self._engine.archive.keep_seconds)
@@ -116,7 +118,7 @@ class Broker:
         self.queues = make_queues(config, disk.backlog, self.keyring, self.schedule, self._announce) if disk else None
         if self.queues is not None:
             self.commands.is_current = self.queues.giving.is_current
-        self.waits = Waits(self._subscribers, self.turns)
+        self.waits = Waits(self._subscribers)
         self.intake = Intake(
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
         )

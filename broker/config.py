@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
+from .address import parse_address
 from .errors import ConfigError
 from .protocol.names import Identifier, InboxId, Scope, Tier, TypePattern
 from .protocol.wording import any_of, located, spelled, told
@@ -92,6 +93,16 @@ class StorageConfig(_Section, frozen=True):
     keep_seconds: Annotated[int, Meta(gt=0, le=31_536_000)] | Annotated[float, Meta(gt=0, le=31_536_000)] = 86_400
     max_bytes: Annotated[int, Meta(ge=16_777_216)] = 10_737_418_240
     min_free_bytes: Annotated[int, Meta(ge=0)] = 67_108_864
+
+
+class EngineConfig(_Section, frozen=True):
+    """A Valkey or Redis 7 that many nodes share, if ``url`` says where.
+
+    ``wait_replicas``: how many replicas of it have an event before its publisher is told.
+    """
+
+    url: Annotated[str, Meta(min_length=1)] | None = None
+    wait_replicas: Annotated[int, Meta(ge=0, le=100)] = 0
 
 
 class LimitsConfig(_Section, frozen=True):
@@ -279,6 +290,7 @@ class Config(_Section, frozen=True):
     server: ServerConfig = ServerConfig()
     replay: ReplayConfig = ReplayConfig()
     storage: StorageConfig = StorageConfig()
+    engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
     access: AccessConfig = AccessConfig()
     tokens: TokensConfig = TokensConfig()
@@ -371,7 +383,24 @@ def _checked(raw: Any, source: str) -> Config:
     if config.storage.path is not None and config.storage.keep_seconds < config.replay.seconds:
         least = f"Expected at least `replay.seconds`, {config.replay.seconds:g}"
         raise ConfigError(f"{source}: {least} - at `$.storage.keep_seconds`")
+    if config.engine.url is not None:
+        _check_engine(config, config.engine.url, source)
     return config
+
+
+def _check_engine(config: Config, url: str, source: str) -> None:
+    """Check where an engine is, and that nothing is asked for that is not there with one."""
+    try:
+        parse_address(url)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error} - at `$.engine.url`") from None
+    if config.storage.path is not None:
+        raise ConfigError(f"{source}: A log on disk does not go together with `engine.url` - at `$.storage.path`")
+    for number, account in enumerate(config.accounts):
+        for name, there in (("webhooks", account.webhooks), ("queues", account.queues)):
+            if there:
+                message = f"{name.capitalize()} do not go together with `engine.url`"
+                raise ConfigError(f"{source}: {message} - at `$.accounts[{number}].{name}`")
 
 
 def _check_webhooks(config: Config, source: str) -> None:

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import trio
 
+from broker.address import parse_address
 from broker.config import StorageConfig
 from broker.errors import RequestError
 from broker.log.archive import Kept, Older, Page
@@ -22,6 +24,7 @@ from broker.log.engines import Answer, Done, Engine, EventsByAccount, Log, Store
 from broker.log.engines.memory import MemoryEngine
 from broker.log.engines.rows import EVENTS
 from broker.log.engines.sqlite import SqliteEngine
+from broker.log.engines.valkey.engine import ValkeyEngine
 from broker.log.replay import Mark, ReplayBuffer, Shared, cursor_prefix_of
 from broker.log.retention import ReplayBuffers
 from broker.log.storage import Storage
@@ -29,6 +32,7 @@ from broker.protocol.framing import text_frame
 from broker.protocol.messages import Entry, PreparedEvent, encode_event
 from broker.protocol.selection import ACCOUNT_EVENTS, Selection
 
+_NODES = count(1)
 EPOCH = b"sixteen bytes..."
 FAR = 1 << 53
 START = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -411,6 +415,11 @@ def sqlite_engine(buffers: ReplayBuffers, log: Log) -> SqliteEngine:
     at_once(engine.recover())
     weakref.finalize(engine, _remove, storage, folder)
     return engine
+
+
+def valkey_engine(buffers: ReplayBuffers, log: Log, url: str) -> ValkeyEngine:
+    """An engine whose logs are on a server; it is to be run."""
+    return ValkeyEngine(buffers, log, parse_address(url), f"node{next(_NODES)}", buffers._limits)
 
 
 def _remove(storage: Storage, folder: str) -> None:

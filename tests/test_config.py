@@ -207,6 +207,9 @@ def test_an_unknown_section_or_key_is_named(text, names):
         ("storage", "keep_seconds", "0"),
         ("storage", "max_bytes", "1000"),
         ("storage", "min_free_bytes", "-1"),
+        ("engine", "url", '""'),
+        ("engine", "url", '"http://127.0.0.1"'),
+        ("engine", "wait_replicas", "-1"),
         ("limits", "max_event_bytes", "0"),
         ("limits", "max_body_bytes", "0"),
         ("limits", "max_bodies_bytes", "0"),
@@ -324,6 +327,27 @@ def test_the_operators_api_can_be_set_by_variables():
     variables = {"BROKER_COMMANDS__URL": "https://a.example/x", "BROKER_COMMANDS__SECRET": SECRET}
     commands = parse_config("", variables).commands
     assert (commands.url, commands.secret) == ("https://a.example/x", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('[storage]\npath = "broker.db"', "$.storage.path"),
+        ('[[accounts]]\nid = "a"\n[[accounts.queues]]\nid = "q"', "$.accounts[0].queues"),
+        (
+            f'[[accounts]]\nid = "a"\n[[accounts.webhooks]]\nid = "w"\nurl = "https://a.example"\nsecret = "{SECRET}"',
+            "$.accounts[0].webhooks",
+        ),
+    ],
+)
+def test_what_is_not_there_with_an_engine_that_nodes_share_is_refused_with_it(text, where):
+    assert f"`{where}`" in refusal(f'{text}\n[engine]\nurl = "redis://127.0.0.1"')
+
+
+def test_a_bad_url_of_an_engine_is_refused_without_telling_its_password():
+    told = refusal('[engine]\nurl = "redis://:hunter2@127.0.0.1:99999"')
+    assert "`$.engine.url`" in told
+    assert "hunter2" not in told
 
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.example", "", "10.0.0.0/33"])

@@ -17,7 +17,8 @@ HOUSE = ROOT / "broker"
 
 HOUSE_PLAN = [
     # wing, its floor, its rooms: a room stands on those to its left (a tuple is side by side), and on lower wings
-    ("", 0, [("errors", "logline", "schedule", "turns", "accounts", "fairness", "durations", "version", "nodes"),
+    ("", 0, [("errors", "logline", "schedule", "turns", "accounts", "fairness", "durations", "version", "nodes",
+             "address"),
              "tracing"]),
     (
         "protocol",
@@ -38,7 +39,10 @@ HOUSE_PLAN = [
         ["lock", "shares", "database", ("upkeep", "writing"), ("storage", "letters", "jobs"),
          ("letterbook", "letters_acked", "positions", "jobbook"), ("outbox", "backlog"),
          "dropped", "replay", ("retention", "archive"), "engines",
-         ("engines.memory", "engines.rows", "engines.answers", "past"), "engines.pages", "engines.sqlite"],
+         ("engines.memory", "engines.rows", "engines.answers", "past"), "engines.pages",
+         ("engines.sqlite", "engines.valkey", "engines.valkey.scripts"), "engines.valkey.link",
+         "engines.valkey.appending", ("engines.valkey.tail", "engines.valkey.wire"),
+         "engines.valkey.reaching", "engines.valkey.engine"],
     ),
     ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",
                    ("hub", "covered", "recorded"), "settling", "acknowledging", "subscriber"]),
@@ -53,7 +57,7 @@ HOUSE_PLAN = [
                     ("statistics", "tasks", "looks"), ("census", "grouped"),
                     ("metrics", "choosing", "live", "siblings"), "merging"]),
     ("", 5, [("expiry", "holding")]),
-    ("", 6, ["disk", "broker"]),
+    ("", 6, [("disk", "sharing"), "broker"]),
     ("transport", 7, [("tls", "link", "supervisor"), ("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "queueing", "pages",
                        "specs"),
@@ -88,7 +92,8 @@ PURE = {
     "waiting.conditions", "waiting.asked", "waiting.extraction",
     "queues.asked",
     "fanout.replays", "fanout.listeners", "fanout.acknowledged", "fanout.covered",
-    "logline", "errors", "accounts", "durations", "config", "protocol.framing", "protocol.selection",
+    "logline", "errors", "address", "accounts", "durations", "config",
+    "log.engines.valkey", "log.engines.valkey.scripts", "protocol.framing", "protocol.selection",
     "protocol.wording",
     "protocol.names",
     "protocol.documents", "protocol.proving", "protocol.canonical", "protocol.messages", "protocol.events",

@@ -13,7 +13,6 @@ from . import (
     reconnect,
     slow,
     tls,
-    waits,
     webhooks,
 )
 from .scenario import Scenario
@@ -33,7 +32,6 @@ SCENARIOS: dict[str, Scenario] = {
         churn,
         tls,
         commands,
-        waits,
         webhooks,
     )
 }

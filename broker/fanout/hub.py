@@ -173,6 +173,10 @@ class Hub:
         account.buffer.skip(dropped, end, trio.current_time())
         account.jump(end.position)
 
+    async def passed(self, account_id: str, position: int) -> None:
+        """Wait until everything up to a position is written to everybody who is live."""
+        await self.account(account_id).passed(position)
+
     def restart(self, account_id: str, start: Mark, epoch: bytes, *, fed: bool) -> None:
         """Let an account's log be another one, empty and after ``start``; each listener finds a gap without a count.
 

@@ -183,11 +183,15 @@ class ReplayBuffer:
 
     def position_of(self, cursor: str) -> int | None:
         """Return the position of a cursor; None if it is not one of this account, this run and the past."""
+        position = self.position_said(cursor)
+        return position if position is not None and position <= self.head else None
+
+    def position_said(self, cursor: str) -> int | None:
+        """Return the same of one that may be of the future, too."""
         digits = cursor.removeprefix(self.cursor_prefix)
         if len(cursor) > MAX_CURSOR_LENGTH or digits == cursor or not (digits.isascii() and digits.isdigit()):
             return None
-        position = int(digits)
-        return position if position <= self.head else None
+        return int(digits)
 
     def position_before(self, moment: float, *, by_wall: bool = False) -> int | None:
         """Return the position of the last event stored before a moment of either clock; None if it is forgotten.
@@ -394,6 +398,11 @@ class ReplayBuffer:
     def known_after(self) -> int:
         """The position after which all is known, what was dropped included."""
         return self._dropped.forgotten_through
+
+    @property
+    def latest_at(self) -> float:
+        """When the newest event was stored that the window holds (monotonic clock); long ago, if it holds none."""
+        return self._entries.items[-1].stored_at if self._entries else -inf
 
     def prepend(self, entries: list[Entry], before: Mark) -> None:
         """Store events that come before all that the window holds, and end where it begins.

@@ -34,7 +34,9 @@ W = TypeVar("W", bound=Weighed)
 class Shares:
     """What accounts had of the commits so far, as far as it was more than their share."""
 
-    def __init__(self) -> None:
+    def __init__(self, group_weight: int = GROUP_WEIGHT, share: int = SHARE) -> None:
+        self._group_weight = group_weight
+        self._share = share
         self._debts: dict[str, int] = {}
 
     def choose(self, waiting: Sequence[W]) -> tuple[list[W], list[W]]:
@@ -43,7 +45,7 @@ class Shares:
         if not chosen and rest:  # all that wait have had more than their share: then nobody is kept waiting by them
             self._debts.clear()
             chosen, rest = self._of_whose_turn_it_is(waiting)
-        more, rest = _that_fits(rest, GROUP_WEIGHT - sum(work.weight for work in chosen))
+        more, rest = _that_fits(rest, self._group_weight - sum(work.weight for work in chosen))
         chosen += more
         self._note(chosen)
         return chosen, rest
@@ -56,7 +58,7 @@ class Shares:
         spent: dict[str, int] = {}
         stopped = set(self._debts)
         for work in waiting:
-            if total >= GROUP_WEIGHT or not stopped.isdisjoint(work.owners):
+            if total >= self._group_weight or not stopped.isdisjoint(work.owners):
                 stopped.update(work.owners)  # what is for these, too, comes after it
                 rest.append(work)
                 continue
@@ -64,17 +66,17 @@ class Shares:
             total += work.weight
             for owner in work.owners:
                 spent[owner] = spent.get(owner, 0) + work.weight
-                if spent[owner] >= SHARE:
+                if spent[owner] >= self._share:
                     stopped.add(owner)
         return chosen, rest
 
     def _note(self, chosen: Sequence[Weighed]) -> None:
         """Let debts be paid by a commit, and note those that it makes."""
-        spent = {owner: debt - GROUP_WEIGHT for owner, debt in self._debts.items()}
+        spent = {owner: debt - self._group_weight for owner, debt in self._debts.items()}
         for work in chosen:
             for owner in work.owners:
                 spent[owner] = max(spent.get(owner, 0), 0) + work.weight
-        self._debts = {owner: debt for owner, debt in spent.items() if debt >= GROUP_WEIGHT}
+        self._debts = {owner: debt for owner, debt in spent.items() if debt >= self._group_weight}
 
 
 def _that_fits(waiting: Sequence[W], weight: int) -> tuple[list[W], list[W]]:

@@ -77,6 +77,10 @@ class Log(Protocol):
         """
         ...
 
+    async def passed(self, account_id: str, position: int) -> None:
+        """Wait until the fan-out has passed a position."""
+        ...
+
     def restart(self, account_id: str, start: Mark, epoch: bytes, *, fed: bool) -> None:
         """Begin another history (``epoch``), empty and after ``start``: no older cursor is known any more.
 

@@ -1,0 +1,210 @@
+"""Publishes on their way to the server: what waits while a call is under way goes together with the next one.
+
+One task writes. A call that was lost is made again with the next link: the ids of its events keep it from being stored
+twice. What is not told within `DEADLINE_SECONDS` is refused, and may be stored all the same.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import trio
+
+from ....config import ReplayConfig
+from ....errors import RequestError
+from ....protocol.messages import ENTRY_OVERHEAD_BYTES, PreparedEvent
+from ...replay import cursor_prefix_of
+from ...shares import Shares
+from .. import Done, EventsByAccount, Stored
+from . import arguments_of
+from .link import Link, RefusedError
+from .scripts import APPEND
+
+logger = logging.getLogger(__name__)
+
+CALL_EVENTS: Final = 64
+"""In one call, about; one publish may have more."""
+ACCOUNT_EVENTS_OF_CALL: Final = 16
+"""Of one account in a call, if others wait."""
+MAX_EVENTS: Final = 10_000
+"""Of one publish."""
+MAX_WAITING_BYTES: Final = 134_217_728
+"""Of payloads that are not told of yet."""
+DEADLINE_SECONDS: Final = 5.0
+PUBLISHED_BYTES: Final = 65_536
+"""Up to so much a node hears of events by itself; of more it hears that they are there."""
+META_MS: Final = 7 * 86_400_000
+KNOWN_MS: Final = 3_900_000
+"""How long the index outlives the window."""
+_LINE_OVERHEAD: Final = ENTRY_OVERHEAD_BYTES - 60
+RETRY_MS: Final = 1_000
+
+
+class _Publish:
+    """One publish. ``done`` None: it is over."""
+
+    __slots__ = ("by_account", "deadline", "done", "owners", "sent_before", "size", "weight")
+
+    def __init__(self, by_account: EventsByAccount, done: Done, deadline: float) -> None:
+        self.by_account = by_account
+        self.done: Done | None = done
+        self.deadline = deadline
+        self.owners: Sequence[str] = tuple(by_account)
+        self.weight = sum(map(len, by_account.values()))
+        self.size = sum(len(event.payload) for events in by_account.values() for event in events)
+        self.sent_before = False
+        """Whether a call with it was lost."""
+
+
+class Appending:
+    """All publishes of a node. Its `write` runs while the link is ready, its `refuse_late` always."""
+
+    def __init__(self, link: Link, replay: ReplayConfig) -> None:
+        self._link = link
+        window_ms = int(replay.seconds * 1_000)
+        self._limits = [
+            window_ms,
+            replay.max_events_per_account,
+            replay.max_bytes_per_account,
+            META_MS,
+            window_ms + KNOWN_MS,
+            PUBLISHED_BYTES,
+            _LINE_OVERHEAD,
+        ]
+        self._shares = Shares(CALL_EVENTS, ACCOUNT_EVENTS_OF_CALL)
+        self._waiting: list[_Publish] = []
+        self._begun: deque[_Publish] = deque()
+        """All that are not over, and maybe some that are, in their order."""
+        self._bytes = 0
+        self._more = trio.Event()
+        self._first = trio.Event()
+        self.calls = 0
+        self.refused: str | None = None
+        """Why the server stored nothing, the last time."""
+
+    def begin(self, by_account: EventsByAccount, done: Done) -> None:
+        """Store events; ``done`` hears what became of them, or that nobody knows."""
+        publish = _Publish(by_account, done, trio.current_time() + DEADLINE_SECONDS)
+        if not publish.weight:
+            done({account_id: [] for account_id in by_account})
+        elif publish.weight > MAX_EVENTS:
+            done(RequestError("too_large", f"More than {MAX_EVENTS:,} events in a list cannot be stored in one step"))
+        elif self._bytes and self._bytes + publish.size > MAX_WAITING_BYTES:
+            done(_unavailable("The broker's engine is behind"))
+        else:
+            self._bytes += publish.size
+            self._waiting.append(publish)
+            self._begun.append(publish)
+            self._more.set()
+            self._first.set()
+
+    async def refuse_late(self) -> None:
+        """Refuse what waits too long, for ever."""
+        while True:
+            if not self._begun:
+                self._first = trio.Event()
+                await self._first.wait()
+            await trio.sleep_until(self._begun[0].deadline)
+            while self._begun and (self._begun[0].done is None or self._begun[0].deadline <= trio.current_time()):
+                publish = self._begun.popleft()
+                if publish.done is not None:
+                    self._end(publish, _unavailable("The broker cannot reach its engine"))
+            self._waiting = [publish for publish in self._waiting if publish.done is not None]
+
+    async def write(self) -> None:
+        """Store what waits, call by call. Raises `LinkLostError`; then what was under way waits again."""
+        while True:
+            if not self._waiting:
+                self._more = trio.Event()
+                await self._more.wait()
+            chosen = self._choose()
+            try:
+                await self._call(chosen)
+            except RefusedError as refused:
+                self._refuse(chosen, refused)
+            finally:
+                again = [publish for publish in chosen if publish.done is not None]
+                for publish in again:
+                    publish.sent_before = True
+                self._waiting[:0] = again
+
+    def _choose(self) -> list[_Publish]:
+        """Take what goes with the next call."""
+        self._waiting = [publish for publish in self._waiting if publish.done is not None]
+        if sum(publish.weight for publish in self._waiting) <= CALL_EVENTS:
+            chosen, self._waiting = self._waiting, []
+        else:
+            chosen, self._waiting = self._shares.choose(self._waiting)
+        return chosen
+
+    async def _call(self, publishes: list[_Publish]) -> None:
+        """Store some publishes in one step, and tell of each."""
+        link = self._link
+        by_account: dict[str, list[PreparedEvent]] = {}
+        parts = [(publish, publish.by_account) for publish in publishes]  # one may be refused meanwhile
+        for _, of_publish in parts:
+            for account_id, events in of_publish.items():
+                if events:
+                    by_account.setdefault(account_id, []).extend(events)
+        keys, prefixes = [link.names.generation], {}
+        arguments: list[str | bytes | int] = [link.generation, link.candidate(), *self._limits]
+        for account_id, events in by_account.items():
+            prefix = prefixes[account_id] = cursor_prefix_of(account_id, link.generation.encode())
+            keys += [link.names.of_account(kind, account_id) for kind in "msdx"]
+            arguments += [link.names.events(account_id), len(events)]
+            for event in events:
+                arguments += arguments_of(event, prefix)
+        answer = await link.run(APPEND, keys, arguments)
+        self.calls += 1
+        replicated = await link.replicated()
+        self.refused = None
+        places = {
+            account_id: iter(_places(of_account)) for account_id, of_account in zip(by_account, answer, strict=True)
+        }
+        for publish, of_publish in parts:
+            outcome = {
+                account_id: _stored(events, places.get(account_id), prefixes.get(account_id, ""), publish.sent_before)
+                for account_id, events in of_publish.items()
+            }
+            if not replicated:
+                self._end(publish, _unavailable("Too few replicas of the broker's engine have it"))
+            else:
+                self._end(publish, outcome)
+
+    def _refuse(self, publishes: list[_Publish], why: RefusedError) -> None:
+        if self.refused != str(why):
+            self.refused = str(why)
+            logger.error("the engine stores nothing: %s", why)
+        for publish in publishes:
+            self._end(publish, _unavailable("The broker's engine stores nothing now"))
+
+    def _end(self, publish: _Publish, outcome: Any) -> None:
+        """Tell of a publish, unless that was done."""
+        done, publish.done = publish.done, None
+        if done is not None:
+            self._bytes -= publish.size
+            publish.by_account = {}
+            while self._begun and self._begun[0].done is None:
+                self._begun.popleft()
+            done(outcome)
+
+
+def _places(of_account: Sequence[bytes | int]) -> list[tuple[int, bool]]:
+    pairs = iter(of_account)
+    return [(int(position), bool(int(known))) for position, known in zip(pairs, pairs, strict=True)]
+
+
+def _stored(events: Sequence[PreparedEvent], places: Any, prefix: str, sent_before: bool) -> list[Stored]:
+    """Return where events are. What was sent before may have met itself: that is no duplicate."""
+    stored = []
+    seen: set[int] = set()
+    for event in events:
+        position, known = next(places)
+        stored.append(Stored(event.event_id, position, prefix, known and (not sent_before or position in seen)))
+        seen.add(position)
+    return stored
+
+
+def _unavailable(message: str) -> RequestError:
+    return RequestError("unavailable", message, retry_after_ms=RETRY_MS)

@@ -1,0 +1,258 @@
+"""The scripts that the server runs: each one step, none of which writes before all its checks are done.
+
+Pure. `history` opens each script that writes. It tells whether the server has the history that the node thinks it has:
+the id of its replication says so, which is another after each restart and each failover. A first replica gives it
+another id, too, though nothing was lost: then its run is the same, and it never was anybody's replica. A script of
+another history answers ``{'stale', generation}`` and has written nothing.
+
+Lua's numbers hold positions (16 digits) exactly, but `tostring` does not write them: that is `%.0f`. No more than a
+thousand values are unpacked at once.
+"""
+
+from hashlib import sha1
+from typing import Final
+
+STALE: Final = b"stale"
+
+PRELUDE: Final = r"""
+local function digits(n) return string.format('%.0f', n) end
+local function history(candidate)
+  local info = redis.call('INFO', 'replication')
+  local replid = string.match(info, 'master_replid:(%x+)')
+  local known = redis.call('HMGET', KEYS[1], 'id', 'replid', 'run')
+  if known[1] and known[2] == replid then return known[1] end
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  if known[1] and known[3] == run and string.match(info, 'master_replid2:(%x+)') == string.rep('0', 40) then
+    redis.call('HSET', KEYS[1], 'replid', replid)
+    return known[1]
+  end
+  redis.call('HSET', KEYS[1], 'id', candidate, 'replid', replid, 'run', run)
+  return candidate
+end
+local function micros()
+  local t = redis.call('TIME')
+  return t[1] * 1000000 + t[2]
+end
+"""
+"""What scripts that write begin with. KEYS[1] is the generation's key."""
+
+
+class Script:
+    """A script and its name for the server."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+HELLO: Final = Script(
+    PRELUDE
+    + r"""
+local generation = history(ARGV[1])
+local policy = string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w%-]+)')
+return {generation, digits(micros()), policy}
+"""
+)
+"""KEYS: generation. ARGV: a generation, if another begins. Returns the generation, the time, and what is evicted."""
+
+APPEND: Final = Script(
+    PRELUDE
+    + r"""
+local generation = ARGV[1]
+local window, most, most_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local meta_ms, index_ms = ARGV[6], tonumber(ARGV[7])
+local published, overhead, most_known = tonumber(ARGV[8]), tonumber(ARGV[9]), 1000000
+local id = history(ARGV[2])
+if id ~= generation then return {'stale', id} end
+local us = micros()
+local outcome = {}
+local a = 10
+for key = 2, #KEYS, 4 do
+  local M, S, D, X = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
+  local channel, count = ARGV[a], tonumber(ARGV[a + 1])
+  a = a + 2
+  local meta = redis.call('HMGET', M, 'g', 'n', 'l')
+  local head, born = tonumber(meta[2]) or 0, false
+  if meta[1] ~= generation then head = math.max(us, head + 1); born = digits(head) end
+  local ms = math.max(math.floor(us / 1000), tonumber(meta[3]) or 0)
+  local seen = {}
+  for from = 0, count - 1, 1000 do
+    local asked = {}
+    for i = from, math.min(from + 999, count - 1) do asked[#asked + 1] = ARGV[a + 4 * i] end
+    local found = redis.call('HMGET', D, unpack(asked))
+    for i = 1, #asked do seen[from + i] = found[i] end
+  end
+  local marks = redis.call('HMGET', D, '#y', '#o', '#t')
+  local length = redis.call('LLEN', S)
+  local bytes, oldest, touched = tonumber(marks[1]) or 0, tonumber(marks[2]) or ms, tonumber(marks[3]) or 0
+  if length == 0 then bytes = 0; oldest = ms end
+  local lines, ids, index, results, here, size = {}, {}, {}, {}, {}, 0
+  for i = 0, count - 1 do
+    local at = a + 4 * i
+    local identity = ARGV[at]
+    local before = here[identity] or seen[i + 1]
+    if before then
+      results[2 * i + 1] = before; results[2 * i + 2] = 1
+    else
+      head = head + 1
+      local position = digits(head)
+      local line = position .. ' ' .. digits(ms) .. ' ' .. identity .. ' ' .. ARGV[at + 2] .. position .. ARGV[at + 3]
+      lines[#lines + 1] = line; size = size + #line; here[identity] = position
+      ids[#ids + 1] = identity; ids[#ids + 1] = position
+      index[#index + 1] = digits(ms) .. ' ' .. ARGV[at + 1]
+      results[2 * i + 1] = position; results[2 * i + 2] = 0
+    end
+  end
+  a = a + 4 * count
+  outcome[#outcome + 1] = results
+  if born then redis.call('HSET', M, 'g', generation, 'b', born, 'n', born); redis.call('PEXPIRE', M, meta_ms) end
+  local fresh = #lines
+  if fresh > 0 then
+    for from = 1, fresh, 1000 do
+      local last = math.min(from + 999, fresh)
+      redis.call('RPUSH', S, unpack(lines, from, last))
+      redis.call('RPUSH', X, unpack(index, from, last))
+      redis.call('HSET', D, unpack(ids, 2 * from - 1, 2 * last))
+    end
+    length = length + fresh
+    bytes = bytes + size + overhead * fresh
+    local budget = 2 * fresh + 64
+    while budget > 0 and length > fresh and (oldest < ms - window or length > most or bytes > most_bytes) do
+      local old = redis.call('LRANGE', S, 0, math.min(budget, length - fresh, 2 * fresh + 1, 128) - 1)
+      local gone = {}
+      for j = 1, #old do
+        local stored, identity = string.match(old[j], '^%d+ (%d+) ([^ ]+ [^ ]+)')
+        oldest = tonumber(stored)
+        if not (oldest < ms - window or length > most or bytes > most_bytes) then break end
+        length = length - 1; bytes = bytes - #old[j] - overhead; gone[#gone + 1] = identity
+      end
+      if #gone == 0 then break end
+      redis.call('LTRIM', S, #gone, -1)
+      redis.call('HDEL', D, unpack(gone))
+      budget = budget - #gone
+    end
+    redis.call('HSET', M, 'n', digits(head), 'l', digits(ms))
+    local renew = ms - touched > 10000
+    if renew then touched = ms end
+    if renew or fresh > 16 then
+      local first, old = redis.call('LRANGE', X, 0, math.min(2 * fresh + 500, 999)), 0
+      for _, item in ipairs(first) do
+        if tonumber(string.match(item, '^%d+')) < ms - index_ms then old = old + 1 else break end
+      end
+      if old > 0 then redis.call('LTRIM', X, old, -1) end
+      redis.call('LTRIM', X, -most_known, -1)
+    end
+    redis.call('HSET', D, '#y', digits(bytes), '#o', digits(oldest), '#t', digits(touched))
+    if renew then
+      redis.call('PEXPIRE', M, meta_ms)
+      redis.call('PEXPIRE', S, digits(window + 60000))
+      redis.call('PEXPIRE', D, digits(window + 60000))
+      redis.call('PEXPIRE', X, digits(index_ms))
+    end
+    if size > published then redis.call('PUBLISH', channel, 'h' .. digits(head))
+    else redis.call('PUBLISH', channel, table.concat(lines, '\n')) end
+  end
+end
+return outcome
+"""
+)
+"""Store events of some accounts, in one step, and publish what is new.
+
+KEYS: generation, then meta, window, ids and index of each account. ARGV: the generation, one if another begins; the
+window in ms, events and bytes; for how many ms meta and index are kept; how many bytes are published at once; what an
+event counts beside its line; then of each account its channel, how many events, and of each event its identity, its
+inbox, and its line before and after the position. Returns of each account a list: position, 1 if it was there before.
+"""
+
+HEADS: Final = Script(
+    PRELUDE
+    + r"""
+local id = history(ARGV[2])
+if id ~= ARGV[1] then return {'stale', id} end
+local us, heads = micros(), {}
+for i = 2, #KEYS do
+  local meta = redis.call('HMGET', KEYS[i], 'g', 'n', 'b')
+  if meta[1] ~= ARGV[1] then
+    local born = digits(math.max(us, (tonumber(meta[2]) or 0) + 1, tonumber(ARGV[2 + i]) or 0))
+    redis.call('HSET', KEYS[i], 'g', ARGV[1], 'n', born, 'b', born)
+    meta = {ARGV[1], born, born}
+  end
+  redis.call('PEXPIRE', KEYS[i], ARGV[3])
+  heads[#heads + 1] = meta[2]
+  heads[#heads + 1] = meta[3]
+end
+return heads
+"""
+)
+"""KEYS: generation, then meta of each account. ARGV: the generation, one if another begins, for how many ms meta is
+kept; then of each account the position after which it is to be born. Returns of each its head and its birth."""
+
+_OPEN: Final = r"""
+local meta = redis.call('HMGET', KEYS[1], 'g', 'n', 'b')
+if meta[1] ~= ARGV[1] then return {'stale', meta[1] or ''} end
+local head, birth = tonumber(meta[2]), tonumber(meta[3])
+local function digits(n) return string.format('%.0f', n) end
+"""
+
+READ: Final = Script(
+    _OPEN
+    + r"""
+local oldest = math.max(head - redis.call('LLEN', KEYS[2]), birth)
+local from = math.max(tonumber(ARGV[2]), oldest)
+local most, room, page = math.min(tonumber(ARGV[3]), head - from), tonumber(ARGV[4]), {}
+while #page < most and room > 0 do
+  local at = -(head - from - #page)
+  local lines = redis.call('LRANGE', KEYS[2], at, at + math.min(16, most - #page) - 1)
+  if #lines == 0 then break end
+  for _, line in ipairs(lines) do
+    room = room - #line
+    if room < 0 and #page > 0 then break end
+    page[#page + 1] = line
+  end
+end
+return {meta[2], meta[3], digits(from), page}
+"""
+)
+"""KEYS: meta, window. ARGV: the generation, after which position, how many events and bytes at most (one event
+at least). Returns head, birth, after which position the page begins, and the page: what comes next, as far as it is
+held."""
+
+READ_BACK: Final = Script(
+    _OPEN
+    + r"""
+local oldest = math.max(head - redis.call('LLEN', KEYS[2]), birth)
+local through = math.min(tonumber(ARGV[2]), head)
+local most, room, back = math.min(tonumber(ARGV[3]), through - oldest), tonumber(ARGV[4]), {}
+while #back < most and room > 0 do
+  local at = -(head - through + #back) - 1
+  local lines = redis.call('LRANGE', KEYS[2], at - math.min(16, most - #back) + 1, at)
+  if #lines == 0 then break end
+  for j = #lines, 1, -1 do
+    room = room - #lines[j]
+    if room < 0 and #back > 0 then break end
+    back[#back + 1] = lines[j]
+  end
+end
+local page = {}
+for j = #back, 1, -1 do page[#page + 1] = back[j] end
+return {meta[2], meta[3], digits(oldest), page}
+"""
+)
+"""The same backward. KEYS: meta, window. ARGV: the generation, through which position, how many events and bytes at
+most. Returns head, birth, after which position the window begins, and the page that ends there, oldest first."""
+
+INDEX: Final = Script(
+    _OPEN
+    + r"""
+local known = math.max(head - redis.call('LLEN', KEYS[2]), birth)
+local through = math.min(tonumber(ARGV[2]), head)
+local from = math.max(known, tonumber(ARGV[3]), through - tonumber(ARGV[4]))
+local page = {}
+if from < through then page = redis.call('LRANGE', KEYS[2], -(head - from), -(head - through) - 1) end
+return {meta[2], meta[3], digits(from), page}
+"""
+)
+"""KEYS: meta, index. ARGV: the generation, through which position, after which, how many at most.
+Returns head, birth, after which position the page begins, and the page that ends there, oldest first."""
