@@ -118,7 +118,7 @@ class Broker:
         self.queues = make_queues(config, disk.backlog, self.keyring, self.schedule, self._announce) if disk else None
         if self.queues is not None:
             self.commands.is_current = self.queues.giving.is_current
-        self.waits = Waits(self._subscribers)
+        self.waits = Waits(self._subscribers, self.turns)
         self.intake = Intake(
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
         )

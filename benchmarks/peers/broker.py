@@ -138,6 +138,18 @@ class Broker:
         publication = replace(running.publication, acknowledged=_PONG)
         return replace(running, publication=publication), masked_frame(TEXT, json.dumps({"action": "ping"}).encode())
 
+    def wait(self, running: Running, numbers: Sequence[int], inbox: int | None) -> Subscription:
+        """Wait on one connection for an event of each of these inboxes; or of one, as often, with a text none has."""
+        asked = [
+            {"action": "wait_for", "inbox_ids": [f"waited_{number}"], "event_types": ["*"]}
+            if inbox is None
+            else {"action": "wait_for", "inbox_ids": [f"inbox_{inbox}"], "where": {"contains": "a text none has"}}
+            for number in numbers
+        ]
+        messages = [json.dumps(command).encode() for command in [*asked, {"action": "ping"}]]
+        opening = upgrade(running.host, running.port, "/v1/stream?inbox_ids=none", self._headers())
+        return Subscription(opening, messages, ready=_PONG)
+
     def ping(self, message: bytes) -> bytes | None:
         """The broker pings by WebSocket frames."""
         return None

@@ -13,6 +13,7 @@ from . import (
     reconnect,
     slow,
     tls,
+    waits,
     webhooks,
 )
 from .scenario import Scenario
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, Scenario] = {
         churn,
         tls,
         commands,
+        waits,
         webhooks,
     )
 }

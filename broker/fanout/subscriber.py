@@ -19,6 +19,7 @@ from ..protocol.framing import payload_of
 from ..protocol.messages import Acked, AckParams, Entry, Event, Gap, Held, HoldParams, Replay, decode_event
 from ..protocol.selection import EVERYTHING, Selection, TypeFilter
 from ..protocol.wording import located
+from ..turns import Turns
 from .acknowledged import AckRequest, Client
 from .acknowledging import Acknowledging, OnDisk
 from .follower import Follower
@@ -44,9 +45,11 @@ class Subscriber:
         past: Past,
         client: Client | None = None,
         on_disk: OnDisk | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._account = account
         self._past = past
+        self._turns = turns
         self._woken = trio.Event()
         self._ready: deque[Event | Gap] = deque()
         self._first: Gap | None = None
@@ -89,6 +92,12 @@ class Subscriber:
         self._wake()
 
     def _wake(self) -> None:
+        if self._turns is None:
+            self._set_woken()
+        else:
+            self._turns.wake(self._account.buffer.account_id, self._set_woken)
+
+    def _set_woken(self) -> None:
         self._woken.set()
 
     async def ack(self, cursor: str | None = None, event_ids: Iterable[str] | None = None) -> Acked:
@@ -124,23 +133,20 @@ class Subscriber:
         """Whether nothing comes after what is stored."""
         return self._end is not None
 
-    async def read(self) -> list[Entry] | Gap | None:
-        """Return what comes next as it is stored: events (none: call again), or a gap.
+    def next(self) -> list[Entry] | Gap | Older | None:
+        """Return what comes next as it is stored: events (none: call again), a gap, or what is to be read first.
 
-        None: that is all; `woken` waits for more. For who does not iterate. Raises `RequestError` (`unavailable`) if it
-        is to be read from the broker's storage and cannot be: then it may be called again.
+        None: that is all; `woken` waits for more. For who does not iterate.
         """
-        await trio.lowlevel.checkpoint()  # before, not after: who is cancelled has taken nothing
         self._woken = trio.Event()
         gap, self._first = self._first, None
-        following = gap or self.follower.next()
-        while isinstance(following, Older):
-            await self._read(following)
-            following = self.follower.next()
-        return following
+        return gap or self.follower.next()
 
-    async def _read(self, older: Older) -> None:
-        """Read what memory does not hold. Who is at its end by the time when that fails has read what it could."""
+    async def read(self, older: Older) -> None:
+        """Read what memory does not hold; then `next` has more.
+
+        Raises `RequestError` (`unavailable`) if that cannot be, unless it is at its end: it has read what it could.
+        """
         try:
             self.follower.take_in(older, await self._past.read(self._account.buffer, older))
         except RequestError as error:
@@ -157,8 +163,11 @@ class Subscriber:
         if self._ready:
             await trio.lowlevel.checkpoint()
         while not self._ready:
-            following = await self.read()
-            if isinstance(following, Gap):
+            await trio.lowlevel.checkpoint()  # before, not after: who is cancelled has taken nothing
+            following = self.next()
+            if isinstance(following, Older):
+                await self.read(following)
+            elif isinstance(following, Gap):
                 self._ready.append(following)
             elif following is not None:
                 self._ready.extend(decode_event(payload_of(entry.frame)) for entry in following)
@@ -200,9 +209,10 @@ class Subscribers:
         selection: Selection,
         event_filter: TypeFilter | None,
         client: Client | None = None,
+        turns: Turns | None = None,
     ) -> Iterator[Subscriber]:
-        """Yield a new subscriber, which follows until the block ends."""
-        subscriber = Subscriber(account, selection, event_filter, self._past, client, self._on_disk)
+        """Yield a new subscriber, which follows until the block ends. With ``turns`` it is woken in its turn."""
+        subscriber = Subscriber(account, selection, event_filter, self._past, client, self._on_disk, turns)
         self._open.add(subscriber)
         try:
             yield subscriber

@@ -16,6 +16,7 @@ from ..access.keys import Key
 from ..errors import RequestError
 from ..fanout.hub import Account
 from ..fanout.subscriber import Subscriber, Subscribers
+from ..log.archive import Older
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Event, Gap
 from ..protocol.selection import Selection, TypeFilter
@@ -31,8 +32,10 @@ MAX_OF_ALL_INBOXES: Final = 64
 """Of these, such that wait for an event of any inbox: each looks at all."""
 LOOK_SECONDS: Final = 5.0
 """How long a wait whose time is over may still look at what is stored already."""
-_LOOK_BYTES: Final = 16_384
-"""Of events that are looked at in one step."""
+_LOOK_BYTES: Final = 4_096
+"""Of events that are looked at in one step; if one has more it is looked at alone, in a turn of its own."""
+_READS: Final = 2
+"""Reads of the log in one step: one event, and that there is no other."""
 _BUSY_RETRY_MS: Final = 1_000
 
 Judge = Callable[[], Key]
@@ -70,11 +73,13 @@ class WaitsStatistics(Struct, frozen=True):
 
 
 class Waits:
-    """All waits of one broker. ``subscribers`` follow for them."""
+    """All waits of one broker. ``subscribers`` follow for them; they are ``woken`` with others, as there is room."""
 
-    def __init__(self, subscribers: Subscribers) -> None:
+    def __init__(self, subscribers: Subscribers, woken: Turns) -> None:
         self._subscribers = subscribers
+        self._woken = woken
         self._turns = Turns()
+        self._mails = _Mails()
         self._under_way = Counter[str]()
         self._of_all_inboxes = Counter[str]()
 
@@ -89,8 +94,9 @@ class Waits:
         for counter in counters:
             counter[account_id] += 1
         try:
-            with self._subscribers.open(account, selection, TypeFilter(asked.event_types)) as subscriber:
-                return await _Wait(account, subscriber, asked, judge, self._turns).run()
+            event_filter = TypeFilter(asked.event_types)
+            with self._subscribers.open(account, selection, event_filter, turns=self._woken) as subscriber:
+                return await _Wait(account, subscriber, asked, judge, self._turns, self._mails).run()
         finally:
             for counter in counters:
                 counter[account_id] -= 1
@@ -109,11 +115,27 @@ class Waits:
             raise RequestError("rate_limited", message, retry_after_ms=_BUSY_RETRY_MS)
 
 
+class _Mails:
+    """The mail that was read last: a thousand may look at it one after the other."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Entry, Mail] | None = None
+
+    def of(self, entry: Entry) -> Mail:
+        """Return what an event says as a mail."""
+        if self._last is None or self._last[0] is not entry:
+            self._last = entry, mail_of(payload_of(entry.frame))
+        return self._last[1]
+
+
 class _Wait:
     """One wait."""
 
-    def __init__(self, account: Account, subscriber: Subscriber, asked: WaitParams, judge: Judge, turns: Turns) -> None:
+    def __init__(
+        self, account: Account, subscriber: Subscriber, asked: WaitParams, judge: Judge, turns: Turns, mails: _Mails
+    ) -> None:
         self._turns = turns
+        self._mails = mails
         self._account = account
         self._subscriber = subscriber
         self._asked = asked
@@ -134,6 +156,7 @@ class _Wait:
             else:
                 await subscriber.start(asked.since)
             last, began = False, True
+            await self._turns.take(self._account.buffer.account_id)
             while not last and found is None:
                 last = subscriber.ended or trio.current_time() >= until
                 found = await self._look_at_what_there_is()
@@ -148,40 +171,51 @@ class _Wait:
         return found or Found(None, cursor, gap=self._gap or UNSET)
 
     async def _look_at_what_there_is(self) -> Found | None:
-        """Look at all that is stored; None: nothing of it fits, and what comes will wake the subscriber."""
-        account_id = self._account.buffer.account_id
-        await self._turns.take(account_id)
-        while (following := await self._subscriber.read()) is not None:
-            if isinstance(following, Gap):
+        """Look at all that is stored; None: nothing of it fits, and what comes will wake the subscriber.
+
+        It is this one's turn to begin with.
+        """
+        subscriber, steps = self._subscriber, 0
+        while (following := subscriber.next()) is not None:
+            if isinstance(following, Older):
+                await subscriber.read(following)
+            elif isinstance(following, Gap):
                 self._gap = following if self._gap is None else _joined(self._gap, following)
-                continue
-            looked_at = 0
-            for entry in following:
-                found = self._look_at(entry)
+            else:
+                found = await self._look_at_all(following)
                 if found is not None:
                     return found
-                looked_at += len(entry.frame)
-                if looked_at >= _LOOK_BYTES:
-                    looked_at, self._looked_through = 0, entry.position
-                    await self._turns.take(account_id)
-            self._looked_through = None
-            await self._turns.take(account_id)
+            steps += 1
+            if steps % _READS == 0 or isinstance(following, Older):
+                await self._turns.take(self._account.buffer.account_id)
+        return None
+
+    async def _look_at_all(self, entries: list[Entry]) -> Found | None:
+        """Return the first of these that fits; others have their turn meanwhile."""
+        looked_at = 0
+        for entry in entries:
+            looked_at += len(entry.frame)
+            if looked_at > _LOOK_BYTES:
+                looked_at, self._looked_through = len(entry.frame), entry.position - 1
+                await self._turns.take(self._account.buffer.account_id)
+            found = self._look_at(entry)
+            if found is not None:
+                return found
+        self._looked_through = None
         return None
 
     def _look_at(self, entry: Entry) -> Found | None:
-        event = payload_of(entry.frame)
-        mail: Mail | None = None
-        if self._fits is not None:
-            mail = mail_of(event)
-            if not self._fits(mail):
-                return None
+        if self._fits is not None and not self._fits(self._mails.of(entry)):
+            return None
         if entry.inbox not in self._judge().reach:
             return None
         wanted = self._asked.extract
         extracted: Extracted | UnsetType = UNSET
         if wanted:
-            extracted = extract(mail or mail_of(event), code="code" in wanted, link="link" in wanted)
-        return Found(Raw(event), self._account.buffer.cursor_at(entry.position), extracted, self._gap or UNSET)
+            extracted = extract(self._mails.of(entry), code="code" in wanted, link="link" in wanted)
+        return Found(
+            Raw(payload_of(entry.frame)), self._account.buffer.cursor_at(entry.position), extracted, self._gap or UNSET
+        )
 
 
 def _joined(first: Gap, second: Gap) -> Gap:

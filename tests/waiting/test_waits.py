@@ -6,11 +6,13 @@ import msgspec
 import pytest
 import trio
 from commanding import ACCOUNT, ALICE, BOB, INBOXES, LISTENER, OPERATOR, configured, connected, post, serving
+from steps import counting
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import BrokerClosedError, Config, LimitsConfig, ReplayConfig, RequestError, open_broker
 from broker.access.keys import Key
 from broker.protocol.decoding import decode_command
+from broker.turns import FIRST_LET_IN, MOST_LET_IN
 from broker.waiting import waits
 from broker.waiting.asked import check_wait
 from broker.waiting.waits import MAX_OF_ALL_INBOXES, MAX_OF_CONNECTION
@@ -295,3 +297,32 @@ async def test_a_thousand_waits_of_one_account_find_each_its_own(autojump_clock)
             await blocked()
             await opened.publish(ACCOUNT, [mail(n, f"in_{n}") for n in range(1_000)])
         assert found == {n: f"evt_{n}" for n in range(1_000)}
+
+
+async def test_of_many_waits_that_look_at_one_event_few_do_between_two_looks_at_the_network_and_it_is_read_once():
+    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
+        for _ in range(300):
+            nursery.start_soon(partial(opened.wait_for, ACCOUNT, inbox_ids=["in_1"], where={"subject": "nothing"}))
+        await blocked()
+        with (
+            counting("broker.waiting.waits._Wait._look_at") as looks,
+            counting("broker.waiting.waits.mail_of") as reads,
+        ):
+            await opened.publish(ACCOUNT, mail(1))
+            await blocked()
+        assert looks.total == 300
+        assert looks.most_of_turn <= FIRST_LET_IN + MOST_LET_IN
+        assert reads.total == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_long_mails_are_looked_at_one_between_two_looks_at_the_network_however_many_wait():
+    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(partial(opened.wait_for, ACCOUNT, inbox_ids=["in_1"], where={"subject": "nothing"}))
+        await blocked()
+        with counting("broker.waiting.waits._Wait._look_at") as looks:
+            await opened.publish(ACCOUNT, mail(1, body="x" * 5_000))
+            await blocked()
+        assert (looks.total, looks.most_of_turn) == (50, 1)
+        nursery.cancel_scope.cancel()
