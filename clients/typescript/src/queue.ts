@@ -26,7 +26,9 @@ export interface QueueOptions {
 }
 
 export class Queue {
-  #events: DaimonEvent[] = [];
+  #events: (DaimonEvent | undefined)[] = [];
+  /** Where the first of them is that waits. */
+  #first = 0;
   readonly #busy = new Set<string>();
   #running = 0;
   #bytes = 0;
@@ -43,6 +45,7 @@ export class Queue {
   /** Begin with nothing. */
   begin(): void {
     this.#events = [];
+    this.#first = 0;
     this.#busy.clear();
     this.#running = 0;
     this.#bytes = 0;
@@ -105,14 +108,26 @@ export class Queue {
 
   #next(): DaimonEvent | undefined {
     if (this.#state !== 'on' || this.#running >= this.options.concurrency || this.options.held()) return undefined;
-    const last = Math.min(this.#events.length, LOOK_AHEAD);
-    for (let place = 0; place < last; place += 1) {
+    const last = Math.min(this.#events.length, this.#first + LOOK_AHEAD);
+    for (let place = this.#first; place < last; place += 1) {
       const event = this.#events[place] as DaimonEvent;
       if (!this.#busy.has(this.#key(event))) {
-        return place === 0 ? this.#events.shift() : this.#events.splice(place, 1)[0];
+        this.#take(place);
+        return event;
       }
     }
     return undefined;
+  }
+
+  /** Take an event out: those before it, few, move up. */
+  #take(place: number): void {
+    this.#events.copyWithin(this.#first + 1, this.#first, place);
+    this.#events[this.#first] = undefined;
+    this.#first += 1;
+    if (this.#first * 2 > this.#events.length) {
+      this.#events = this.#events.slice(this.#first);
+      this.#first = 0;
+    }
   }
 
   /** What the event shares with those that it must not overtake; empty for nothing. */

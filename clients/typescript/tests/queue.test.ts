@@ -9,7 +9,7 @@ import { Keeping } from '../src/keeping.js';
 import { FileStore } from '../src/node.js';
 import { Patience } from '../src/patience.js';
 import { Queue, type QueueOptions } from '../src/queue.js';
-import { unlessOver } from '../src/timing.js';
+import { nextTurn, unlessOver } from '../src/timing.js';
 import { event } from './made.js';
 
 function queueOf(options: Partial<QueueOptions>): Queue {
@@ -31,6 +31,24 @@ describe('a queue of events', () => {
     expect(queue.isFull).toBe(false);
     for (let number = 0; number < 12; number += 1) queue.put(big);
     expect(queue.isFull).toBe(true);
+  });
+
+  it('lets events of other threads go first, and each thread keep its order', async () => {
+    const begun: string[] = [];
+    const queue = queueOf({
+      concurrency: 2,
+      handle: async ({ event_id, thread }) => {
+        begun.push(`${thread}${event_id.slice(4)}`);
+        await nextTurn();
+      },
+    });
+    for (const [place, thread_id] of [...'aaabab'].entries()) {
+      queue.put(event(place, { payload: { message: { thread_id } } }));
+    }
+    await queue.idle();
+    expect(begun.slice(0, 2)).toEqual(['a0', 'b3']);
+    expect(begun.filter((name) => name.startsWith('a'))).toEqual(['a0', 'a1', 'a2', 'a4']);
+    expect(begun.filter((name) => name.startsWith('b'))).toEqual(['b3', 'b5']);
   });
 
   it('leaves turns to the rest of the program, however quick handlers are', async () => {

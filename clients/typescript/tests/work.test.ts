@@ -39,6 +39,7 @@ describe('a wait', () => {
     expect(first).toMatchObject({ timeout_seconds: 0, event_types: ['message.received'] });
     expect(second).toMatchObject({ since: 'c5', where: { subject: 'code' } });
     expect(second?.timeout_seconds).toBeGreaterThan(59);
+    expect(second?.timeout_seconds).toBeLessThanOrEqual(60);
   });
 
   it('by a function goes on behind what does not fit', async () => {
@@ -165,6 +166,29 @@ describe('a queue', () => {
       expect(lease.lease_id).toBe('lease_1');
       break;
     }
+  });
+
+  it('is asked again when nothing was answered', async () => {
+    give(1);
+    const usual = stub.answers.get('lease');
+    stub.answers.set('lease', (command) => (stub.of('lease').length === 1 ? undefined : usual?.(command)));
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const first = client.queue('support').next();
+    await stub.until(() => stub.of('lease').length === 1);
+    await vi.advanceTimersByTimeAsync(70_000);
+    expect((await first).value?.lease_id).toBe('lease_1');
+  });
+
+  it('holds nothing any more when its work is done', async () => {
+    give(1);
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    for await (const lease of client.queue('support')) {
+      await lease.work(() => {});
+      break;
+    }
+    await vi.advanceTimersByTimeAsync(25_000);
+    await client.ping();
+    expect(stub.of('hold')).toEqual([]);
   });
 
   it('that is refused ends the loop with the refusal', async () => {
