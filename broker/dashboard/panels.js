@@ -79,7 +79,7 @@ function accountEntry(account, seconds) {
 
 function closedEntry(closed) {
   const who = closed.client_id ?? closed.connection_id;
-  const reason = closed.reason.replace(/^closed by the (?:broker|client) with \d+:? ?/, "");
+  const reason = closed.reason.replace(/^closed by the (?:broker|client) with \d+:? ?/, "") || "by the client";
   return {
     name: closed.connection_id,
     texts: [`${who} of ${closed.account_id}`, closed.code === null ? "left" : String(closed.code), reason, `lived ${duration(closed.lived_seconds * 1_000)}`],
