@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers pictures prove prove-storage clean
+.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove prove-storage clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -54,6 +54,10 @@ bench-check: $(VENV)/.installed-bench
 # What the bench compares the broker with, into ~/.cache/broker-bench (BROKER_BENCH_PEERS); says what is not possible.
 bench-peers: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.peers.install
+
+# The page of an account at 1000 events/s in a real browser: exits with 1 where a task is long, or the heap grows.
+bench-dashboard: $(VENV)/.installed-browser
+	$(BIN)/python -m benchmarks.dashboard
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from ..broker import Broker, open_broker
 from ..commands.context import CommandContext
-from ..config import AccountConfig, Config, DashboardConfig, KeyConfig, ServerConfig
+from ..config import AccountConfig, Config, DashboardConfig, KeyConfig, OperatorConfig, ServerConfig
 from ..keys import hash_key, new_key
 from ..transport.listeners import Address
 from ..transport.server import serve
@@ -74,22 +74,26 @@ async def run_demo(*, host: str, port: int, seconds: float | None, say: Say) -> 
 
 
 async def _show(host: str, port: int, say: Say) -> None:
-    key = new_key()
-    async with open_broker(demo_config(key, host)) as broker, trio.open_nursery() as nursery:
+    key, operator_key = new_key(), new_key(operator=True)
+    async with open_broker(demo_config(key, host, operator_key)) as broker, trio.open_nursery() as nursery:
         register_commands(broker)
         address = await _serve_somewhere(nursery, broker, port, say)
         request = StreamRequest(f"ws://{_host_port(address)}", key)
         async with open_stream(request, say) as stream:
             ready = await anext(stream)
-            say(_instructions(address, key))
+            say(_instructions(address, key, operator_key))
             say(f"connected    {ready['connection_id']}, subscribed to {', '.join(ready['inbox_ids'])}")
             await _talk(broker, stream, say)
 
 
-def demo_config(key: str, host: str = "127.0.0.1") -> Config:
-    """Return a configuration with one account and one key."""
-    account = AccountConfig(id=ACCOUNT_ID, keys=(KeyConfig(id="key_demo", sha256=hash_key(key)),))
-    return Config(server=ServerConfig(host=host), dashboard=DashboardConfig(enabled=True), accounts=(account,))
+def demo_config(key: str, host: str = "127.0.0.1", operator_key: str | None = None) -> Config:
+    """Return a configuration with one account and one key, one for an operator, too, and the dashboard."""
+    return Config(
+        server=ServerConfig(host=host),
+        dashboard=DashboardConfig(enabled=True),
+        accounts=(AccountConfig(id=ACCOUNT_ID, keys=(KeyConfig(id="key_demo", sha256=hash_key(key)),)),),
+        operators=() if operator_key is None else (OperatorConfig(id="op_demo", sha256=hash_key(operator_key)),),
+    )
 
 
 async def _serve_somewhere(nursery: trio.Nursery, broker: Broker, port: int, say: Say) -> Address:
@@ -196,15 +200,15 @@ def _host_port(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _instructions(address: Address, key: str) -> str:
+def _instructions(address: Address, key: str, operator_key: str) -> str:
     where = _host_port(address)
     message = {"message_id": "msg_curl", "from": "you@example.com", "subject": "Hello from curl"}
     event = {"type": "message.received", "inbox_id": "inbox_sales", "payload": {"message": message}}
     return f"""
 A broker with a throw-away key listens on {where}, and an agent that answers each received message.
-Watch them in a browser, with this key:
-  http://{where}/dashboard
-  {key}
+Watch them in a browser, with this key, or the broker, with that of an operator:
+  http://{where}/dashboard           {key}
+  http://{where}/dashboard/operator  {operator_key}
 
 Or meet them from another terminal, in this folder.
 

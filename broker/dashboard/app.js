@@ -379,11 +379,9 @@ for (const button of views) button.addEventListener("click", () => view(button.d
 
 // --- one clock for all that moves: rows ten times a second, numbers twice, nothing while nobody looks
 
-let drawnAt = 0;
 function tick(at) {
-  requestAnimationFrame(tick);
-  if ($("app").hidden || at - drawnAt < DRAW_MS) return;
-  drawnAt = at;
+  setTimeout(() => requestAnimationFrame(tick), DRAW_MS);
+  if ($("app").hidden) return;
   feed.draw();
   if (numbersAt && at - numbersAt < NUMBERS_MS) return;
   numbersAt = at;

@@ -1,7 +1,7 @@
 /** What stands beside the feed: inboxes and types, to choose from, and what is to be looked at. */
 import { $, clock, count, el, place, set, visible } from "./dom.js";
 import { ACCOUNT, GLYPHS, KINDS, kindOf } from "./store.js";
-import { drawSpark } from "./timeline.js";
+import { drawSpark, sparkline } from "./timeline.js";
 
 const INBOXES_SHOWN = 200, ALERTS_SHOWN = 60;
 const ALL = { name: null };
@@ -26,8 +26,7 @@ export class Switches {
       .filter(({ name }) => name.toLowerCase().includes(wanted))
       .sort((a, b) => b.count - a.count || (a.name < b.name ? -1 : 1))
       .slice(0, INBOXES_SHOWN);
-    const colour = getComputedStyle($("n-rate")).color;
-    const fillInbox = (item, inbox) => this.#fillInbox(item, inbox, now, colour);
+    const fillInbox = (item, inbox) => this.#fillInbox(item, inbox, now);
     place($("inboxes"), [ALL, ...busiest], this.#inboxes, ({ name }) => name, (inbox) => this.#inbox(inbox), fillInbox);
     const order = ([type]) => `${KINDS.indexOf(kindOf(type))}${type}`;
     const types = [...this.#store.types].sort((a, b) => (order(a) < order(b) ? -1 : 1));
@@ -43,18 +42,18 @@ export class Switches {
       this.#filter.inbox = name;
       this.#changed();
     };
-    const picture = name === null ? el("span") : el("canvas", { "aria-hidden": "true" });
+    const picture = name === null ? el("span") : sparkline();
     const label = el("span", { class: "name" }, name ?? "all inboxes");
     return el("li", {}, el("button", { onclick: choose }, label, picture, el("span", { class: "count" })));
   }
 
-  #fillInbox(item, inbox, now, colour) {
+  #fillInbox(item, inbox, now) {
     const [button] = item.children, [, picture, number] = button.children;
     button.setAttribute("aria-pressed", this.#filter.inbox === inbox.name);
     set(number, count(inbox === ALL ? this.#store.seen : inbox.count));
     if (inbox === ALL) return;
     button.title = inbox.bad ? `${inbox.name}: ${count(inbox.bad)} bounced or complained` : inbox.name;
-    drawSpark(picture, inbox, now, colour);
+    drawSpark(picture, inbox, now);
   }
 
   #type(type) {

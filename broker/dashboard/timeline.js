@@ -155,17 +155,28 @@ export class Timeline {
   }
 }
 
+const SVG = "http://www.w3.org/2000/svg";
 const SPARK = { width: 52, height: 18, bars: 26 };
 
-/** Draw what an inbox got in the last minute. */
-export function drawSpark(canvas, inbox, now, colour) {
-  const { width, height, bars } = SPARK;
-  const g = cleared(canvas, width, height);
-  g.fillStyle = colour;
+/** An empty picture of what an inbox got. No canvas: many of them would each be a layer, and slow down every frame. */
+export function sparkline() {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${SPARK.width} ${SPARK.height}`);
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(document.createElementNS(SVG, "path"));
+  return svg;
+}
+
+/** Draw into it what an inbox got in the last minute. */
+export function drawSpark(svg, inbox, now) {
+  const { height, bars } = SPARK;
   const last = Math.floor(now / BUCKET_MS);
   const most = inbox.sparks.reduce((found, number) => Math.max(found, number), 2);
+  let path = "";
   for (let index = 0; index < bars; index++) {
     const number = sparkOf(inbox, last - bars + 1 + index);
-    if (number) g.fillRect(index * 2, height - Math.max(1.5, (number / most) * (height - 2)), 1.5, height);
+    if (number) path += `M${index * 2 + 1} ${height}v-${Math.max(1.5, (number / most) * (height - 2)).toFixed(1)}`;
   }
+  if (svg.drawn !== path) svg.firstChild.setAttribute("d", path);
+  svg.drawn = path;
 }

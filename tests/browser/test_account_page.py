@@ -179,14 +179,17 @@ def test_the_key_is_kept_in_no_storage_and_stands_in_no_url(dashboard, broker):
 def test_what_the_demo_prints_opens_a_page_that_shows_its_agent_at_work(dashboard):
     with process("demo", "--port", "0") as demo:
         lines = iter(demo.stdout.readline, "")
-        url = next(line.strip() for line in lines if "/dashboard" in line)
-        key = next(lines).strip()
+        url, key = next(line.split() for line in lines if "/dashboard" in line)
+        operators_url, operator_key = next(lines).split()
         log_in(dashboard, Broker(url.removesuffix("/dashboard")), key=key)
         row(dashboard, "Question number 0").wait_for()
         row(dashboard, "agent.replied").first.wait_for()
         row(dashboard, "nobody@example.com").first.wait_for()
         dashboard.get_by_role("button", name="Log out").click()
-        dashboard.locator("#login").wait_for()
+        dashboard.goto(operators_url)
+        dashboard.get_by_label("Operator key").fill(operator_key)
+        dashboard.get_by_role("button", name="Watch").click()
+        in_state(dashboard, "live")
 
 
 def test_the_readmes_picture_is_one_of_this_page(dashboard, tmp_path):
