@@ -8,6 +8,7 @@ from typing import Final
 from .programs import missing, need
 
 TYPESCRIPT: Final = Path(__file__).parents[1] / "typescript"
+_LOCK: Final = TYPESCRIPT.parents[1] / ".cache" / "typescript.lock"
 _INSTALL_SECONDS: Final = 300.0
 
 
@@ -19,8 +20,8 @@ def built_typescript() -> Path:
     need("node", "20.19")  # for what it is made with; it runs from 20 on
     need("npm", "9")
     made = TYPESCRIPT / "dist"
-    made.mkdir(exist_ok=True)
-    with (made / ".lock").open("w") as lock:
+    _LOCK.parent.mkdir(exist_ok=True)
+    with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _is_older(TYPESCRIPT / "node_modules" / ".package-lock.json", TYPESCRIPT / "package-lock.json"):
             _npm("ci", "--ignore-scripts")

@@ -1,5 +1,6 @@
 """The client library for TypeScript in a page: its modules as they are, with no build step."""
 
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -158,6 +159,19 @@ def test_a_page_that_hands_nothing_on_lets_go_of_what_it_cannot_keep_and_gets_it
     assert page.evaluate("told") == [["connected", None], ["disconnected", "what came waits for its handlers"]]
     page.evaluate("client.resume()")
     hears(page, *map(str, range(count)))
+
+
+def test_a_store_of_the_page_keeps_its_place_over_a_reload(page, served):
+    shown = (ROOT / "clients" / "typescript" / "README.md").read_text()
+    [store] = re.findall(r"`cursorStore: (\{.*?\})`", shown)
+    script = OPENED.replace("...options", f"cursorStore: {store}, ...options")
+    for subjects in (["one"], ["missed", "two"]):
+        page.goto(served.url)
+        page.evaluate(script, [served.stream, {}])
+        served.broker.publish(subjects[-1])
+        hears(page, *subjects)
+        page.goto("about:blank")
+        served.broker.publish("missed")
 
 
 def test_a_handler_may_close_the_client(page, served):

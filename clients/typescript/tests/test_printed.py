@@ -120,3 +120,12 @@ def test_the_lock_of_its_packages_names_no_registry():
     lock = (PAGE.parent / "package-lock.json").read_text()
     assert "resolved" not in lock
     assert "registry" not in lock
+
+
+def test_what_is_published_is_the_modules_with_their_types_and_nothing_else(built):
+    command = ["npm", "pack", "--dry-run", "--json", "--ignore-scripts"]
+    said = json.loads(subprocess.check_output(command, cwd=built, timeout=SECONDS, stderr=subprocess.DEVNULL))
+    [packed] = said if isinstance(said, list) else said.values()
+    sources = {path.stem for path in (built / "src").glob("*.ts")}
+    modules = {f"dist/{name}{end}" for name in sources for end in (".js", ".d.ts")}
+    assert {file["path"] for file in packed["files"]} == {"README.md", "package.json"} | modules
