@@ -135,6 +135,15 @@ def test_a_look_that_was_replaced_gives_nothing_back():
     assert slots.statistics() == SlotsStatistics(1, 1)
 
 
+def test_a_look_is_none_of_those_of_whom_one_may_lose_its_slot():
+    slots = Slots()
+    agent, look = object(), object()
+    for holder, name in [(look, LOOK), (agent, None)]:
+        slot, _ = slots.take("a", 1, name)
+        slot.holder = holder
+    assert slots.holders("a") == [agent]
+
+
 # --- what it may do ----------------------------------------------------------
 
 REFUSED = [
