@@ -96,14 +96,14 @@ class Server:
             parts = [str(word).encode() for word in words]
             connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(p), p) for p in parts))
             with connection.makefile("rb") as answer:
-                return _read(answer)
+                return read(answer)
 
     def close(self) -> None:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _read(answer) -> Any:
+def read(answer) -> Any:
     line = answer.readline().rstrip(b"\r\n").decode()
     kind, rest = line[:1], line[1:]
     if kind == ":":
@@ -111,7 +111,7 @@ def _read(answer) -> Any:
     if kind == "$":
         return None if rest == "-1" else answer.read(int(rest) + 2)[:-2].decode()
     if kind == "*":
-        return None if rest == "-1" else [_read(answer) for _ in range(int(rest))]
+        return None if rest == "-1" else [read(answer) for _ in range(int(rest))]
     return rest
 
 

@@ -15,9 +15,10 @@ from valkeys import KINDS, Server, promote_stale, server
 from broker import Broker, Config, EngineConfig, ReplayConfig, RequestError, open_broker
 from broker.errors import ConfigError
 from broker.fanout.subscriber import Subscriber
-from broker.log.engines.valkey import appending, link, tail
+from broker.log.engines.valkey import appending, link, scripts, tail
 from broker.log.engines.valkey.engine import ValkeyEngine
-from broker.log.engines.valkey.tail import Standing
+from broker.log.engines.valkey.scripts import Script
+from broker.log.engines.valkey.tail import Standing, Tail
 from broker.protocol.messages import Gap
 
 GUARD_SECONDS = 20
@@ -456,10 +457,13 @@ async def test_a_stale_replica_that_takes_its_place_has_another_history(any_serv
             replica.command("REPLICAOF", "127.0.0.1", "1")
             await publish(one, *range(2, 30))
             await heard(subscriber, "e29")
+            overtaken = trio.Event()  # by then the new server's positions are beyond what the other node has seen
+            engine_of(other).link.greetings.insert(0, overtaken.wait)
             promote_stale(any_server, replica)
             any_server._process, replica._process = replica._process, None
             for n in range(30, 60):
                 await publish(one, n)
+            overtaken.set()
             found = await heard(subscriber, "e59")
             assert found[0] is None
             assert found[1:] == ids(*range(60 - len(found) + 1, 60))
@@ -636,3 +640,82 @@ async def test_positions_of_sixteen_digits_are_exact(any_server):
     positions = [int(cursor.partition(".")[2]) for cursor in cursors]
     assert len(str(positions[0])) == 16
     assert positions == list(range(positions[0], positions[0] + 2_000))
+
+
+async def test_another_history_begins_after_all_that_a_node_has_seen_though_the_servers_clock_is_behind(valkey):
+    async with nodes(valkey) as [one, other]:
+        await publish(one, 1)
+        names = engine_of(one).link.names
+        far = int(valkey.command("HGET", names.of_account("m", "a"), "n")) + 10**12
+        valkey.command("FLUSHALL")
+        valkey.command("HSET", names.of_account("m", "a"), "n", far)  # as a server would have it whose clock was ahead
+        await until_lost(one, 1)
+        async with other.subscribe("a") as subscriber:
+            await publish(one, 2)
+            assert await heard(subscriber, "e2") == ids(2)
+            valkey.command("FLUSHALL")
+            await publish(one, 3)
+            gap = await anext(subscriber)
+            assert (isinstance(gap, Gap), gap.count) == (True, None)
+            await publish(one, 4)
+            await publish(one, 5)
+            found = await heard(subscriber, "e5")
+            assert found in (ids(3, 4, 5), ids(4, 5))
+
+
+# --- mistakes that break them ------------------------------------------------
+
+
+def without_fence(patch: pytest.MonkeyPatch) -> None:
+    """Go by what stands in the database, whichever server has it."""
+    blind = scripts.PRELUDE.replace("known[2] == replid", "known[2]")
+    for module, name in ((link, "HELLO"), (appending, "APPEND"), (tail, "HEADS")):
+        text = getattr(module, name).text
+        assert scripts.PRELUDE in text
+        patch.setattr(module, name, Script(text.replace(scripts.PRELUDE, blind)))
+
+
+def without_a_note_of_what_arrives_too_early(patch: pytest.MonkeyPatch) -> None:
+    arrived = Tail._arrived
+
+    def forgetful(self, held, message):
+        if held.standing is Standing.HERE:
+            arrived(self, held, message)
+
+    patch.setattr(Tail, "_arrived", forgetful)
+
+
+def without_a_floor(patch: pytest.MonkeyPatch) -> None:
+    """Begin another history wherever the server's clock is."""
+    restart = Tail._restart
+
+    def careless(self, held, position):
+        known, held.known = held.known, trio.Event()
+        restart(self, held, position)
+        held.known = known
+
+    patch.setattr(Tail, "_restart", careless)
+    text = tail.HEADS.text
+    assert "local floor = tonumber(ARGV[2 + i])" in text
+    patch.setattr(tail, "HEADS", Script(text.replace("tonumber(ARGV[2 + i])", "0")))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "promise"),
+    [
+        (without_fence, test_a_stale_replica_that_takes_its_place_has_another_history),
+        (
+            without_a_note_of_what_arrives_too_early,
+            test_what_arrives_while_it_is_not_known_where_an_account_is_is_not_lost,
+        ),
+        (
+            without_a_floor,
+            test_another_history_begins_after_all_that_a_node_has_seen_though_the_servers_clock_is_behind,
+        ),
+    ],
+)
+async def test_a_mistake_breaks_a_promise(monkeypatch, valkey, mistake, promise):
+    mistake(monkeypatch)
+    monkeypatch.setitem(globals(), "GUARD_SECONDS", 4)
+    with pytest.raises((AssertionError, trio.TooSlowError, BaseExceptionGroup)):
+        await promise(valkey)

@@ -174,8 +174,9 @@ if id ~= ARGV[1] then return {'stale', id} end
 local us, heads = micros(), {}
 for i = 2, #KEYS do
   local meta = redis.call('HMGET', KEYS[i], 'g', 'n', 'b')
-  if meta[1] ~= ARGV[1] then
-    local born = digits(math.max(us, (tonumber(meta[2]) or 0) + 1, tonumber(ARGV[2 + i]) or 0))
+  local floor = tonumber(ARGV[2 + i])
+  if meta[1] ~= ARGV[1] or tonumber(meta[2]) < floor then
+    local born = digits(math.max(us, (tonumber(meta[2]) or 0) + 1, floor))
     redis.call('HSET', KEYS[i], 'g', ARGV[1], 'n', born, 'b', born)
     meta = {ARGV[1], born, born}
   end
@@ -187,7 +188,8 @@ return heads
 """
 )
 """KEYS: generation, then meta of each account. ARGV: the generation, one if another begins, for how many ms meta is
-kept; then of each account the position after which it is to be born. Returns of each its head and its birth."""
+kept; then of each account a position that the node has seen: if it is not that far, it is born again there, for what it
+had is not what the node had. Returns of each its head and its birth."""
 
 _OPEN: Final = r"""
 local meta = redis.call('HMGET', KEYS[1], 'g', 'n', 'b')

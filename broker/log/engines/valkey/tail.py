@@ -194,13 +194,17 @@ class Tail:
         for start in range(0, len(all_held), HEADS_ACCOUNTS):
             part = all_held[start : start + HEADS_ACCOUNTS]
             keys = [link.names.generation, *(link.names.of_account("m", held.account_id) for held in part)]
-            floors = [self._buffer(held).head if held.known.is_set() else 0 for held in part]
+            floors = map(self._floor, part)
             answer = await link.run(HEADS, keys, [link.generation, link.candidate(), META_MS, *floors])
             numbers = iter(map(int, answer))
             for held, head, birth in zip(part, numbers, numbers, strict=True):
                 if self._held.get(held.account_id) is held:
                     self._place(held, head, birth)
             await trio.lowlevel.checkpoint()
+
+    def _floor(self, held: Held) -> int:
+        """Return where an account is at least: after all that it had here, if this was of another history."""
+        return self._buffer(held).head + (held.generation != self._link.generation) if held.known.is_set() else 0
 
     def _place(self, held: Held, head: int, birth: int) -> None:
         """Go on from where an account is: where its log here ends, or at its head, or where another history began."""
