@@ -143,8 +143,9 @@ class Key(Struct, frozen=True):
         names = list(inbox_ids)
         if ALL_INBOXES in names:
             return EVERYTHING if self.inbox_ids is None else Selection(self.inbox_ids)
-        for index, name in enumerate(names):
-            self.require_inbox(name, f"{path}[{index}]")
+        if self.inbox_ids is not None and not self.inbox_ids.issuperset(names):
+            for index, name in enumerate(names):
+                self.require_inbox(name, f"{path}[{index}]")
         own = () if self.inbox_ids is not None else (ACCOUNT_EVENTS,)
         return Selection(frozenset((*names, *own)))
 

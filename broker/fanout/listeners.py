@@ -104,7 +104,8 @@ class Groups:
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[Selection, TypeFilter | None], Group] = {}
-        self._by_inbox: dict[str, dict[Group, None]] = {}
+        self._by_inbox: dict[str, Group | dict[Group, None]] = {}
+        """Most inboxes are in one group alone."""
         self._of_all: dict[Group, None] = {}
 
     def __len__(self) -> int:
@@ -115,11 +116,13 @@ class Groups:
 
     def of(self, entry: Entry) -> tuple[Group, ...]:
         """Return the groups whose selection has an event's inbox."""
-        return (*self._by_inbox.get(entry.inbox, ()), *self._of_all)
+        groups = self._by_inbox.get(entry.inbox, ())
+        return (groups, *self._of_all) if isinstance(groups, Group) else (*groups, *self._of_all)
 
     def count(self, entry: Entry) -> int:
         """Return how many these are."""
-        return len(self._by_inbox.get(entry.inbox, ())) + len(self._of_all)
+        groups = self._by_inbox.get(entry.inbox, ())
+        return (1 if isinstance(groups, Group) else len(groups)) + len(self._of_all)
 
     def hold(self, selection: Selection, event_filter: TypeFilter | None) -> Group:
         """Return the group of a selection that excludes nothing; `release` it in the end."""
@@ -160,18 +163,23 @@ class Groups:
     def _enlist(self, group: Group, selection: Selection) -> None:
         if selection.inboxes is None:
             self._of_all[group] = None
-        for inbox in selection.inboxes or ():
-            groups = self._by_inbox.get(inbox)
-            if groups is None:
-                self._by_inbox[inbox] = {group: None}
-            else:
-                groups[group] = None
+            return
+        # Thousands at once, most of them nobody's: all that can be is done in C.
+        by_inbox, inboxes = self._by_inbox, selection.inboxes
+        shared = () if by_inbox.keys().isdisjoint(inboxes) else by_inbox.keys() & inboxes
+        for inbox in shared:
+            groups = by_inbox[inbox]
+            if isinstance(groups, Group):
+                groups = by_inbox[inbox] = {groups: None}
+            groups[group] = None
+        by_inbox.update(dict.fromkeys(inboxes - shared if shared else inboxes, group))
 
     def _strike(self, group: Group, selection: Selection) -> None:
         if selection.inboxes is None:
             del self._of_all[group]
         for inbox in selection.inboxes or ():
             groups = self._by_inbox[inbox]
-            del groups[group]
-            if not groups:
+            if isinstance(groups, dict):
+                del groups[group]
+            if not groups or groups is group:
                 del self._by_inbox[inbox]

@@ -216,6 +216,18 @@ class UnsubscribeParams(Struct, frozen=True):
     inbox_ids: list[InboxName] | Literal["*"]
 
 
+class ManyToSubscribe(SubscribeParams, frozen=True):
+    """The same as `SubscribeParams`; the names are still to be checked."""
+
+    inbox_ids: list[str] | Literal["*"] | UnsetType = UNSET
+
+
+class ManyToUnsubscribe(UnsubscribeParams, frozen=True):
+    """The same as `UnsubscribeParams`; the names are still to be checked."""
+
+    inbox_ids: list[str] | Literal["*"]
+
+
 EventIds = Annotated[list[Identifier], Meta(min_length=1, max_length=MAX_EVENT_IDS)]
 """Events that are named one by one, in any order."""
 

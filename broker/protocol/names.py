@@ -17,6 +17,7 @@ from .wording import any_of, located, spelled, told
 # `$` alone would let a trailing line break pass.
 _WORDS = r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*"
 _IN_AN_ADDRESS = r"[A-Za-z0-9.:@!#$%&'*+/=?^_`{|}~-]{1,254}"
+_LINES_OF_INBOXES = re.compile(rf"(?:{_IN_AN_ADDRESS}\n)*")
 _AN_INBOX = "an inbox: 1 to 254 of letters, digits and .:@!#$%&'*+-/=?^_`{|}~"
 _A_TYPE = (
     "an event type: words of `a-z`, `0-9` and `_`, joined by `.`, each with a letter first, at most 128 characters"
@@ -120,6 +121,12 @@ def check_list(values: Sequence[str], kind: Literal["inbox_ids", "event_types"],
         msgspec.convert(values, Annotated[list[item], Meta(min_length=1)])
     except msgspec.ValidationError as error:
         raise RequestError("bad_request", located(str(error), kind)) from None
+
+
+def are_inbox_names(names: Sequence[str]) -> bool:
+    """Whether all of them are such as `InboxName` says: at once, for thousands a tenth of what one by one costs."""
+    lines = "\n".join((*names, ""))
+    return lines.count("\n") == len(names) and _LINES_OF_INBOXES.fullmatch(lines) is not None
 
 
 def too_many(kind: NameList, most: int, path: str, *, code: str = "invalid_params") -> RequestError:

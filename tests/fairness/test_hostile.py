@@ -30,8 +30,10 @@ LONGEST_STEP = 0.05
 """Seconds between two checkpoints of a task."""
 LONGEST_TURN = 0.075
 """Seconds of all steps between two looks at what the network brought."""
-LONGEST_WAIT = 0.15
+LONGEST_WAIT = 0.1
 """Seconds that the broker works while a neighbour waits for one answer."""
+LONGEST_WAITS = {"answers-unread": 0.05, "chunked-answers": 0.05, "hard-mails": 0.05}
+"""The same of rows of many long things that go on one after the other."""
 LONGEST_WAIT_FOR_DISK = 1.0
 """The same with a log on disk: a list is one commit, and who publishes waits for the one that is being written."""
 ROUNDS = 3
@@ -93,7 +95,7 @@ async def test_a_neighbour_is_served_while_another_client_does_its_worst(row, at
             await attack(attacker, row, target, neighbour)
     assert steps.longest < LONGEST_STEP, steps.longest_of
     assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
-    assert neighbour.longest_wait < LONGEST_WAIT, steps.slowest.most_common(3)
+    assert neighbour.longest_wait < LONGEST_WAITS.get(row.name, LONGEST_WAIT), steps.slowest.most_common(3)
 
 
 @pytest.mark.parametrize("name", PUBLISHING)

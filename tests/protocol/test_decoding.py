@@ -222,3 +222,19 @@ def test_of_what_is_decoded_here_there_may_be_so_many_values_and_no_more():
     both = decode_command(f'{{"action":"a","few":[1],"many":[{",".join(["0"] * MAX_VALUES)}],"small":2}}')
     assert "`$.many`" in refusal(decode_params, both, dict).message
     assert refusal(decode_struct, b"[%b]" % b",".join([b"1"] * 30_000), SubscribeParams).code == "too_large"
+
+
+@pytest.mark.parametrize("kind", [SubscribeParams, UnsubscribeParams])
+@pytest.mark.parametrize("number", [3, 3_000], ids=["few", "many"])
+def test_many_names_are_decoded_as_few_are_and_a_bad_one_is_named(kind, number):
+    names = [f"in_{n}" for n in range(number)]
+
+    def command(*more):
+        return decode_command(json.dumps({"action": "a", "inbox_ids": [*names, *more]}))
+
+    params = decode_params(command("*"), kind)
+    assert isinstance(params, kind)
+    assert params.inbox_ids == [*names, "*"]
+    for bad in ("a b", "", "x" * 255, "a\nb", 1):
+        error = refusal(decode_params, command("fine", bad), kind)
+        assert f"`$.inbox_ids[{number + 1}]`" in error.message or "`$.inbox_ids[...]`" in error.message

@@ -15,6 +15,7 @@ from broker.protocol.names import (
     InboxId,
     InboxName,
     TypePattern,
+    are_inbox_names,
     check_identifier,
     check_list,
     parse_since,
@@ -248,3 +249,17 @@ def test_a_c_and_more_of_the_alphabet_is_always_a_cursor(cursor):
 def test_any_text_at_all_means_something_as_since(text):
     since = parse_since(text)
     assert isinstance(since, Duration | datetime) or since == text
+
+
+# --- many at once --------------------------------------------------------------
+
+
+@given(
+    st.lists(st.one_of(st.text("ab@.* \n\r\u2028é\0", max_size=3), st.just("x" * 254), st.just("x" * 255)), max_size=5)
+)
+@example(["a\nb"])
+@example(["a", "b\n"])
+@example(["", "a"])
+@example(["*"])
+def test_names_of_inboxes_are_judged_all_at_once_as_they_are_one_by_one(names):
+    assert are_inbox_names(names) is all(fits(InboxName, name) for name in names)
