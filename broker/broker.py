@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
@@ -16,14 +16,15 @@ from .access.keys import Access, Key
 from .access.lookup import AskAccess, Lookup, asks_api
 from .access.slots import Slots
 from .access.tokens import Tokens
-from .callout import Callout, open_callout
+from .callout import Callout
+from .callouts import open_callout_of
 from .commands.dispatch import BUILT_IN_ACTIONS, Commands, HandlerFunction, WhenClientLeaves
 from .commands.forward import forwarder
 from .commands.remembered import Outcome
 from .commands.requests import check_command
-from .config import CalloutConfig, Config, check_config
+from .config import Config, check_config
 from .disk import Disk, open_disk, require_storage
-from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError
+from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError, as_closed
 from .expiry import expire_and_forget
 from .fanout.acknowledged import Acknowledged
 from .fanout.acknowledging import OnDisk, come
@@ -33,6 +34,7 @@ from .fanout.subscriber import Subscriber, Subscribers
 from .holding import Hold
 from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
+from .joined import join
 from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
 from .log.past import Past
@@ -92,7 +94,6 @@ class Broker:
         self.commands = Commands(config, disk.answers if disk else None, tracing)
         self.schedule = Schedule()
         self.turns = Turns()
-        self.slots = Slots()
         self.connections = Connections()
         self.siblings: Siblings | None = None
         """The other workers; None: this process is all of the broker."""
@@ -111,6 +112,10 @@ class Broker:
         self.acknowledged = Acknowledged()
         self.on_disk = OnDisk(Recorded(self.acknowledged, disk.storage, time.time), disk.outbox) if disk else None
         """Where acknowledgements are kept beyond the process; None: nowhere."""
+        self._joined = join(self._engine, config.replay.seconds, self.acknowledged)
+        if self._joined is not None:
+            self.on_disk, self.commands.shared = OnDisk(self._joined.positions), self._joined.answers
+        self.slots = Slots() if self._joined is None else self._joined.slots
         self._subscribers = Subscribers(self.past, self.on_disk)
         self.webhooks = (
             make_webhooks(config, disk.outbox, self.keyring, self._announce, self.draining) if disk else None
@@ -122,6 +127,7 @@ class Broker:
         self.intake = Intake(
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
         )
+        self.intake.derives_ids = self._joined is not None
         self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule, config.replay.seconds)
         self.tasks = Tasks(self.connections, self.schedule)
         self.live = Live(self.censuses, self.statistics, lambda: self.config, self.connections, __version__)
@@ -141,7 +147,7 @@ class Broker:
                 account_id, [events] if isinstance(events, (NewEvent, Mapping)) else list(events)
             )
         except RequestError as error:
-            raise _as_closed(error) from None
+            raise as_closed(error) from None
 
     def require_open(self) -> None:
         """Raise `RequestError` (`draining`) if the broker drains."""
@@ -234,7 +240,7 @@ class Broker:
             self.require_open()
             found = await self._wait(key, decode_command(as_json(envelope, "$").decode()), MAX_TIMEOUT_SECONDS)
         except RequestError as error:
-            raise _as_closed(error) from None
+            raise as_closed(error) from None
         return msgspec.json.decode(encode(found), type=Waited)
 
     async def _wait(self, key: Key, command: Command, most_seconds: float) -> Found:
@@ -258,11 +264,17 @@ class Broker:
         A cursor that was given out before the fan-out was there is waited for, for a while. With `acked` a client that
         is not known is at the head from now on, on disk, too. Raises `RequestError` if that cannot be written.
         """
-        if since == ACKED and client_id is not None:
-            client = self.acknowledged.client(account.buffer.account_id, key.identity, client_id)
-            await come(client, account.subscriptions.position, self.on_disk)
-        else:
-            await self._engine.reach(account.buffer.account_id, since)
+        account_id = account.buffer.account_id
+        begin: str | int | None = since
+        if client_id is not None:
+            client = self.acknowledged.client(account_id, key.identity, client_id)
+            if self.on_disk is not None:
+                await self.on_disk.recorded.look_up(client)
+            if since == ACKED:
+                await come(client, account.subscriptions.position, self.on_disk)
+                begin = client.position
+        if begin is not None:
+            await self._engine.reach(account_id, begin)
         position = account.buffer.position_of(since)
         if position is not None:
             with trio.move_on_after(AHEAD_SECONDS):
@@ -323,7 +335,7 @@ class Broker:
         except (BadFrameError, BadCommandError) as bad:
             raise bad.error from None
         except RequestError as error:
-            raise _as_closed(error) from None
+            raise as_closed(error) from None
         return msgspec.json.decode(outcome.result)
 
     async def do_command(self, key: Key, command: Command, traceparent: str | None = None) -> Outcome:
@@ -400,7 +412,7 @@ class Broker:
         """Run the broker's own tasks, for ever. A failure in one of them ends the broker."""
         self.live.begin()
         async with AsyncExitStack() as stack:
-            callout = await _open_callout(stack, self.config, "commands", self._tracing)
+            callout = await open_callout_of(stack, self.config, "commands", self._tracing)
             if callout is not None:
                 self._callouts["commands"] = callout
                 self.commands.fallback = forwarder(callout, self.config.commands.timeout_seconds)
@@ -408,6 +420,8 @@ class Broker:
             if self._disk is not None:
                 await nursery.start(self._disk.storage.run)
             await nursery.start(self._engine.run)
+            if self._joined is not None:
+                await nursery.start(self._joined.run)
             if self.on_disk is not None:
                 await nursery.start(self.on_disk.recorded.run)
             await nursery.start(self.commands.run)
@@ -453,22 +467,6 @@ class Broker:
         )
 
 
-def _as_closed(error: RequestError) -> RequestError | BrokerClosedError:
-    """Return a refusal as the library raises it: where a client is told that the broker drains, it is closed."""
-    return BrokerClosedError(error.message) if error.code == "draining" else error
-
-
-async def _open_callout(
-    stack: AsyncExitStack, config: Config, name: Literal["access", "commands"], tracing: Tracing | None
-) -> Callout | None:
-    """Open what a section asks for, until the stack ends; None if it asks for nothing."""
-    section: CalloutConfig = getattr(config, name)
-    if section.url is None or section.secret is None:
-        return None
-    opening = open_callout(section.url, section.secret, section.timeout_seconds, name, tracing)
-    return await stack.enter_async_context(opening)
-
-
 @asynccontextmanager
 async def open_broker(config: Config | None = None, *, access: AskAccess | None = None) -> AsyncIterator[Broker]:
     """Start a broker; its tasks run in a nursery of its own until the block ends.
@@ -481,7 +479,7 @@ async def open_broker(config: Config | None = None, *, access: AskAccess | None 
         callouts = {}
         tracing = Tracing() if config.tracing.enabled else None
         if access is None:
-            callout = await _open_callout(stack, config, "access", tracing)
+            callout = await open_callout_of(stack, config, "access", tracing)
             if callout is not None:
                 callouts["access"] = callout
                 access = asks_api(callout)

@@ -56,11 +56,12 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ServerConfig(_Section, frozen=True):
-    """Where the server listens, how long it drains, its TLS (PEM files), and the networks of proxies before it."""
+    """Where the server listens, by how many processes, its drain, its TLS (PEM files), the networks of proxies."""
 
     host: str | Annotated[tuple[str, ...], Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8765
     unix: FilePath | None = None
+    workers: Annotated[int, Meta(ge=1, le=128)] = 1
     drain_seconds: PositiveSeconds = 8
     tls_certificate: FilePath | None = None
     tls_key: FilePath | None = None
@@ -384,22 +385,24 @@ def _checked(raw: Any, source: str) -> Config:
         least = f"Expected at least `replay.seconds`, {config.replay.seconds:g}"
         raise ConfigError(f"{source}: {least} - at `$.storage.keep_seconds`")
     if config.engine.url is not None:
-        _check_engine(config, config.engine.url, source)
+        try:
+            parse_address(config.engine.url)
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error} - at `$.engine.url`") from None
+        _check_shared(config, "`engine.url`", source)
+    elif config.server.workers > 1:
+        _check_shared(config, "several `server.workers`", source)
     return config
 
 
-def _check_engine(config: Config, url: str, source: str) -> None:
-    """Check where an engine is, and that nothing is asked for that is not there with one."""
-    try:
-        parse_address(url)
-    except ValueError as error:
-        raise ConfigError(f"{source}: {error} - at `$.engine.url`") from None
+def _check_shared(config: Config, by: str, source: str) -> None:
+    """Check that nothing is asked for that is not there where several processes share an engine."""
     if config.storage.path is not None:
-        raise ConfigError(f"{source}: A log on disk does not go together with `engine.url` - at `$.storage.path`")
+        raise ConfigError(f"{source}: A log on disk does not go together with {by} - at `$.storage.path`")
     for number, account in enumerate(config.accounts):
         for name, there in (("webhooks", account.webhooks), ("queues", account.queues)):
             if there:
-                message = f"{name.capitalize()} do not go together with `engine.url`"
+                message = f"{name.capitalize()} do not go together with {by}"
                 raise ConfigError(f"{source}: {message} - at `$.accounts[{number}].{name}`")
 
 

@@ -135,6 +135,11 @@ class RequestError(BrokerError):
         return f"{self.code}: {self.message}"
 
 
+def as_closed(error: RequestError) -> RequestError | BrokerClosedError:
+    """Return a refusal as the library raises it: where a client is told that the broker drains, it is closed."""
+    return BrokerClosedError(error.message) if error.code == "draining" else error
+
+
 def first_of(error: BaseException) -> BaseException:
     """Return the first exception in a group, however deep; what is no group, as it is."""
     while isinstance(error, BaseExceptionGroup):

@@ -36,15 +36,17 @@ _MOST_EXCEPTIONS: Final = 10
 
 
 @contextmanager
-def open_log(config: LogsConfig) -> Iterator[LogWriter]:
+def open_log(config: LogsConfig, worker: int | None = None) -> Iterator[LogWriter]:
     """Let `logging` write to standard error, as a configuration has it, until the block ends.
+
+    Where one of several workers writes, each line has its number.
 
     What others than the broker say is written from warnings on: what httpx says below that has the URL of each callout.
     """
     descriptor = _standard_error()
     terminal = os.isatty(descriptor)
     as_json = config.format == "json" or (config.format == "auto" and not terminal)
-    formatter = LineFormatter(_json() if as_json else _console(terminal and not os.environ.get("NO_COLOR")))
+    formatter = LineFormatter(_json() if as_json else _console(terminal and not os.environ.get("NO_COLOR")), worker)
     writer = LogWriter(descriptor, formatter.dropped)
     handler = WritingHandler(writer)
     handler.setFormatter(formatter)
@@ -72,9 +74,10 @@ def _standard_error() -> int:
 class LineFormatter(logging.Formatter):
     """Makes one line of a record, by one of structlog's renderers; a traceback on a console is some more."""
 
-    def __init__(self, render: "Processor") -> None:
+    def __init__(self, render: "Processor", worker: int | None = None) -> None:
         super().__init__()
         self._render = render
+        self._whose = {} if worker is None else {"worker": worker}
         self._minute = 0
         self._told: Counter[tuple[str, int]] = Counter()
         """In this minute, how often it was told where an exception was raised, by where that is logged."""
@@ -87,6 +90,7 @@ class LineFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "event": _printable(record.getMessage() if line is None else line.what),
             "logger": record.name,
+            **self._whose,
         }
         if line is not None:
             fields |= {

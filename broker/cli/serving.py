@@ -1,6 +1,7 @@
 """Verbs that run a broker or look at its configuration: `serve`, `check-config`, `demo`."""
 
 import os
+import sys
 from functools import partial
 from typing import get_args
 
@@ -12,10 +13,13 @@ from ..config import Config, LogFormat, LogLevel, LogsConfig, load_config
 from ..config import check_config as checked
 from ..errors import ConfigError, StorageError, first_of
 from ..observe.log_writer import LogWriter
-from ..transport.listeners import Address, text_of
+from ..observe.siblings import Siblings
+from ..transport.listeners import Address, handed_over, text_of
 from ..transport.server import raise_open_files_limit, serve_until_signal
 from ..transport.tls import certificate_of
 from ..version import __version__
+from ..workers.parent import run_workers
+from ..workers.place import take_place
 from .demo import run_demo
 from .garbage import collect_what_is_young
 from .logs import open_log
@@ -26,6 +30,9 @@ from .options import config_option, ended_by_people, found_config, json_option, 
 @config_option
 @click.option("--host", "hosts", multiple=True, help="Address to listen on (repeat it); overrides the configuration.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on, 0 for a free one.")
+@click.option(
+    "--workers", type=click.IntRange(1, 128), help="Processes that share the port, by an engine (see docs/cluster.md)."
+)
 @click.option(
     "--storage", type=click.Path(dir_okay=False), help="File of the log on disk; overrides the configuration."
 )
@@ -47,6 +54,7 @@ def serve(
     config_path: str | None,
     hosts: tuple[str, ...],
     port: int | None,
+    workers: int | None,
     storage: str | None,
     log_level: LogLevel | None,
     log_format: LogFormat | None,
@@ -57,27 +65,58 @@ def serve(
     accounts, keys and rates again, and its certificate.
     """
     config_path = found_config(config_path)
-    config = _with_storage(load(config_path), storage)
+    overriding = partial(_overridden, workers=workers, storage=storage)
+    config = overriding(load(config_path))
+    place = take_place(os.environ)
     logs = LogsConfig(format=log_format or config.logs.format, level=log_level or config.logs.level)
     raise_open_files_limit()
-    collect_what_is_young()
 
     def load_again() -> Config:
-        return _with_storage(load_config(config_path, os.environ), storage)
+        return overriding(load_config(config_path, os.environ))
 
     try:
-        with open_log(logs) as log:
+        with open_log(logs, None if place is None else place.number) as log:
             say_listening = partial(_say_listening, log, config, config_path)
-            trio.run(serve_until_signal, config, load_again, hosts or None, port, say_listening)
+            if place is None and config.server.workers > 1:
+                arguments = _of_a_worker(config_path, config, logs)
+                sys.exit(run_workers(config, hosts or None, port, arguments, say_listening))
+            collect_what_is_young()
+            serving = partial(serve_until_signal, config, load_again, hosts or None, port)
+            if place is None:
+                trio.run(serving, say_listening)
+            else:
+                given = [handed_over(descriptor) for descriptor in place.descriptors]
+                siblings = Siblings(place.directory, place.number, place.workers)
+                trio.run(serving, _say_nothing, given, siblings)
     except* (OSError, ConfigError, StorageError) as group:
         raise click.ClickException(_told(first_of(group))) from None
 
 
-def _with_storage(config: Config, path: str | None) -> Config:
-    """Return a configuration with another file of the log on disk, if one is given. Raises `ConfigError`."""
-    if path is None:
-        return config
-    return checked(structs.replace(config, storage=structs.replace(config.storage, path=path)))
+def _of_a_worker(config_path: str | None, config: Config, logs: LogsConfig) -> list[str]:
+    """Return what a worker of this configuration is given: what flags have overridden, they override in it, too."""
+    flags = {
+        "--config": config_path,
+        "--workers": config.server.workers,
+        "--log-level": logs.level,
+        "--log-format": logs.format,
+    }
+    return [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+
+
+def _say_nothing(addresses: list[Address]) -> None:
+    """Leave it to the parent, who says it for all workers."""
+
+
+def _overridden(config: Config, workers: int | None, storage: str | None) -> Config:
+    """Return a configuration with another number of workers, or file of the log, if one is given.
+
+    Raises `ConfigError`.
+    """
+    if workers is not None:
+        config = structs.replace(config, server=structs.replace(config.server, workers=workers))
+    if storage is not None:
+        config = structs.replace(config, storage=structs.replace(config.storage, path=storage))
+    return config if workers is None and storage is None else checked(config)
 
 
 def _told(error: BaseException) -> str:
@@ -92,6 +131,8 @@ def _say_listening(log: LogWriter, config: Config, config_path: str | None, addr
     kept = f"the log in {config.storage.path}"
     if config.storage.path is None:
         kept = f"memory only: a restart forgets the window of {config.replay.seconds:g} s"
+    if config.server.workers > 1:
+        kept += f", {config.server.workers} workers"
     said = f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}"
     log.put(f"broker: {said}\n".encode("utf-8", "backslashreplace"))
     if not (config.accounts or config.access.url):

@@ -71,6 +71,8 @@ return 1
 for how many ms outcomes are kept, how many, and how many bytes."""
 FIRST_LOOK_SECONDS: Final = 0.02
 LONGEST_LOOK_SECONDS: Final = 0.25
+PATIENCE_SECONDS: Final = 5.0
+"""How long a command waits for a server that is away."""
 AGAIN_SECONDS: Final = 0.5
 MOST_LATE: Final = 10_000
 """Outcomes that wait for the server to be back."""
@@ -121,7 +123,7 @@ class SharedAnswers:
         arguments = (self._wire.leases, _field_of(run), _digest_of(run), owner, self._kept_ms(run))
         pause = FIRST_LOOK_SECONDS
         while True:
-            answer = await self._wire.call(BEGIN, self._keys_of(run), arguments)
+            answer = await self._patiently(BEGIN, self._keys_of(run), arguments)
             if isinstance(answer, list):
                 del self._owners[run]
                 return _outcome_of(answer[0], duplicate=run.remembered.owner[1] != "")
@@ -133,6 +135,17 @@ class SharedAnswers:
                 raise RequestError("request_id_reused", "The same request_id came before with other content")
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_LOOK_SECONDS)
+
+    async def _patiently(self, *asked: Any) -> Any:
+        """Ask the server, again and again for a while if it is away. Raises `RequestError` (`unavailable`)."""
+        deadline = trio.current_time() + PATIENCE_SECONDS
+        while True:
+            try:
+                return await self._wire.call(*asked)
+            except RequestError:
+                if trio.current_time() + LONGEST_LOOK_SECONDS > deadline:
+                    raise
+                await trio.sleep(LONGEST_LOOK_SECONDS)
 
     async def finish(self, run: Run, outcome: Outcome) -> None:
         """Say what a run of `begin` came to. What the server cannot be told now, it is told when it is back."""

@@ -22,6 +22,7 @@ from .covered import Counting, Covered, Stretch
 from .follower import Follower
 from .recorded import Recorded
 from .settling import Settling
+from .shared import SharedPositions
 
 MAX_WAITING: Final = 64
 """Commands of one connection whose answer is not known yet; the next one is refused."""
@@ -37,7 +38,7 @@ Reply = Callable[[Acked | Held | RequestError], None]
 class OnDisk:
     """Where acknowledgements are kept beyond the process, and how they settle with webhooks that wait for them."""
 
-    def __init__(self, recorded: Recorded, outbox: Outbox | None = None) -> None:
+    def __init__(self, recorded: Recorded | SharedPositions, outbox: Outbox | None = None) -> None:
         self.recorded = recorded
         self.settling = None if outbox is None else Settling(outbox)
         """None: there are no webhooks."""

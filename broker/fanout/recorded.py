@@ -99,6 +99,9 @@ class Recorded:
                     self._acknowledged.expired(move.account_id, move.client, move.position)
         told.set()
 
+    async def look_up(self, client: Client) -> None:
+        """Do nothing: memory has all positions."""
+
     def when_recorded(self, client: Client, told: Told) -> None:
         """Call ``told`` when a client's position is committed, at once if it is; or with why it could not be."""
         who = client.account_id, client.digest

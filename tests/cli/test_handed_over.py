@@ -16,11 +16,13 @@ os.execv(sys.executable, [sys.executable, "-m", "broker", "serve", "--port", "0"
 """
 
 
-def started(given: socket.socket, *, pid_is_off_by: int = 0) -> subprocess.Popen:
+def started(given: socket.socket, *, pid_is_off_by: int = 0, **options) -> subprocess.Popen:
     """A `broker serve` that has this socket as its descriptor 3."""
     descriptor = given.fileno()
     command = [sys.executable, "-c", START, str(descriptor), str(pid_is_off_by)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, pass_fds=(descriptor,), env=dict(os.environ))
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, pass_fds=(descriptor,), env={**os.environ, **options}
+    )
 
 
 def test_a_socket_that_is_handed_over_is_used_and_nothing_is_bound():
@@ -30,6 +32,21 @@ def test_a_socket_that_is_handed_over_is_used_and_nothing_is_bound():
             assert process.stderr.readline().endswith(f"listening on http://127.0.0.1:{port}\n")
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=GUARD_SECONDS) as answer:
                 assert answer.status == 200
+        finally:
+            process.terminate()
+        assert process.wait(GUARD_SECONDS) == 0
+
+
+def test_workers_share_the_socket_that_is_handed_over_to_their_parent():
+    with socket.create_server(("127.0.0.1", 0)) as given, started(given, BROKER_SERVER__WORKERS="2") as process:
+        try:
+            port = given.getsockname()[1]
+            while not (line := process.stderr.readline()).startswith("broker:"):
+                assert line
+            assert line.endswith(f"2 workers, listening on http://127.0.0.1:{port}\n")
+            for _ in range(10):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=GUARD_SECONDS) as answer:
+                    assert answer.status == 200
         finally:
             process.terminate()
         assert process.wait(GUARD_SECONDS) == 0

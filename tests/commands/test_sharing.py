@@ -147,7 +147,8 @@ async def test_once_is_done_once_whoever_sends_it_and_told_as_a_duplicate(path):
         assert 86_000_000 < kept <= 86_400_000
 
 
-async def test_without_the_server_only_what_cannot_come_again_is_done(path):
+async def test_without_the_server_only_what_cannot_come_again_is_done(path, monkeypatch):
+    monkeypatch.setattr("broker.commands.sharing.PATIENCE_SECONDS", 0.3)
     async with two_nodes(path) as (one, _):
         one.may_end.set()
         one.wire.cut = True
