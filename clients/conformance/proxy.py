@@ -67,7 +67,7 @@ class Link:
         self.to_client: list[dict[str, Any]] = []
         """What was handed on to the client, whole."""
         self.told_at = 0.0
-        """When the client was sent something last."""
+        """When it was begun to send the client something last: it may act on it before the sending has returned."""
         self.goodbye: int | None = None
         """The code of the client's Close; 1005 for none in it."""
         self.pongs = 0
@@ -181,8 +181,8 @@ class Proxy:
         body = json.dumps({"error": {"code": plan.code, "message": "said the proxy"}}).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
         lines = [f"HTTP/1.1 {plan.status} Refused", *(f"{n}: {v}" for n, v in (headers | dict(plan.headers)).items())]
-        await stream.send_all("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         link.told_at = trio.current_time()
+        await stream.send_all("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         await stream.send_eof()
         with trio.move_on_after(1):
             while await stream.receive_some(READ_BYTES):
@@ -218,8 +218,8 @@ class Proxy:
                 if link.swallows:
                     continue
                 becomes = self.rule(link, frame)
-                await link._stream.send_all(becomes.before if isinstance(becomes, Cut) else becomes)
                 link.told_at = trio.current_time()
+                await link._stream.send_all(becomes.before if isinstance(becomes, Cut) else becomes)
                 if isinstance(becomes, Cut):
                     scope.cancel()
                     return
