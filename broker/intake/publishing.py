@@ -15,7 +15,7 @@ from ..errors import RequestError
 from ..log.engines import Answer, Stored
 from .batch import ANSWER_SLICE, Batch, answer_of
 from .budget import Bodies, Held
-from .intake import Intake
+from .intake import Intake, PlacesByAccount
 
 MAX_WAITING_PUBLISHES: Final = 64
 """Publish commands of one connection that wait for their turn; the next one is refused."""
@@ -43,6 +43,9 @@ class Publishing:
         self._commands = commands
         self._lane = lane
         self._waiting: deque[_Waiting] = deque()
+        self._begun = 0
+        """Publishes that are begun, and whose outcome is not told yet."""
+        self._told = trio.lowlevel.ParkingLot()
 
     def submit(self, publish: PublishRequest, reply: Reply) -> bool:
         """Publish, or let it wait; ``reply`` gets the outcome. Returns whether it is the first that waits."""
@@ -75,7 +78,7 @@ class Publishing:
         if not self._waiting and self._intake.prepare_slice(batch):
             places = self._intake.places_nowait(batch)
             if places is not None:
-                self._intake.begin(batch, places, partial(self._ended, batch, run))
+                self._store(batch, places, run)
                 return False
         held = self._bodies.hold(publish.request.key.account_id, len(publish.raw))
         self._waiting.append(_Waiting(batch, run, held))
@@ -87,7 +90,7 @@ class Publishing:
             waiting = self._waiting[0]
             try:
                 places = await self._intake.ready(waiting.batch)
-                self._intake.begin(waiting.batch, places, partial(self._ended, waiting.batch, waiting.run))
+                self._store(waiting.batch, places, waiting.run)
             except RequestError as error:
                 self._finish(waiting.run, refused(error))
             waiting.held.let_go()
@@ -95,17 +98,35 @@ class Publishing:
             if self._waiting:  # when nothing waits, the next `submit` is to find this ended
                 await trio.lowlevel.checkpoint()
 
+    def _store(self, batch: Batch, places: PlacesByAccount, run: Run) -> None:
+        self._begun += 1
+        try:
+            self._intake.begin(batch, places, partial(self._ended, batch, run))
+        except BaseException:
+            self._tell()
+            raise
+
     def _ended(self, batch: Batch, run: Run, outcome: Sequence[Stored] | RequestError) -> None:
         """Answer a publish, whether its client is still there or not: it may be sent again."""
-        if isinstance(outcome, RequestError):
-            self._finish(run, refused(outcome))
-        elif len(outcome) <= ANSWER_SLICE:
-            self._finish(run, Outcome(answer_of(outcome)))
-        else:
+        if not isinstance(outcome, RequestError) and len(outcome) > ANSWER_SLICE:
             self._intake.start_soon(self._write_answer, batch, run, outcome)
+            return
+        self._finish(run, refused(outcome) if isinstance(outcome, RequestError) else Outcome(answer_of(outcome)))
+        self._tell()
 
     async def _write_answer(self, batch: Batch, run: Run, stored: Sequence[Stored]) -> None:
         self._finish(run, Outcome(await self._intake.write_answer(batch, stored)))
+        self._tell()
+
+    def _tell(self) -> None:
+        self._begun -= 1
+        if not self._begun:
+            self._told.unpark_all()
+
+    async def all_told(self) -> None:
+        """Wait until all that is begun is told: with a log on disk, until it is committed."""
+        while self._begun:
+            await self._told.park()
 
     def give_up(self) -> None:
         """Refuse what waits: the connection ends."""

@@ -226,7 +226,12 @@ class Connection:
             self._obeying.cancel_scope.cancel()
 
     async def _say_last_words(self) -> None:
-        """Turn the reason why it ended into the last bytes that the client sees, and wait until it has seen them."""
+        """Turn the reason why it ended into the last bytes that the client sees, and wait until it has seen them.
+
+        What it had begun to publish is answered before: a client that has only ended its own side reads that.
+        """
+        with trio.move_on_after(CLOSE_SECONDS):
+            await self._publishing.all_told()
         with trio.move_on_after(CLOSE_SECONDS):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._stream.send_frames(self.session.take_answers())

@@ -8,6 +8,10 @@ FILES_OF_READERS = 16
 """A log on disk is read by up to four threads, each with a connection of its own, which it keeps."""
 
 
+FILES_OF_API = 110
+"""Connections to the operator's API are kept open for the next question, a hundred at most."""
+
+
 class Rest:
     """What there is of a broker that serves nobody."""
 
@@ -15,7 +19,8 @@ class Rest:
         self._served = served
         self._files = open_descriptors()
         self._tasks = _tasks()
-        self._more_files = 0 if served.broker.statistics().storage is None else FILES_OF_READERS
+        on_disk, asks = served.broker.statistics().storage is not None, served.broker.config.commands.url is not None
+        self._more_files = FILES_OF_READERS * on_disk + FILES_OF_API * asks
 
     async def again(self) -> None:
         """Wait until nothing of any client is left; fail if something stays."""

@@ -40,7 +40,7 @@ from trio.testing import wait_all_tasks_blocked as blocked
 import broker.transport.connection
 import broker.transport.endpoints
 import broker.transport.stream
-from broker import CloseCode, LimitsConfig, ReplayConfig
+from broker import CloseCode, LimitsConfig, ReplayConfig, StorageConfig
 from broker.fanout.follower import READ_BYTES
 from broker.intake.publishing import MAX_WAITING_PUBLISHES
 from broker.transport.life import State
@@ -200,9 +200,11 @@ async def test_answers_to_what_came_in_one_read_go_out_together(monkeypatch):
         assert len(writes) <= 2, "the last may be taken when the reader waits already"
 
 
-async def test_what_was_published_just_before_the_client_half_closes_is_still_answered():
+@pytest.mark.parametrize("on_disk", [False, True], ids=["in memory", "on disk"])
+async def test_what_was_published_just_before_the_client_half_closes_is_still_answered(on_disk, tmp_path):
+    config = configured(storage=StorageConfig(path=str(tmp_path / "broker.db")) if on_disk else StorageConfig())
     publishes = b"".join(command(action="publish", request_id=f"r{n}", events=event(n)) for n in range(5))
-    async with serving() as served, connected(served.address, key=PUBLISHER) as client:
+    async with serving(config) as served, connected(served.address, key=PUBLISHER) as client:
         await client.send(publishes)
         await client.stream.send_eof()
         frames, _ = await client.rest()
