@@ -82,10 +82,9 @@ func fieldsOf(params any) (map[string]any, error) {
 	return fields, nil
 }
 
-// give gives a command as it is, and waits for its answer. heard, if it is not nil, is called with the result and the
-// lock held before the next frame is taken.
+// give gives a command as it is, and waits for its answer. What a lease brings after that is heard all the same.
 func (c *Client) give(
-	ctx context.Context, action string, fields map[string]any, requestID string, heard func(json.RawMessage),
+	ctx context.Context, action string, fields map[string]any, requestID string, heard hearing,
 ) (json.RawMessage, error) {
 	if _, hasDeadline := ctx.Deadline(); !hasDeadline {
 		var cancel context.CancelFunc
@@ -107,7 +106,12 @@ func (c *Client) give(
 	case <-given.answered:
 	case <-ctx.Done():
 		c.mu.Lock()
-		isOver := c.commands.drop(given)
+		isOver := c.commands.waits(given)
+		if isOver && action == "lease" && c.connection != nil {
+			given.abandoned = true
+		} else {
+			c.commands.drop(given)
+		}
 		c.mu.Unlock()
 		if isOver && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, &TimedOutError{Action: action}
@@ -198,10 +202,10 @@ func (c *Client) Publish(ctx context.Context, events ...NewEvent) ([]Published, 
 func (c *Client) Ping(ctx context.Context) (time.Time, error) {
 	result, err := c.Command(ctx, "ping", nil)
 	var said struct {
-		ServerTime time.Time `json:"server_time"`
+		ServerTime string `json:"server_time"`
 	}
 	decodeKnown(result, &said)
-	return said.ServerTime, err
+	return timeOf(said.ServerTime), err
 }
 
 // Acknowledge says what is dealt with.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 )
 
 const (
@@ -22,12 +21,16 @@ type pending struct {
 	requestID string
 	number    int // in the order in which they were given
 	text      []byte
-	heard     func(result json.RawMessage) // with the client's lock held, before the next frame is taken; or nil
+	heard     hearing
+	abandoned bool // nobody waits for its answer, which is heard all the same while this connection lasts
 
 	answered chan struct{} // closed when it has one of these
 	result   json.RawMessage
 	err      error
 }
+
+// hearing is called with a result and the client's lock held, before the next frame is taken. It may be nil.
+type hearing func(given *pending, result json.RawMessage)
 
 // commands is all commands of a client that have no answer yet.
 type commands struct {
@@ -99,10 +102,19 @@ func (c *commands) answer(f *frame) {
 	} else {
 		given.result = f.Result
 		if given.heard != nil {
-			given.heard(f.Result)
+			given.heard(given, f.Result)
 		}
 	}
 	close(given.answered)
+}
+
+// forget drops those for which nobody waits.
+func (c *commands) forget() {
+	for _, given := range c.unanswered() {
+		if given.abandoned {
+			c.drop(given)
+		}
+	}
 }
 
 // refuse lets a command fail: it is not sent again.
@@ -145,8 +157,9 @@ type frameError struct {
 }
 
 func (e *frameError) command(duplicate bool) *CommandError {
-	after := time.Duration(e.RetryAfterMS * float64(time.Millisecond))
-	return &CommandError{Code: e.Code, Message: e.Message, RetryAfter: after, Duplicate: duplicate}
+	return &CommandError{
+		Code: e.Code, Message: e.Message, RetryAfter: seconds(e.RetryAfterMS/1_000, 0), Duplicate: duplicate,
+	}
 }
 
 func randomHex(bytes int) string {

@@ -73,7 +73,7 @@ func TestWhatALaterBrokerSaysStopsNothing(t *testing.T) {
 		b.run(client)
 		s := b.next()
 		s.say(said{"type": "server.later", "cursor": []int{1}, "count": "many", "from": said{}})
-		s.say(mail(1, said{"later": said{"a": 1}, "from": 7}))
+		s.say(mail(1, said{"later": said{"a": 1}, "from": 7, "created_at": "yesterday"}))
 		got.expect(t, "evt_1")
 		failed.expect(t)
 		s.say(said{"no": "type"})

@@ -13,7 +13,7 @@ type frame struct {
 	Type             string          `json:"type"`
 	EventID          string          `json:"event_id"`
 	InboxID          string          `json:"inbox_id"`
-	CreatedAt        time.Time       `json:"created_at"`
+	CreatedAt        string          `json:"created_at"`
 	Cursor           string          `json:"cursor"`
 	Payload          json.RawMessage `json:"payload"`
 	RequestID        string          `json:"request_id"`
@@ -48,6 +48,8 @@ func parseReady(text []byte) (ready, error) {
 	return said, nil
 }
 
+const maxSeconds = 1e9 // that a time.Duration holds, and more than anybody means
+
 func (r *ready) heartbeat() time.Duration { return seconds(r.HeartbeatSeconds, 30) }
 func (r *ready) window() time.Duration    { return seconds(r.ReplaySeconds, 300) }
 func (r *ready) maxMessageBytes() int {
@@ -61,7 +63,7 @@ func seconds(said, unless float64) time.Duration {
 	if said <= 0 {
 		said = unless
 	}
-	return time.Duration(said * float64(time.Second))
+	return time.Duration(min(said, maxSeconds) * float64(time.Second))
 }
 
 // takeText takes a text of the broker. One that cannot be read is reported.
@@ -100,7 +102,7 @@ func (c *Client) takeFrame(f *frame, text []byte) error {
 		notifyAll(c, c.handlers.gap, "gaps", func(handle func(Gap)) { handle(gap) })
 		return c.moved(f.To)
 	case "server.draining":
-		c.askedWait = time.Duration(f.ReconnectAfterMS * float64(time.Millisecond))
+		c.askedWait = seconds(f.ReconnectAfterMS/1_000, 0)
 	case "error":
 		if f.Error == nil {
 			return errors.New("an error that says none")
@@ -116,13 +118,19 @@ func (c *Client) takeFrame(f *frame, text []byte) error {
 
 func eventOf(f *frame, text []byte) *Event {
 	event := &Event{
-		Type: f.Type, EventID: f.EventID, InboxID: f.InboxID, CreatedAt: f.CreatedAt, Cursor: f.Cursor,
+		Type: f.Type, EventID: f.EventID, InboxID: f.InboxID, CreatedAt: timeOf(f.CreatedAt), Cursor: f.Cursor,
 		Payload: f.Payload, Raw: text,
 	}
 	if !isObject(event.Payload) {
 		event.Payload = json.RawMessage("{}")
 	}
 	return event
+}
+
+// timeOf returns the time of a text; what is none is the zero time, and stops nothing.
+func timeOf(text string) time.Time {
+	at, _ := time.Parse(time.RFC3339Nano, text)
+	return at
 }
 
 func (c *Client) takeEvent(event *Event, size int) {

@@ -49,6 +49,9 @@ func (c *Client) Queue(ctx context.Context, queueID string, work func(ctx contex
 		switch {
 		case ctx.Err() != nil:
 			if lease != nil {
+				c.mu.Lock()
+				c.giveBack(lease.ID)
+				c.mu.Unlock()
 				c.returned()
 			}
 			return ctx.Err()
@@ -104,14 +107,18 @@ func (c *Client) askForLease(ctx context.Context, queueID string) (*Lease, error
 			LeaseID   string          `json:"lease_id"`
 			Event     json.RawMessage `json:"event"`
 			Attempt   int             `json:"attempt"`
-			ExpiresAt time.Time       `json:"expires_at"`
+			ExpiresAt string          `json:"expires_at"`
 		} `json:"leases"`
 	}
 	fields := map[string]any{"queue_id": queueID, "max": 1, "wait_seconds": leaseWait.Seconds(), "seconds": leaseSeconds}
-	_, err := c.give(ctx, "lease", fields, "", func(result json.RawMessage) {
+	_, err := c.give(ctx, "lease", fields, "", func(given *pending, result json.RawMessage) {
 		decodeKnown(result, &said)
-		if len(said.Leases) > 0 {
-			c.leased++
+		for _, lease := range said.Leases {
+			if given.abandoned {
+				c.giveBack(lease.LeaseID)
+			} else {
+				c.leased++
+			}
 		}
 	})
 	if err != nil || len(said.Leases) == 0 {
@@ -120,7 +127,16 @@ func (c *Client) askForLease(ctx context.Context, queueID string) (*Lease, error
 	given := said.Leases[0]
 	var f frame
 	decodeKnown(given.Event, &f)
-	return &Lease{given.LeaseID, eventOf(&f, given.Event), given.Attempt, given.ExpiresAt}, nil
+	return &Lease{given.LeaseID, eventOf(&f, given.Event), given.Attempt, timeOf(given.ExpiresAt)}, nil
+}
+
+// giveBack lets others have what nobody here works on; the lock is held.
+func (c *Client) giveBack(leaseID string) {
+	fields := map[string]any{"lease_ids": []string{leaseID}, "retry_after_ms": 0}
+	if given, err := c.commands.give("nack", fields, ""); err == nil {
+		given.abandoned = true
+		c.send(given)
+	}
 }
 
 // returned hears that no work is at a lease any more.

@@ -151,6 +151,7 @@ func (c *Client) parted(connection *connection, end *ending) {
 	defer c.mu.Unlock()
 	c.connection = nil
 	close(connection.ended)
+	c.commands.forget()
 	if end != nil && end.closeCode == 1009 {
 		c.commands.refuseLongest(errTooLarge())
 	}

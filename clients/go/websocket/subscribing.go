@@ -91,7 +91,7 @@ func (c *Client) Unsubscribe(ctx context.Context, inboxIDs []string) (*Subscript
 // taken, so that no reconnect goes by what was before.
 func (c *Client) follow(ctx context.Context, action string, fields map[string]any, types []string) (*Subscription, error) {
 	said := &Subscription{}
-	_, err := c.give(ctx, action, fields, "", func(result json.RawMessage) {
+	_, err := c.give(ctx, action, fields, "", func(_ *pending, result json.RawMessage) {
 		decodeKnown(result, said)
 		c.selection.hold(said.InboxIDs)
 		if types != nil {

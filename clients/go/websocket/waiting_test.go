@@ -311,3 +311,33 @@ func TestAQueueEndsWithItsContextAndWithTheClient(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsLeasedWhenNobodyWorksAnyMoreIsGivenBack(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{AutoReconnect: true})
+		b.run(client)
+		s := b.next()
+		for number := range 2 {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				done <- client.Queue(ctx, "support", func(context.Context, *Lease) error {
+					t.Error("it worked")
+					return nil
+				})
+			}()
+			asked := s.hear()
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("it ended with %v", err)
+			}
+			if number == 0 {
+				s.answer(asked, leased(1))
+				nack := s.hear()
+				expectSaid(t, func() []said { return []said{nack} }, `{"action":"nack","lease_ids":["lease_1"],"retry_after_ms":0}`)
+			}
+		}
+		s.cut()
+		expectSaid(t, b.next().hearing(well)) // neither is asked again
+	})
+}
