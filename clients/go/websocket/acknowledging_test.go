@@ -141,6 +141,22 @@ func TestABrokerThatKnowsNoAcknowledgementsIsAskedOnce(t *testing.T) {
 	})
 }
 
+func TestABrokerThatKnowsNoHoldsIsAskedOnce(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		client.On("*", func(context.Context, *Event) error {
+			time.Sleep(time.Minute)
+			return nil
+		})
+		b.run(client)
+		s := b.next(said{"heartbeat_seconds": 3_600})
+		heard := s.hearing(func(said) said { return said{"error": map[string]any{"code": "unknown_action"}} })
+		s.say(mail(1))
+		time.Sleep(2 * time.Minute)
+		expectSaid(t, heard, `{"action":"hold","event_ids":["evt_1"],"seconds":60}`)
+	})
+}
+
 func TestManualAndOffAcknowledgeNothingByThemselves(t *testing.T) {
 	for _, mode := range []AckMode{AckManual, AckOff} {
 		played(t, func(t *testing.T, b *fakeBroker) {
@@ -196,6 +212,20 @@ func TestAProgramThatStartsAgainGoesOnFromItsStore(t *testing.T) {
 			t.Errorf("it asked for %v", s.query)
 		}
 	})
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{CursorStore: FileStore(path), ClientID: "mine"})
+		b.run(client)
+		if s := b.next(); s.query["client_id"] != "mine" || s.query["since"] != "c1" {
+			t.Errorf("it asked for %v", s.query)
+		}
+	})
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{CursorStore: FileStore(path + " of another"), ClientID: "mine"})
+		b.run(client)
+		if s := b.next(); s.query["since"] != "" {
+			t.Errorf("it asked for %v", s.query)
+		}
+	})
 }
 
 func TestAStoreThatHoldsSomethingElseEndsRunAndOneThatFailsIsReported(t *testing.T) {
@@ -214,6 +244,35 @@ func TestAStoreThatHoldsSomethingElseEndsRunAndOneThatFailsIsReported(t *testing
 		b.run(client)
 		b.next().say(mail(1))
 		failed.expect(t, "the cursor store", "the cursor store")
+	})
+}
+
+type counting struct{ saved *recorded }
+
+func (counting) Load(context.Context) (*Kept, error) { return nil, nil }
+func (c counting) Save(_ context.Context, kept Kept) error {
+	c.saved.add(kept.Cursor)
+	return nil
+}
+
+func TestAStoreIsGivenWhatHasChanged(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		saved, may := &recorded{}, make(chan struct{})
+		client := b.client(Config{CursorStore: counting{saved}, Concurrency: 2, Order: OrderNone})
+		client.On("*", func(_ context.Context, event *Event) error {
+			if event.EventID == "evt_1" {
+				<-may
+			}
+			return nil
+		})
+		b.run(client)
+		s := b.next()
+		for number := range 3 {
+			s.say(mail(number + 1))
+		}
+		saved.expect(t, "c0")
+		close(may)
+		saved.expect(t, "c0", "c3")
 	})
 }
 

@@ -113,6 +113,7 @@ func (b *fakeBroker) refusing(status int, code string, retryAfter string) {
 		if retryAfter != "" {
 			w.Header().Set("Retry-After", retryAfter)
 		}
+		w.Header().Set("Location", "/elsewhere")
 		w.WriteHeader(status)
 		fmt.Fprintf(w, `{"error":{"code":%q,"message":"no"}}`, code)
 	})

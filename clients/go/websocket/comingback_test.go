@@ -47,6 +47,8 @@ func TestACursorWithoutAnEventIsGoneOnFrom(t *testing.T) {
 		b.run(client)
 		s := b.next(said{"cursor": "c7"})
 		s.cut()
+		s = b.next(said{"cursor": "c6"})
+		s.cut()
 		again := b.next(said{"cursor": "c6"})
 		again.say(said{"type": "connection.cursor", "cursor": "c9"})
 		synctest.Wait()
@@ -54,6 +56,20 @@ func TestACursorWithoutAnEventIsGoneOnFrom(t *testing.T) {
 		last := b.next()
 		if again.query["since"] != "c7" || last.query["since"] != "c9" {
 			t.Errorf("it went on from %q, then from %q", again.query["since"], last.query["since"])
+		}
+	})
+}
+
+func TestAnEventThatComesAgainMovesTheCursorOn(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		b.run(b.client(Config{AutoReconnect: true}))
+		s := b.next()
+		s.say(mail(1))
+		s.say(mail(1, said{"cursor": "c9"}))
+		synctest.Wait()
+		s.cut()
+		if s = b.next(); s.query["since"] != "c9" {
+			t.Errorf("it went on from %q", s.query["since"])
 		}
 	})
 }
@@ -112,7 +128,7 @@ func TestAfterAllOthersItComesBack(t *testing.T) {
 		}
 		b.run(b.client(Config{AutoReconnect: true}))
 		b.next()
-		if len(b.attempts()) != 5 {
+		if len(b.attempts()) != 5 || b.openers[2].URL.Path != "/v1/stream" {
 			t.Errorf("it tried %d times", len(b.attempts()))
 		}
 	})
@@ -290,6 +306,29 @@ func TestWhatIsFollowedIsWhatWasFollowedBefore(t *testing.T) {
 	})
 }
 
+func TestWhileItIsAwayASubscribeSinceACursorWaitsForTheConnection(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{AutoReconnect: true, InboxIDs: []string{"inbox_a"}})
+		b.run(client)
+		s := b.next()
+		s.say(mail(5))
+		synctest.Wait()
+		s.cut()
+		synctest.Wait()
+		done := make(chan error, 1)
+		go func() {
+			_, err := client.Subscribe(t.Context(), []string{"inbox_b"}, Since("c1"))
+			done <- err
+		}()
+		s = b.next()
+		heard := s.hearing(func(said) said { return said{"inbox_ids": []string{"inbox_a", "inbox_b"}, "cursor": "c1"} })
+		if err := <-done; err != nil || s.query["since"] != "c5" || s.query["inbox_ids"] != "inbox_a" {
+			t.Errorf("%v; it asked for %v", err, s.query)
+		}
+		expectSaid(t, heard, `{"action":"subscribe","inbox_ids":["inbox_b"],"since":"c1"}`)
+	})
+}
+
 func TestBeforeItIsOpenASubscribeIsWhatTheOpeningAsksFor(t *testing.T) {
 	played(t, func(t *testing.T, b *fakeBroker) {
 		client := b.client(Config{})
@@ -327,7 +366,7 @@ func TestMoreInboxesThanAQueryHoldsAreSubscribedToBehindTheOpening(t *testing.T)
 		for number := range 500 {
 			names = append(names, "inbox_of_someone_"+strings.Repeat("x", 10)+string(rune('a'+number%26))+string(rune('a'+number/26)))
 		}
-		client := b.client(Config{AutoReconnect: true, InboxIDs: names})
+		client := b.client(Config{AutoReconnect: true, InboxIDs: names, ClientID: "agent"})
 		b.run(client)
 		s := b.next(said{"cursor": "c5"})
 		asked := strings.Split(s.query["inbox_ids"], ",")

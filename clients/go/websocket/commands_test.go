@@ -263,6 +263,38 @@ func TestNoMoreThanAThousandCommandsOrEightMebibytesWait(t *testing.T) {
 	})
 }
 
+func TestWhatWasAnsweredMakesRoom(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		b.run(client)
+		b.next().hearing(well)
+		for range 12 {
+			if _, err := client.Command(t.Context(), "do", said{"text": strings.Repeat("x", 900_000)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestWhatIsOverBeforeItIsWrittenIsNotSent(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		b.run(client)
+		s := b.next() // which does not read yet
+		for _, action := range []string{"first", "second", "third"} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			if action == "second" {
+				ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+			}
+			defer cancel()
+			go func() { _, _ = client.Command(ctx, action, nil) }()
+			synctest.Wait()
+		}
+		time.Sleep(2 * time.Second)
+		expectSaid(t, s.hearing(well), `{"action":"first"}`, `{"action":"third"}`)
+	})
+}
+
 func TestACommandOfAHandlerIsDoneOnceForItsEvent(t *testing.T) {
 	played(t, func(t *testing.T, b *fakeBroker) {
 		client, failed := b.client(Config{Ack: AckOff}), &recorded{}
@@ -282,6 +314,7 @@ func TestACommandOfAHandlerIsDoneOnceForItsEvent(t *testing.T) {
 			give(ctx, "send_email", inbox, Once("mine"))
 			give(ctx, "send_email", inbox, Once(""))
 			give(ctx, "wait_for", inbox)
+			give(ctx, "send_email", said{"inbox_id": "inbox_a", "once": "my own"})
 			give(t.Context(), "send_email", inbox)
 			return nil
 		})
@@ -298,7 +331,7 @@ func TestACommandOfAHandlerIsDoneOnceForItsEvent(t *testing.T) {
 		for _, frame := range heard() {
 			once = append(once, fmt.Sprint(frame["once"]))
 		}
-		expected := []string{"evt_1", "evt_1:2", "evt_1", "evt_1", "<nil>", "mine", "<nil>", "<nil>", "<nil>", "evt_2"}
+		expected := []string{"evt_1", "evt_1:2", "evt_1", "evt_1", "<nil>", "mine", "<nil>", "<nil>", "my own", "<nil>", "evt_2"}
 		if !slices.Equal(once, expected) {
 			t.Errorf("once was %v", once)
 		}

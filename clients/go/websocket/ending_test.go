@@ -54,6 +54,31 @@ func TestClosedWhileAHandlerRunsThatOneEndsIsAcknowledgedAndGoodbyeIsSaid(t *tes
 	})
 }
 
+func TestAClientThatEndsForGoodFinishesWhatIsAtWorkAndNoMore(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client, got := b.client(Config{AutoReconnect: true}), &recorded{}
+		client.On("*", func(_ context.Context, event *Event) error {
+			time.Sleep(5 * time.Second)
+			got.add(event.EventID)
+			return nil
+		})
+		client.OnDisconnected(func(string) {
+			time.Sleep(10 * time.Second)
+			got.add("disconnected")
+		})
+		ended := b.run(client)
+		s := b.next()
+		s.say(mail(1))
+		s.say(mail(2))
+		synctest.Wait()
+		s.close(4401)
+		_ = ended()
+		if !slices.Equal(got.items, []string{"evt_1", "disconnected"}) {
+			t.Errorf("when it had ended, handlers had got %q", got.items)
+		}
+	})
+}
+
 func TestItSaysGoodbye(t *testing.T) {
 	played(t, func(t *testing.T, b *fakeBroker) {
 		client := b.client(Config{})
@@ -168,6 +193,37 @@ func TestWhenItsContextIsDoneItEndsInOrderAndMayBeRunAgain(t *testing.T) {
 		s.say(mail(2))
 		time.Sleep(time.Second / 2)
 		got.expect(t, "evt_1", "evt_2")
+	})
+}
+
+func TestCloseWhileItEndsWaitsToo(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		client.On("*", func(context.Context, *Event) error {
+			time.Sleep(5 * time.Second)
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- client.Run(ctx) }()
+		s := b.next()
+		s.hearing(well)
+		s.say(mail(1))
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		began := time.Now()
+		for range 2 {
+			_ = client.Close(t.Context())
+		}
+		waited := time.Since(began)
+		if err := <-done; err != nil || waited != 5*time.Second {
+			t.Errorf("it waited %v, and ended with %v", waited, err)
+		}
+		var gone *ConnectionEndedError
+		if err := client.Run(t.Context()); !errors.As(err, &gone) || gone.CloseCode != 1000 {
+			t.Error("it was closed, and is run again")
+		}
 	})
 }
 

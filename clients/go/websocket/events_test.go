@@ -150,6 +150,9 @@ func TestSoManyHandlersRunAtOnceButOneOfAThread(t *testing.T) {
 			}
 			close(may)
 			synctest.Wait()
+			if len(got.items) != 4 {
+				t.Errorf("by %q only %v were handled", order, got.items)
+			}
 		})
 	}
 }
@@ -166,6 +169,22 @@ func TestPausedNothingIsHandedOnAndResumedEverythingIs(t *testing.T) {
 		got.expect(t)
 		client.Resume()
 		got.expect(t, "evt_1", "evt_2")
+	})
+}
+
+func TestWhatIsDealtWithMakesRoom(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client, got := b.client(Config{Ack: AckOff}), &recorded{}
+		client.On("*", ids(got))
+		b.run(client)
+		s := b.next()
+		for number := range 12 {
+			s.say(mail(number+1, said{"message": said{"body": strings.Repeat("x", 900_000)}}))
+		}
+		synctest.Wait()
+		if len(got.items) != 12 {
+			t.Fatalf("%d came", len(got.items))
+		}
 	})
 }
 

@@ -9,6 +9,19 @@ import (
 	"time"
 )
 
+func TestAnOpeningAsksForWhatIsWantedBesideWhatStandsInTheURL(t *testing.T) {
+	where, err := streamOf("wss://broker.example/stream?tenant=a%20b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := opening{[]string{"ada+tag@x", "b"}, []string{"a.*", "c"}, "c1", "me"}
+	address, rest := asked.url(where)
+	expected := "wss://broker.example/stream?tenant=a%20b&inbox_ids=ada%2Btag%40x%2Cb&event_types=a.%2A%2Cc&since=c1&client_id=me"
+	if address != expected || rest != nil {
+		t.Errorf("it opens %q, and asks later for %v", address, rest)
+	}
+}
+
 func TestARetryAfterIsSecondsOrADate(t *testing.T) {
 	now := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
 	for value, expected := range map[string]time.Duration{

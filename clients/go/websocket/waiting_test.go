@@ -45,7 +45,11 @@ func TestAWaitFromNowOnGoesOnWhereItBeganOverALostConnection(t *testing.T) {
 			}
 			found <- one
 		}()
-		s.answer(s.hear(), said{"cursor": "c5", "event": nil})
+		now := s.hear()
+		if now["since"] != nil || now["timeout_seconds"] != 0.0 {
+			t.Errorf("it asks with %v where now is", now)
+		}
+		s.answer(now, said{"cursor": "c5", "event": nil})
 		if wait := s.hear(); wait["since"] != "c5" || wait["timeout_seconds"] != 60.0 {
 			t.Errorf("it waits with %v", wait)
 		}
@@ -158,6 +162,7 @@ func TestWorkOfAQueueIsHeldAndAcknowledgedAndItsCommandsFenced(t *testing.T) {
 			done <- client.Queue(t.Context(), "support", func(ctx context.Context, lease *Lease) error {
 				time.Sleep(50 * time.Second)
 				_, err := client.SendEmail(ctx, Email{InboxID: lease.Message().InboxID})
+				_, _ = client.Ping(ctx)
 				if lease.ID != "lease_1" || lease.Attempt != 1 || lease.ExpiresAt.IsZero() {
 					t.Errorf("it had %v", lease)
 				}
@@ -170,6 +175,7 @@ func TestWorkOfAQueueIsHeldAndAcknowledgedAndItsCommandsFenced(t *testing.T) {
 		hold := `{"action":"hold","lease_ids":["lease_1"],"seconds":60}`
 		expectSaid(t, heard, ask, hold, hold,
 			`{"action":"send_email","body":"","inbox_id":"inbox_a","lease_id":"lease_1","once":"evt_1","subject":""}`,
+			`{"action":"ping"}`,
 			`{"action":"ack","lease_ids":["lease_1"]}`, ask)
 		_ = client.Close(t.Context())
 		if err := <-done; err != nil {
@@ -276,6 +282,11 @@ func TestTheClientWaitsForWorkOfAQueueWhenItIsClosed(t *testing.T) {
 		}
 		synctest.Wait()
 		began := time.Now()
+		go func() { _ = client.Close(t.Context()) }()
+		synctest.Wait()
+		if len(done) != 1 {
+			t.Errorf("who waits at a queue is not told that nothing comes: %d", len(done))
+		}
 		_ = client.Close(t.Context())
 		if waited := time.Since(began); waited != 5*time.Second {
 			t.Errorf("it waited %v", waited)
@@ -285,6 +296,27 @@ func TestTheClientWaitsForWorkOfAQueueWhenItIsClosed(t *testing.T) {
 		}
 		if !slices.Equal(actions(heard()), []string{"lease", "lease", "ack"}) {
 			t.Errorf("it said %v", actions(heard()))
+		}
+	})
+}
+
+func TestWhatWasDoneIsSaidWhateverHasEnded(t *testing.T) {
+	played(t, func(t *testing.T, b *fakeBroker) {
+		client := b.client(Config{})
+		b.run(client)
+		heard := b.next().hearing(func(frame said) said {
+			if frame["action"] == "lease" {
+				return leased(1)
+			}
+			return nothing
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		err := client.Queue(ctx, "support", func(context.Context, *Lease) error {
+			cancel()
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) || !slices.Equal(actions(heard()), []string{"lease", "ack"}) {
+			t.Errorf("it ended with %v and said %v", err, heard())
 		}
 	})
 }
