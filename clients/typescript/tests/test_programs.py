@@ -1,7 +1,10 @@
 """Programs with the client, as their users start them: they end when they should, and trust whom they are told to."""
 
+import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import pytest
 from certificates import Authority
@@ -91,3 +94,45 @@ def test_a_broker_with_tls_is_trusted_if_its_authority_is_and_else_not(run, behi
     assert (code, answer, complaint) == (0, "server_time", "")
     assert "cannot be reached" in refusal
     assert "certificate" in refusal
+
+
+def test_over_many_cuts_each_event_is_handled_once_and_each_answer_leaves_once(run, local_broker):
+    count, cuts = 400, 20
+    program = f"""
+        const client = new DaimonWebSocket({{ reconnectDelay: 5, concurrency: 4, order: 'inbox' }});
+        const seen = {{}};
+        let left = {count};
+        await new Promise((done) => {{
+          client.on('message.received', async ({{ inbox_id, subject }}) => {{
+            (seen[inbox_id] ??= []).push(Number(subject));
+            await client.sendEmail({{ inbox_id, to: 'ada@example.com', subject }});
+            left -= 1;
+            if (left === 0) done();
+          }});
+          client.on('connected', () => client.send({{ action: 'next' }}).catch(() => {{}}));
+          void client.connect();
+        }});
+        await client.close();
+        console.log(JSON.stringify(seen));
+    """
+    numbers = iter(range(count))
+    expected = {}
+
+    def publish_and_cut(given):
+        events = []
+        for number in islice(numbers, count // cuts):
+            inbox_id = f"inbox_{number % 3}"
+            expected.setdefault(inbox_id, []).append(number)
+            message = {"message_id": f"msg_{number}", "subject": str(number), "body": "x" * 2_000}
+            events.append({"type": "message.received", "inbox_id": inbox_id, "payload": {"message": message}})
+        if events:
+            one_by_one.submit(lambda: (local_broker.publish(*events), local_broker.cut()))
+        return {}
+
+    with ThreadPoolExecutor(1) as one_by_one:  # the broker's own thread may not wait for itself
+        local_broker.answer("next", publish_and_cut)
+        code, [seen], complaint = run(program, local_broker.url, local_broker.key)
+    assert (code, complaint) == (0, "")
+    assert json.loads(seen) == expected
+    sent = [(command.inbox_id, command.once) for command in local_broker.commands if command.action == "send_email"]
+    assert len(sent) == len(set(sent)) == count
