@@ -41,15 +41,17 @@ $("login-form").addEventListener("submit", (event) => {
 });
 
 function logIn(given) {
-  access = given;
-  stream = new Stream(access, { since: `${WINDOW_SECONDS}s` });
-  const on = (type, heard) => stream.addEventListener(type, ({ detail }) => heard(detail));
+  const tried = stream, made = new Stream(given, { since: `${WINDOW_SECONDS}s` });
+  [access, stream] = [given, made];
+  tried?.close();
+  const on = (type, heard) => made.addEventListener(type, ({ detail }) => made === stream && heard(detail));
   on("state", changed);
   on("began", began);
   on("event", took);
   on("gap", missed);
   on("clear", () => store.clear());
   on("measured", () => stream.state === "live" && showState());
+  on("updated", () => store.note("the key reaches other inboxes now"));
   on("draining", () => store.note("the broker restarts; this page comes back by itself"));
   webhooks = new Webhooks({ pane: $("pane-webhooks"), access, say: told });
   stream.open();
@@ -69,9 +71,10 @@ let how = { state: "opening" };
 function changed(detail) {
   const before = how.state;
   how = { ...detail, at: Date.now() };
-  if (detail.state === "closed" && !stream.ready) {
+  if (!stream.ready) {
     const hint = detail.refusal?.code === "connection_limit" ? " “Look only” needs no place of an agent." : "";
-    set($("login-error"), `${detail.why}${hint}`);
+    const again = detail.state === "lost" ? `, again in ${duration(detail.wait)}` : "";
+    set($("login-error"), detail.why ? `${detail.why}${again}${hint}` : "");
     return;
   }
   if (detail.state === "paused") pausedAt = Date.now();
@@ -277,10 +280,19 @@ function told(text) {
   store.note(text);
 }
 
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text); // by plain HTTP from another machine there is none
+    say("Copied");
+  } catch {
+    told("The browser did not let it be copied");
+  }
+}
+
 function inspect(row, focus) {
   const does = {
     mayWrite: !access.lookOnly,
-    copy: (text) => navigator.clipboard.writeText(text).then(() => say("Copied"), () => told("The browser did not let it be copied")),
+    copy,
     compose: (command) => {
       view("details");
       openTab("send");

@@ -165,8 +165,10 @@ export class Stream extends EventTarget {
         this.#answers.get(frame.request_id)?.resolve(frame);
         this.#answers.delete(frame.request_id);
         break;
-      default:
-        this.#say("other", frame);
+      case "connection.updated":
+        this.#say("updated", frame);
+        break;
+      default: // of a later version
     }
   }
 

@@ -23,9 +23,9 @@ def broker(tmp_path_factory):
         yield running
 
 
-def refused_by(dashboard, *statuses):
-    """Forget what the browser itself says of refusals with these statuses, which a test is about."""
-    dashboard.said[:] = [line for line in dashboard.said if not any(f"{status}" in line for status in statuses)]
+def refused_by(dashboard, how):
+    """Forget what the browser itself says of the refusals that a test is about."""
+    dashboard.said[:] = [line for line in dashboard.said if str(how) not in line]
 
 
 def test_where_no_websocket_gets_through_an_event_stream_brings_all_of_it(dashboard, broker):
@@ -84,6 +84,11 @@ def test_a_connection_token_opens_the_page_for_as_long_as_it_lasts(dashboard, br
     log_in(dashboard, broker, key=token)
     broker.publish(mail("elsewhere", inbox="inbox_press"), mail("for the token"))
     row(dashboard, "for the token").wait_for()
+    dashboard.get_by_role("button", name="Pause").click()
+    in_state(dashboard, "paused")
+    broker.publish(mail("elsewhere in the pause", inbox="inbox_press"), mail("in its pause"))
+    dashboard.get_by_role("button", name="Resume").click()
+    row(dashboard, "in its pause").wait_for()
     expect(row(dashboard, "elsewhere")).to_have_count(0)
 
 
@@ -108,8 +113,20 @@ def test_a_restart_of_the_broker_is_told_and_nothing_is_missed(dashboard, tmp_pa
         in_state(dashboard, "live")
         expect(row(dashboard, "before the restart")).to_have_count(1)
         expect(dashboard.locator("#missed")).to_be_hidden()
-    dashboard.said[:] = [line for line in dashboard.said if "ERR_CONNECTION_REFUSED" not in line]
+    refused_by(dashboard, "ERR_CONNECTION_REFUSED")
     assert KEY not in "".join(dashboard.said)
+
+
+def test_a_broker_that_is_away_when_somebody_logs_in_is_told_and_tried_again(dashboard, tmp_path):
+    where = ("--port", lasting_port())
+    with broker_with(tmp_path, "", *where) as broker:
+        dashboard.goto(f"{broker.url}/dashboard")
+    dashboard.get_by_label("Account key").fill(KEY)
+    dashboard.get_by_role("button", name="Connect").click()
+    expect(dashboard.locator("#login-error")).to_have_text(re.compile("the broker does not answer, again in"))
+    with broker_with(tmp_path, "", *where):
+        in_state(dashboard, "live")
+    refused_by(dashboard, "ERR_CONNECTION_REFUSED")
 
 
 def test_a_key_that_is_revoked_ends_it(dashboard, tmp_path):

@@ -72,11 +72,14 @@ def test_what_comes_in_a_pause_follows_when_it_is_resumed(dashboard, broker):
     dashboard.get_by_role("button", name="Pause").click()
     in_state(dashboard, "paused")
     expect(dashboard.locator("#state-text")).to_contain_text("kept for up to")
-    broker.publish(mail("while it was paused"))
+    # The account's event comes in the pause, with a cursor that is ahead of the mail.
+    broker.publish(mail("while it was paused"), {"type": "account.upgraded", "payload": {"tier": "in-a-pause"}})
+    row(dashboard, "in-a-pause").wait_for()
     dashboard.get_by_role("button", name="Resume").click()
     in_state(dashboard, "live")
     expect(row(dashboard, "while it was paused")).to_have_count(1)
     row(dashboard, "resumed: 1 event that came meanwhile").wait_for()
+    expect(row(dashboard, "in-a-pause")).to_have_count(1)
     expect(dashboard.locator("#missed")).to_be_hidden()
 
 
@@ -84,7 +87,6 @@ def test_what_left_the_window_in_a_pause_is_said_and_counted(dashboard, broker):
     log_in(dashboard, broker)
     dashboard.get_by_role("button", name="Pause").click()
     in_state(dashboard, "paused")
-    # An event of the account comes in the pause, with a cursor ahead of what the inboxes owe.
     broker.publish({"type": "account.upgraded", "payload": {"tier": "growth"}})
     broker.publish(*[mail(f"number {number}") for number in range(80)])
     dashboard.get_by_role("button", name="Resume").click()
@@ -105,6 +107,12 @@ def test_a_replay_shows_again_what_the_window_has(dashboard, broker):
     row(dashboard, "again 59").wait_for()
     dashboard.get_by_label("Search the feed").fill("replay of")
     row(dashboard, "replay of 50 events").wait_for()
+    dashboard.locator("#timeline").click(position={"x": 20, "y": 30})
+    expect(row(dashboard, "the window starts here")).to_have_count(1)
+    expect(dashboard.locator("#shown")).to_have_text("2 of 52 kept")
+    dashboard.get_by_label("Replay from", exact=True).select_option("a time …")
+    dashboard.get_by_label("Replay from this time").fill("2026-01-01T00:00:00")
+    dashboard.get_by_role("button", name="Replay").click()
     expect(dashboard.locator("#missed")).to_be_hidden()
 
 

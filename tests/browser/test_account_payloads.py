@@ -107,3 +107,26 @@ def test_who_logs_in_where_there_is_more_than_is_kept_gets_the_latest_of_it(dash
     in_state(dashboard, "live")
     dashboard.get_by_label("Search the feed").fill("the window")
     row(dashboard, "the window").wait_for()
+
+
+def test_a_replay_of_more_than_is_kept_pauses_there_and_goes_on_when_it_is_resumed(dashboard, broker):
+    log_in(dashboard, broker)
+    row(dashboard, "the last one").wait_for()
+    dashboard.get_by_label("Replay from", exact=True).select_option("5 min ago")
+    dashboard.get_by_role("button", name="Replay").click()
+    in_state(dashboard, "paused")
+    expect(row(dashboard, "the last one")).to_have_count(0)
+    dashboard.get_by_role("button", name="Resume").click()
+    row(dashboard, "the last one").wait_for()
+
+
+def test_of_large_events_no_more_than_32_mb_are_kept(dashboard, tmp_path):
+    with broker_with(tmp_path) as broker:
+        log_in(dashboard, broker)
+        for _ in range(5):
+            broker.publish(*[mail("large", body=LARGE)] * 30)
+        broker.publish(mail("the last one"))
+        row(dashboard, "the last one").wait_for()
+        expect(dashboard.locator("#n-seen")).to_have_text("151")
+        kept = int(dashboard.locator("#shown").inner_text().split(" of ")[0])
+        assert 0.9 * 32_000_000 < kept * len(LARGE) < 32_000_000 + 2 * len(LARGE)
