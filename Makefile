@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove prove-storage clean
+.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove prove-storage prove-cluster clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -46,6 +46,10 @@ prove: $(VENV)/.installed-prove
 # Kills a broker with a log on disk twenty times in a stream of publishes, with either setting of storage.synchronous.
 prove-storage: $(VENV)/.installed-dev
 	BROKER_KILLS=20 $(BIN)/python -m pytest tests/cli/test_killed.py
+
+# Many nodes under load, and what may befall them and their server: sixteen times each, some nine minutes in all.
+prove-cluster: $(VENV)/.installed-dev
+	BROKER_CHAOS=16 $(BIN)/python -m pytest tests/cli/test_cluster.py tests/log/test_valkey.py
 
 # The ratios that must hold: exits with 1 where one does not.
 bench-check: $(VENV)/.installed-bench

@@ -463,6 +463,7 @@ class Broker:
             self.past.statistics(),
             self.webhooks.statistics() if self.webhooks else None,
             self.queues.statistics() if self.queues else None,
+            self._engine.statistics(),
             self.draining.is_set(),
         )
 

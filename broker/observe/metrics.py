@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ..config import Config
 from ..durations import BOUNDS, DurationsStatistics
+from ..log.engines import EngineStatistics
 from ..log.jobs import STATES as JOB_STATES
 from ..log.letters import STATES
 from ..log.past import PastStatistics
@@ -68,6 +69,8 @@ class Collector:
         yield from _delays(statistics)
         if statistics.storage is not None:
             yield from _storage(statistics.storage)
+        if statistics.engine is not None:
+            yield from _engine(statistics.engine)
         if statistics.past is not None:
             yield from _past(statistics.past)
         if statistics.webhooks is not None:
@@ -163,6 +166,17 @@ def _storage(storage: StorageStatistics) -> Iterator["Metric"]:
     yield _gauge("storage_bytes", "What the log on disk takes, with its WAL", storage.bytes)
     yield _gauge("storage_free_bytes", "What is free on its disk", storage.free_bytes)
     yield _counter("storage_errors", "Commits and reads that failed", _by_one(storage.errors), "kind")
+
+
+def _engine(engine: EngineStatistics) -> Iterator["Metric"]:
+    yield _gauge("engine_away", "1 while the shared engine cannot be reached", engine.away)
+    yield _gauge("engine_full", "1 while it takes nothing in", engine.full)
+    yield _counter("engine_losses", "Times that it was lost", engine.losses)
+    yield _gauge("engine_accounts", "Accounts that this node follows", engine.attached)
+    yield _gauge("engine_publishes_waiting", "Publishes that it was not told of yet", engine.waiting)
+    yield _counter("engine_calls", "Calls that stored events", engine.calls)
+    yield _counter("engine_call_events", "Events that went with them", engine.events)
+    yield _counter("engine_reads", "Pages that were read because a message was missing, or too large", engine.reads)
 
 
 def _past(past: PastStatistics) -> Iterator["Metric"]:

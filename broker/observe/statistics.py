@@ -11,6 +11,7 @@ from ..commands.dispatch import CommandsStatistics
 from ..durations import DurationsStatistics
 from ..fanout.acknowledged import AcknowledgedStatistics
 from ..fanout.hub import HubStatistics
+from ..log.engines import EngineStatistics
 from ..log.past import PastStatistics
 from ..log.retention import ReplayStatistics
 from ..log.storage import StorageStatistics
@@ -49,5 +50,7 @@ class BrokerStatistics(Struct, frozen=True):
     """Without a log on disk there are none."""
     queues: QueuesStatistics | None
     """None: there is no log on disk."""
+    engine: EngineStatistics | None
+    """None: it shares no engine."""
     draining: bool
     """Whether it refuses to publish and to open."""

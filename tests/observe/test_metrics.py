@@ -3,6 +3,7 @@
 import json
 import re
 
+import msgspec
 import pytest
 import trio
 from apis import SECRET, running_api
@@ -24,8 +25,9 @@ from clients import (
 from documents import ROOT
 from observe.scrapes import scrape
 from receivers import receiving
+from valkeys import Server, server
 
-from broker import ReplayConfig
+from broker import Config, EngineConfig, ReplayConfig
 from broker.access.keys import Key
 from broker.config import CalloutConfig, StorageConfig, WebhooksConfig
 from broker.durations import BOUNDS
@@ -204,8 +206,32 @@ async def test_a_histogram_is_whole(noisy_broker):
 async def test_every_metric_stands_in_the_documentation_and_none_beside(noisy_broker):
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(broker_\w+)(?:\{[\w,]+\})?` \|", page, re.MULTILINE))
-    families = (await scrape(noisy_broker)).families.values()
+    families = list((await scrape(noisy_broker)).families.values())
+    with server() as engine:
+        async with serving(sharing(engine)) as served:
+            families += (await scrape(served)).families.values()
     assert documented == {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+
+
+def sharing(engine: Server) -> Config:
+    return msgspec.structs.replace(configured(), engine=EngineConfig(url=engine.url))
+
+
+async def test_an_engine_that_nodes_share_is_told_of_and_readyz_says_when_it_is_away():
+    with server() as engine:
+        async with serving(sharing(engine)) as served:
+            await post_events(served.address, [event(1), event(2)])
+            async with connected(served.address):
+                found = await scrape(served)
+                assert (found("engine_away"), found("engine_full"), found("engine_losses_total")) == (0, 0, 0)
+                assert (found("engine_call_events_total"), found("engine_accounts")) == (2, 1)
+                assert (await ask(served.address, "GET", "/readyz")).status == 200
+                engine.kill()
+                await until(lambda: served.broker._engine.away)
+            assert (await ask(served.address, "GET", "/readyz")).status == 503
+            refused = await ask(served.address, "GET", "/v1/events?wait=1", key=ALICE)
+            assert (refused.status, refused.code) == (503, "unavailable")
+            assert (await scrape(served))("engine_away") == 1
 
 
 async def test_a_log_on_disk_tells_of_its_commits_its_size_and_its_errors(noisy_broker):

@@ -49,6 +49,26 @@ Done = Callable[[StoredByAccount | RequestError], None]
 """Called with where the events are, in the order in which they came; or with why none of them is stored."""
 
 
+class EngineStatistics(Struct, frozen=True):
+    """How an engine stands to the server that it shares with others."""
+
+    away: bool
+    full: bool
+    """Whether the server takes nothing more in."""
+    losses: int
+    """Times that the server was lost since the start."""
+    attached: int
+    """Accounts whose log is kept here, too."""
+    waiting: int
+    """Publishes that are not told of yet."""
+    calls: int
+    """Calls that stored something since the start."""
+    events: int
+    """Events that went with them, those that were there before among them."""
+    reads: int
+    """Pages that were read because what arrived was not what comes next."""
+
+
 class Log(Protocol):
     """What an engine fills: the accounts' logs as this process has them. Each call is one step.
 
@@ -117,6 +137,10 @@ class Engine(Protocol):
 
         An engine that outlives the process remembers ``answer`` with them, in the same step.
         """
+        ...
+
+    def statistics(self) -> EngineStatistics | None:
+        """Return how it stands to the server that it shares; None: it shares none."""
         ...
 
     def attach(self, account_id: str) -> AbstractAsyncContextManager[None]:

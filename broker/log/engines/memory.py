@@ -8,7 +8,7 @@ import trio
 
 from ...protocol.messages import Entry, PreparedEvent
 from ...protocol.selection import ACCOUNT_EVENTS
-from ..engines import Answer, Done, EventsByAccount, Log, Stored
+from ..engines import Answer, Done, EngineStatistics, EventsByAccount, Log, Stored
 from ..replay import ReplayBuffer
 from ..retention import ReplayBuffers
 
@@ -56,6 +56,10 @@ class MemoryEngine:
         if entries:
             self._log.store(account_id, entries)
         return stored
+
+    def statistics(self) -> EngineStatistics | None:
+        """It shares nothing."""
+        return None
 
     def attach(self, account_id: str) -> AbstractAsyncContextManager[None]:
         """Every account's log is kept here."""

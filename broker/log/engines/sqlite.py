@@ -21,7 +21,7 @@ from msgspec import Struct
 from ...config import StorageConfig
 from ...errors import RequestError
 from ...protocol.messages import Entry
-from ..engines import Answer, Done, EventsByAccount, Log
+from ..engines import Answer, Done, EngineStatistics, EventsByAccount, Log
 from ..replay import Mark
 from ..retention import ReplayBuffers
 from ..storage import Storage
@@ -142,6 +142,10 @@ class SqliteEngine:
         for account_id, entries in outcome.fresh.items():
             self._log.store(account_id, entries)
         done(outcome.stored)
+
+    def statistics(self) -> EngineStatistics | None:
+        """It shares nothing."""
+        return None
 
     def attach(self, account_id: str) -> AbstractAsyncContextManager[None]:
         """Every account's log is kept here."""

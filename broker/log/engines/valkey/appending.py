@@ -79,7 +79,11 @@ class Appending:
         self._bytes = 0
         self._more = trio.Event()
         self._first = trio.Event()
+        self.under_way = 0
+        """Publishes that are not told of yet."""
         self.calls = 0
+        self.events = 0
+        """That went with them."""
         self.refused: str | None = None
         """Why the server stored nothing, the last time."""
 
@@ -94,6 +98,7 @@ class Appending:
             done(_unavailable("The broker's engine is behind"))
         else:
             self._bytes += publish.size
+            self.under_way += 1
             self._waiting.append(publish)
             self._begun.append(publish)
             self._more.set()
@@ -157,6 +162,7 @@ class Appending:
                 arguments += arguments_of(event, prefix)
         answer = await link.run(APPEND, keys, arguments)
         self.calls += 1
+        self.events += sum(map(len, by_account.values()))
         replicated = await link.replicated()
         self.refused = None
         places = {
@@ -184,6 +190,7 @@ class Appending:
         done, publish.done = publish.done, None
         if done is not None:
             self._bytes -= publish.size
+            self.under_way -= 1
             publish.by_account = {}
             while self._begun and self._begun[0].done is None:
                 self._begun.popleft()

@@ -14,7 +14,7 @@ from ....address import Address
 from ....config import ReplayConfig
 from ....nodes import Wire
 from ...retention import ReplayBuffers
-from .. import Answer, Done, EventsByAccount, Log
+from .. import Answer, Done, EngineStatistics, EventsByAccount, Log
 from . import FAR
 from .appending import Appending
 from .link import Link
@@ -63,6 +63,20 @@ class ValkeyEngine:
     def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> None:
         """Have events stored, with those that wait beside them. ``answer`` is not kept."""
         self.appending.begin(by_account, done)
+
+    def statistics(self) -> EngineStatistics | None:
+        """Return how it stands to its server."""
+        link, appending, tail = self.link, self.appending, self.tail
+        return EngineStatistics(
+            link.away,
+            link.full,
+            link.losses,
+            len(tail),
+            appending.under_way,
+            appending.calls,
+            appending.events,
+            tail.reads,
+        )
 
     def attach(self, account_id: str) -> AbstractAsyncContextManager[None]:
         """Follow an account's log, from its head on. Raises `RequestError` if that cannot be known."""
