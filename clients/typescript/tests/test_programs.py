@@ -136,3 +136,34 @@ def test_over_many_cuts_each_event_is_handled_once_and_each_answer_leaves_once(r
     assert json.loads(seen) == expected
     sent = [(command.inbox_id, command.once) for command in local_broker.commands if command.action == "send_email"]
     assert len(sent) == len(set(sent)) == count
+
+
+def test_workers_share_a_queue_and_each_mail_is_done_by_one(run, tmp_path):
+    path = tmp_path / "broker.toml"
+    path.write_text(
+        f"[storage]\npath = '{tmp_path / 'broker.db'}'\nmin_free_bytes = 0\n"
+        f"[[accounts]]\nid = 'acct'\ntier = 'developer'\n"
+        f"[[accounts.keys]]\nid = 'key'\nsha256 = '{hash_key(KEY)}'\n"
+        "[[accounts.queues]]\nid = 'support'\ninbox_ids = ['in_q']\norder = 'none'\n"
+    )
+    program = """
+        const workers = [1, 2].map(() => new DaimonWebSocket({ inboxIds: [] }));
+        await Promise.all(workers.map((worker) => worker.connect()));
+        await workers[0].publish([0, 1, 2, 3, 4, 5].map((number) => ({
+          type: 'message.received', inbox_id: 'in_q', payload: { message: { subject: `${number}` } },
+        })));
+        const [done, failed] = [[], []];
+        for (const worker of workers) worker.on('error', ({ message }) => failed.push(message));
+        await Promise.all(workers.map(async (worker) => {
+          for await (const lease of worker.queue('support')) {
+            await lease.work(({ subject }) => {
+              done.push(subject);
+              if (subject === '3') throw new Error('not today');
+            });
+            if (done.length === 6) await Promise.all(workers.map((one) => one.close()));
+          }
+        }));
+        console.log(done.sort().join(), failed.join());
+    """
+    with serving("--config", path) as (_, url):
+        assert run(program, url, KEY) == (0, ["0,1,2,3,4,5 not today"], "")
