@@ -24,7 +24,7 @@ from .commands.remembered import Outcome
 from .commands.requests import check_command
 from .config import Config, check_config
 from .disk import Disk, open_disk, require_storage
-from .errors import BadCommandError, BadFrameError, BrokerClosedError, RequestError, as_closed
+from .errors import BUSY_RETRY_MS, BadCommandError, BadFrameError, BrokerClosedError, RequestError, as_closed
 from .expiry import expire_and_forget
 from .fanout.acknowledged import Acknowledged
 from .fanout.acknowledging import OnDisk, come
@@ -66,7 +66,6 @@ from .webhooks.webhooks import make_webhooks
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers", "dashboard")
 AHEAD_SECONDS: Final = 5.0
 """How long a cursor that the fan-out has not reached yet is waited for."""
-AWAY_RETRY_MS: Final = 1_000
 HandlerFunctionT = TypeVar("HandlerFunctionT", bound=HandlerFunction)
 
 
@@ -157,7 +156,7 @@ class Broker:
         """Raise `RequestError` if no stream can be opened: the broker drains, or its engine is away."""
         self.require_open()
         if self._engine.away:
-            raise RequestError("unavailable", "The broker cannot reach its storage", retry_after_ms=AWAY_RETRY_MS)
+            raise RequestError("unavailable", "The broker cannot reach its storage", retry_after_ms=BUSY_RETRY_MS)
 
     def require_storing(self) -> None:
         """Raise `RequestError` if nothing can be published now, though streams can be opened."""

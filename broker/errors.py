@@ -14,7 +14,10 @@ answer to "shall the client come back?".
 """
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
+
+BUSY_RETRY_MS: Final = 1_000
+"""When who was refused because something is busy, or away for the moment, may come again."""
 
 HTTP_STATUS = {
     "bad_request": 400,

@@ -21,7 +21,7 @@ from ..access.keys import Key
 from ..access.rates import Rates, TokenBucket, require_of_all, take_from_all
 from ..accounts import Accounts
 from ..config import Config, TierRatesConfig
-from ..errors import HTTP_STATUS, CommandError, RequestError, first_of
+from ..errors import BUSY_RETRY_MS, HTTP_STATUS, CommandError, RequestError, first_of
 from ..fairness import FairLimiter
 from ..log.engines.answers import AnswerKey
 from ..protocol.decoding import decode_params, is_long, prove_command
@@ -41,7 +41,6 @@ BUILT_IN_ACTIONS: Final = frozenset(
     {"subscribe", "unsubscribe", "publish", "ping", "ack", "hold", "lease", "nack", "wait_for"}
 )
 """The broker's own; every other action has a handler."""
-BUSY_RETRY_MS: Final = 1_000
 MAX_PROVING: Final = 4
 """Long commands that are proved side by side: each costs everybody else half a millisecond a turn of the loop."""
 MAX_WAITING_REPEATS: Final = 64

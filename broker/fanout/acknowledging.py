@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 from ..log.letters_acked import Acknowledged as Settled
 from ..log.outbox import Outbox
 from ..log.replay import ReplayBuffer
@@ -28,7 +28,6 @@ MAX_WAITING: Final = 64
 """Commands of one connection whose answer is not known yet; the next one is refused."""
 MAX_WAITING_IDS: Final = 2_000
 """Ids that they name together: a quarter of a megabyte."""
-_RETRY_MS: Final = 1_000
 
 Answer = Callable[[int, Sequence[str]], Acked | Held]
 """Of how many events there are, and the ids of those that a webhook had begun with before."""
@@ -141,7 +140,7 @@ class Acknowledging:
         try:
             if len(self) >= MAX_WAITING or (ids and self._ids and self._ids + ids > MAX_WAITING_IDS):
                 message = f"Too many of `ack` and `hold` are under way - at `{request.action}`"
-                raise RequestError("rate_limited", message, retry_after_ms=_RETRY_MS)
+                raise RequestError("rate_limited", message, retry_after_ms=BUSY_RETRY_MS)
             command = self._begin(request)
         except RequestError as error:
             reply(error)

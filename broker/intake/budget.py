@@ -16,11 +16,10 @@ comes, as it comes, not what its head announces, so that who announces much and 
 
 from typing import Final
 
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 
 SHARES: Final = 4
 """An account may have one of so many equal parts of the whole."""
-RETRY_MS: Final = 1_000
 
 
 class Held:
@@ -96,7 +95,7 @@ class Bodies:
         if of_account > self._most_of_account or self._taken + size > self._most:
             whose = "account's requests" if of_account > self._most_of_account else "requests"
             message = f"The {whose} under way are too large together (limits.max_bodies_bytes)"
-            raise RequestError("unavailable", message, retry_after_ms=RETRY_MS)
+            raise RequestError("unavailable", message, retry_after_ms=BUSY_RETRY_MS)
 
     def give_back(self, account_id: str | None, size: int) -> None:
         """Count bytes no more (below 0: so many more); `Held` does this."""

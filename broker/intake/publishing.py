@@ -11,7 +11,7 @@ from msgspec import Struct
 from ..commands.dispatch import Commands, Lane, Reply, refused
 from ..commands.remembered import Outcome, Run
 from ..commands.requests import PublishRequest
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 from ..log.engines import Answer, Stored
 from .batch import ANSWER_SLICE, Batch, answer_of
 from .budget import Bodies, Held
@@ -19,7 +19,6 @@ from .intake import Intake, PlacesByAccount
 
 MAX_WAITING_PUBLISHES: Final = 64
 """Publish commands of one connection that wait for their turn; the next one is refused."""
-_RETRY_PUBLISH_MS: Final = 1_000
 
 
 class _Waiting(Struct, frozen=True, eq=False):
@@ -69,7 +68,7 @@ class Publishing:
         """Begin a publish, or let it wait. Returns whether it is the first that waits. Raises `RequestError`."""
         if len(self._waiting) >= MAX_WAITING_PUBLISHES:
             message = f"{MAX_WAITING_PUBLISHES} publish commands are under way"
-            raise RequestError("rate_limited", message, retry_after_ms=_RETRY_PUBLISH_MS)
+            raise RequestError("rate_limited", message, retry_after_ms=BUSY_RETRY_MS)
         answer = None if run.identity is None else Answer(run.identity, run.digest)
         request = publish.request
         batch = self._intake.batch(

@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 import trio
 from msgspec import Struct
 
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 from ..fairness import FairLimiter
 from ..protocol.names import Duration
 from .archive import Archive, Older, Page, Reach, Reached
@@ -134,7 +134,7 @@ class Past:
         assert self._archive is not None
         with trio.move_on_after(ANSWER_SECONDS):
             return await ask(self._archive)
-        raise RequestError("unavailable", "The broker's storage does not answer", retry_after_ms=1_000)
+        raise RequestError("unavailable", "The broker's storage does not answer", retry_after_ms=BUSY_RETRY_MS)
 
     def statistics(self) -> PastStatistics | None:
         """Return what was read, and what is being asked; None: there is no archive."""

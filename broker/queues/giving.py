@@ -15,7 +15,7 @@ from typing import Final
 import trio
 from msgspec import Raw
 
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 from ..log import jobs
 from ..log.backlog import Backlog
 from ..log.jobs import Fallen, Granted, Lease, Settled, Worker
@@ -114,7 +114,7 @@ class Giving:
         Who is cancelled has none.
         """
         if len(live.waiters) >= MAX_WAITERS:
-            raise RequestError("rate_limited", "Too many workers wait at this queue", retry_after_ms=1_000)
+            raise RequestError("rate_limited", "Too many workers wait at this queue", retry_after_ms=BUSY_RETRY_MS)
         self._tickets += 1
         seconds = live.queue.lease_seconds if asked.seconds is None else float(asked.seconds)
         worker = Worker(self._tickets, client_id, asked.max, seconds)

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from ..access.keys import Key
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 from ..protocol.messages import Command
 from .asked import AckLeases, LeaseParams, NackParams, WorkAsked, WorkResult, check_work
 from .queues import Judge, Queues
@@ -39,10 +39,10 @@ class Working:
         if isinstance(params, LeaseParams):
             if params.queue_id in self._waiting:
                 message = "This connection waits at this queue already - at `$.queue_id`"
-                raise RequestError("rate_limited", message, retry_after_ms=1_000)
+                raise RequestError("rate_limited", message, retry_after_ms=BUSY_RETRY_MS)
             self._waiting.add(params.queue_id)
         elif self._under_way >= MAX_UNDER_WAY:
-            raise RequestError("rate_limited", "Too much about leases is under way", retry_after_ms=1_000)
+            raise RequestError("rate_limited", "Too much about leases is under way", retry_after_ms=BUSY_RETRY_MS)
         else:
             self._under_way += 1
         return queues

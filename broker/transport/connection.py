@@ -26,7 +26,7 @@ from ..access.watched import Watch
 from ..broker import Broker
 from ..commands.remembered import Outcome
 from ..commands.requests import CommandRequest, PublishRequest
-from ..errors import CloseCode, RequestError
+from ..errors import BUSY_RETRY_MS, CloseCode, RequestError
 from ..fanout.acknowledged import AckRequest
 from ..fanout.acknowledging import Acknowledging
 from ..fanout.listeners import Listener
@@ -317,7 +317,7 @@ class Connection:
         if self._waits >= MAX_OF_CONNECTION:
             message = f"{MAX_OF_CONNECTION} waits of this connection are under way"
             self.session.answer(
-                asked.request_id, "wait_for", RequestError("rate_limited", message, retry_after_ms=1_000)
+                asked.request_id, "wait_for", RequestError("rate_limited", message, retry_after_ms=BUSY_RETRY_MS)
             )
             self._flush()
             return

@@ -13,7 +13,7 @@ import trio
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ..access.keys import Key
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 from ..fanout.hub import Account
 from ..fanout.subscriber import Subscriber, Subscribers
 from ..log.archive import Older
@@ -36,7 +36,6 @@ _LOOK_BYTES: Final = 4_096
 """Of events that are looked at in one step; if one has more it is looked at alone, in a turn of its own."""
 _READS: Final = 2
 """Reads of the log in one step: one event, and that there is no other."""
-_BUSY_RETRY_MS: Final = 1_000
 
 Judge = Callable[[], Key]
 """Returns what the key of who waits reaches in this step. Raises `RequestError` if it is gone."""
@@ -109,10 +108,10 @@ class Waits:
 
     def _require_room(self, account_id: str, selection: Selection) -> None:
         if self._under_way[account_id] >= MAX_OF_ACCOUNT:
-            raise RequestError("rate_limited", "The account waits for too much", retry_after_ms=_BUSY_RETRY_MS)
+            raise RequestError("rate_limited", "The account waits for too much", retry_after_ms=BUSY_RETRY_MS)
         if selection.inboxes is None and self._of_all_inboxes[account_id] >= MAX_OF_ALL_INBOXES:
             message = f"{MAX_OF_ALL_INBOXES} waits of the account are for all inboxes: name some - at `$.inbox_ids`"
-            raise RequestError("rate_limited", message, retry_after_ms=_BUSY_RETRY_MS)
+            raise RequestError("rate_limited", message, retry_after_ms=BUSY_RETRY_MS)
 
 
 class _Mails:
@@ -165,7 +164,7 @@ class _Wait:
                         await subscriber.woken()
         if not began:
             # Where it would begin is not known: to go on from anywhere else could miss what it waits for.
-            raise RequestError("unavailable", "The broker's storage does not answer", retry_after_ms=_BUSY_RETRY_MS)
+            raise RequestError("unavailable", "The broker's storage does not answer", retry_after_ms=BUSY_RETRY_MS)
         through = self._looked_through
         cursor = subscriber.follower.cursor if through is None else self._account.buffer.cursor_at(through)
         return found or Found(None, cursor, gap=self._gap or UNSET)

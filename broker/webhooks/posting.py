@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from ..durations import Durations, DurationsStatistics
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 from ..fairness import FairLimiter
 from ..log import letters
 from ..log.letters import Claimed, Letter, Tried
@@ -263,7 +263,7 @@ class Posting:
         """Post an event that is not stored, once. Raises `RequestError` (`rate_limited`)."""
         account_id = live.endpoint.account_id
         if not self._places.take_nowait(account_id):
-            raise RequestError("rate_limited", "Too many posts are under way", retry_after_ms=1_000)
+            raise RequestError("rate_limited", "Too many posts are under way", retry_after_ms=BUSY_RETRY_MS)
         try:
             secrets = live.endpoint.secrets(self._outbox.wall_clock())
             assert self._posts is not None

@@ -58,8 +58,9 @@ from broker import (
     open_broker,
 )
 from broker.commands import dispatch
-from broker.commands.dispatch import BUSY_RETRY_MS, MAX_PROVING, MAX_WAITING_REPEATS, Commands
+from broker.commands.dispatch import MAX_PROVING, MAX_WAITING_REPEATS, Commands
 from broker.commands.remembered import ONCE_SECONDS
+from broker.errors import BUSY_RETRY_MS
 from broker.protocol import decoding
 from broker.protocol.decoding import decode_command
 
