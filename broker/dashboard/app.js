@@ -116,9 +116,10 @@ function began({ why, replay }) {
   } else if (why === "replayed") store.note(`replay of ${events}`);
 }
 
-/** Begin with the whole window or, where that is more than is kept, with so much of its end as fits. */
+/** Begin with the whole window or, where that is far more than is kept, with so much of its end as fits. */
 function fit(events) {
-  fitting = toReplay > KEPT.rows && (fitting ?? WINDOW_SECONDS) > 1 ? shorter(fitting ?? WINDOW_SECONDS) : null;
+  const tried = fitting ?? WINDOW_SECONDS;
+  fitting = toReplay > 2 * KEPT.rows && tried > 1 ? shorter(tried) : null;
   if (fitting) replayFrom(`${fitting}s`);
   else if (toReplay) store.note(`the window: ${events}`);
 }

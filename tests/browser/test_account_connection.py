@@ -44,7 +44,7 @@ def test_where_no_websocket_gets_through_an_event_stream_brings_all_of_it(dashbo
     dashboard.get_by_role("button", name="Send").click()
     expect(dashboard.locator(".answer").first).to_contain_text("publish done")
     dashboard.get_by_role("button", name="Replay").click()
-    row(dashboard, "replay of 3 events").wait_for()
+    row(dashboard, re.compile(r"replay of \d+ events")).wait_for()
     broker.cut()
     broker.publish(mail("after the cut of an event stream"))
     row(dashboard, "after the cut of an event stream").wait_for()
