@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+import tempfile
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -14,6 +17,7 @@ import pytest
 import trio
 from apis import SECRET
 from clients import until
+from conformance.packages import built_typescript
 from documents import ROOT
 from node import node_program
 from reconnecting import ACCOUNT, INBOX, KEY, broker_on_a_road, comes_back_by_cursor, running
@@ -48,6 +52,7 @@ RUN = {
     "receiver.mjs": "test_the_receivers_in_python_and_node_share_a_store_and_do_each_event_once",
     "embedding.py": "test_the_embedding_program_serves_and_ends_well",
     "agent.py": "test_the_agent_answers_each_mail_in_its_thread_once",
+    "agent.mjs": "test_the_agent_answers_each_mail_in_its_thread_once",
     "terminal_dashboard.py": "test_the_dashboard_counts_what_comes_into_each_inbox",
     "notifications.py": "test_urgent_mail_is_told_a_person_also_what_came_while_nobody_looked",
     "hybrid.py": "test_what_comes_by_the_stream_and_by_a_webhook_is_done_once",
@@ -243,15 +248,27 @@ async def test_the_receivers_refuse_what_is_not_signed(tmp_path):
                 assert (await client.post(url, content=b"{}")).status_code == 403
 
 
-# --- with the client library -------------------------------------------------
+# --- with a client library ---------------------------------------------------
 
 
 @asynccontextmanager
 async def of_the_library(url, name, *arguments, **environment):
-    """One of the programs that use the client library, connected."""
+    """One of the programs that use a client library, connected."""
     there = {"PYTHONPATH": str(ROOT / "clients" / "python"), "DAIMON_API_KEY": KEY, "DAIMON_WS_URL": url}
-    async with running(python(name, *arguments), {**there, **environment}) as lines:
-        yield lines
+    with in_node(name) if name.endswith(".mjs") else nullcontext(python(name, *arguments)) as command:
+        async with running(command, {**there, **environment}) as lines:
+            yield lines
+
+
+@contextmanager
+def in_node(name):
+    """The command that runs an example where the library for TypeScript is installed."""
+    library = built_typescript()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "node_modules").mkdir()
+        (Path(folder) / "node_modules" / "daimon-email").symlink_to(library)
+        shutil.copy(EXAMPLES / name, folder)
+        yield ["node", str(Path(folder) / name)]
 
 
 def opened(broker):
@@ -264,7 +281,8 @@ def a_mail(number, inbox_id=INBOX, **message):
     return {**event, "payload": {"message": message}}
 
 
-async def test_the_agent_answers_each_mail_in_its_thread_once():
+@pytest.mark.parametrize("agent", ["agent.py", "agent.mjs"])
+async def test_the_agent_answers_each_mail_in_its_thread_once(agent):
     sent = []
     async with broker_on_a_road() as (broker, _, url):
 
@@ -275,7 +293,7 @@ async def test_the_agent_answers_each_mail_in_its_thread_once():
 
         with trio.fail_after(GUARD_SECONDS):
             for number in (1, 2):  # the second program goes on where the first was ended
-                async with of_the_library(url, "agent.py") as lines:
+                async with of_the_library(url, agent) as lines:
                     await until(lambda n=number: opened(broker) == n)
                     await broker.publish(ACCOUNT, a_mail(number, subject=f"Question {number}", body="How are you?"))
                     await lines.until(f"answered evt_{number}: Question {number}")
