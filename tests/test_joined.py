@@ -52,6 +52,17 @@ async def test_a_tiers_connections_are_counted_across_nodes(engine_url):
             pass
 
 
+async def test_who_was_drained_finds_his_slot_free_at_another_node_at_once(engine_url):
+    config = config_of(alices(tier="free"), engine=EngineConfig(url=engine_url))
+    async with serving(config) as other:
+        async with serving(config) as one, connected(one.address) as client:
+            one.broker.start_draining()
+            assert await client.until_closed() == CloseCode.RESTART
+            await one.ended.wait()
+        async with connected(other.address):
+            pass
+
+
 async def test_a_command_that_is_sent_to_two_nodes_is_done_once(engine_url):
     async with two_nodes(engine_url) as (one, other, done):
         body = json.dumps({"action": "work", "request_id": "r1", "params": {"x": 1}}).encode()

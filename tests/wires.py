@@ -1,9 +1,7 @@
 """Nodes without brokers: each has its own way to one shared server, a real one."""
 
-import subprocess
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from typing import Any
 
@@ -12,24 +10,10 @@ from coredis.connection import UnixDomainSocketLocation
 from coredis.pool import ConnectionPool
 
 from broker.errors import RequestError
-from broker.workers.private import answers, find_server, server_command, socket_path
 
 PREFIX = "{test}"
 LEASE_MS = 6_000
 _NUMBERS = count()
-
-
-@contextmanager
-def shared_server(directory) -> Iterator[str]:
-    """A server of its own, and where it listens."""
-    command = server_command(find_server(), str(directory), 1 << 30)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as started:
-        try:
-            while not answers(socket_path(str(directory))):
-                time.sleep(0.01)
-            yield socket_path(str(directory))
-        finally:
-            started.kill()
 
 
 class Wire:

@@ -146,6 +146,7 @@ class NodeSlots(Slots):
         self._claims: dict[str, Claim] = {}
         """By their tokens."""
         self._given_back: deque[Claim] = deque()
+        self._all_given_back = trio.lowlevel.ParkingLot()
         self._suspects: dict[str, Suspect] = {}
         """By the ids of our questions."""
         self._something = trio.Event()
@@ -201,6 +202,12 @@ class NodeSlots(Slots):
             claim = self._given_back[0]
             await self._wire.call(RELEASE, [self._key_of(claim)], (claim.field, self._value(claim)))
             self._given_back.popleft()
+        self._all_given_back.unpark_all()
+
+    async def settled(self) -> None:
+        """Wait until the server knows of each claim that was given back."""
+        while self._given_back:
+            await self._all_given_back.park()
 
     async def _reclaim_all(self) -> None:
         """Claim again what this node has, after a time in which the server may have given it to others."""

@@ -131,6 +131,9 @@ class Slots:
         self._accounts[account_id] = of_account
         return slot, replaced
 
+    async def settled(self) -> None:
+        """Wait until what was released is free for whoever comes, wherever that is."""
+
     def holders(self, account_id: str) -> list[Holder]:
         """Return who has the slots of an account that its tier counts."""
         slots = self._accounts.get(account_id, {}).values()

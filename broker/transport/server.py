@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_SPREAD_MS: Final = (500, 5_000)
 """Clients are told to come back at different times after a restart, or all would come at once."""
+SETTLE_SECONDS: Final = 1.0
+"""How long the end waits until other nodes may have the slots of the connections that were drained."""
 HANDSHAKE_SECONDS: Final = 10.0
 """For the handshake of TLS."""
 
@@ -244,6 +246,8 @@ async def serve(
             task_status.started(addresses)
             await broker.draining.wait()
             await server.drain(config.drain_seconds)
+            with trio.move_on_after(SETTLE_SECONDS):
+                await broker.slots.settled()
             inner.cancel_scope.cancel()
         clients.cancel_scope.cancel()
 

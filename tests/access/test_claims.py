@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from clients import until
-from wires import shared_server, wires
+from valkeys import KINDS, server
+from wires import wires
 
 from broker import CloseCode
 from broker.access.admission import GHOST_SECONDS, admit, examine
@@ -15,16 +16,14 @@ from broker.access.opening import Opening
 from broker.errors import RequestError
 from broker.protocol.selection import EVERYTHING
 
-pytest.importorskip("coredis")
-
 RACES = 1_000
 ACCOUNT = "acct_test"
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    with shared_server(tmp_path_factory.mktemp("s")) as where:
-        yield where
+@pytest.fixture(scope="module", params=KINDS)
+def path(request):
+    with server(request.param) as running:
+        yield running.path
 
 
 class Client:
@@ -285,6 +284,22 @@ async def test_what_was_released_while_the_server_was_away_is_given_back_when_it
         one.wire.cut = False
         await until_held(other, 0)
         await other.open(tier="free")
+
+
+async def test_a_node_that_ends_can_wait_until_all_that_it_had_is_given_back(path, monkeypatch):
+    monkeypatch.setattr("broker.access.claims.AGAIN_SECONDS", 0.01)
+    async with nodes(path) as (one, other):
+        clients = [await one.open() for _ in range(10)]
+        one.wire.cut = True
+        for client in clients:
+            client.slot.release()
+        with trio.move_on_after(0.05) as waiting:
+            await one.slots.settled()
+        assert waiting.cancelled_caught
+        one.wire.cut = False
+        with trio.fail_after(5):
+            await one.slots.settled()
+        assert await held(other) == 0
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,20 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from clients import until
-from wires import shared_server, wires
+from valkeys import KINDS, server
+from wires import wires
 
 from broker.errors import RequestError
 from broker.fanout.acknowledged import Acknowledged
 from broker.fanout.shared import SharedPositions
 
-pytest.importorskip("coredis")
-
 ACCOUNT = "acct_test"
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    with shared_server(tmp_path_factory.mktemp("s")) as where:
-        yield where
+@pytest.fixture(scope="module", params=KINDS)
+def path(request):
+    with server(request.param) as running:
+        yield running.path
 
 
 class Node:

@@ -275,8 +275,9 @@ class Link:
     def _become_ready(self, nursery: trio.Nursery) -> None:
         self.state = State.READY
         self.ready.set()
+        # The first thing that is said is where clients come (`serve`), unless something was amiss before.
+        logger.log(logging.INFO if self._said else logging.DEBUG, "the engine at %s is there", self._address)
         self._said = ""
-        logger.info("the engine at %s is there", self._address)
         for task in self.tasks:
             nursery.start_soon(_until_lost, task, ())
 
