@@ -20,6 +20,8 @@ GREATEST: Final = frozenset(
     {
         "broker_build_info",
         "broker_draining",
+        "broker_engine_away",
+        "broker_engine_full",
         "broker_window_seconds",
         "broker_queue_oldest_waiting_seconds",
         "broker_webhook_oldest_waiting_seconds",

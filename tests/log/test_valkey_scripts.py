@@ -220,6 +220,15 @@ def test_what_is_too_old_leaves_the_window_with_its_id_and_stays_in_the_index(sc
     assert known == 0
 
 
+def test_times_never_go_back_though_the_servers_clock_does(scripts):
+    scripts.append({"a": [("e1", "i1", 1)]})
+    later = int(scripts.at.command("HGET", NAMES.of_account("m", "a"), "l")) + 3_600_000
+    scripts.at.command("HSET", NAMES.of_account("m", "a"), "l", later)
+    [[second, _]] = scripts.append({"a": [("e2", "i1", 1)]})
+    [line] = scripts.of(READ_BACK, "ms", "a", second, 1, 10_000)[3]
+    assert line.split(" ")[1] == str(later)
+
+
 def test_an_account_is_born_after_all_that_was_before_it_and_after_what_a_node_has_seen(scripts):
     [[before, _]] = scripts.append({"a": [("e1", "i1", 1)]})
     scripts.at.command("HSET", NAMES.of_account("m", "a"), "n", int(before) + 10**12, "g", "older")

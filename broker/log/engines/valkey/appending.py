@@ -6,7 +6,7 @@ twice. What is not told within `DEADLINE_SECONDS` is refused, and may be stored 
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import trio
@@ -39,6 +39,8 @@ KNOWN_MS: Final = 3_900_000
 """How long the index outlives the window."""
 _LINE_OVERHEAD: Final = ENTRY_OVERHEAD_BYTES - 60
 RETRY_MS: Final = 1_000
+_SLICE: Final = 256
+"""Events that are written out, or told of, before others have their turn."""
 
 
 class _Publish:
@@ -158,21 +160,22 @@ class Appending:
             prefix = prefixes[account_id] = cursor_prefix_of(account_id, link.generation.encode())
             keys += [link.names.of_account(kind, account_id) for kind in "msdx"]
             arguments += [link.names.events(account_id), len(events)]
-            for event in events:
-                arguments += arguments_of(event, prefix)
+            for start in range(0, len(events), _SLICE):
+                for event in events[start : start + _SLICE]:
+                    arguments += arguments_of(event, prefix)
+                if len(events) > _SLICE:
+                    await trio.lowlevel.checkpoint()
         answer = await link.run(APPEND, keys, arguments)
         self.calls += 1
         self.events += sum(map(len, by_account.values()))
         replicated = await link.replicated()
         self.refused = None
-        places = {
-            account_id: iter(_places(of_account)) for account_id, of_account in zip(by_account, answer, strict=True)
-        }
+        places = {account_id: iter(of_account) for account_id, of_account in zip(by_account, answer, strict=True)}
         for publish, of_publish in parts:
-            outcome = {
-                account_id: _stored(events, places.get(account_id), prefixes.get(account_id, ""), publish.sent_before)
-                for account_id, events in of_publish.items()
-            }
+            outcome = {}
+            for account_id, events in of_publish.items():
+                prefix, where = prefixes.get(account_id, ""), places.get(account_id, iter(()))
+                outcome[account_id] = await _stored(events, where, prefix, publish.sent_before)
             if not replicated:
                 self._end(publish, _unavailable("Too few replicas of the broker's engine have it"))
             else:
@@ -197,19 +200,22 @@ class Appending:
             done(outcome)
 
 
-def _places(of_account: Sequence[bytes | int]) -> list[tuple[int, bool]]:
-    pairs = iter(of_account)
-    return [(int(position), bool(int(known))) for position, known in zip(pairs, pairs, strict=True)]
+async def _stored(
+    events: Sequence[PreparedEvent], places: Iterator[bytes | int], prefix: str, sent_before: bool
+) -> list[Stored]:
+    """Return where events are, by the next of ``places``; others have their turn between slices.
 
-
-def _stored(events: Sequence[PreparedEvent], places: Any, prefix: str, sent_before: bool) -> list[Stored]:
-    """Return where events are. What was sent before may have met itself: that is no duplicate."""
+    What was sent before may have met itself: that is no duplicate.
+    """
     stored = []
     seen: set[int] = set()
-    for event in events:
-        position, known = next(places)
-        stored.append(Stored(event.event_id, position, prefix, known and (not sent_before or position in seen)))
+    for number, (event, place, known) in enumerate(zip(events, places, places, strict=False), start=1):
+        position = int(place)
+        is_duplicate = bool(int(known)) and (not sent_before or position in seen)
+        stored.append(Stored(event.event_id, position, prefix, is_duplicate))
         seen.add(position)
+        if number % _SLICE == 0:
+            await trio.lowlevel.checkpoint()
     return stored
 
 

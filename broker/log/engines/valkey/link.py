@@ -174,10 +174,13 @@ class Link:
             raise LinkLostError(str(error)) from None
         return int(reached) >= self._replicas  # type: ignore[arg-type]
 
-    def listen(self, channel: str, hear: Hear) -> None:
-        """Let ``hear`` have what is published in a channel, with this connection and each that follows it."""
+    def expect(self, channel: str, hear: Hear) -> None:
+        """Let ``hear`` have what is published in a channel, with each connection that follows; `listen` with this."""
         self._channels[channel] = hear
-        self._send(b"SUBSCRIBE", channel)
+
+    def listen(self, channels: Sequence[str]) -> None:
+        """Hear some channels, with this connection, too."""
+        self._send(b"SUBSCRIBE", *channels)
 
     def leave(self, channel: str) -> None:
         """Hear nothing of a channel any more."""
@@ -191,7 +194,7 @@ class Link:
     def start_soon(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Let a task run as long as this connection lasts, if there is one. `LinkLostError` only ends the task."""
         if self._nursery is not None:
-            self._nursery.start_soon(_until_lost, task, arguments)
+            self._nursery.start_soon(_until_lost, task, arguments, name=task)
 
     @property
     def is_greeted(self) -> bool:
@@ -279,7 +282,7 @@ class Link:
         logger.log(logging.INFO if self._said else logging.DEBUG, "the engine at %s is there", self._address)
         self._said = ""
         for task in self.tasks:
-            nursery.start_soon(_until_lost, task, ())
+            nursery.start_soon(_until_lost, task, (), name=task)
 
     async def _probe(self) -> None:
         """Say that the node lives, hear itself through the server, and see that this has the same history."""

@@ -26,7 +26,7 @@ from .scripts import HEADS, INDEX, READ
 PAGE_EVENTS: Final = 256
 PAGE_BYTES: Final = 1_048_576
 """Of one answer: a client that is subscribed is cut off when 32 MB wait for it."""
-INDEX_ITEMS: Final = 1_000
+INDEX_ITEMS: Final = 512
 HEADS_ACCOUNTS: Final = 500
 """In one call."""
 LINGER_SECONDS: Final = 60.0
@@ -36,6 +36,8 @@ SWEEP_SECONDS: Final = 5.0
 MAX_UNDELIVERED: Final = 10_000
 """Events of an account that the fan-out may be behind; more wait on the server."""
 _EMPTY_SLICE: Final = 512
+_PLACED: Final = 32
+"""Accounts that are placed in one step."""
 
 
 class Standing(Enum):
@@ -117,6 +119,8 @@ class Tail:
         self._buffers = buffers
         self._log = log
         self._held: dict[str, Held] = {}
+        self._asked: list[Held] = []
+        """That nobody looks for yet; the first of them begins that, if there is a link."""
         self.reads = 0
         """Pages that were read because what arrived was not what comes next."""
 
@@ -130,9 +134,10 @@ class Tail:
         held = self._held.get(account_id)
         if held is None:
             held = self._held[account_id] = Held(account_id)
-            self._link.listen(self._link.names.events(account_id), partial(self._arrived, held))
-            if self._link.is_greeted:
-                self._link.start_soon(self._look_at, [held])
+            self._link.expect(self._link.names.events(account_id), partial(self._arrived, held))
+            self._asked.append(held)
+            if len(self._asked) == 1:
+                self._link.start_soon(self._ask)
         held.holders += 1
         try:
             if held.known.is_set():
@@ -187,7 +192,17 @@ class Tail:
         """Find out where all are, with a new connection. Raises `LinkLostError`."""
         for held in self._held.values():
             held.stand(Standing.ASKED)
+        self._asked.clear()
         await self._look_at(list(self._held.values()))
+
+    async def _ask(self) -> None:
+        """Find out where those are that have come: all that come in the meantime together."""
+        await trio.lowlevel.checkpoint()
+        while self._asked:
+            part = self._asked[:HEADS_ACCOUNTS]
+            self._link.listen([self._link.names.events(held.account_id) for held in part])
+            await self._look_at(part)
+            del self._asked[: len(part)]
 
     async def _look_at(self, all_held: list[Held]) -> None:
         link = self._link
@@ -197,10 +212,11 @@ class Tail:
             floors = map(self._floor, part)
             answer = await link.run(HEADS, keys, [link.generation, link.candidate(), META_MS, *floors])
             numbers = iter(map(int, answer))
-            for held, head, birth in zip(part, numbers, numbers, strict=True):
+            for number, (held, head, birth) in enumerate(zip(part, numbers, numbers, strict=True), start=1):
                 if self._held.get(held.account_id) is held:
                     self._place(held, head, birth)
-            await trio.lowlevel.checkpoint()
+                if number % _PLACED == 0:
+                    await trio.lowlevel.checkpoint()
 
     def _floor(self, held: Held) -> int:
         """Return where an account is at least: after all that it had here, if this was of another history."""
