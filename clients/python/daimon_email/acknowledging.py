@@ -60,7 +60,7 @@ class Acknowledging:
         try:
             await self._give(action, fields, timeout)
         except CommandError as error:
-            self.possible = error.code not in _NOT_FOR_US
+            self.possible = self._place.acknowledges = error.code not in _NOT_FOR_US
         except DaimonError:
             return False
         return True

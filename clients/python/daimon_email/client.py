@@ -99,7 +99,7 @@ class DaimonWebSocket(Calls):
             self._since = "acked"
         self._ack = ack
         self._trust = trust
-        self._place = Place(kept.cursor if kept else None)
+        self._place = Place(kept.cursor if kept else None, acknowledges=ack == "auto")
         self._handlers = Handlers()
         self._commands = Commands()
         self._notices = Notices(self._handlers, lambda: self._queue.wake())

@@ -53,9 +53,11 @@ class Place:
     have returned before an earlier one's, and all of the window after one that failed.
     """
 
-    def __init__(self, cursor: str | None) -> None:
+    def __init__(self, cursor: str | None, *, acknowledges: bool = True) -> None:
         self.received = cursor
         self.handled = cursor
+        self.acknowledges = acknowledges
+        """Whether what is to be acknowledged is kept until it is taken."""
         self._steps: deque[_Step] = deque()
         self._by_event: dict[Event, _Step] = {}
         self._blocked_until: float | None = None
@@ -94,12 +96,12 @@ class Place:
             self._blocked_until = None
         if failed:
             self._blocked_until = now + window_seconds
-        else:
+        elif self.acknowledges:
             self._singly.append(step)
         while self._steps and self._steps[0].done:
             passed = self._steps.popleft()
             self.handled = passed.cursor
-            if self._blocked_until is None:
+            if self.acknowledges and self._blocked_until is None:
                 self._to_acknowledge = passed.cursor
                 passed.covered = True
 

@@ -64,6 +64,15 @@ async def test_a_broker_that_knows_no_acknowledgements_is_asked_once(autojump_cl
         done(place, number)
         await broker.acknowledging.acknowledge()
     assert len(broker.given) == 1
+    assert not place.owes_acknowledgement, "what nobody takes is kept for ever"
+
+
+def test_a_program_that_acknowledges_by_itself_or_not_at_all_owes_nothing():
+    for ack in ("manual", "off"):
+        place = DaimonWebSocket("dm_live_key", ack=ack)._place
+        done(place, 1)
+        assert not place.owes_acknowledgement, "what nobody takes is kept for ever"
+    assert DaimonWebSocket("dm_live_key")._place.acknowledges
 
 
 # --- the store
