@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from processes import GUARD_SECONDS, KEY, process, serving
+from proofs.proving import only_in_make_prove
 
 from broker.keys import hash_key
 
@@ -129,6 +130,7 @@ def test_it_says_in_one_line_that_all_listen_and_a_signal_drains_all_and_leaves_
         assert "listening" not in started.stderr.read()
 
 
+@only_in_make_prove
 def test_workers_do_not_outlive_their_parent(config_path):
     with serving("--config", config_path) as (started, _):
         processes = [*workers_of(started), *children(started, named=b"valkey.sock")]
@@ -203,6 +205,7 @@ def test_events_and_cursors_are_the_same_at_every_worker(running):
         assert published(url, "e2")[0]["duplicate"] is True
 
 
+@only_in_make_prove
 def test_the_slots_of_a_killed_worker_are_free_within_six_seconds(config_path):
     config_path.write_text(CONFIG.replace('"growth"', '"free"'))
     with serving("--config", config_path) as (started, url), process("tail", "--url", url, "--no-retry") as tailing:
@@ -213,6 +216,7 @@ def test_the_slots_of_a_killed_worker_are_free_within_six_seconds(config_path):
             assert "connection.ready" in again.stdout.readline()
 
 
+@only_in_make_prove
 def test_a_private_server_that_dies_is_started_again_and_everybody_is_told_of_a_gap(config_path):
     with serving("--config", config_path) as (started, url), process("tail", "--json", "--url", url) as tailing:
         assert "connection.ready" in tailing.stdout.readline()
@@ -263,6 +267,7 @@ def test_a_reload_reaches_every_worker_and_its_end_is_told_once(config_path, tmp
                 supervisor.recv(1)
 
 
+@only_in_make_prove
 def test_the_watchdog_is_fed_by_the_parent_and_a_worker_that_hangs_is_started_again(config_path, tmp_path):
     notify = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
