@@ -10,9 +10,9 @@ must wait for the thaw.
 import gc
 from typing import Final
 
-THRESHOLDS: Final = (700, 5, 3)
-"""A full collection for some 17,000 objects more: 8 ms at most."""
-FULL_COLLECTIONS_PER_THAW: Final = 1_000
+THRESHOLDS: Final = (700, 3, 2)
+"""A full collection for some 8,000 objects more: 4 ms at most."""
+FULL_COLLECTIONS_PER_THAW: Final = 2_000
 """After so many, one looks at all that lives: when 80,000 connections have come, not before."""
 _FULL: Final = 2
 

@@ -74,6 +74,7 @@ class _Forward:
         with trio.move_on_after(self._seconds):
             async with self._connections.place(context.account_id):
                 failure = NoAnswerError("timeout", "The operator's API did not answer in time")
+                await self._turns.take(context.account_id)  # a hundred places may be free at once
                 question = _question(params, context)
                 return _result_of(*await self._callout.ask(question, context.message_id, context.traceparent))
         raise failure

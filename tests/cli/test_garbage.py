@@ -44,7 +44,7 @@ def test_however_much_lives_a_full_collection_looks_at_what_is_young():
         print(len(looked_at), max(looked_at))
     """)
     assert int(full) >= 10
-    assert int(most) < 30_000
+    assert int(most) < 15_000
 
 
 def test_what_is_frozen_is_freed_when_nobody_refers_to_it_and_a_young_cycle_is_collected():
