@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove prove-storage prove-cluster clean
+.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove mutants prove-storage prove-cluster clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -42,6 +42,10 @@ bench: $(VENV)/.installed-bench
 # The proofs that `make test` runs in part, whole: some minutes. Each file of tests/proofs says what it proves.
 prove: $(VENV)/.installed-prove
 	BROKER_PROVE=1 $(BIN)/python -m pytest tests/proofs
+
+# Makes the broker wrong in one small place after the other, and looks whether tests find out: hours. SHARD=1/4, ONLY=log.
+mutants: $(VENV)/.installed-dev
+	PYTHONPATH=tests:. $(BIN)/python -m proofs.mutating --shard $(or $(SHARD),1/1) --only "$(ONLY)"
 
 # Kills a broker with a log on disk twenty times in a stream of publishes, with either setting of storage.synchronous.
 prove-storage: $(VENV)/.installed-dev

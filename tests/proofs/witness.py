@@ -1,0 +1,245 @@
+"""What was published, and a client that believes nothing: it holds each frame against PROTOCOL section 3.
+
+A `Witness` is one client over all of its connections. For each inbox that it holds, `reached` is the position up to
+which it has everything, or was told that it missed it. So "in order, at most once, none missing" is one rule: when
+something at a position comes, nothing of what it holds may be left out before it.
+"""
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Any
+
+OWN = ""
+"""The inbox of an account's own events."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """An event that the broker has stored."""
+
+    position: int
+    inbox: str
+    event_id: str
+
+
+@dataclass
+class History:
+    """All events of an account, in order, and what memory no longer holds."""
+
+    window: int | None
+    """How many events stay; None: all, on disk."""
+    events: list[Published] = field(default_factory=list)
+    by_id: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Inbox and id -> the cursor that was answered."""
+    expired_through: int = 0
+    prefix: str | None = None
+    """What all cursors of this account, since the broker began, begin with."""
+
+    def position_of(self, cursor: str) -> int:
+        prefix, _, digits = cursor.rpartition(".")
+        assert self.prefix in (None, prefix), "a cursor of another account, or of another time"
+        self.prefix = prefix
+        return int(digits)
+
+    @property
+    def head(self) -> int:
+        return self.events[-1].position if self.events else 0
+
+    @property
+    def dropped_through(self) -> int:
+        if self.window is None or len(self.events) <= self.window:
+            return self.expired_through
+        return max(self.expired_through, self.events[-self.window - 1].position)
+
+    def begin_again(self) -> None:
+        """Nothing is left of it: the broker has begun anew without a log on disk."""
+        self.events, self.by_id, self.expired_through, self.prefix = [], {}, 0, None
+
+    def between(self, after: int, through: int) -> list[Published]:
+        start = bisect_right(self.events, after, key=lambda event: event.position)
+        end = bisect_right(self.events, through, key=lambda event: event.position)
+        return self.events[start : max(start, end)]
+
+    def answered(self, inbox: str, event_id: str, answer: dict[str, Any]) -> None:
+        """Take what the broker says of an event that was published."""
+        assert answer["event_id"] == event_id
+        first = self.by_id.get((inbox, event_id))
+        known = first is not None and (self.window is None or self.position_of(first) > self.dropped_through)
+        assert answer.get("duplicate", False) is known, f"{event_id} is there already: {known}"
+        if known:
+            assert answer["cursor"] == first, "the first wins"
+            return
+        position = self.position_of(answer["cursor"])
+        assert position > self.head, "the order is not that of the answers"
+        self.events.append(Published(position, inbox, event_id))
+        self.by_id[inbox, event_id] = answer["cursor"]
+
+
+class Witness:
+    """One client. ``everything``: all inboxes that it may hold; ``own``: whether account events are for it."""
+
+    def __init__(self, history: History, everything: frozenset[str], own: bool) -> None:
+        self.history = history
+        self.everything, self.own = everything, own
+        self.reached: dict[str, int] = {}
+        self.last: str | None = None
+        """The last cursor that it was told."""
+        self.seen: set[int] = set()
+        """Positions of events that came."""
+        self.seen_through = 0
+        self.missed = 0
+        self.closed: int | None = None
+        self.drained = False
+        self.answers: dict[str, dict[str, Any]] = {}
+        self._gap_follows: dict[str, Any] | None = None
+        self._since: str | None = None
+        self._asked: dict[str, str | None] = {}
+
+    # --- what it does
+
+    def opens(self, since: str | None) -> None:
+        """A new connection begins, with this ``since``."""
+        self.reached, self.closed, self.drained, self._gap_follows = {}, None, False, None
+        self._since, self._asked = since, {}
+        self._waits_for_ready = True
+
+    def asks(self, request_id: str, since: str | None) -> None:
+        """A subscribe was sent."""
+        self._asked[request_id] = since
+
+    @property
+    def owed(self) -> list[Published]:
+        """What of all that was published is still to come, or to be told as missed."""
+        if not self.reached:
+            return []
+        return [
+            event
+            for event in self.history.between(min(self.reached.values()), self.history.head)
+            if self._is_owed(event)
+        ]
+
+    def _is_owed(self, event: Published) -> bool:
+        return event.inbox in self.reached and event.position > self.reached[event.inbox]
+
+    # --- what it hears
+
+    def hears(self, text: bytes) -> None:
+        """Take a frame. Raises AssertionError if it breaks a promise."""
+        frame = json.loads(text)
+        kind = frame["type"]
+        assert self._gap_follows is None or kind == "replay.gap", f"a gap is the very next frame, not {kind}"
+        if self._waits_for_ready:
+            assert kind == "connection.ready"
+            self._waits_for_ready = False
+            self._ready(frame)
+        elif kind == "replay.gap":
+            self._gap(frame)
+        elif kind == "connection.cursor":
+            self._told(frame["cursor"])
+        elif kind == "connection.updated":
+            for name in self.reached.keys() - self._names(frame["inbox_ids"]):
+                del self.reached[name]
+        elif kind == "server.draining":
+            self.drained = True
+        elif kind == "response":
+            self.answers[frame["request_id"]] = frame
+            if frame["action"] in ("subscribe", "unsubscribe") and "result" in frame:
+                self._changed(frame)
+        elif "event_id" in frame:
+            self._event(frame)
+
+    def _names(self, inbox_ids: list[str]) -> frozenset[str]:
+        named = self.everything if inbox_ids == ["*"] else frozenset(inbox_ids)
+        return named | {OWN} if self.own else named
+
+    def _ready(self, frame: dict[str, Any]) -> None:
+        names, cursor = self._names(frame["inbox_ids"]), self.history.position_of(frame["cursor"])
+        assert ("replay" in frame) is (self._since is not None)
+        if self._since is None:
+            assert cursor == self.history.head
+            self.reached = dict.fromkeys(names, cursor)
+        else:
+            self._replays(names, self._since, frame["replay"], self.history.head)
+        self.last = frame["cursor"]
+
+    def _replays(self, names: frozenset[str], since: str, replay: dict[str, Any], through: int) -> None:
+        """``since`` is a cursor; what is held of ``names`` begins there."""
+        known = since.rpartition(".")[0] == self.history.prefix
+        position = self.history.position_of(since) if known else 0
+        self.reached |= dict.fromkeys(names, position)
+        dropped = [
+            event for event in self.history.between(position, self.history.dropped_through) if event.inbox in names
+        ]
+        recovered = known and not dropped
+        assert replay["recovered"] is recovered, f"from {since}, {self.history.dropped_through} are dropped"
+        missing = [event for event in self.history.between(position, through) if event.inbox in names]
+        if recovered:
+            assert replay["count"] == len(missing)
+        else:
+            self._gap_follows = {"from": since if known else None, "names": names}
+
+    def _changed(self, frame: dict[str, Any]) -> None:
+        result, request_id = frame["result"], frame["request_id"]
+        names, cursor = self._names(result["inbox_ids"]), self.history.position_of(result["cursor"])
+        if frame["action"] == "unsubscribe":
+            for name in self.reached.keys() - names:
+                del self.reached[name]
+        since, added = self._asked.pop(request_id, None), names - self.reached.keys()
+        if since is None:
+            assert "replay" not in result
+            self.reached |= dict.fromkeys(added, cursor)
+        elif added or "replay" in result:
+            self._replays(added, since, result["replay"], self.history.head)
+        self.last = result["cursor"]
+
+    def _gap(self, frame: dict[str, Any]) -> None:
+        to = self.history.position_of(frame["to"])
+        assert to <= self.history.dropped_through, "a gap over what is still there"
+        expected, self._gap_follows = self._gap_follows, None
+        names = frozenset(self.reached)
+        if expected is not None:
+            names = expected["names"]
+            assert frame["from"] == expected["from"]
+        else:
+            self._nothing_left_out(self.history.position_of(frame["from"]))
+        if frame["from"] is None:
+            assert frame["count"] is None
+        else:
+            missing = [e for e in self.history.between(self.history.position_of(frame["from"]), to)
+                       if e.inbox in names and self._is_owed(e)]  # fmt: skip
+            assert frame["count"] == len(missing), "a gap is counted"
+            assert missing or expected is not None, "a gap in which nothing was missed"
+            self.missed += len(missing)
+        for name in names:
+            self.reached[name] = max(self.reached[name], to)
+        self._nothing_left_out(to)
+        self.last = frame["to"]
+
+    def _event(self, frame: dict[str, Any]) -> None:
+        position, inbox = self.history.position_of(frame["cursor"]), frame.get("inbox_id", OWN)
+        [event] = self.history.between(position - 1, position)
+        assert (event.event_id, event.inbox) == (frame["event_id"], inbox)
+        assert inbox in self.reached, f"of an inbox that is not held: {inbox!r}"
+        assert position > self.reached[inbox], f"twice, or out of order: {frame['event_id']}"
+        assert position not in self.seen or position <= self.seen_through, "twice, over a reconnect"
+        self.seen.add(position)
+        self.reached[inbox] = position
+        self._told(frame["cursor"])
+
+    def _told(self, cursor: str) -> None:
+        self._nothing_left_out(self.history.position_of(cursor))
+        self.last = cursor
+
+    def _nothing_left_out(self, through: int) -> None:
+        for event in self.history.between(min(self.reached.values(), default=through), through):
+            assert not self._is_owed(event), f"lost: {event.event_id} of {event.inbox!r}"
+
+    def cut(self) -> None:
+        """The connection is gone: what it saw beyond its last cursor, inside of a replay, may come again."""
+        last = self.history.position_of(self.last) if self.last is not None and self._is_known(self.last) else 0
+        seen_through = max(self.seen, default=0)
+        self.seen_through = seen_through if last < seen_through else 0
+
+    def _is_known(self, cursor: str) -> bool:
+        return cursor.rpartition(".")[0] == self.history.prefix
