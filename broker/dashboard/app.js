@@ -202,7 +202,12 @@ let notifiedAt = -Infinity;
 function notify(row) {
   if (!$("notify").checked || Date.now() - notifiedAt < NOTIFY_MS) return;
   notifiedAt = Date.now();
-  const note = new Notification(visible(row.head), { body: visible(`${row.rest} · ${row.inbox}`), tag: row.id });
+  let note;
+  try {
+    note = new Notification(visible(row.head), { body: visible(`${row.rest} · ${row.inbox}`), tag: row.id });
+  } catch {
+    return; // phones have them for service workers only
+  }
   note.onclick = () => {
     focus();
     feed.select(row, { focus: true });

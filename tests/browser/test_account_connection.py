@@ -92,6 +92,18 @@ def test_a_connection_token_opens_the_page_for_as_long_as_it_lasts(dashboard, br
     expect(row(dashboard, "elsewhere")).to_have_count(0)
 
 
+def test_a_token_that_is_good_no_more_ends_it_in_the_brokers_words(dashboard, tmp_path):
+    where = ("--port", lasting_port())
+    with broker_with(tmp_path, "", *where) as broker:
+        log_in(dashboard, broker, key=broker.ask("POST", "/v1/websocket/token")["token"])
+    in_state(dashboard, "lost")
+    with broker_with(tmp_path, "", *where):  # which has another secret
+        in_state(dashboard, "closed")
+        expect(dashboard.locator("#state-text")).to_contain_text("token")
+    for how in (401, "ERR_CONNECTION_REFUSED"):
+        refused_by(dashboard, how)
+
+
 def test_an_operators_key_is_shown_to_its_own_page(dashboard, broker):
     dashboard.goto(f"{broker.url}/dashboard")
     dashboard.get_by_label("Account key").fill("dm_operator_somebody")
