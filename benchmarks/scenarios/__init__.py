@@ -2,6 +2,7 @@
 
 from . import (
     churn,
+    cluster,
     commands,
     fanout,
     hostile,
@@ -35,5 +36,6 @@ SCENARIOS: dict[str, Scenario] = {
         commands,
         waits,
         webhooks,
+        cluster,
     )
 }

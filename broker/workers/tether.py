@@ -1,4 +1,4 @@
-"""Processes that do not outlive the one that started them, however that ends (Linux: `PR_SET_PDEATHSIG`, prctl(2))."""
+"""Processes that do not outlive the one that started them, however that ends, where there is prctl(2) (Linux)."""
 
 import os
 import sys
@@ -7,7 +7,9 @@ from typing import Final
 
 _TETHER: Final = """
 import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if prctl:
+    prctl(1, signal.SIGTERM)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
