@@ -27,7 +27,9 @@ OPERATOR = "dm_operator_of_the_chaos"
 FAILURES = (OSError, AssertionError, Closed, ValueError, IndexError, trio.BrokenResourceError, trio.TooSlowError)
 """What a client may see of a node that fails; it tries again."""
 GIVE_UP_SECONDS = 30.0
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 60.0
+EVENTS_BETWEEN = 15
+"""That are answered between two faults, at least."""
 ON_DISK = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -205,7 +207,7 @@ class Cluster:
         try:
             for node in self.nodes:
                 node.start()
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 for node in self.nodes:
                     await node.ready()
             async with trio.open_nursery() as followers:
@@ -228,6 +230,16 @@ class Cluster:
         finally:
             for node in self.nodes:
                 node.kill()
+
+    async def has_answered(self, more: int) -> None:
+        """Wait until so many more events are answered."""
+        enough = self.answers + more
+        while self.answers < enough:  # noqa: ASYNC110
+            await trio.sleep(random.uniform(0.01, 0.1))
+
+    @property
+    def answers(self) -> int:
+        return sum(map(len, self.answered.values()))
 
     def missing(self) -> list[str]:
         return [
@@ -255,10 +267,9 @@ class Cluster:
             assert "Traceback" not in said, said[-4_000:]
 
     def summary(self) -> str:
-        events = sum(map(len, self.answered.values()))
         gaps = [gap for told in self.told.values() for gap in told.gaps]
         counts = {
-            "answered": events,
+            "answered": self.answers,
             "told": sum(len(told.events) for told in self.told.values()),
             "gaps": len(gaps),
             "counted": sum(count is not None for _, _, count in gaps),
@@ -388,8 +399,8 @@ Fault = Callable[[Cluster], Awaitable[None]]
 
 
 async def befall(cluster: Cluster, fault: Fault, times: int) -> None:
-    """Let something happen to a cluster under load, so often."""
+    """Let something happen to a cluster, so often, each time while events come in."""
     for _ in range(times):
-        await trio.sleep(random.uniform(0.2, 0.7))
+        await cluster.has_answered(EVENTS_BETWEEN)
         await fault(cluster)
-    await trio.sleep(1)
+    await cluster.has_answered(EVENTS_BETWEEN)
