@@ -6,16 +6,26 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from clients import ACCOUNT, ALICE, alices, ask, config_of, connected, event, numbers, opening, serving, until
+from proofs.proving import more
 from valkeys import server
 
 from broker import CloseCode
 from broker.config import EngineConfig
 
+MOVES = more(50, 1_000)
+STEP = 7
+"""Events that a client takes before it moves on."""
+
 
 @pytest.fixture(scope="module")
-def engine_url():
+def engine():
     with server() as running:
-        yield running.url
+        yield running
+
+
+@pytest.fixture
+def engine_url(engine):
+    return engine.url
 
 
 @asynccontextmanager
@@ -63,6 +73,16 @@ async def test_who_was_drained_finds_his_slot_free_at_another_node_at_once(engin
             pass
 
 
+async def test_a_node_that_was_stopped_for_longer_than_its_lease_finds_others_in_its_clients_places(engine):
+    async with two_nodes(engine.url, "free") as (one, other, _), connected(one.address) as client:
+        link = one.broker._engine.link
+        engine.command("DEL", link.names.lease(link.node))
+        async with connected(other.address) as another:
+            link._heard_at -= 10  # as if it had been stopped
+            assert await client.until_closed() == CloseCode.HEARTBEAT_MISSED
+            await another.ping()
+
+
 async def test_a_command_that_is_sent_to_two_nodes_is_done_once(engine_url):
     async with two_nodes(engine_url) as (one, other, done):
         body = json.dumps({"action": "work", "request_id": "r1", "params": {"x": 1}}).encode()
@@ -104,20 +124,19 @@ async def test_a_client_that_moves_from_node_to_node_sees_one_stream(engine_url)
         one, other, _ = nodes
 
         async def publish_all():
-            for number in range(300):
+            for number in range(MOVES * STEP):
                 await (one, other)[number % 2].broker.publish(ACCOUNT, event(number))
 
         async with connected(one.address, "inbox_ids=*") as client:
             cursor = client.ready["cursor"]
         nursery.start_soon(publish_all)
-        seen, moves = [], 0
-        while len(seen) < 300:
-            moves += 1
+        seen: list[int] = []
+        while len(seen) < MOVES * STEP:
             query = f"inbox_ids=*&client_id=moving&since={cursor}"
-            async with connected((one, other)[moves % 2].address, query) as client:
+            async with connected((one, other)[len(seen) // STEP % 2].address, query) as client:
                 assert client.ready["replay"]["recovered"] is True
-                for _ in range(min(7, 300 - len(seen))):
+                for _ in range(STEP):
                     frame = await client.next()
                     seen.append(frame["payload"]["number"])
                     cursor = frame["cursor"]
-        assert seen == list(range(300))
+        assert seen == list(range(MOVES * STEP))

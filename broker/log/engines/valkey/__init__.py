@@ -9,6 +9,9 @@ Pure. One hash tag, so that all keys of an account are in one place; A is an acc
 | `s:A` | the window: a line for each event, in order |
 | `d:A` | the position of each event of the window by its id and inbox, and counts for trimming |
 | `x:A` | when each event was stored and for which inbox, for an hour longer: so gaps are counted |
+| `k:A`, `w:A` | who has the account's slots, and its look: node and connection (`access.claims`) |
+| `c:A`, `o:A`; `C:A`, `O:A` | commands by `request_id`, and their order; the same by `once` (`commands.sharing`) |
+| `a:A` | what clients have acknowledged (`fanout.shared`) |
 | `n:N` | a lease: while it is there, the node lives |
 
 `e:A` is the channel in which an account's new events travel, `t:N` one for messages to a node; channels know no

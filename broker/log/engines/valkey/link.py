@@ -285,7 +285,12 @@ class Link:
             nursery.start_soon(_until_lost, task, (), name=task)
 
     async def _probe(self) -> None:
-        """Say that the node lives, hear itself through the server, and see that this has the same history."""
+        """Say that the node lives, hear itself through the server, and see that this has the same history.
+
+        A process that was stopped for longer than its lease lasts begins anew: what it held may be others' by now.
+        """
+        if self.state is State.READY and trio.current_time() - self._heard_at > LEASE_MS / 1_000:
+            raise LinkLostError("this node did not renew its lease")
         self._nonce += 1
         self._echoed = trio.Event()
         with trio.fail_after(CALL_SECONDS):
