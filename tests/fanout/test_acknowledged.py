@@ -160,3 +160,25 @@ def test_of_too_many_parts_the_newest_are_one_and_no_event_is_acknowledged_that_
     for part in acknowledged:
         assert all(part.after >= int(inbox[1:]) for inbox in part.selection.inboxes)
     assert {inbox for part in acknowledged for inbox in part.selection.inboxes} == held.inboxes
+
+
+def test_a_client_that_may_have_been_forgotten_is_not_at_the_head_because_it_comes():
+    acknowledged = Acknowledged(max_of_account=1)
+    for number, name in enumerate(("one", "two"), start=1):
+        client_of(acknowledged, name).advance(number)
+    client_of(acknowledged, "one").come(9)
+    assert client_of(acknowledged, "one").position is None
+    client_of(acknowledged, "new", account="acct_b").come(9)
+    assert client_of(acknowledged, "new", account="acct_b").position == 9
+
+
+def test_a_client_whose_time_is_over_is_forgotten_unless_it_has_moved_on():
+    acknowledged = Acknowledged()
+    client = client_of(acknowledged, "one")
+    client.advance(1)
+    client.advance(2)
+    acknowledged.expired(client.account_id, client.digest, 1)
+    assert client.position == 2
+    acknowledged.expired(client.account_id, client.digest, 2)
+    assert client.position is None
+    assert acknowledged.statistics().clients == 0

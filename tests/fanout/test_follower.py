@@ -6,6 +6,7 @@ import pytest
 from logs import append, make_buffer, prepared, wall_at
 
 from broker.fanout import follower
+from broker.fanout.acknowledged import Acknowledged
 from broker.fanout.follower import Follower
 from broker.fanout.listeners import Listener
 from broker.fanout.subscriptions import Subscriptions
@@ -124,6 +125,25 @@ def test_a_gap_says_what_was_missed_and_only_that():
     assert rest(house.follow(ONLY_A, at=0)) == [(0, 3, 2)]
     assert rest(house.follow(ONLY_A, at=1)) == [(1, 3, 1)]
     assert rest(house.follow(ONLY_B, at=2)) == [4], "nothing of b was dropped after 2"
+
+
+def test_gaps_that_are_said_are_counted_and_what_was_missed_in_them():
+    house = House("abab")
+    house.drop(3)
+    rest(house.follow(ONLY_A, at=0))
+    rest(house.follow(ONLY_B, at=0))
+    tally = house.subscriptions.tally
+    assert (tally.gaps, tally.missed) == (2, 3)
+
+
+def test_what_a_gap_has_passed_is_not_acknowledged_by_a_cursor():
+    house = House()
+    client = Acknowledged().client("acct", "key", "c1")
+    followed = Follower(house.buffer, house.subscriptions, Listener(len, lambda: None), EVERYTHING, None, client)
+    house.publish("aaa")
+    house.drop(2)
+    assert rest(followed) == [(0, 2, 2), 3]
+    assert [part.after for part in followed.sent.acknowledge(3)] == [2]
 
 
 def test_a_pause_keeps_the_place():
@@ -328,6 +348,35 @@ def test_what_is_given_up_is_replayed_no_more():
     followed.replay(A_AND_B, 0)
     followed.drop_from_replays(ONLY_A)
     assert rest(followed) == [2, 4]
+
+
+def test_a_replay_of_nothing_from_nowhere_is_a_gap_up_to_where_one_is():
+    followed = House("ab").follow(ONLY_A)
+    rest(followed)
+    replay, gap = followed.replay(NOTHING, None)
+    assert not replay.recovered
+    assert gap is not None
+    assert (gap.from_, number(gap.to), gap.count) == (None, 2, None)
+
+
+def test_a_replay_from_beyond_the_window_is_not_whole_and_says_how_many_are_gone():
+    house = House("aba")
+    house.drop(1)
+    followed = house.follow(A_AND_B)
+    rest(followed)
+    replay, gap = followed.replay(ONLY_A, 0)
+    assert (replay.recovered, replay.count) == (False, 1)
+    assert gap is not None
+    assert (number(gap.from_), number(gap.to), gap.count) == (0, 1, 1)
+
+
+def test_who_is_closed_calls_nobody_any_more():
+    house = House("a")
+    followed, listener = house.follow(), house.listener
+    followed.close()
+    assert listener.send(b"frame") == 0
+    listener.wake()
+    assert house.woken == []
 
 
 def test_a_replay_of_nothing_moves_no_cursor():

@@ -362,3 +362,80 @@ def test_who_is_live_is_counted_over_all_accounts():
     first.leave(leaves)
     second.close(ends)
     assert tally.live == 1
+
+
+# --- what is held by whom
+
+
+def test_one_that_moves_to_everything_gets_everything_and_one_that_moves_away_does_not():
+    subscriptions = Subscriptions(0)
+    listener = live(subscriptions, ONLY_A)
+    subscriptions.move(listener, EVERYTHING, None)
+    assert written(subscriptions, entry(1, "b"), entry(2, "c")) == {EVERYTHING: b"<1><2>"}
+    listener.position = 2
+    subscriptions.settle()
+    subscriptions.move(listener, ONLY_A, None)
+    assert written(subscriptions, entry(3, "b"), entry(4, "a")) == {ONLY_A: b"<4>"}
+
+
+def test_a_step_is_bounded_by_the_groups_of_everything_too(monkeypatch):
+    monkeypatch.setattr("broker.fanout.subscriptions.MAX_MATCHES", 2)
+    subscriptions = Subscriptions(0)
+    for types in (None, TypeFilter(["x"])):
+        live(subscriptions, EVERYTHING, types)
+    assert [delivery.last for delivery in subscriptions.advance([entry(1), entry(2)])] == [1, 1]
+
+
+# --- who takes what is written
+
+
+def taking(subscriptions: Subscriptions, send, woken: list | None = None) -> Listener:
+    listener = Listener(send, lambda: None if woken is None else woken.append(1))
+    subscriptions.enter(listener, EVERYTHING, None)
+    return join(subscriptions, listener)
+
+
+def test_who_took_a_write_whole_is_at_its_end_and_knows_the_cursor_of_its_last_event():
+    subscriptions = Subscriptions(0)
+    listener = live(subscriptions, ONLY_A)
+    assert list(subscriptions.write(subscriptions.advance([entry(1), entry(2, "b")]))) == []
+    assert (listener.position, listener.told, listener.state) == (2, 1, State.LIVE)
+
+
+def test_one_whose_socket_fails_says_so_to_its_owner_falls_behind_and_holds_up_nobody():
+    def fails(_: bytes) -> int:
+        raise OSError("gone")
+
+    subscriptions, failures, woken = Subscriptions(0), [], []
+    broken = taking(subscriptions, fails, woken)
+    broken.send_failed = failures.append
+    other = taking(subscriptions, len)
+    assert list(subscriptions.write(subscriptions.advance([entry(1)]))) == []
+    assert [str(failure) for failure in failures] == ["gone"]
+    assert (broken.state, woken) == (State.BEHIND, [1])
+    assert (other.state, other.position) == (State.LIVE, 1)
+
+
+def test_who_took_a_part_is_behind_from_the_end_of_the_batch_on_and_its_stream_has_the_rest():
+    subscriptions, parts, woken = Subscriptions(0), [], []
+    listener = taking(subscriptions, lambda _: 4, woken)
+    listener.sent_part = lambda data, taken: parts.append((data, taken))
+    list(subscriptions.write(subscriptions.advance([entry(1), entry(2)])))
+    assert parts == [(b"<1><2>", 4)]
+    assert (listener.state, listener.position, listener.told, woken) == (State.BEHIND, 2, 2, [1])
+
+
+def test_who_took_nothing_is_behind_where_it_was():
+    subscriptions, woken = Subscriptions(0), []
+    listener = taking(subscriptions, lambda _: 0, woken)
+    list(subscriptions.write(subscriptions.advance([entry(1)])))
+    assert (listener.state, listener.position, listener.told, woken) == (State.BEHIND, 0, 0, [1])
+
+
+def test_who_leaves_after_a_batch_that_was_not_for_it_is_behind_at_its_end():
+    subscriptions = Subscriptions(0)
+    listener = live(subscriptions, ONLY_A)
+    list(subscriptions.write(subscriptions.advance([entry(1, "b")])))
+    subscriptions.settle()
+    subscriptions.leave(listener)
+    assert (listener.state, listener.position) == (State.BEHIND, 1)

@@ -14,6 +14,7 @@ from broker.fanout.hub import Hub
 from broker.fanout.listeners import Listener
 from broker.fanout.subscriber import Subscriber
 from broker.log import dropped, retention
+from broker.log.archive import Older
 from broker.log.dropped import Dropped, DroppedBuckets, DroppedPositions
 from broker.log.past import Past
 from broker.log.replay import Mark, ReplayBuffer, Shared
@@ -52,8 +53,11 @@ class Node:
         """The numbers of events that there are now, and the counts of gaps among them."""
         self.hub.take_turns(float("inf"))
         found: list[str | int | None] = []
-        while (read := await subscriber.read()) is not None:
-            found += [read.count] if isinstance(read, Gap) else [entry.event_id for entry in read]
+        while (following := subscriber.next()) is not None:
+            if isinstance(following, Older):
+                await subscriber.read(following)
+            else:
+                found += [following.count] if isinstance(following, Gap) else [entry.event_id for entry in following]
         return found
 
 

@@ -36,11 +36,11 @@ END_TO_END = [
     *_in(
         "broker/fanout/listeners.py", STATEFUL,
         ("isolation: an event is for those alone who hold its inbox",
-         "return (*self._by_inbox.get(entry.inbox, ()), *self._of_all)",
+         "return (groups, *self._of_all) if isinstance(groups, Group) else (*groups, *self._of_all)",
          "return tuple(self._by_key.values())"),
         ("fan-out: an event is for all who hold everything, too",
-         "return (*self._by_inbox.get(entry.inbox, ()), *self._of_all)",
-         "return tuple(self._by_inbox.get(entry.inbox, ())) or tuple(self._of_all)"),
+         "return (groups, *self._of_all) if isinstance(groups, Group) else (*groups, *self._of_all)",
+         "return (groups,) if isinstance(groups, Group) else tuple(groups) or tuple(self._of_all)"),
     ),
     *_in(
         "broker/fanout/subscriptions.py", STATEFUL,
