@@ -19,7 +19,7 @@ from proofs.mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).parent.parent.parent
 PARTS = ("broker", "tests", "clients", "benchmarks", "docs", "examples", "contrib", "pyproject.toml", "Makefile",
          "README.md", "CHANGELOG.md", "llms.txt", "hatch_build.py")  # fmt: skip
-SECONDS = 300
+SECONDS = 240
 """For the tests of one mutation: one that makes them hang is found by that."""
 KILLED, SURVIVED, MISPLACED = "killed", "SURVIVED", "MISPLACED"
 
