@@ -72,7 +72,7 @@ export class Acknowledging {
       await this.give(action, fields, timeoutMs);
     } catch (error) {
       if (error instanceof CommandError) {
-        if (NOT_FOR_US.has(error.code)) this.#possible = false;
+        if (NOT_FOR_US.has(error.code)) this.#possible = this.place.acknowledges = false;
         return true;
       }
       if (!(error instanceof DaimonError)) throw error;

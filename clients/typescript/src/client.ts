@@ -33,7 +33,7 @@ export class Client extends Listening {
   #since: string | undefined;
 
   readonly #selection: Selection;
-  readonly #place = new Place();
+  readonly #place: Place;
   readonly #commands = new Commands();
   readonly #handlers: Handlers;
   readonly #notices: Notices;
@@ -63,6 +63,7 @@ export class Client extends Listening {
     this.#clientId = options.clientId;
     this.#eventTypes = options.eventTypes && [...options.eventTypes];
     this.#ack = options.ack ?? 'auto';
+    this.#place = new Place(this.#ack === 'auto');
     this.#keeping = options.cursorStore && new Keeping(options.cursorStore, (e) => this.#failed('the cursor store', e));
     if (options.clientId !== undefined && this.#keeping === undefined && this.#ack !== 'off') this.#since = 'acked';
 

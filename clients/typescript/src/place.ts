@@ -39,6 +39,9 @@ export class Place {
   #singly: Step[] = [];
   #givenBack: string[] = [];
 
+  /** With `acknowledges` what is to be acknowledged is kept until it is taken. */
+  constructor(public acknowledges = true) {}
+
   /** Begin at a cursor that was kept. */
   begin(cursor: string | undefined): void {
     this.received = cursor;
@@ -78,7 +81,7 @@ export class Place {
     step.done = true;
     if (this.#blockedUntil !== undefined && now >= this.#blockedUntil) this.#blockedUntil = undefined;
     if (failed) this.#blockedUntil = now + windowMs;
-    else this.#singly.push(step);
+    else if (this.acknowledges) this.#singly.push(step);
     this.#pass();
   }
 
@@ -86,7 +89,7 @@ export class Place {
     let step = this.#steps[this.#first];
     while (step?.done) {
       this.handled = step.cursor;
-      if (this.#blockedUntil === undefined) {
+      if (this.acknowledges && this.#blockedUntil === undefined) {
         this.#toAcknowledge = step.cursor;
         step.covered = true;
       }

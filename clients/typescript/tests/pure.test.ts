@@ -117,6 +117,19 @@ describe('a place', () => {
     expect(place.takeAcknowledgement()).toEqual({ cursor: 'c3', eventIds: [] });
   });
 
+  it('keeps nothing of what nobody acknowledges, from the start or from then on', () => {
+    const [one, two, three] = [event(1), event(2), event(3)];
+    const place = new Place(false);
+    place.begin('c0');
+    for (const it of [one, two, three]) place.came(it);
+    place.dealtWith(two, 0, false, 1_000);
+    place.dealtWith(one, 0, false, 1_000);
+    expect([place.handled, place.owesAcknowledgement]).toEqual(['c2', false]);
+    place.acknowledges = true;
+    place.dealtWith(three, 0, false, 1_000);
+    expect(place.takeAcknowledgement().cursor).toBe('c3');
+  });
+
   it('owes again what came to nothing', () => {
     const one = event(1);
     const place = began(one);
