@@ -164,8 +164,9 @@ def test_of_what_is_the_same_or_is_so_at_one_worker_the_greatest_or_the_least_co
 
 async def test_an_operator_watches_all_workers_as_one_broker(tmp_path):
     async with workers(tmp_path) as servers, clients_of(servers) as clients:
-        for served in servers:
+        for served, client in zip(servers, clients, strict=True):
             await served.broker.publish(ACCOUNT, [event(1)])
+            await client.next()
         servers[2].broker.connections.close(clients[2].ready["connection_id"], None)
         await clients[2].until_closed()
         await until(lambda: not servers[2].server.connections)
