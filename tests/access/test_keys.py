@@ -313,3 +313,11 @@ def test_a_connection_can_select_nothing_that_its_key_does_not_reach(key):
 @given(keys, narrowings)
 def test_a_token_reaches_nothing_that_its_key_does_not_reach(key, narrowing):
     assert key.narrowed(narrowing).reach.minus(key.reach) == NOTHING
+
+
+def test_a_token_reaches_no_inbox_that_its_key_does_not_reach_any_more():
+    narrowing = Narrowing(frozenset({"inb_a", "inb_b"}))
+    key = Key("key_1", "acct_1", frozenset({"subscribe"}), frozenset({"inb_a", "inb_c"}))
+    assert key.narrowed(narrowing).inbox_ids == {"inb_a"}
+    whole = Key("key_1", "acct_1", frozenset({"subscribe"}))
+    assert whole.narrowed(narrowing).inbox_ids == {"inb_a", "inb_b"}

@@ -340,3 +340,16 @@ async def test_one_that_breaks_off_before_it_has_read_the_101_is_gone_at_once(ca
         reset(stream)
         with trio.fail_after(1):
             await until(lambda: "ended" in caplog.text)
+
+
+def test_what_goes_with_a_slot_elsewhere_is_given_back_with_it_and_nobody_holds_it_then():
+    class Claim:
+        released = 0
+
+        def release(self) -> None:
+            self.released += 1
+
+    slot, _ = Slots().take("acct_1", 1, ("key", "client"))
+    slot.claim, slot.holder = Claim(), object()
+    slot.release()
+    assert (slot.claim.released, slot.holder) == (1, None)

@@ -427,6 +427,67 @@ def test_event_types_replace_the_filter_for_everything_that_comes_after_the_answ
     talk.publish("a", "y")
     talk.ask("subscribe", inbox_ids=["b"])
     assert ids(talk.later) == ["e3"], "without event_types the filter stays"
+    talk.session.follower.pause()
+    talk.publish("a", "x")
+    assert talk.heard() == []
+
+
+def events_among(frames: list[dict]) -> list[str]:
+    return [frame["event_id"] for frame in frames if "event_id" in frame]
+
+
+def test_a_replay_under_way_brings_nothing_more_of_what_is_unsubscribed():
+    talk = opened(stored="bcbc")
+    talk.say({"action": "subscribe", "inbox_ids": ["b", "c"], "since": talk.cursor(0)})
+    talk.say({"action": "unsubscribe", "inbox_ids": ["c"]})
+    assert events_among(talk.heard()) == ["e1", "e3"]
+
+
+def test_a_replay_under_way_brings_nothing_more_of_what_the_key_does_not_reach():
+    talk = opened(stored="bcbc")
+    talk.say({"action": "subscribe", "inbox_ids": ["b", "c"], "since": talk.cursor(0)})
+    talk.session.change_key(key_of(inbox_ids={"b"}))
+    assert events_among(talk.heard()) == ["e1", "e3"]
+
+
+def test_an_inbox_that_is_added_while_a_replay_is_under_way_comes_from_the_cursor_of_its_answer():
+    talk = opened(stored="bcbc")
+    talk.say({"action": "subscribe", "inbox_ids": ["b"], "since": talk.cursor(1)})
+    talk.say({"action": "subscribe", "inbox_ids": ["c"]})
+    frames = talk.heard()
+    assert frames[1]["result"]["cursor"] == talk.cursor(1)
+    assert events_among(frames) == ["e2", "e3", "e4"]
+
+
+def test_who_unsubscribes_from_everything_still_gets_the_accounts_own_events():
+    talk = opened(query={"inbox_ids": "a"})
+    talk.ask("unsubscribe", inbox_ids="*")
+    talk.session.follower.pause()
+    talk.publish("a ")
+    assert ids(talk.heard()) == ["e2"]
+
+
+def test_acked_needs_a_client_id():
+    code, message = opened().error("subscribe", inbox_ids=["a"], since="acked")
+    assert code == "invalid_params"
+    assert "`client_id`" in message
+    assert "`$.since`" in message
+
+
+def test_answers_and_gaps_that_are_said_are_counted():
+    talk = opened(stored="bb")
+    talk.drop(1)
+    talk.ask("subscribe", inbox_ids=["b"], since=talk.cursor(0))
+    talk.ask("ping")
+    assert (talk.session.answered, talk.session.gaps) == (2, 1)
+
+
+def test_a_key_that_reaches_less_is_said_and_one_that_reaches_more_is_not():
+    talk = opened(key=key_of(inbox_ids={"a", "b"}))
+    talk.session.change_key(key_of(inbox_ids={"a"}))
+    assert [(frame["type"], frame["inbox_ids"]) for frame in talk.heard()] == [("connection.updated", ["a"])]
+    talk.session.change_key(key_of(inbox_ids={"a", "b", "c"}))
+    assert talk.heard() == []
 
 
 @pytest.mark.parametrize(

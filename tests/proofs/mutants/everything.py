@@ -1,10 +1,17 @@
 """All mutants, wing by wing."""
 
-from proofs.mutants import fanout
+from proofs.mutants import commands, fanout, keyring, log, queues, session, slots, webhooks
 from proofs.mutants.mutant import Mutant
 
 WINGS: dict[str, list[Mutant]] = {
+    "commands": commands.MUTANTS,
     "fanout": fanout.MUTANTS,
+    "keyring": keyring.MUTANTS,
+    "log": log.MUTANTS,
+    "queues": queues.MUTANTS,
+    "session": session.MUTANTS,
+    "slots": slots.MUTANTS,
+    "webhooks": webhooks.MUTANTS,
 }
 """Each in a module of its own."""
 
