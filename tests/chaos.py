@@ -44,7 +44,7 @@ def configuration(url: str, seconds: float) -> str:
         for account_id in ACCOUNTS
     )
     return (
-        f'[server]\ndrain_seconds = 2\n[engine]\nurl = "{url}"\n[replay]\nseconds = {seconds}\n{accounts}'
+        f'[server]\ndrain_seconds = 1\n[engine]\nurl = "{url}"\n[replay]\nseconds = {seconds}\n{accounts}'
         f'[[operators]]\nid = "op"\nsha256 = "{hash_key(OPERATOR)}"\n'
     )
 
@@ -136,6 +136,8 @@ class Cluster:
         self.answered: dict[str, dict[str, int]] = {account_id: {} for account_id in ACCOUNTS}
         self.unknown: dict[str, set[str]] = {account_id: set() for account_id in ACCOUNTS}
         self.told = {account_id: Told() for account_id in ACCOUNTS}
+        self.shunned: Node | None = None
+        """Where nobody publishes."""
         self.moves = 0
         self.refused = 0
         self._number = 0
@@ -162,7 +164,8 @@ class Cluster:
         while True:
             with suppress(*FAILURES):
                 with trio.fail_after(8):
-                    answer = await post_events(random.choice(self.nodes).address, body, key=OPERATOR)
+                    node = random.choice([node for node in self.nodes if node is not self.shunned])
+                    answer = await post_events(node.address, body, key=OPERATOR)
                 if answer.status == 200:
                     told = answer.result["events"]
                     self.answered[account_id].update({one["event_id"]: position_of(one["cursor"]) for one in told})
@@ -352,6 +355,17 @@ async def stopped(cluster: Cluster) -> None:
     node.send(signal.SIGSTOP)
     await trio.sleep(random.uniform(0.2, 3))
     node.send(signal.SIGCONT)
+
+
+async def behind(cluster: Cluster) -> None:
+    """A node stands still, hears nothing, and goes on when what it has missed has left the window."""
+    node = cluster.shunned = cluster.any_node()
+    await cluster.has_answered(EVENTS_BETWEEN)
+    node.send(signal.SIGSTOP)
+    cluster.server.command("CLIENT", "KILL", "TYPE", "pubsub")
+    await trio.sleep(2.5)
+    node.send(signal.SIGCONT)
+    cluster.shunned = None
 
 
 async def drained(cluster: Cluster) -> None:
