@@ -33,6 +33,8 @@ MAX_ANSWER_VALUES: Final = 20_000
 MAX_CONNECTIONS: Final = 100
 _STEP_CHUNKS: Final = 64
 """Chunks of an answer, which may be of one byte each, that are read before others have their turn."""
+_TURN_SECONDS: Final = 1.0
+"""How long one of these waits for its turn."""
 USER_AGENT: Final = f"daimon-broker/{__version__}"
 COMPLAIN_SECONDS: Final = 60.0
 """How often answers that are not understood are logged at most."""
@@ -133,7 +135,8 @@ class Callout:
                 if len(answer) > MAX_ANSWER_BYTES:
                     reading.cancel()
                 if chunks % _STEP_CHUNKS == 0:
-                    await self._turns.take(None)
+                    with trio.move_on_after(_TURN_SECONDS, shield=True):  # who is cancelled here would leave them, too
+                        await self._turns.take(None)
         if len(answer) > MAX_ANSWER_BYTES:
             raise NoAnswerError("unavailable", "The operator's API gave too long an answer")
         return bytes(answer)
