@@ -37,6 +37,11 @@ class Shop:
         self.terms = Terms(self.queue, **{"max_attempts": 3, "stops": False, **terms})
 
     def publish(self, thread=None, inbox="in_1", kind="message.received", payload=None, now=0.0):
+        entry = self.stored(thread, inbox, kind, payload, now)
+        jobs.add(self.connection, [self.intake], [entry], now)
+        return entry.event_id
+
+    def stored(self, thread=None, inbox="in_1", kind="message.received", payload=None, now=0.0):
         self.position += 1
         event_id = f"e{self.position}"
         payload = payload or (b'{"message":{"thread_id":"%b"}}' % thread.encode() if thread else b"{}")
@@ -45,9 +50,7 @@ class Shop:
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (self.position, ACCOUNT, inbox, kind, event_id, event.created_at, now, payload),
         )
-        entry = Entry(self.position, 0.0, kind, inbox, event_id, b"", now, event)
-        jobs.add(self.connection, [self.intake], [entry], now)
-        return event_id
+        return Entry(self.position, 0.0, kind, inbox, event_id, b"", now, event)
 
     def lease(self, most=1, now=0.0, seconds=10.0, client_id="w"):
         """What one worker is given: lease ids by event."""
@@ -76,6 +79,15 @@ def test_events_of_one_thread_are_given_one_after_the_other_and_those_of_others_
     assert set(first) == {"e1", "e3"}
     shop.ack(first["e1"])
     assert set(shop.lease(10)) == {"e2"}
+
+
+def test_events_of_one_thread_that_come_at_once_are_given_one_after_the_other():
+    shop = Shop()
+    jobs.add(shop.connection, [shop.intake], [shop.stored(thread) for thread in ("a", "b", "a")], 0.0)
+    first = shop.lease(10)
+    assert set(first) == {"e1", "e2"}
+    shop.ack(first["e1"])
+    assert set(shop.lease(10)) == {"e3"}
 
 
 def test_who_is_in_no_thread_stands_in_the_line_of_the_inbox_and_without_order_nobody_stands():
@@ -158,11 +170,14 @@ def test_a_lease_that_was_held_lasts_from_then_on():
 
 
 def test_a_lease_that_is_given_back_unused_does_not_count():
-    shop = Shop(max_attempts=1)
+    shop = Shop(max_attempts=2)
     shop.publish()
     for _ in range(3):
         assert jobs.free(shop.connection, shop.lease().values(), 1.0).done
-    assert shop.states() == {"e1": "waiting"}
+    shop.nack(*shop.lease().values())
+    assert shop.states() == {"e1": "waiting"}, "it was the first of two attempts"
+    shop.nack(*shop.lease().values())
+    assert shop.states() == {"e1": "dead"}
 
 
 def test_leases_of_other_queues_are_lost_to_who_does_not_reach_them():

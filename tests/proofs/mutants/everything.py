@@ -1,10 +1,11 @@
 """All mutants, wing by wing."""
 
-from proofs.mutants import commands, fanout, keyring, log, queues, session, slots, webhooks
+from proofs.mutants import commands, connection, fanout, keyring, log, queues, session, slots, webhooks
 from proofs.mutants.mutant import Mutant
 
 WINGS: dict[str, list[Mutant]] = {
     "commands": commands.MUTANTS,
+    "connection": connection.MUTANTS,
     "fanout": fanout.MUTANTS,
     "keyring": keyring.MUTANTS,
     "log": log.MUTANTS,
