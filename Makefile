@@ -47,7 +47,7 @@ prove: $(VENV)/.installed-prove
 mutants: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m proofs.mutants.running --only "$(ONLY)"
 
-# The same with other mistakes, also for the state machine end to end: hours. SHARD=1/4.
+# The same with mistakes that the state machine end to end is to find: half an hour. SHARD=1/4.
 mutants-end-to-end: $(VENV)/.installed-dev
 	PYTHONPATH=tests:. $(BIN)/python -m proofs.mutating --shard $(or $(SHARD),1/1) --only "$(ONLY)"
 

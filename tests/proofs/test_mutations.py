@@ -1,4 +1,4 @@
-"""The list of mistakes that `make mutants` makes: each has its place in the source, and leaves it Python.
+"""The list of mistakes that `make mutants-end-to-end` makes: each has its place in the source, and leaves it Python.
 
 Not in `make test`: who changes a line that a mistake is made in is not to be stopped by it.
 """
@@ -10,7 +10,7 @@ from proofs.mutating import ROOT, misplaced
 from proofs.mutations import MUTATIONS
 from proofs.proving import only_in_make_prove
 
-MOST_MISPLACED = len(MUTATIONS) // 20
+MOST_MISPLACED = 2
 
 
 @only_in_make_prove
