@@ -90,9 +90,6 @@ END_TO_END = [
          "self.follower.change(kept, self.follower.event_filter)", "pass"),
         ("unsubscribe: after its answer nothing of the inbox comes",
          "kept = Selection(held.inboxes - frozenset(params.inbox_ids))", "kept = held"),
-        ("order: the gap is the next frame after the answer",
-         "        self.answer(request_id, command.action, outcome)\n        self._say_gap(gap)\n",
-         "        self._say_gap(gap)\n        self.answer(request_id, command.action, outcome)\n"),
     ),
     *_in(
         "broker/transport/life.py", STATEFUL,
