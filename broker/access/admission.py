@@ -6,7 +6,7 @@ from typing import Final
 import trio
 
 from ..errors import CloseCode, RequestError
-from .claims import Claim, NodeSlots
+from .claims import REPLACED, REPLACED_LOOK, Claim, NodeSlots
 from .keys import MAX_CONNECTIONS, Key
 from .opening import Opening
 from .slots import LOOK, Holder, Name, Slot, Slots
@@ -64,18 +64,17 @@ async def _admit_among_nodes(slots: NodeSlots, judge: Judge, key: Key, opening: 
         full = await slots.claim(claim)
         if full is not None:
             full = await _after_a_ghost(slots, judge, claim, full)
-        key, opening = judge()  # it may have been revoked meanwhile, or its client's newer connection come
+        key, opening = judge()  # it may have been revoked meanwhile
         if full is not None:
             raise _full(key)
-        if claim.state == "lost":
-            message = "A newer connection of the same client_id has come first"
-            raise RequestError("connection_limit", message, retry_after_ms=RETRY_MS)
-        slot = _take(slots, key, opening, counted=False)
-        assert slot is not None
     except BaseException:
         claim.release()
         raise
-    slot.claim, claim.slot = claim, slot
+    # No name: the server alone knows who came last. Its answers come in any order, so that none of this node's
+    # connections may be ended for another of them but by its word.
+    slot, _ = slots.take(claim.account_id, None)
+    assert slot is not None
+    slots.admit(claim, slot)
     return key, opening, slot
 
 
@@ -119,15 +118,11 @@ def _lives(holder: Holder, asked_at: float) -> bool:
     return trio.current_time() - holder.last_heard() < SILENT_SECONDS and holder.lived_since(asked_at)
 
 
-def _take(slots: Slots, key: Key, opening: Opening, *, counted: bool = True) -> Slot | None:
-    """Take a slot at this node; ``counted``: if its tier has one left here, and not: it is claimed among all nodes."""
-    limit = MAX_CONNECTIONS[key.tier] if counted else None
-    slot, replaced = slots.take(str(key.account_id), limit, _name_of(key, opening))
-    why = "replaced by a newer connection of the same client_id"
-    if opening.watch:
-        why = "replaced by a newer look at the account"
+def _take(slots: Slots, key: Key, opening: Opening) -> Slot | None:
+    """Take a slot of this process, if its tier has one left."""
+    slot, replaced = slots.take(str(key.account_id), MAX_CONNECTIONS[key.tier], _name_of(key, opening))
     if replaced is not None and replaced.holder is not None:
-        replaced.holder.end(CloseCode.REPLACED, why)
+        replaced.holder.end(CloseCode.REPLACED, REPLACED_LOOK if opening.watch else REPLACED)
     return slot
 
 

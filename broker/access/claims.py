@@ -47,13 +47,15 @@ redis.call('PEXPIRE', slots, 86400000)
 if had and had ~= value then
   local node, token = string.match(had, '^(%S+) (%S+)')
   redis.call('PUBLISH', ARGV[2] .. node, '["replaced","' .. token .. '"]')
+  return had
 end
 return 1
 """
 """KEYS: an account's slots. ARGV: what stands before a node's name in its lease, and in its channel; limit or "";
 field and value, which is `NODE TOKEN`.
 
-Returns 1, or who has the slots."""
+Returns 1, the value that it has replaced, or who has the slots. Its order is the order of takeovers: of all claims of
+one field the last that was taken stays, and each other is told, by its own token, that it has lost the field."""
 RELEASE: Final = """
 if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
 return 1
@@ -76,8 +78,8 @@ QUIETEST_SECONDS: Final = 0.25
 """How long other nodes may take to say which of their connections is the quietest."""
 RECLAIMED_AT_ONCE: Final = 256
 AGAIN_SECONDS: Final = 0.5
-_REPLACED: Final = "replaced by a newer connection of the same client_id"
-_REPLACED_LOOK: Final = "replaced by a newer look at the account"
+REPLACED: Final = "replaced by a newer connection of the same client_id"
+REPLACED_LOOK: Final = "replaced by a newer look at the account"
 _NO_ROOM: Final = "the account's other connections have taken its room"
 
 
@@ -178,7 +180,22 @@ class NodeSlots(Slots):
         arguments = (self._wire.leases, self._wire.channels, limit, claim.field, self._value(claim))
         self._claims[claim.token] = claim
         answer = await self._wire.call(TAKE, [self._key_of(claim)], arguments)
-        return None if answer == 1 else [_text(holder) for holder in answer]
+        if isinstance(answer, list):
+            return [_text(holder) for holder in answer]
+        if answer != 1:
+            node, _, token = _text(answer).partition(" ")
+            if node == self._wire.node:  # it need not wait for the server's message
+                self._replace(token)
+        return None
+
+    def admit(self, claim: Claim, slot: Slot) -> None:
+        """Let a claim be its connection's; one that was replaced meanwhile is ended as soon as it can be told."""
+        slot.claim, claim.slot = claim, slot
+        if claim.state == "lost" and self._nursery is not None:
+            self._nursery.start_soon(self._end_replaced, claim)
+
+    async def _end_replaced(self, claim: Claim) -> None:
+        self._replace(claim.token)
 
     def give_back(self, claim: Claim) -> None:
         """Let a claim be over; the server is told as soon as it can be."""
@@ -216,7 +233,7 @@ class NodeSlots(Slots):
         self._renewed = False
         by_key: dict[tuple[str, int | None], list[Claim]] = {}
         for claim in self._claims.values():
-            if claim.slot is not None:
+            if claim.slot is not None and claim.state == "made":
                 by_key.setdefault((self._key_of(claim), None if claim.look else claim.limit), []).append(claim)
         try:
             for (key, limit), claims in by_key.items():
@@ -234,7 +251,13 @@ class NodeSlots(Slots):
             if answer == "full":
                 claim.lose(CloseCode.HEARTBEAT_MISSED, _NO_ROOM)
             elif answer == "replaced":
-                claim.lose(CloseCode.REPLACED, _REPLACED_LOOK if claim.look else _REPLACED)
+                self._replace(claim.token)
+
+    def _replace(self, token: str) -> None:
+        """End the connection of a claim that has lost its field to a newer one, if it is still there."""
+        claim = self._claims.get(token)
+        if claim is not None:
+            claim.lose(CloseCode.REPLACED, REPLACED_LOOK if claim.look else REPLACED)
 
     # --- ghosts
 
@@ -290,9 +313,7 @@ class NodeSlots(Slots):
         try:
             kind, *rest = msgspec.json.decode(message, type=list[Any])
             if kind == "replaced":
-                claim = self._claims.get(rest[0])
-                if claim is not None:
-                    claim.lose(CloseCode.REPLACED, _REPLACED_LOOK if claim.look else _REPLACED)
+                self._replace(rest[0])
             elif kind == "quiet":
                 question, node, token, silent_seconds = rest
                 if question in self._suspects:

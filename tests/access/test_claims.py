@@ -17,6 +17,7 @@ from broker.errors import RequestError
 from broker.protocol.selection import EVERYTHING
 
 RACES = 1_000
+TAKEOVERS = 100
 ACCOUNT = "acct_test"
 
 
@@ -175,6 +176,64 @@ async def test_a_client_that_comes_at_another_node_is_replaced_where_it_was(path
         assert await held(one) == 1
         third.slot.release()
         await until_held(one, 0)
+
+
+async def all_told(node):
+    """Wait until a node has been told all that it was to be told up to now."""
+    told = trio.Event()
+    node.wire.follow(lambda message: message == b"last" and told.set(), lambda: None)
+    await node.wire.tell(node.wire.node, b"last")
+    await told.wait()
+
+
+@pytest.mark.parametrize("number", range(2, 7))
+async def test_of_any_who_come_at_once_with_one_name_the_one_that_the_server_has_stays_and_no_other(number, path):
+    async with nodes(path) as both:
+        opened = {}
+
+        async def come(node, name):
+            client = await node.open(tier="enterprise", client_id=name)
+            opened.setdefault(name, []).append((node, client))
+
+        for start in range(0, TAKEOVERS, 10):
+            async with trio.open_nursery() as nursery:
+                for name in range(start, start + 10):
+                    for index in range(number):
+                        nursery.start_soon(come, both[(name + index % 3) % 2], f"agent-{name}")
+        for node in both:
+            await all_told(node)
+        await trio.testing.wait_all_tasks_blocked()
+        for clients in opened.values():
+            assert len(clients) == number
+            [(node, last)] = [found for found in clients if found[1].ended is None]
+            ended = [client.ended for _, client in clients if client is not last]
+            assert set(ended) == {CloseCode.REPLACED}
+            at_server = await node.wire.ask(b"HGET", node.wire.key("k", ACCOUNT), last.slot.claim.field)
+            assert at_server == f"{node.wire.node} {last.slot.claim.token}".encode()
+        assert await held(both[0]) == len(opened) == TAKEOVERS
+
+
+async def test_one_that_is_taken_over_before_its_answer_comes_is_opened_and_ended_as_replaced(path):
+    async with nodes(path) as (one, other):
+        first = Claim(one.slots, ACCOUNT, None, ("key", "agent"))
+        await one.slots.claim(first)
+        second = await other.open(tier="enterprise", client_id="agent")
+        await all_told(one)
+        slot, _ = one.slots.take(ACCOUNT, None)
+        one.slots.admit(first, slot)
+        replaced = Client(slot)
+        await until(lambda: replaced.ended is not None)
+        assert (replaced.ended, second.ended) == (CloseCode.REPLACED, None)
+
+
+async def test_a_client_that_comes_at_its_own_node_replaces_its_old_connection_at_once(path):
+    async with nodes(path) as (one, _):
+        first = await one.open(client_id="agent")
+        second = await one.open(client_id="agent")
+        assert (first.ended, second.ended) == (CloseCode.REPLACED, None)
+        await all_told(one)
+        assert second.ended is None
+        assert await held(one) == one.slots.statistics().connections == 1
 
 
 async def test_the_same_name_with_another_key_is_another_client(path):
