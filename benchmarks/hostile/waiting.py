@@ -58,6 +58,23 @@ async def hard_mails(target: Target, mails: int = 200) -> None:
             nursery.start_soon(read, number)
 
 
+async def hard_senders(target: Target, mails: int = 60) -> None:
+    """Wait for a sender and a recipient in mails of 64 KiB whose addresses are made to be slow, 16 at once."""
+    pieces = ('"\\', ",", "<a@", "a@b.", '"x"<a@b.c>!,', "\u3000")
+    where = {"from": "@example.com"}, {"to": "@example.com"}, {"to": "a@"}
+    for n in range(mails):
+        piece = pieces[n % len(pieces)]
+        text = piece * (60_000 // len(piece.encode()))
+        message = {"from": text} if n % 2 else {"to": text if n % 4 else ['"x@y" <a@example.com>!'] * 999}
+        await publish(target, [event("in_1", message=message)])
+    async with opened(target, LISTENER, "?inbox_ids=none") as websocket:
+        for place in range(WAITS):
+            asked = {"event_types": ["a.*"], "since": "5m", "where": where[place % 3], "timeout_seconds": 0}
+            await websocket.say(request_id=f"w{place}", action="wait_for", **asked)
+        for _ in range(WAITS):
+            await websocket.text()
+
+
 ROWS = [
     Row("waits", "subscribe key: 960 waits on 60 connections, and events for all", many_waits),
     Row(
@@ -67,4 +84,10 @@ ROWS = [
         may_hold_bytes=WINDOW_BYTES,
     ),
     Row("hard-mails", "any key: codes and links of 200 mails of 64 KiB", hard_mails, may_hold_bytes=WINDOW_BYTES),
+    Row(
+        "hard-senders",
+        "any key: senders and recipients of 60 mails of 64 KiB, 16 at once",
+        hard_senders,
+        may_hold_bytes=WINDOW_BYTES,
+    ),
 ]

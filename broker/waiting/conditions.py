@@ -5,14 +5,14 @@ what it is looked for in. They are for `payload.message`, or for the payload its
 """
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Final
+from functools import lru_cache
+from itertools import chain, islice
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-MAX_ADDRESSES: Final = 1_000
-"""Of one message that are looked at."""
-_DOMAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+from .addresses import MAX_ADDRESSES, Address, address_of, addresses_in, domain_of
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 
@@ -20,8 +20,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=256)]
 class Where(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """Conditions that all must be true; a text is found wherever it stands, upper and lower case alike."""
 
-    from_: Annotated[Text | None, Meta(description="In the sender; `@example.com`: of this domain.")] = None
-    to: Annotated[Text | None, Meta(description="In one of the recipients; `@example.com`: of this domain.")] = None
+    from_: Annotated[Text | None, Meta(description="In the sender; with an `@`: in its address.")] = None
+    to: Annotated[Text | None, Meta(description="In a recipient; with an `@`: in its address.")] = None
     subject: Annotated[Text | None, Meta(description="In the subject.")] = None
     contains: Annotated[Text | None, Meta(description="In the subject or the body.")] = None
     thread_id: Annotated[Text | None, Meta(description="The thread, whole and exact.")] = None
@@ -97,16 +97,14 @@ def condition(where: Where | None) -> Callable[[Mail], bool] | None:
         return None
     checks: list[Callable[[Mail], bool]] = []
     if where.from_ is not None:
-        sender = _finder(where.from_)
-        checks.append(lambda mail: sender(mail.from_))
+        checks.append(_sender_check(where.from_))
     if where.to is not None:
-        recipient = _finder(where.to)
-        checks.append(lambda mail: any(map(recipient, mail.to)))
+        checks.append(_recipient_check(where.to))
     if where.subject is not None:
-        subject = _finder(where.subject, domains=False)
+        subject = _finder(where.subject)
         checks.append(lambda mail: subject(mail.subject))
     if where.contains is not None:
-        anything = _finder(where.contains, domains=False)
+        anything = _finder(where.contains)
         checks.append(lambda mail: anything(mail.subject) or anything(mail.body))
     if where.thread_id is not None:
         checks.append(lambda mail: mail.thread_id == where.thread_id)
@@ -115,20 +113,47 @@ def condition(where: Where | None) -> Callable[[Mail], bool] | None:
     return lambda mail: all(check(mail) for check in checks)
 
 
-def _finder(wanted: str, *, domains: bool = True) -> Callable[[str], bool]:
-    """Return what says whether a text is in another; one that begins with `@` must be the whole of a domain."""
+def _finder(wanted: str) -> Callable[[str], bool]:
+    """Return what says whether a text is in another."""
     folded = wanted.casefold()
-    if not (domains and folded.startswith("@")):
-        return lambda text: folded in text.casefold()
+    return lambda text: folded in text.casefold()
 
-    def of_domain(text: str) -> bool:
-        text = text.casefold()
-        start = text.find(folded)
-        while start >= 0:
-            end = start + len(folded)
-            if text[end : end + 1] not in _DOMAIN:
-                return True
-            start = text.find(folded, end)
-        return False
 
-    return of_domain
+def _sender_check(wanted: str) -> Callable[[Mail], bool]:
+    """Return what says whether a sender is as wanted; with an `@` its address is meant, never a name beside it."""
+    if "@" not in wanted:
+        found = _finder(wanted)
+        return lambda mail: found(mail.from_)
+    is_meant = _address_finder(wanted)
+
+    def check(mail: Mail) -> bool:
+        address = address_of(mail.from_)
+        return address is not None and is_meant(address)
+
+    return check
+
+
+def _recipient_check(wanted: str) -> Callable[[Mail], bool]:
+    """The same for recipients, each by itself."""
+    if "@" not in wanted:
+        found = _finder(wanted)
+        return lambda mail: any(map(found, mail.to))
+    is_meant = _address_finder(wanted)
+    return lambda mail: any(map(is_meant, _recipients(mail.to)))
+
+
+def _address_finder(wanted: str) -> Callable[[Address], bool]:
+    """Return what says whether an address is as wanted: its domain, all of it, or a part."""
+    if wanted.startswith("@"):
+        domain = domain_of(wanted)
+        return lambda address: address.domain == domain
+    exact, part = address_of(wanted), wanted.lower()
+    if exact is not None and "." in exact.domain:
+        return lambda address: address == exact
+    return lambda address: part in address.whole
+
+
+@lru_cache(maxsize=1)
+def _recipients(texts: tuple[str, ...]) -> tuple[Address, ...]:
+    """Return the addresses of recipients; those of the last mail are kept: a thousand may ask for them."""
+    return tuple(islice(chain.from_iterable(map(addresses_in, texts)), MAX_ADDRESSES))

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from .addresses import address_of
 from .conditions import Mail
 
 MAX_CANDIDATES: Final = 3
@@ -45,7 +46,6 @@ _UNLIKELY_LINK: Final = re.compile(
     r"unsubscribe|optout|opt-out|preferences|privacy|terms|support|help|facebook\.|twitter\.|linkedin\.|instagram\.|youtube\."
 )
 _PICTURE: Final = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".css", ".woff", ".woff2", ".webp", ".ico", ".dtd")
-_ADDRESS_DOMAIN: Final = re.compile(r"@([A-Za-z0-9.-]{1,253})")
 _TAG: Final = re.compile(r"<[^<>]{0,4096}>")
 _BLOCK: Final = re.compile(r"<(?:br|/p|/div|/td|/tr|/h[1-6]|/li)\b", re.IGNORECASE)
 
@@ -139,7 +139,8 @@ def _without(source: str, opening: str, closing: str) -> str:
 
 def links_of(mail: Mail) -> list[Link]:
     """Return where a mail may want its reader to go, the likeliest first."""
-    site = _site_of(mail.from_)
+    sender = address_of(mail.from_)
+    site = "" if sender is None else sender.domain
     scores: dict[Link, int] = {}
     for match in islice(_LINK.finditer(mail.body[:SOURCE_CHARACTERS]), MAX_MATCHES):
         if match.end() == SOURCE_CHARACTERS < len(mail.body):
@@ -160,11 +161,6 @@ def _host_of(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-def _site_of(sender: str) -> str:
-    found = _ADDRESS_DOMAIN.findall(sender[:TEXT_CHARACTERS])
-    return found[-1].lower().strip(".") if found else ""
 
 
 def _is_same_site(host: str, site: str) -> bool:

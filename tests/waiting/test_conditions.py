@@ -74,11 +74,99 @@ def test_what_is_not_there_is_not_found(where):
     assert not fits(**where)
 
 
-def test_a_domain_is_the_whole_of_one_wherever_it_stands():
-    for sender in ("a@x.com", "A <a@x.com>", "a@x.com.evil.org, b@X.COM", "@x.com"):
-        assert fits({**MAIL, "from": sender}, **{"from": "@x.com"}), sender
-    for sender in ("a@x.com.evil.org", "a@notx.com", "a@x.com-b.org", "x.com", "a@x.community"):
-        assert not fits({**MAIL, "from": sender}, **{"from": "@x.com"}), sender
+REAL = [
+    "a@example.com",
+    "a@example.com.",
+    " A@Example.COM ",
+    "<a@example.com>",
+    "Ada <a@example.com>",
+    '"x@evil.io" <a@example.com>',
+    "a@example.com <A@example.com>",
+    "dependabot[bot] <a@example.com>",
+    "山田\u3000太郎 <a@example.com>",
+]
+NOT_REAL = [
+    "evil@example.com <x@evil.io>",
+    '"evil@example.com" <x@evil.io>',
+    "x@evil.io <a@example.com>",
+    "x@evil.io (a@example.com)",
+    "a@example.com (Ada)",
+    "a@example.com@evil.io",
+    '"@example.com"@evil.io',
+    '"x@evil.io"@example.com',
+    "a@example.com evil.io",
+    *(f"a@example.com{between}x@evil.io" for between in (",", ", ", ";", ":", "/", ">", " ")),
+    *(f"x@evil.io{between}a@example.com" for between in (", ", "; ", ":")),
+    "team: a@example.com;",
+    "<a@example.com> <x@evil.io>",
+    "Ada <a@example.com>@evil.io",
+    "Ada <a@example.com",
+    'Ada" <a@example.com>',
+    "a@example.com\u200b.evil.io",
+    "a@example.com\u200b",
+    "\u202ea@example.com",
+    "a@example.com\r\n",
+    "a\x00@example.com",
+    "a@example.com\u3164",
+    "a@example.com..",
+    "a@example.com-b.org",
+    "a@example.com.evil.io",
+    "a@example.community",
+    "a@notexample.com",
+    "a@mail.example.com",
+    "@example.com",
+    "example.com",
+]
+
+
+@pytest.mark.parametrize("wanted", ["@example.com", "@EXAMPLE.com.", "a@example.com", "A@Example.com", "a@"])
+@pytest.mark.parametrize("sender", REAL)
+def test_the_one_real_address_of_a_sender_counts(sender, wanted):
+    assert fits({**MAIL, "from": sender}, **{"from": wanted})
+
+
+@pytest.mark.parametrize("wanted", ["@example.com", "a@example.com", "evil@example.com"])
+@pytest.mark.parametrize("sender", NOT_REAL)
+def test_what_looks_like_an_address_or_is_not_clear_is_none(sender, wanted):
+    assert not fits({**MAIL, "from": sender}, **{"from": wanted})
+
+
+def test_a_name_that_looks_like_an_address_does_not_hide_the_real_one():
+    assert fits({**MAIL, "from": '"evil@example.com" <x@evil.io>'}, **{"from": "@evil.io"})
+
+
+def test_letters_that_only_look_like_those_of_another_domain_or_name_are_others():
+    assert not fits({**MAIL, "from": "a@straße.example"}, **{"from": "@strasse.example"})
+    assert not fits({**MAIL, "from": "\u212aate@example.com"}, **{"from": "kate@example.com"})
+    assert fits({**MAIL, "from": "a@BÜCHER.example"}, **{"from": "@bücher.example"})
+
+
+def test_a_text_with_an_at_that_names_no_domain_fits_nothing():
+    for wanted in ("@", "@@", "@example.com evil", "@.com"):
+        assert not fits({**MAIL, "from": "a@example.com"}, **{"from": wanted}), wanted
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        ["x@evil.io", "Ada <a@example.com>"],
+        "x@evil.io, Ada <a@example.com>",
+        '"Doe, J" <x@evil.io>,, "b@c" <a@example.com>',
+        ["broken (", "a@example.com."],
+    ],
+)
+def test_recipients_are_judged_each_by_itself(to):
+    for wanted in ("@example.com", "a@example.com"):
+        assert fits({**MAIL, "to": to}, to=wanted)
+        assert not fits({**MAIL, "to": to}, to=f"{wanted}.evil.io")
+
+
+@pytest.mark.parametrize(
+    "to",
+    [['"a@example.com" <x@evil.io>'], "x@evil.io (a@example.com)", '"a@example.com, " <x@evil.io>', '", a@example.com'],
+)
+def test_a_name_of_a_recipient_is_no_address(to):
+    assert not fits({**MAIL, "to": to}, to="@example.com")
 
 
 @pytest.mark.parametrize(

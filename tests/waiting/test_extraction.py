@@ -138,3 +138,19 @@ def test_a_long_mail_made_to_be_slow_is_bounded_by_what_is_looked_at(pieces, tim
     assert codes_of(mail(text)) == codes_of(mail(cut))
     if "http" not in text:
         assert links_of(mail(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("sender", "same_site"),
+    [
+        ("a@example.com", True),
+        ("Ada <a@mail.example.com.>", True),
+        ("x@evil.io (a@example.com)", False),
+        ("a@example.com evil.io", False),
+        ("a@example.com\u200b.evil.io", False),
+        ('"a@example.com" <x@evil.io>', False),
+        ("x@evil.io, a@example.com", False),
+    ],
+)
+def test_a_link_leads_to_the_site_of_the_one_real_address_alone(sender, same_site):
+    assert links_of(mail("https://example.com/verify?t=1", sender=sender))[0].same_site is same_site
