@@ -9,8 +9,10 @@ import click
 import trio
 from msgspec import structs
 
+from ..address import parse_address
 from ..config import Config, LogFormat, LogLevel, LogsConfig, load_config
 from ..config import check_config as checked
+from ..disk import require_storage
 from ..errors import ConfigError, StorageError, first_of
 from ..observe.log_writer import LogWriter
 from ..observe.siblings import Siblings
@@ -66,7 +68,12 @@ def serve(
     """
     config_path = found_config(config_path)
     overriding = partial(_overridden, workers=workers, storage=storage)
-    config = overriding(load(config_path))
+    config = load(config_path)
+    try:
+        config = overriding(config)
+        _require_servable(config)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
     place = take_place(os.environ)
     logs = LogsConfig(format=log_format or config.logs.format, level=log_level or config.logs.level)
     raise_open_files_limit()
@@ -90,6 +97,12 @@ def serve(
                 trio.run(serving, _say_nothing, given, siblings)
     except* (OSError, ConfigError, StorageError) as group:
         raise click.ClickException(_told(first_of(group))) from None
+
+
+def _require_servable(config: Config) -> None:
+    """Raise `ConfigError` where a configuration that loads cannot be served, to `check-config` as to `serve`."""
+    require_storage(config, config.storage.path)
+    certificate_of(config.server)
 
 
 def _of_a_worker(config_path: str | None, config: Config, logs: LogsConfig) -> list[str]:
@@ -128,9 +141,7 @@ def _say_listening(log: LogWriter, config: Config, config_path: str | None, addr
     scheme = "http" if config.server.tls_certificate is None else "https"
     where = " and ".join(_url_of(scheme, address) for address in addresses)
     settings = config_path or "no file"
-    kept = f"the log in {config.storage.path}"
-    if config.storage.path is None:
-        kept = f"memory only: a restart forgets the window of {config.replay.seconds:g} s"
+    kept = _where_kept(config)
     if config.server.workers > 1:
         kept += f", {config.server.workers} workers"
     said = f"{__version__}, {_counted(len(config.accounts), 'account')} ({settings}), {kept}, listening on {where}"
@@ -138,6 +149,18 @@ def _say_listening(log: LogWriter, config: Config, config_path: str | None, addr
     if not (config.accounts or config.access.url):
         nobody = "no accounts are configured: nobody can connect (see `broker init`, `broker keys new`)"
         log.put(f"broker: {nobody}\n".encode())
+
+
+def _where_kept(config: Config) -> str:
+    """Say where events are kept, and for how long; no password is in it."""
+    if config.storage.path is not None:
+        return f"the log in {config.storage.path}"
+    window = f"the window of {config.replay.seconds:g} s"
+    if config.engine.url is not None:
+        return f"the engine at {parse_address(config.engine.url)}: it keeps {window}"
+    if config.server.workers > 1:
+        return f"a private server of the workers: a restart forgets {window}"
+    return f"memory only: a restart forgets {window}"
 
 
 def _url_of(scheme: str, address: Address) -> str:
@@ -153,11 +176,11 @@ def _counted(number: int, thing: str) -> str:
 @config_option
 @json_option
 def check_config(config_path: str | None, *, as_json: bool) -> None:
-    """Say whether the configuration loads, with the environment and the certificate that it names."""
+    """Say whether the configuration can be served, with the environment and the certificate that it names."""
     config_path = found_config(config_path)
     config = load(config_path)
     try:
-        certificate_of(config.server)
+        _require_servable(config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     keys = sum(len(account.keys) for account in config.accounts)

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 from click.testing import CliRunner
-from processes import GUARD_SECONDS, KEY, process, serving
+from processes import GUARD_SECONDS, KEY, free_port, process, serving
 
 import broker
 from broker.cli.cli import main
@@ -144,6 +144,60 @@ def test_a_setting_that_is_not_known_is_named(command, config_path):
     assert "porrt" in answer.output
     by_environment = run("check-config", BROKER_SERVER__PORRT="1")
     assert "BROKER_SERVER__PORRT" in by_environment.output
+
+
+TOGETHER = "A log on disk does not go together with"
+
+
+@pytest.mark.parametrize(
+    ("flags", "more", "said"),
+    [
+        (
+            ("--workers", "2"),
+            '[storage]\npath = "x.db"\n',
+            f"{TOGETHER} several `server.workers` - at `$.storage.path`",
+        ),
+        (
+            ("--storage", "x.db"),
+            "[server]\nworkers = 2\n",
+            f"{TOGETHER} several `server.workers` - at `$.storage.path`",
+        ),
+        (("--storage", "x.db"), '[engine]\nurl = "redis://h"\n', f"{TOGETHER} `engine.url` - at `$.storage.path`"),
+    ],
+)
+def test_flags_that_do_not_go_together_with_the_configuration_are_one_line(flags, more, said, config_path):
+    config_path.write_text(more + CONFIG)
+    answer = run("serve", "--config", str(config_path), *flags)
+    assert (answer.exit_code, answer.output) == (1, f"Error: the configuration: {said}\n")
+
+
+QUEUE = '[[accounts.queues]]\nid = "support"\n'
+WEBHOOK = f'[[accounts.webhooks]]\nid = "hook"\nurl = "https://example.com"\nsecret = "whsec_{"MDEy" * 10}"\n'
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+@pytest.mark.parametrize(("name", "section"), [("queues", QUEUE), ("webhooks", WEBHOOK)])
+def test_what_needs_a_log_on_disk_where_there_is_none_is_told_before_it_is_served(command, name, section, config_path):
+    config_path.write_text(CONFIG + section)
+    answer = run(command, "--config", str(config_path))
+    said = f"Error: {name} need a log on disk, `storage.path` - at `$.accounts[0].{name}`\n"
+    assert (answer.exit_code, answer.output) == (1, said)
+    on_disk = run("check-config", "--config", str(config_path), BROKER_STORAGE__PATH="x.db")
+    assert (on_disk.exit_code, on_disk.output[:3]) == (0, "ok:")
+
+
+def test_serve_with_an_engine_says_where_that_is_without_its_password_and_warns_once_that_it_is_away(config_path):
+    url = f"redis://me:hush@127.0.0.1:{free_port()}/3"
+    with process("serve", "--config", config_path, "--port", "0", BROKER_ENGINE__URL=url) as started:
+        lines = [started.stderr.readline() for _ in range(2)]
+        started.terminate()
+        assert started.wait(GUARD_SECONDS) == 0
+        said = "".join([*lines, started.stderr.read()])
+    where = url.partition("@")[2].removesuffix("/3")
+    assert f"the engine at {where}, database 3: it keeps the window of 300 s, listening on http://127.0.0.1:" in said
+    assert said.count(f"the engine at {where}, database 3 is away: ") == 1
+    assert "memory only" not in said
+    assert "hush" not in said
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_so(server, config_path):
