@@ -305,10 +305,16 @@ def next_due(connection: sqlite3.Connection, queue: int) -> float | None:
     [due_at] = connection.execute(
         "SELECT min(due_at) FROM jobs WHERE queue = ? AND state = 'waiting' AND line < 2", (queue,)
     ).fetchone()
+    until = next_over(connection, queue)
+    return min((float(moment) for moment in (due_at, until) if moment is not None), default=None)
+
+
+def next_over(connection: sqlite3.Connection, queue: int) -> float | None:
+    """Return when the first of a queue's leases is over; None: there is none."""
     [until] = connection.execute(
         "SELECT min(until) FROM jobs WHERE queue = ? AND state = 'leased'", (queue,)
     ).fetchone()
-    return min((float(moment) for moment in (due_at, until) if moment is not None), default=None)
+    return None if until is None else float(until)
 
 
 def expire(connection: sqlite3.Connection, terms: Terms, now: float) -> Fallen:
@@ -323,6 +329,11 @@ def expire(connection: sqlite3.Connection, terms: Terms, now: float) -> Fallen:
         if _fall_back(connection, terms, position, attempts, now, now, "expired"):
             fallen.dead.append(event_id)
     return fallen
+
+
+def expire_and_look_on(connection: sqlite3.Connection, terms: Terms, now: float) -> tuple[Fallen, float | None]:
+    """The same; return beside it when the first of the others is over."""
+    return expire(connection, terms, now), next_over(connection, terms.queue)
 
 
 # --- settled by who has the lease

@@ -38,6 +38,8 @@ from .queue import time_of
 MAX_WAITERS: Final = 1_000
 """Workers that wait at one queue."""
 RETRY_SECONDS: Final = 1.0
+LAPSE_SECONDS: Final = 0.2
+"""What lies at least between two looks at a queue's leases that are over: many that are over soon share one."""
 DELAYS_SECONDS: Final = (5.0, 30.0, 120.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 14_400.0, 28_800.0)
 """What lies between two attempts, unless a worker says otherwise: as webhooks have it."""
 SPREAD: Final = 0.2
@@ -74,6 +76,8 @@ class Giving:
     def begin(self, live: Live) -> None:
         """Let a queue's jobs be given."""
         self._lives[live.number] = live
+        if live.leases:
+            self._watch(live, min(live.leases.values()))
         self.look_at(live)
 
     def end(self, live: Live) -> None:
@@ -197,6 +201,8 @@ class Giving:
                 waiter.answered.set()
                 continue
             live.leases |= {lease.lease_id: lease.until for lease in leases}
+            if leases:
+                self._watch(live, leases[0].until)
             if isinstance(granted, RequestError):
                 waiter.error = granted
             else:
@@ -247,6 +253,31 @@ class Giving:
             self._fell(live, fallen)
             more = len(fallen.lease_ids) == jobs.GRANTS
 
+    def _watch(self, live: Live, until: float, least: float = 0.0) -> None:
+        """Look at a queue's leases when one of them is over, ``least`` seconds from now at the earliest."""
+        seconds = max(until - self._backlog.wall_clock(), least)
+        live.over.set(self._schedule, trio.current_time() + seconds, partial(self._lapse, live))
+
+    def _lapse(self, live: Live) -> None:
+        """Let leases be over whose time is: whoever waits for that is told of it, though no worker comes."""
+        if live.leases and live.number in self._lives:
+            now = self._backlog.wall_clock()
+            work = partial(jobs.expire_and_look_on, terms=live.queue.terms(live.number), now=now)
+            self._storage.begin_write(work, partial(self._lapsed, live))
+
+    def _lapsed(self, live: Live, outcome: tuple[Fallen, float | None] | RequestError) -> None:
+        if live.number not in self._lives:
+            return
+        if isinstance(outcome, RequestError):
+            self._watch(live, 0.0, RETRY_SECONDS)
+            return
+        fallen, following = outcome
+        self._fell(live, fallen)
+        if following is not None:
+            self._watch(live, following, LAPSE_SECONDS)
+        if fallen.lease_ids:
+            self.look_at(live)
+
     # --- what becomes of leases
 
     async def ack(self, lives: Collection[Live], asked: AckLeases) -> AckedLeases:
@@ -272,6 +303,7 @@ class Giving:
             live = self._live_of(lease_id)
             if live is not None and lease_id in live.leases:
                 live.leases[lease_id] = until
+                self._watch(live, until)
         return HeldLeases(len(settled.done), settled.lost, time_of(until))
 
     async def nack(self, lives: Collection[Live], asked: NackParams) -> NackedLeases:

@@ -44,6 +44,7 @@ class Live:
         "is_new",
         "leases",
         "number",
+        "over",
         "queue",
         "said_stalled",
         "waiters",
@@ -67,10 +68,13 @@ class Live:
         """Since when its oldest job waits, when that was looked at last (seconds since 1970)."""
         self.alarm = Alarm()
         """When it is looked at again."""
+        self.over = Alarm()
+        """When the first of its leases may be over."""
 
     def close(self) -> None:
         """Wait for nothing, and let nobody wait."""
         self.alarm.clear()
+        self.over.clear()
         self.leases.clear()
         for waiter in self.waiters:
             waiter.error = RequestError("not_found", "The queue is gone")

@@ -132,6 +132,44 @@ async def test_a_lease_that_was_not_acknowledged_in_time_comes_again_and_is_dead
         assert (delivery["event_id"], delivery["attempts"], delivery["last"]["reason"]) == ("evt_1", 2, "expired")
 
 
+async def told_dead(client):
+    """Hear frames until an event is told to be dead."""
+    while (frame := await client.hear())["type"] != "queue.dead":
+        pass
+    return frame
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_last_lease_that_is_over_is_told_at_once_though_nobody_waits(tmp_path, held):
+    queue = AccountQueueConfig(id="support", lease_seconds=60 if held else 1, max_attempts=1)
+    async with working(tmp_path, queue) as (opened, address), connected(address, query="?inbox_ids=*") as client:
+        await opened.publish(ACCOUNT, [mail(1, "a"), mail(2, "b")])
+        first = await client.ask("lease", "l1", queue_id="support")
+        other = await client.ask("lease", "l2", queue_id="support", seconds=60)
+        if held:
+            await client.ask("hold", "h1", lease_ids=ids_of(first), seconds=1)
+        with trio.fail_after(10):  # by itself it would be looked at within a minute
+            dead = await told_dead(client)
+        assert dead["payload"] == {"queue_id": "support", "event_ids": ["evt_1"], "count": 1}
+        [delivery] = told(await ask(address, "GET", "/support/deliveries?state=leased"))["deliveries"]
+        assert delivery["event_id"] == "evt_2"
+        await client.ask("hold", "h2", lease_ids=ids_of(other), seconds=1)
+        with trio.fail_after(10):
+            assert (await told_dead(client))["payload"]["event_ids"] == ["evt_2"]
+
+
+async def test_a_lease_that_was_held_on_is_not_over_when_it_would_have_been(tmp_path):
+    async with working(tmp_path, QUICK) as (opened, address), connected(address, query="?inbox_ids=*") as client:
+        await opened.publish(ACCOUNT, mail(1))
+        leased = await client.ask("lease", "l1", queue_id="support")
+        await client.ask("hold", "h1", lease_ids=ids_of(leased), seconds=3)
+        with trio.move_on_after(1.5) as over:
+            await told_dead(client)
+        assert over.cancelled_caught
+        with trio.fail_after(10):
+            await told_dead(client)
+
+
 async def test_what_is_given_back_comes_when_that_is_said_and_its_reason_is_kept(tmp_path):
     async with working(tmp_path, SUPPORT) as (opened, address), connected(address) as client:
         await opened.publish(ACCOUNT, mail(1))
