@@ -110,6 +110,7 @@ def test_it_says_in_one_line_that_all_listen_and_a_signal_drains_all_and_leaves_
     options = {"BROKER_SERVER__UNIX": str(path)}
     with process("serve", "--config", config_path, "--port", "0", **options) as started, ExitStack() as stack:
         line = lines_until(started.stderr, "listening on")[-1]
+        assert "a private server of the workers: a restart forgets the window of 300 s, 2 workers" in line
         [url] = re.findall(rf", 2 workers, listening on (http://127\.0\.0\.1:\d+) and unix:{path}\n$", line)
         assert len(workers_of(started)) == 2
         tails = [stack.enter_context(process("tail", "--url", url)) for _ in range(3)]
