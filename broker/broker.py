@@ -127,7 +127,8 @@ class Broker:
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
         )
         self.intake.derives_ids = self._joined is not None
-        self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule, config.replay.seconds)
+        seconds, tier_of = config.replay.seconds, self.keyring.tier_of
+        self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule, seconds, tier_of)
         self.tasks = Tasks(self.connections, self.schedule)
         self.live = Live(self.censuses, self.statistics, lambda: self.config, self.connections, __version__)
 

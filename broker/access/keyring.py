@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from ..errors import RequestError
 from ..protocol.messages import Token, TokenRequest
+from ..protocol.names import Tier
 from ..schedule import Schedule
 from .keys import (
     ACCOUNT_KEY_PREFIX,
@@ -103,10 +104,15 @@ class Keyring:
                 raise RequestError("unavailable", "The key must be checked again")
         return _known(fresh).narrowed(key.narrowing)
 
-    def require_account(self, account_id: str) -> None:
-        """Raise `RequestError` (`not_found`) unless there may be such an account."""
+    def require_account(self, account_id: str, path: str | None = None) -> None:
+        """Raise `RequestError` (`not_found`) unless there may be such an account; ``path``: where it is named."""
         if self._lookup is None and not self._access.holds_account(account_id):
-            raise RequestError("not_found", f"There is no account {account_id!r}")
+            place = "" if path is None else f" - at `{path}`"
+            raise RequestError("not_found", f"There is no account {account_id!r}{place}")
+
+    def tier_of(self, account_id: str) -> Tier | None:
+        """Return the tier of an account of the configuration; None: it is none of these."""
+        return self._access.tier_of(account_id)
 
     def issue(self, key: Key, request: TokenRequest) -> Token:
         """Return a token of a key. Raises `RequestError` (`forbidden`)."""

@@ -171,7 +171,7 @@ class Access:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._accounts = frozenset(account.id for account in config.accounts)
+        self._tiers: dict[str, Tier] = {account.id: account.tier for account in config.accounts}
         self._account_keys: _Keys = {}
         for account in config.accounts:
             for key in account.keys:
@@ -193,7 +193,11 @@ class Access:
 
     def holds_account(self, account_id: str) -> bool:
         """Whether the configuration has the account."""
-        return account_id in self._accounts
+        return account_id in self._tiers
+
+    def tier_of(self, account_id: str) -> Tier | None:
+        """Return an account's tier; None: the configuration does not have it."""
+        return self._tiers.get(account_id)
 
 
 def _find(keys: _Keys, digest: str) -> Key | None:

@@ -266,7 +266,7 @@ class Intake:
         if event.account_id is None:
             message = f"An operator's event needs an `account_id` - at `{path}.account_id`"
             raise RequestError("invalid_params", message)
-        self._keyring.require_account(event.account_id)
+        self._keyring.require_account(event.account_id, f"{path}.account_id")
         if len(batch.by_account) == MAX_ACCOUNTS and event.account_id not in batch.by_account:
             raise RequestError("too_large", f"More than {MAX_ACCOUNTS:,} accounts in a list - at `{path}.account_id`")
         return event.account_id, event

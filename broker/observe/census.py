@@ -48,13 +48,13 @@ class AccountSeen(Struct, frozen=True):
     connections: int
     """Those that its tier counts: no looks."""
     max_connections: int | None
-    """Of its tier; null: any number, or nobody is connected."""
+    """Of its tier; null: any number, or its tier is not known."""
     window_events: int
     window_bytes: int
     window_seconds: float | None
     """How old the oldest event is that its window holds; null: it holds none."""
     tier: Tier | None = None
-    """Null: nobody is connected."""
+    """Null: it is not known: the account is none of the configuration, and nobody is connected."""
     squeezed: bool = False
     """Whether a limit has dropped events from its window that are not too old for it."""
 
@@ -92,10 +92,12 @@ class Censuses:
         accounts: Callable[[], Iterable[Account]],
         schedule: Schedule,
         window_seconds: float = inf,
+        tier_of: Callable[[str], Tier | None] = lambda account_id: None,
     ) -> None:
         self._connections = connections
         self._accounts = accounts
         self._window_seconds = window_seconds
+        self._tier_of = tier_of
         self._looks = Looks(self._take, schedule)
 
     async def look(self) -> Census:
@@ -143,9 +145,25 @@ class Censuses:
             busiest = sorted(busiest, key=lambda told: (-told[0], -told[1], told[2]))[:MOST_ACCOUNTS_SHOWN]
             await trio.lowlevel.checkpoint()
         census.accounts = [
-            _account_of(account, rate, connected.get(account_id), census.at, self._window_seconds)
+            self._account_of(account, rate, connected.get(account_id), census.at)
             for rate, _, account_id, account in busiest
         ]
+
+    def _account_of(self, account: Account, rate: float, connected: tuple[int, Key] | None, now: float) -> AccountSeen:
+        buffer = account.buffer
+        too_old_through = buffer.position_before(now - self._window_seconds)
+        tier = self._tier_of(buffer.account_id) if connected is None else connected[1].tier
+        return AccountSeen(
+            buffer.account_id,
+            round(rate, 1),
+            0 if connected is None else connected[0],
+            None if tier is None else MAX_CONNECTIONS[tier],
+            len(buffer),
+            buffer.bytes,
+            round(now - buffer.first().stored_at, 1) if len(buffer) else None,
+            tier,
+            too_old_through is not None and buffer.dropped_through > too_old_through,
+        )
 
 
 def row_of(entry: OpenConnection, before: Row | None) -> Row:
@@ -165,22 +183,4 @@ def row_of(entry: OpenConnection, before: Row | None) -> Row:
         now.waiting_commands,
         inboxes_of(now.selection),
         connected.last_heard(),
-    )
-
-
-def _account_of(
-    account: Account, rate: float, connected: tuple[int, Key] | None, now: float, window_seconds: float
-) -> AccountSeen:
-    buffer = account.buffer
-    too_old_through = buffer.position_before(now - window_seconds)
-    return AccountSeen(
-        buffer.account_id,
-        round(rate, 1),
-        0 if connected is None else connected[0],
-        None if connected is None else MAX_CONNECTIONS[connected[1].tier],
-        len(buffer),
-        buffer.bytes,
-        round(now - buffer.first().stored_at, 1) if len(buffer) else None,
-        None if connected is None else connected[1].tier,
-        too_old_through is not None and buffer.dropped_through > too_old_through,
     )

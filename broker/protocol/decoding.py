@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 
 from ..errors import BadCommandError, BadFrameError, RequestError
 from .canonical import canonical
-from .documents import STEP_BYTES, Steps, at_once, decode_as
+from .documents import STEP_BYTES, Steps, at_once, decode_as, with_whole_characters
 from .messages import Command, ManyToSubscribe, ManyToUnsubscribe, Proof, SubscribeParams, UnsubscribeParams
 from .names import Identifier, InboxId, NameList, are_inbox_names, too_many
 from .proving import MAX_DEPTH, check_document, has_more_values
@@ -33,6 +33,15 @@ _FEW_BYTES: Final = 4_096
 _OF_MANY: Final[dict[Any, Any]] = {SubscribeParams: ManyToSubscribe, UnsubscribeParams: ManyToUnsubscribe}
 """What parameters with many names are decoded as."""
 
+
+class _Envelope(Struct):
+    """Which command a frame is, whatever else stands in it."""
+
+    action: Raw
+    request_id: Raw = Raw(b"null")
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_id = msgspec.json.Decoder(Identifier).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -53,7 +62,7 @@ def decode_command(text: str) -> Command:
             raise RequestError("invalid_params", "There is no `action` - at `$`")
         action = decode_as(_decode_id, fields.pop("action"), "$.action")
     except RequestError as error:
-        raise BadFrameError(error) from None
+        raise _refused(text, error) from None
     request_id = None
     try:
         if "request_id" in fields:
@@ -67,6 +76,25 @@ def decode_command(text: str) -> Command:
         raise BadCommandError(action, request_id, error) from None
     paths = {name: f"$.{name}" for name in fields} | {name: f"$.params.{name}" for name in nested}
     return Command(action, request_id, fields | nested, paths, len(text))
+
+
+def _refused(text: str, error: RequestError) -> BadFrameError | BadCommandError:
+    """Return what a frame is whose members are not to be had: a command, if it says at least which one.
+
+    One look at its bytes, and at those of half a character's escape a second.
+    """
+    if "surrogate" in error.message:
+        text = with_whole_characters(text)
+    try:
+        envelope = _decode_envelope(text)
+        action = _decode_id(envelope.action)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return BadFrameError(error)
+    try:
+        request_id = _decode_optional_id(envelope.request_id)
+    except msgspec.DecodeError:
+        request_id = None
+    return BadCommandError(action, request_id, error)
 
 
 def decode_text(raw: Raw) -> str | None:

@@ -29,6 +29,8 @@ _HALF: Final = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
+_SAID_OF_HALF: Final = ("truncated", "surrogate", "hex escape")
+"""What msgspec says of half of a surrogate pair, by what follows it."""
 _skip = msgspec.json.Decoder(Raw).decode
 
 
@@ -60,7 +62,7 @@ def _refusal(error: Exception, text: Any, path: str) -> RequestError:
             return RequestError("invalid_json", f"The text is not UTF-8 - at `{path}`")
         case RecursionError():
             return RequestError("invalid_json", f"The document is nested too deeply - at `{path}`")
-    if ("truncated" in str(error) or "surrogate" in str(error)) and (half := _half_of_a_pair(text)):
+    if any(word in str(error) for word in _SAID_OF_HALF) and (half := _half_of_a_pair(text)):
         return RequestError("invalid_json", f"`{half}` is half of a surrogate pair, and no character - at `{path}`")
     return RequestError("invalid_json", located(str(error), path))
 
@@ -70,6 +72,14 @@ def _half_of_a_pair(text: Any) -> str | None:
     plain = text if isinstance(text, str) else bytes(text).decode(errors="replace")
     found = _HALF.search(plain.replace("\\\\", "--"))
     return None if found is None else found[0]
+
+
+def with_whole_characters(text: str) -> str:
+    """Return JSON with another character for each escape that is half of a surrogate pair, as long as before.
+
+    An escaped backslash becomes two spaces: what has one is another text then.
+    """
+    return _HALF.sub(r"\\ufffd", text.replace("\\\\", "  "))
 
 
 def skip_space(text: bytes, position: int, path: str, most: int) -> int:

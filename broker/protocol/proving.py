@@ -9,6 +9,8 @@ from itertools import accumulate
 from math import inf, isfinite
 from typing import Final
 
+import msgspec
+
 from ..errors import RequestError
 from .documents import STEP_BYTES, Steps
 
@@ -23,6 +25,11 @@ _MAX_DIGITS: Final = 4_096
 _NUMERIC: Final = b"0123456789+-.eE"
 _NUMBER: Final = re.compile(rb"[0-9][0-9.eE+-]{4,}+")
 """A number, or the most of it, that is long enough to be out of range."""
+_FEW_MEMBERS: Final = 64
+"""Of an object that are looked at one by one for the place of a fault."""
+_FEW_COLONS: Final = 1_024
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _UP_AND_DOWN: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -40,8 +47,33 @@ def check_document(text: bytes, path: str, most_deep: int = MAX_DEPTH) -> Steps[
     Nearly every document is proved by what it does not have. Raises `RequestError` that names ``path``. Whether it is
     JSON at all is msgspec's to prove.
     """
-    if not (yield from _is_plain(text, most_deep)):
+    if (yield from _is_plain(text, most_deep)):
+        return
+    try:
         yield from _check_closely(text, path, most_deep)
+    except RequestError as error:
+        if error.code == "invalid_params":
+            yield from _check_members(text, path, most_deep)
+        raise
+
+
+def _check_members(text: bytes, path: str, most_deep: int, levels: int = 2) -> Steps[None]:
+    """Raise `RequestError` with the place of a number that is out of range, where it is found in few members.
+
+    Names go into a place as far as they are plain ones.
+    """
+    if text.count(b":") > _FEW_COLONS:
+        return
+    try:
+        members = _decode_members(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return
+    for name, raw in list(members.items())[:_FEW_MEMBERS]:
+        value = bytes(raw)
+        if _PLAIN_NAME.fullmatch(name) and not (yield from _is_plain(value, most_deep)):
+            if levels > 1:
+                yield from _check_members(value, f"{path}.{name}", most_deep, levels - 1)
+            yield from _check_closely(value, f"{path}.{name}", most_deep)
 
 
 def _is_plain(text: bytes, most_deep: int) -> Steps[bool]:

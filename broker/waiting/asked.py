@@ -3,6 +3,7 @@
 Pure.
 """
 
+import re
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -22,6 +23,9 @@ MAX_TIMEOUT_SECONDS: Final = 3_600.0
 MAX_HTTP_TIMEOUT_SECONDS: Final = 60.0
 """What a single request may last, as a poll may."""
 NOW: Final = "now"
+
+_UNKNOWN: Final = re.compile(r"Nothing here is called `([a-z_]{1,32})` - at `\$(?:\.params)?\.where(?=`\Z)")
+"""A name that is no condition: it goes into the place if it is a plain one."""
 
 Wanted = Literal["code", "link"]
 
@@ -55,7 +59,10 @@ def check_wait(
     check_spelling(command.paths, "inbox_ids", "event_types")
     require_few(command, "inbox_ids", limits.max_inboxes_per_connection)
     require_few(command, "event_types", limits.max_event_types)
-    params = decode_params(command, WaitParams)
+    try:
+        params = decode_params(command, WaitParams)
+    except RequestError as error:
+        raise RequestError(error.code, _UNKNOWN.sub(r"\g<0>.\1", error.message)) from None
     if params.since == ACKED:
         raise RequestError(
             "invalid_params", f"A wait begins at a cursor, not at `{ACKED}` - at `{command.paths['since']}`"

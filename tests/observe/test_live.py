@@ -11,6 +11,7 @@ from described import OPENAPI, faults
 import broker.observe.live
 import broker.observe.looks
 from broker import AccountConfig, Config, ReplayConfig, StorageConfig, open_broker
+from broker.access.keys import MAX_CONNECTIONS
 from broker.observe.connections import ConnectionStatistics, OpenConnection
 from broker.observe.live import MAX_FRAME_BYTES
 from broker.protocol.selection import EVERYTHING
@@ -104,6 +105,18 @@ async def test_an_account_is_told_with_its_connections_and_how_many_it_may_have(
         [seen] = (await frame_of(served.broker))["accounts"]
     assert (seen["connections"], seen["max_connections"], seen["tier"]) == (2, 10, "developer")
     assert (seen["window_seconds"], seen["squeezed"]) == (None, False)
+
+
+async def test_an_account_without_connections_is_told_with_the_tier_that_it_is_configured_with():
+    accounts = AccountConfig(id="acct_1", tier="free"), AccountConfig(id="acct_2", tier="enterprise")
+    async with open_broker(Config(accounts=accounts)) as opened:
+        for account in accounts:
+            await opened.publish(account.id, event())
+        told = {seen["account_id"]: seen for seen in (await frame_of(opened))["accounts"]}
+    assert {name: (seen["tier"], seen["connections"]) for name, seen in told.items()} == {
+        "acct_1": ("free", 0), "acct_2": ("enterprise", 0),
+    }  # fmt: skip
+    assert told["acct_1"]["max_connections"] == MAX_CONNECTIONS["free"]
 
 
 async def test_an_account_is_squeezed_while_its_window_reaches_less_far_than_configured(each_frame_new, autojump_clock):

@@ -196,6 +196,39 @@ def test_a_command_has_a_thousand_parameters_and_no_more(value):
         assert "1,000 parameters" in error.message
 
 
+@pytest.mark.parametrize("number", [MAX_PARAMS + 1, 5_000])
+@pytest.mark.parametrize("form", ['{"action":"a","request_id":"r",%s}', '{%s,"request_id":"r","action":"a"}'])
+def test_a_command_with_too_many_parameters_is_refused_by_its_request_id(number, form):
+    text = form % ",".join(f'"p{n}":1' for n in range(number))
+    with pytest.raises(BadCommandError) as caught:
+        decode_command(text)
+    assert (caught.value.action, caught.value.request_id, caught.value.error.code) == ("a", "r", "too_large")
+
+
+@pytest.mark.parametrize(
+    "params", [r'"x":"\ud800"', r'"params":{"x":["\udfff"]}', r'"x":"\\\ud800\\"', r'"x":"\ud800","y":"zzzzzzzz"']
+)
+def test_a_command_with_half_a_character_is_refused_by_its_request_id(params):
+    with pytest.raises(BadCommandError) as caught:
+        decode_command(f'{{"action":"a","request_id":"r",{params}}}')
+    assert (caught.value.action, caught.value.request_id, caught.value.error.code) == ("a", "r", "invalid_json")
+
+
+@pytest.mark.parametrize("request_id", [r'"\ud800"', r'"a\\\ud800b"', "7", '"a b"', '""'])
+def test_a_request_id_that_is_none_is_not_made_one_of(request_id):
+    with pytest.raises(BadCommandError) as caught:
+        decode_command(f'{{"action":"a","request_id":{request_id},"x":"\\ud800"}}')
+    assert caught.value.request_id is None
+
+
+@pytest.mark.parametrize(
+    "text", [r'{"action":"\ud800"}', r'{"action":7,"x":"\ud800"}', r'{"x":"\ud800"}', r'["\ud800"]']
+)
+def test_half_a_character_in_what_is_no_command_is_a_bad_frame(text):
+    with pytest.raises(BadFrameError):
+        decode_command(text)
+
+
 def test_of_a_command_with_too_many_parameters_no_more_is_looked_at():
     many = ",".join(f'"p{n}":1' for n in range(5_000))
     assert refusal(decode_command, f'{{"action":"a",{many},nonsense').code == "too_large"

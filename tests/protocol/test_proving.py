@@ -52,7 +52,7 @@ def test_a_number_is_taken_exactly_if_a_double_holds_it(number, where):
         error = refusal(prove, text)
         assert error.code == "invalid_params"
         assert error.message.startswith(f"The number {number.lstrip('-')[:20]}")
-        assert "`$.x`" in error.message
+        assert "at `$.x" in error.message
 
 
 @given(NUMBERS | BOUNDARY)
@@ -190,3 +190,24 @@ def test_counting_ends_with_the_first_value_too_many():
 
     assert has_more_values(Text(b"[%b]" % b",".join([b"1"] * 1_000_000)), 1_000)
     assert len(counted) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('{"type":"a","payload":{"x":1e309}}', "$.payload.x"),
+        ('{"type":"a","payload":{"x":1,"y":{"z":[1e309]}}}', "$.payload.y"),
+        ('{"number":1e309}', "$.number"),
+        ('{"payload":{"no plain name":1e309}}', "$.payload"),
+        ("[1e309]", "$"),
+        ('{"a":["1e309"],"b":[1e309]}', "$.b"),
+    ],
+)
+def test_a_number_that_is_out_of_range_is_told_by_its_member(text, place):
+    error = refusal(lambda: at_once(check_document(text.encode(), "$")))
+    assert (error.code, error.message) == ("invalid_params", f"The number 1e309 is out of range - at `{place}`")
+
+
+def test_among_very_many_members_the_whole_is_named():
+    text = json.dumps({f"a{n}": 0 for n in range(2_000)}).replace("0}", "1e309}")
+    assert refusal(lambda: at_once(check_document(text.encode(), "$"))).message.endswith("- at `$`")

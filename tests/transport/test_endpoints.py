@@ -704,6 +704,11 @@ async def test_an_operator_publishes_for_any_account_and_must_name_it():
         assert "`$[1].account_id`" in nameless.message
         unknown = await post_events(served.address, event(4, account_id="acct_none"), key=OPERATOR)
         check_refusal(unknown, 404, "not_found")
+        unknown = await post_events(
+            served.address, [event(1, account_id=ACCOUNT), event(4, account_id="acct_none")], key=OPERATOR
+        )
+        check_refusal(unknown, 404, "not_found")
+        assert "`$[1].account_id`" in unknown.message
         assert served.broker.statistics().published == 3
 
 

@@ -173,6 +173,9 @@ async def test_over_http_it_waits_a_minute_at_most_and_needs_no_scope_but_subscr
         ({"inbox_id": "in_1"}, "inbox_ids"),
         ({"event_types": ["x"] * 101}, "event types"),
         ({"extract": ["code", "link", "code"]}, "$.extract"),
+        ({"where": {"sender": "x"}}, "`$.where.sender`"),
+        ({"params": {"where": {"sender": "x"}}}, "`$.params.where.sender`"),
+        ({"where": {"S3CRET": "x"}}, "`$.where`"),
         ({"timeout_seconds": "soon"}, "$.timeout_seconds"),
     ],
 )
