@@ -26,8 +26,8 @@ _SPACE_OR_END: Final = frozenset({b" ", b"\t", b"\r", b"\n", b""})
 _SPACES: Final = re.compile(rb"[ \t\r\n]*+")
 _TRAILING: Final = "JSON is malformed: trailing characters (byte "
 _HALF: Final = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|[c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
 )
 _SAID_OF_HALF: Final = ("truncated", "surrogate", "hex escape")
 """What msgspec says of half of a surrogate pair, by what follows it."""
