@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from broker.access.keyring import Keyring
 from broker.access.keys import Access, Key
@@ -52,6 +53,24 @@ class InlineStorage:
     async def read(self, work):
         await trio.lowlevel.checkpoint()
         return work(self.connection)
+
+
+class SlowStorage(InlineStorage):
+    """A storage whose answers to what is written come when they are told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.answers = []
+
+    def begin_write(self, work, done):
+        super().begin_write(work, lambda outcome: self.answers.append(partial(done, outcome)))
+
+    async def write(self, work):
+        return work(self.connection)
+
+    def answer(self):
+        while self.answers:
+            self.answers.pop(0)()
 
 
 class Desk:
@@ -142,6 +161,27 @@ async def test_a_worker_that_waits_is_given_a_retry_in_the_moment_in_which_it_is
         began = trio.current_time()
         [again] = await desk.lease(wait_seconds=60)
         assert (again.attempt, trio.current_time() - began) == (2, pytest.approx(30))
+
+
+async def test_what_was_on_its_way_to_a_worker_that_has_left_is_the_next_ones_at_once(autojump_clock):
+    storage = SlowStorage()
+    async with Desk(storage).open() as desk:
+        desk.publish()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(desk.lease, wait_seconds=30))
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        storage.answer()
+        async with trio.open_nursery() as nursery:
+            leased = []
+
+            async def lease():
+                leased.extend(await desk.lease())
+
+            nursery.start_soon(lease)
+            await wait_all_tasks_blocked()
+            storage.answer()
+        assert [lease.attempt for lease in leased] == [1], "what nobody got was no attempt"
 
 
 async def test_all_of_a_log_that_is_too_large_goes_the_dead_first(autojump_clock):
