@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove mutants mutants-end-to-end prove-storage prove-cluster clean
+.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove soak mutants mutants-end-to-end prove-storage prove-cluster clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
@@ -42,6 +42,10 @@ bench: $(VENV)/.installed-bench
 # The proofs that `make test` runs in part, whole: some minutes. Each file of tests/proofs says what it proves.
 prove: $(VENV)/.installed-prove
 	BROKER_PROVE=1 $(BIN)/python -m pytest tests/proofs
+
+# A thousand connections that come and go for half an hour, and everything is counted: SECONDS=60 for less.
+soak: $(VENV)/.installed-dev
+	PYTHONPATH=tests:. $(BIN)/python -m proofs.soaking --seconds $(or $(SECONDS),1800)
 
 # Makes the broker wrong by one small thing at a time: exits with 1 where the tests named for it do not find one. ONLY=log.
 mutants: $(VENV)/.installed-dev
