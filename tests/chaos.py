@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 from clients import Address, Closed, ask, connected, post_events
-from processes import COMMAND, lasting_port
+from processes import COMMAND, free_port
 from valkeys import Server
 
 from broker.keys import hash_key
@@ -57,7 +57,7 @@ class Node:
     """One `broker serve`, at the same address whenever it runs."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        self.address: Address = ("127.0.0.1", lasting_port())
+        self.address: Address = ("127.0.0.1", free_port())
         self.log = folder / f"node{number}.log"
         self._config = folder / "broker.toml"
         self.process: subprocess.Popen[bytes] | None = None
@@ -288,7 +288,7 @@ class Cluster:
 
     async def replica(self) -> Server:
         """A replica of the server, which has all that it has."""
-        made = Server("valkey", port=lasting_port())
+        made = Server("valkey", port=free_port())
         made.start("--replicaof", f"127.0.0.1 {self.server.port}")
         while "master_link_status:up" not in made.command("INFO", "replication"):  # noqa: ASYNC110
             await trio.sleep(0.02)

@@ -24,9 +24,6 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-lasting_port = free_port
-
-
 def _own_ports() -> range:
     """The ports that belong to this one of the processes that run tests side by side."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12

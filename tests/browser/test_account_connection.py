@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 from dashboards import SMALL, broker_with, expect, in_state, log_in, mail, row
-from processes import KEY, lasting_port
+from processes import KEY, free_port
 
 NO_WEB_SOCKETS = """
 globalThis.WebSocket = class {
@@ -93,7 +93,7 @@ def test_a_connection_token_opens_the_page_for_as_long_as_it_lasts(dashboard, br
 
 
 def test_a_token_that_is_good_no_more_ends_it_in_the_brokers_words(dashboard, tmp_path):
-    where = ("--port", lasting_port())
+    where = ("--port", free_port())
     with broker_with(tmp_path, "", *where) as broker:
         log_in(dashboard, broker, key=broker.ask("POST", "/v1/websocket/token")["token"])
     in_state(dashboard, "lost")
@@ -112,7 +112,7 @@ def test_an_operators_key_is_shown_to_its_own_page(dashboard, broker):
 
 
 def test_a_restart_of_the_broker_is_told_and_nothing_is_missed(dashboard, tmp_path):
-    where = ("--port", lasting_port(), "--storage", tmp_path / "broker.db")
+    where = ("--port", free_port(), "--storage", tmp_path / "broker.db")
     with broker_with(tmp_path, "", *where) as broker:
         log_in(dashboard, broker)
         broker.publish(mail("before the restart"))
@@ -130,7 +130,7 @@ def test_a_restart_of_the_broker_is_told_and_nothing_is_missed(dashboard, tmp_pa
 
 
 def test_a_broker_that_is_away_when_somebody_logs_in_is_told_and_tried_again(dashboard, tmp_path):
-    where = ("--port", lasting_port())
+    where = ("--port", free_port())
     with broker_with(tmp_path, "", *where) as broker:
         dashboard.goto(f"{broker.url}/dashboard")
     dashboard.get_by_label("Account key").fill(KEY)

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from dashboards import GUARD_SECONDS, expect, in_few_colours, in_state
 from documents import ROOT
-from processes import KEY, lasting_port, process, serving
+from processes import KEY, free_port, process, serving
 
 from broker.cli.figures import quantile
 from broker.keys import hash_key
@@ -157,7 +157,7 @@ def test_its_quantiles_are_those_of_broker_top(page, broker):
 
 
 def test_a_broker_that_goes_is_lost_and_comes_back_by_itself(page, tmp_path):
-    path, port = tmp_path / "broker.toml", lasting_port()
+    path, port = tmp_path / "broker.toml", free_port()
     path.write_text(CONFIG + OPERATORS)
     with serving("--config", path, "--port", port) as (_, url):
         watched(page, url)

@@ -9,7 +9,7 @@ import chaos
 import pytest
 import trio
 from chaos import ON_DISK, Cluster, befall
-from processes import lasting_port
+from processes import free_port
 from valkeys import server
 
 TIMES = int(os.environ.get("BROKER_CHAOS", "1"))
@@ -41,7 +41,7 @@ async def test_what_was_answered_is_told_once_in_order_or_in_a_gap_whatever_happ
     times = min(TIMES, 4) if kind == "stuck for long" else TIMES
     options = ON_DISK if "disk" in kind else ()
     window = 1 if kind == "behind the window" else 300
-    with server("valkey", *options, port=lasting_port()) as running:
+    with server("valkey", *options, port=free_port()) as running:
         cluster = Cluster(tmp_path, running, window_seconds=window)
         with trio.fail_after(SECONDS):
             async with cluster.under_load():

@@ -477,9 +477,9 @@ def follow(replica: Server, primary: Server) -> None:
 def port_of(at: Server) -> int:
     """Let a server listen at a port, too."""
     if not at.port:
-        from processes import lasting_port
+        from processes import free_port
 
-        at.port = lasting_port()
+        at.port = free_port()
         assert at.command("CONFIG", "SET", "port", at.port) == "OK"
     return at.port
 

@@ -26,7 +26,7 @@ from clients import (
 from clients import serving as serving_here
 from durable import publish, stream
 from fairness.resting import at_rest
-from processes import COMMAND, GUARD_SECONDS, KEY, lasting_port, serving
+from processes import COMMAND, GUARD_SECONDS, KEY, free_port, serving
 from proofs.proving import more
 
 from broker import CommandsConfig, ReplayConfig
@@ -71,7 +71,7 @@ def ids_heard(client, count):
 
 
 def test_killed_without_a_log_on_disk_it_says_that_all_before_is_gone_and_goes_on(config_path):
-    port = lasting_port()
+    port = free_port()
     with serving("--config", config_path, "--port", port) as (broker, url), stream(url, None) as client:
         ready = said(client)
         publish(url, ["before_1", "before_2"])
@@ -135,7 +135,7 @@ def test_out_of_descriptors_it_serves_who_is_there_and_whoever_waited_when_some_
 
 
 def test_with_no_room_left_for_its_log_it_serves_on(config_path):
-    port = lasting_port()
+    port = free_port()
     command = [*COMMAND, "serve", "--config", str(config_path), "--port", str(port), "--log-level", "debug"]
     with open("/dev/full", "wb") as full, subprocess.Popen(command, stderr=full, stdout=full) as broker:
         try:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import lasting_port
+from processes import free_port
 
 from broker.errors import ConfigError
 from broker.workers.child import LAST_AGAIN_SECONDS, PROVEN_SECONDS, Child, Worker, how_it_ended
@@ -54,7 +54,7 @@ def test_a_port_that_somebody_has_is_refused_even_if_he_would_share_it(sharing):
 
 
 def test_all_addresses_alone_take_those_of_ipv4_too():
-    port = lasting_port()
+    port = free_port()
     with open_sockets(["::"], port, None, 1) as sockets, socket.create_connection(("127.0.0.1", port)):
         sockets.of(0)[0].settimeout(10)
         sockets.of(0)[0].accept()[0].close()
