@@ -14,7 +14,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) check-typescript check-go
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup --ignore tests/fairness --ignore tests/bench
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore tests/fairness --ignore tests/bench
 	$(BIN)/python -m pytest tests/fairness tests/bench
 
 # All of the TypeScript client. Without Node it says so and is skipped; with REQUIRE_CLIENTS=1 it fails.

@@ -51,11 +51,6 @@ def pytest_runtest_makereport():
     return report
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with what one process must do in one go: the others have enough to do meanwhile."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
-
-
 @pytest.fixture
 def quick_close(monkeypatch):
     """Let clients that do not answer a Close be gone soon."""

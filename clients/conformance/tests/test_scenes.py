@@ -20,8 +20,6 @@ ROOT = Path(__file__).parents[3]
 DRIVER = [sys.executable, str(ROOT / "clients" / "python" / "tests" / "driver.py")]
 AT_ONCE = 10
 
-pytestmark = pytest.mark.xdist_group("scenes")  # one process plays them all
-
 HELD = [(name, ("--loop", loop)) for loop in ("asyncio", "trio") for name in SCENES]
 BROKEN = [
     (scene, ("--loop", ("asyncio", "trio")[number % 2], "--break", name))

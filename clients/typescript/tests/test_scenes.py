@@ -9,8 +9,6 @@ from conformance.scenes import SCENES
 
 AT_ONCE = 10
 
-pytestmark = pytest.mark.xdist_group("typescript scenes")  # one process plays them all
-
 
 @pytest.fixture(scope="session")
 def outcomes(built, request):
