@@ -202,6 +202,8 @@ class Turns:
                     else:
                         self._outside.let_one_go()
                 await trio.lowlevel.checkpoint()
+                if perf_counter() - began < LONG_SECONDS / 2:
+                    await trio.lowlevel.checkpoint()  # some may have had their step after this task had its own
                 lasted = perf_counter() - began
                 if lasted > LONG_SECONDS:
                     most = max(1, most // 2)

@@ -25,10 +25,9 @@ _MAX_DIGITS: Final = 4_096
 _NUMERIC: Final = b"0123456789+-.eE"
 _NUMBER: Final = re.compile(rb"[0-9][0-9.eE+-]{4,}+")
 """A number, or the most of it, that is long enough to be out of range."""
-_FEW_MEMBERS: Final = 64
-"""Of an object that are looked at one by one for the place of a fault."""
 _FEW_COLONS: Final = 1_024
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
+_NAMED: Final = ("payload", "params")
+"""Members of events and commands that hold what their clients make up."""
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _UP_AND_DOWN: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
@@ -57,10 +56,10 @@ def check_document(text: bytes, path: str, most_deep: int = MAX_DEPTH) -> Steps[
         raise
 
 
-def _check_members(text: bytes, path: str, most_deep: int, levels: int = 2) -> Steps[None]:
-    """Raise `RequestError` with the place of a number that is out of range, where it is found in few members.
+def _check_members(text: bytes, path: str, most_deep: int) -> Steps[None]:
+    """Raise `RequestError` with the member that has a number out of range, if it is one that this broker names itself.
 
-    Names go into a place as far as they are plain ones.
+    A name that a client has made up goes into no place: places are logged.
     """
     if text.count(b":") > _FEW_COLONS:
         return
@@ -68,12 +67,9 @@ def _check_members(text: bytes, path: str, most_deep: int, levels: int = 2) -> S
         members = _decode_members(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return
-    for name, raw in list(members.items())[:_FEW_MEMBERS]:
-        value = bytes(raw)
-        if _PLAIN_NAME.fullmatch(name) and not (yield from _is_plain(value, most_deep)):
-            if levels > 1:
-                yield from _check_members(value, f"{path}.{name}", most_deep, levels - 1)
-            yield from _check_closely(value, f"{path}.{name}", most_deep)
+    for name in _NAMED:
+        if name in members:
+            yield from _check_closely(bytes(members[name]), f"{path}.{name}", most_deep)
 
 
 def _is_plain(text: bytes, most_deep: int) -> Steps[bool]:

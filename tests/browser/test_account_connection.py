@@ -100,7 +100,7 @@ def test_a_token_that_is_good_no_more_ends_it_in_the_brokers_words(dashboard, tm
     with broker_with(tmp_path, "", *where):  # which has another secret
         in_state(dashboard, "closed")
         expect(dashboard.locator("#state-text")).to_contain_text("token")
-    for how in (401, "ERR_CONNECTION_REFUSED"):
+    for how in (401, "ERR_CONNECTION_REFUSED", "HTTP Authentication failed"):
         refused_by(dashboard, how)
 
 

@@ -135,8 +135,8 @@ def shut_in():
     """A command before a command: a user without rights, who can write nothing anywhere."""
     if shutil.which("bwrap") is None:
         pytest.skip("there is no bwrap (bubblewrap): the broker is not run with a read-only root")
-    shutting = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-user"]
-    shutting += ["--uid", USER, "--gid", USER]
+    shutting = ["bwrap", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    shutting += ["--unshare-user", "--uid", USER, "--gid", USER]
     tried = subprocess.run([*shutting, "true"], capture_output=True, text=True, check=False, timeout=GUARD_SECONDS)
     if tried.returncode:
         pytest.skip(f"bwrap is not allowed to do its work: {tried.stderr.strip()}")

@@ -30,7 +30,7 @@ LONGEST_STEP = 0.05
 """Seconds between two checkpoints of a task."""
 LONGEST_TURN = 0.075
 """Seconds of all steps between two looks at what the network brought."""
-LONGEST_WAIT = 0.1
+LONGEST_WAIT = 0.15
 """Seconds that the broker works while a neighbour waits for one answer."""
 LONGEST_WAITS = {"answers-unread": 0.05, "chunked-answers": 0.05, "hard-mails": 0.05}
 """The same of rows of many long things that go on one after the other."""
