@@ -18,7 +18,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from ..errors import StorageError
-from .lock import in_words, say_owner, take_lock
+from .lock import in_words, release_lock, say_owner, take_lock
 
 Synchronous = Literal["full", "normal"]
 WallClock = Callable[[], float]
@@ -108,7 +108,7 @@ class Database:
             pass  # the next start finds that it was not closed, and goes by that
         finally:
             self.connection.close()
-            os.close(self._lock)
+            release_lock(self._lock)
 
 
 def open_database(
@@ -136,7 +136,7 @@ def open_database(
     except BaseException as error:
         if connection is not None:
             connection.close()
-        os.close(lock)
+        release_lock(lock)
         if isinstance(error, sqlite3.Error | OSError):
             raise StorageError(f"{path}: {in_words(error)}") from None
         raise
@@ -184,7 +184,7 @@ def opened_for_upkeep(path: str) -> Iterator[sqlite3.Connection]:
     except (sqlite3.Error, OSError) as error:
         raise StorageError(f"{path}: {in_words(error)}") from None
     finally:
-        os.close(lock)
+        release_lock(lock)
 
 
 def mark_as_copy(path: str) -> None:

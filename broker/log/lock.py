@@ -8,7 +8,7 @@ from ..errors import StorageError
 
 
 def take_lock(path: str) -> tuple[int, int]:
-    """Return the descriptor that keeps others from the file, for as long as it is open; and the last run's number."""
+    """Return the descriptor that keeps others from the file until `release_lock`; and the last run's number."""
     if not Path(path).parent.is_dir():
         raise StorageError(f"{path}: there is no directory {str(Path(path).parent)!r}")
     try:
@@ -24,6 +24,12 @@ def take_lock(path: str) -> tuple[int, int]:
         raise StorageError(f"{path}: another broker (pid {pid}) has it") from None
     say_owner(lock, int(run))
     return lock, int(run)
+
+
+def release_lock(lock: int) -> None:
+    """Let others have the file, also while a process that is being started has a copy of the descriptor."""
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
 
 
 def say_owner(lock: int, run: int) -> None:

@@ -242,3 +242,11 @@ def test_a_reader_sees_what_is_committed_and_changes_nothing(path):
     reader.close()
     assert file_bytes(path) > os.path.getsize(path)
     made.close(clean=True)
+
+
+def test_a_closed_file_is_free_though_a_process_that_is_being_started_has_copies_of_all_descriptors(path):
+    first = opened(path)
+    before_exec = os.dup(first._lock)  # what a child has until it is another program
+    first.close(clean=True)
+    opened(path).close(clean=True)
+    os.close(before_exec)
