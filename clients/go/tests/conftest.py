@@ -88,6 +88,8 @@ def running(tmp_path):
 @contextmanager
 def _running(folder, program, url, key):
     environment = {"PATH": os.environ["PATH"], "DAIMON_WS_URL": url, "DAIMON_API_KEY": key, "HOME": str(folder)}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background it is ignored, by children, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [str(program)], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
