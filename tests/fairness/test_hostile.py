@@ -34,7 +34,7 @@ LONGEST_WAIT = 0.15
 """Seconds that the broker works while a neighbour waits for one answer."""
 LONGEST_WAITS = {"answers-unread": 0.05, "chunked-answers": 0.05, "hard-mails": 0.05}
 """The same of rows of many long things that go on one after the other."""
-LONGEST_WAIT_FOR_DISK = 0.3
+LONGEST_WAIT_FOR_DISK = 0.5
 """The same with a log on disk: a list is one commit, and who publishes waits for the one that is being written."""
 ROUNDS = 3
 """So often, at least, a neighbour is served."""
