@@ -1,11 +1,11 @@
 """What becomes of queues in the long run, without a disk or a thread: a clock that jumps sees nothing but them wait."""
 
-import sqlite3
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
+from inline import InlineStorage
 from trio.testing import wait_all_tasks_blocked
 
 from broker.access.keyring import Keyring
@@ -28,38 +28,11 @@ HOUR = 3_600.0
 KEY = Key("library", ACCOUNT, frozenset({"subscribe", "webhooks"}))
 
 
-class InlineStorage:
-    """A storage that does everything at once, in memory. ``refuses``: it is full."""
-
-    def __init__(self):
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
-        for room in (EVENTS, JOBS):
-            for step in room.steps:
-                for statement in step:
-                    self.connection.execute(statement)
-        self.refuses = False
-
-    def begin_write(self, work, done):
-        done(RequestError("unavailable", "The disk is full") if self.refuses else work(self.connection))
-
-    async def write(self, work):
-        outcomes = []
-        self.begin_write(work, outcomes.append)
-        await trio.lowlevel.checkpoint()
-        if isinstance(outcomes[0], RequestError):
-            raise outcomes[0]
-        return outcomes[0]
-
-    async def read(self, work):
-        await trio.lowlevel.checkpoint()
-        return work(self.connection)
-
-
 class SlowStorage(InlineStorage):
     """A storage whose answers to what is written come when they are told to."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(EVENTS, JOBS)
         self.answers = []
 
     def begin_write(self, work, done):
@@ -77,7 +50,7 @@ class Desk:
     """The queues of an account, and what it was told."""
 
     def __init__(self, storage=None, max_bytes=1e12, **section):
-        self.storage = storage or InlineStorage()
+        self.storage = storage or InlineStorage(EVENTS, JOBS)
         self.backlog = Backlog(self.storage, lambda: START + trio.current_time())
         self.told = []
         schedule = Schedule()

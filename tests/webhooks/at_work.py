@@ -1,18 +1,17 @@
 """Webhooks at work without a disk, a thread or a network: a clock that jumps sees nothing but them wait."""
 
 import math
-import sqlite3
 from collections import defaultdict
 from contextlib import asynccontextmanager, nullcontext
 
 import msgspec
 import trio
+from inline import InlineStorage
 
 from broker.access.keyring import Keyring
 from broker.access.keys import Access, Key
 from broker.access.tokens import Tokens
 from broker.config import AccountConfig, Config, KeyConfig, LimitsConfig, check_config
-from broker.errors import RequestError
 from broker.log.engines.rows import EVENTS
 from broker.log.letters import LETTERS
 from broker.log.outbox import Outbox
@@ -37,38 +36,6 @@ def config_of(*, inbox_ids=("in_1", "in_2"), keys=None, webhooks=(), others=()):
         KeyConfig(id="key_bare", sha256=BARE_KEY),
     )
     return Config(accounts=(AccountConfig(id=ACCOUNT, keys=keys, webhooks=webhooks), *others))
-
-
-class InlineStorage:
-    """A storage that does everything at once, in memory. ``refuses``: it is full."""
-
-    def __init__(self):
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
-        for room in (EVENTS, LETTERS):
-            for step in room.steps:
-                for statement in step:
-                    self.connection.execute(statement)
-        self.refuses = False
-        self.writes = 0
-
-    def begin_write(self, work, done):
-        if self.refuses:
-            done(RequestError("unavailable", "The disk is full"))
-            return
-        self.writes += 1
-        done(work(self.connection))
-
-    async def write(self, work):
-        outcomes = []
-        self.begin_write(work, outcomes.append)
-        await trio.lowlevel.checkpoint()
-        if isinstance(outcomes[0], RequestError):
-            raise outcomes[0]
-        return outcomes[0]
-
-    async def read(self, work):
-        await trio.lowlevel.checkpoint()
-        return work(self.connection)
 
 
 class Posts:
@@ -109,7 +76,7 @@ class AtWork:
     """Webhooks of one process. A second one over the same storage is a restart."""
 
     def __init__(self, storage=None, config=None, posts=None, max_bytes=math.inf):
-        self.storage = storage or InlineStorage()
+        self.storage = storage or InlineStorage(EVENTS, LETTERS)
         self.posts = posts or Posts()
         self.config = check_config(config or config_of())
         self.started_at = trio.current_time()
