@@ -45,7 +45,7 @@ HOUSE_PLAN = [
          "engines.valkey.reaching", "engines.valkey.engine"],
     ),
     ("fanout", 4, [("replays", "listeners", "places", "acknowledged"), "subscriptions", "follower",
-                   ("hub", "covered", "recorded", "shared"), "settling", "acknowledging", "subscriber"]),
+                   ("hub", "covered", "recorded"), "shared", "settling", "acknowledging", "subscriber"]),
     ("commands", 4, [("remembered", "requests"), ("keeping", "context", "sharing"), "dispatch", "forward"]),
     ("", 4, ["keys"]),
     ("webhooks", 4, [("guard", "attempts", "breaker", "signing"), "connecting", "sender", ("apart", "endpoint"), "live",

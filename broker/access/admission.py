@@ -44,8 +44,7 @@ async def admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
     asked_at, pause = trio.current_time(), _FIRST_LOOK_SECONDS
     quietest.ask_for_life()
     while True:
-        await trio.sleep_until(min(trio.current_time() + pause, asked_at + GHOST_SECONDS))
-        pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+        pause = await _rest(pause, asked_at + GHOST_SECONDS)
         key, opening = judge()
         lives, at_last = _lives(quietest, asked_at), trio.current_time() >= asked_at + GHOST_SECONDS
         if at_last and not lives:
@@ -87,8 +86,7 @@ async def _after_a_ghost(slots: NodeSlots, judge: Judge, claim: Claim, full: lis
         if local is not None:
             local.ask_for_life()
         while True:
-            await trio.sleep_until(min(trio.current_time() + pause, asked_at + GHOST_SECONDS + NODE_SECONDS))
-            pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+            pause = await _rest(pause, asked_at + GHOST_SECONDS + NODE_SECONDS)
             judge()
             passed = trio.current_time() - asked_at
             lives = suspect.lives if local is None else _lives(local, asked_at)
@@ -106,12 +104,17 @@ async def examine(holder: Holder) -> bool:
     asked_at, pause = trio.current_time(), _FIRST_LOOK_SECONDS
     holder.ask_for_life()
     while trio.current_time() < asked_at + GHOST_SECONDS:
-        await trio.sleep_until(min(trio.current_time() + pause, asked_at + GHOST_SECONDS))
-        pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+        pause = await _rest(pause, asked_at + GHOST_SECONDS)
         if _lives(holder, asked_at):
             return True
     holder.end(CloseCode.HEARTBEAT_MISSED, _NO_LIFE)
     return False
+
+
+async def _rest(pause: float, until: float) -> float:
+    """Let so much time pass before the next look, at most until then; return how much it is after that."""
+    await trio.sleep_until(min(trio.current_time() + pause, until))
+    return min(2 * pause, _LONGEST_LOOK_SECONDS)
 
 
 def _lives(holder: Holder, asked_at: float) -> bool:

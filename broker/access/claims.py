@@ -259,6 +259,11 @@ class NodeSlots(Slots):
         if claim is not None:
             claim.lose(CloseCode.REPLACED, REPLACED_LOOK if claim.look else REPLACED)
 
+    def _holder_of(self, token: str) -> Holder | None:
+        """Return the connection of a claim of this node, if it is there."""
+        claim = self._claims.get(token)
+        return None if claim is None or claim.slot is None else claim.slot.holder
+
     # --- ghosts
 
     async def suspect(self, holders: Sequence[str]) -> Suspect:
@@ -276,8 +281,7 @@ class NodeSlots(Slots):
                 await self._tell(node, "quietest", question, self._wire.node, tokens)
             await trio.sleep(QUIETEST_SECONDS)
         if suspect.node == self._wire.node:
-            claim = self._claims.get(suspect.token)
-            suspect.holder = None if claim is None or claim.slot is None else claim.slot.holder
+            suspect.holder = self._holder_of(suspect.token)
         elif suspect.node:
             await self._tell(suspect.node, "examine", question, self._wire.node, suspect.token)
         return suspect
@@ -295,10 +299,10 @@ class NodeSlots(Slots):
         """Return the quietest of some of this node's connections; None: there is none of them."""
         now, quietest = trio.current_time(), None
         for token in tokens:
-            claim = self._claims.get(token)
-            if claim is None or claim.slot is None or claim.slot.holder is None:
+            holder = self._holder_of(token)
+            if holder is None:
                 continue
-            silent_seconds = now - claim.slot.holder.last_heard()
+            silent_seconds = now - holder.last_heard()
             if quietest is None or silent_seconds > quietest.silent_seconds:
                 quietest = _Quiet(token, silent_seconds)
         return quietest
@@ -333,8 +337,7 @@ class NodeSlots(Slots):
                 if quietest is not None:
                     await self._tell(node, "quiet", question, self._wire.node, quietest.token, quietest.silent_seconds)
                 return
-            claim = self._claims.get(asked)
-            holder = None if claim is None or claim.slot is None else claim.slot.holder
+            holder = self._holder_of(asked)
             if holder is not None and await self._examine(holder):
                 await self._tell(node, "lives", question)
         except RequestError:

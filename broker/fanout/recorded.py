@@ -33,6 +33,22 @@ Told = Callable[[RequestError | None], None]
 _Who = tuple[str, bytes]
 
 
+async def until_told(when_recorded: Callable[[Client, Told], None], client: Client) -> None:
+    """Wait until somebody who asks ``when_recorded`` of a client is told. Raises the `RequestError` that he is told."""
+    errors: list[RequestError | None] = []
+    told = trio.Event()
+
+    def tell(error: RequestError | None) -> None:
+        errors.append(error)
+        told.set()
+
+    when_recorded(client, tell)
+    await told.wait()
+    [error] = errors
+    if error is not None:
+        raise error
+
+
 class _Write:
     """A position that is being written, and who is to be told."""
 
@@ -115,18 +131,7 @@ class Recorded:
 
     async def until_recorded(self, client: Client) -> None:
         """Wait until a client's position is committed. Raises `RequestError` if it could not be."""
-        errors: list[RequestError | None] = []
-        told = trio.Event()
-
-        def tell(error: RequestError | None) -> None:
-            errors.append(error)
-            told.set()
-
-        self.when_recorded(client, tell)
-        await told.wait()
-        [error] = errors
-        if error is not None:
-            raise error
+        await until_told(self.when_recorded, client)
 
     async def until_recorded_or_forgotten(self, client: Client) -> None:
         """Wait until a new client's position is committed. Raises `RequestError`, and then it is as if it had not come.

@@ -4,7 +4,6 @@ Each move of a position is written, the last one of each client, and whoever ask
 comes to this node is looked up first: what the server says of it is newer than what this node knew.
 """
 
-from collections.abc import Callable
 from itertools import chain, islice
 from typing import Final
 
@@ -13,6 +12,7 @@ import trio
 from ..errors import RequestError
 from ..nodes import Wire
 from .acknowledged import MAX_CLIENTS_OF_ACCOUNT, SOMEBODY, Acknowledged, Client
+from .recorded import Told, until_told
 
 MOVE: Final = """
 for i = 3, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
@@ -32,8 +32,6 @@ LOOK: Final = "return redis.call('HMGET', KEYS[1], ARGV[1], '')"
 KEPT_MS: Final = 604_800_000
 MOVED_AT_ONCE: Final = 256
 AGAIN_SECONDS: Final = 0.5
-
-Told = Callable[[RequestError | None], None]
 
 
 class SharedPositions:
@@ -107,17 +105,7 @@ class SharedPositions:
 
     async def until_recorded_or_forgotten(self, client: Client) -> None:
         """Wait until a new client's position is at the server. Raises `RequestError`: it will be there later."""
-        errors: list[RequestError | None] = []
-        heard = trio.Event()
-
-        def tell(error: RequestError | None) -> None:
-            errors.append(error)
-            heard.set()
-
-        self.when_recorded(client, tell)
-        await heard.wait()
-        if errors[0] is not None:
-            raise errors[0]
+        await until_told(self.when_recorded, client)
 
     def _moved(self, account_id: str, client: bytes, position: int | None) -> None:
         """Have written where a client is now. What only this node forgets, others know."""

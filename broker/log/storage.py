@@ -20,10 +20,10 @@ import trio
 from msgspec import Struct
 
 from ..durations import Durations, DurationsStatistics
-from ..errors import RequestError
+from ..errors import BUSY_RETRY_MS, RequestError
 from .database import Database, LastRun, Room, Synchronous, connect, open_database
 from .shares import Shares
-from .writing import DAMAGES, LOOK_SECONDS, OUTAGES, RETRY_MS, Begun, Work, Writer, damaged, is_fault_of_work
+from .writing import DAMAGES, LOOK_SECONDS, OUTAGES, Begun, Work, Writer, damaged, is_fault_of_work
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class Storage:
             self._in_loop(self._fail, damaged(self.path, error))
         else:
             self._in_loop(self._errors.update, [OUTAGES[code]])
-        return RequestError("unavailable", "The broker cannot read its log now", retry_after_ms=RETRY_MS)
+        return RequestError("unavailable", "The broker cannot read its log now", retry_after_ms=BUSY_RETRY_MS)
 
     def statistics(self) -> StorageStatistics:
         """Return what it takes and has done."""

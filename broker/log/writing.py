@@ -12,7 +12,7 @@ from itertools import groupby
 from math import inf
 from typing import Any, Final, TypeVar
 
-from ..errors import RequestError, StorageError
+from ..errors import BUSY_RETRY_MS, RequestError, StorageError
 from .database import Database, file_bytes, free_bytes
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 """What is done in a thread, within a transaction that is not its own: it neither begins nor commits."""
 
-RETRY_MS: Final = 1_000
-"""When who was told `unavailable` may come again."""
 LOOK_SECONDS: Final = 1.0
 """How often it is looked how much room there is."""
 _ALIVE_SECONDS: Final = 10.0
@@ -176,7 +174,7 @@ class Writer:
         if self._outage != kind:
             logger.error("%s: it cannot be written: %s", self._path, error)
             self._outage = kind
-        return RequestError("unavailable", "The broker cannot write its log now", retry_after_ms=RETRY_MS)
+        return RequestError("unavailable", "The broker cannot write its log now", retry_after_ms=BUSY_RETRY_MS)
 
     def look_around(self) -> None:
         """Look how much room there is, and write down that the process lives, if it is time for that."""

@@ -19,13 +19,12 @@ import trio
 from msgspec import Struct
 
 from ...config import StorageConfig
-from ...errors import RequestError
+from ...errors import BUSY_RETRY_MS, RequestError
 from ...protocol.messages import Entry
 from ..engines import Answer, Done, EngineStatistics, EventsByAccount, Log
 from ..replay import Mark
 from ..retention import ReplayBuffers
 from ..storage import Storage
-from ..writing import RETRY_MS
 from . import rows
 from .answers import publish_answer, write_answers
 from .pages import SqliteArchive
@@ -260,4 +259,4 @@ def _mark(row: rows.AccountRow, cutoff: float, offset: float) -> Mark:
 
 
 def _unavailable(message: str) -> RequestError:
-    return RequestError("unavailable", message, retry_after_ms=RETRY_MS)
+    return RequestError("unavailable", message, retry_after_ms=BUSY_RETRY_MS)

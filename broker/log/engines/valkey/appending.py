@@ -18,7 +18,7 @@ from ...replay import cursor_prefix_of
 from ...shares import Shares
 from .. import Done, EventsByAccount, Stored
 from . import arguments_of
-from .link import Link, RefusedError
+from .link import Link, RefusedError, unavailable
 from .scripts import APPEND
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ META_MS: Final = 7 * 86_400_000
 KNOWN_MS: Final = 3_900_000
 """How long the index outlives the window."""
 _LINE_OVERHEAD: Final = ENTRY_OVERHEAD_BYTES - 60
-RETRY_MS: Final = 1_000
 _SLICE: Final = 256
 """Events that are written out, or told of, before others have their turn."""
 
@@ -97,7 +96,7 @@ class Appending:
         elif publish.weight > MAX_EVENTS:
             done(RequestError("too_large", f"More than {MAX_EVENTS:,} events in a list cannot be stored in one step"))
         elif self._bytes and self._bytes + publish.size > MAX_WAITING_BYTES:
-            done(_unavailable("The broker's engine is behind"))
+            done(unavailable("The broker's engine is behind"))
         else:
             self._bytes += publish.size
             self.under_way += 1
@@ -116,7 +115,7 @@ class Appending:
             while self._begun and (self._begun[0].done is None or self._begun[0].deadline <= trio.current_time()):
                 publish = self._begun.popleft()
                 if publish.done is not None:
-                    self._end(publish, _unavailable("The broker cannot reach its engine"))
+                    self._end(publish, unavailable())
             self._waiting = [publish for publish in self._waiting if publish.done is not None]
 
     async def write(self) -> None:
@@ -177,7 +176,7 @@ class Appending:
                 prefix, where = prefixes.get(account_id, ""), places.get(account_id, iter(()))
                 outcome[account_id] = await _stored(events, where, prefix, publish.sent_before)
             if not replicated:
-                self._end(publish, _unavailable("Too few replicas of the broker's engine have it"))
+                self._end(publish, unavailable("Too few replicas of the broker's engine have it"))
             else:
                 self._end(publish, outcome)
 
@@ -186,7 +185,7 @@ class Appending:
             self.refused = str(why)
             logger.error("the engine stores nothing: %s", why)
         for publish in publishes:
-            self._end(publish, _unavailable("The broker's engine stores nothing now"))
+            self._end(publish, unavailable("The broker's engine stores nothing now"))
 
     def _end(self, publish: _Publish, outcome: Any) -> None:
         """Tell of a publish, unless that was done."""
@@ -217,7 +216,3 @@ async def _stored(
         if number % _SLICE == 0:
             await trio.lowlevel.checkpoint()
     return stored
-
-
-def _unavailable(message: str) -> RequestError:
-    return RequestError("unavailable", message, retry_after_ms=RETRY_MS)

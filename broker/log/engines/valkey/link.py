@@ -28,6 +28,7 @@ from coredis.connection import (
 )
 
 from ....address import Address
+from ....errors import BUSY_RETRY_MS, RequestError
 from . import Names
 from .scripts import HELLO, STALE, Script
 
@@ -68,6 +69,11 @@ class LinkLostError(Exception):
 
 class RefusedError(Exception):
     """The server did nothing of it, and says why."""
+
+
+def unavailable(message: str = "The broker cannot reach its engine") -> RequestError:
+    """Return what clients are told while the server does not do what they ask for."""
+    return RequestError("unavailable", message, retry_after_ms=BUSY_RETRY_MS)
 
 
 class Link:

@@ -10,15 +10,14 @@ from typing import Final
 import trio
 
 from ....config import ReplayConfig
-from ....errors import RequestError
 from ....protocol.names import Duration, parse_since
 from ...dropped import Dropped
 from ...replay import Mark, ReplayBuffer
 from ...retention import ReplayBuffers
 from .. import Log
 from . import dropped_of, entry_of
-from .appending import DEADLINE_SECONDS, RETRY_MS
-from .link import Link, LinkLostError
+from .appending import DEADLINE_SECONDS
+from .link import Link, LinkLostError, unavailable
 from .scripts import INDEX, READ_BACK
 from .tail import INDEX_ITEMS, PAGE_BYTES, PAGE_EVENTS, Held, Tail
 
@@ -45,8 +44,7 @@ class Reaching:
             async with held.reaching:
                 await self._reach(held, since)
         except LinkLostError:
-            message = "The broker has just lost its engine"
-            raise RequestError("unavailable", message, retry_after_ms=RETRY_MS) from None
+            raise unavailable("The broker has just lost its engine") from None
 
     async def _reach(self, held: Held, since: str | int) -> None:
         buffer = self._buffers.open(held.account_id)

@@ -13,14 +13,13 @@ from typing import Final
 
 import trio
 
-from ....errors import RequestError
 from ....protocol.messages import Entry
 from ...replay import Mark, ReplayBuffer
 from ...retention import ReplayBuffers
 from .. import Log
 from . import FAR, dropped_of, entry_of
-from .appending import DEADLINE_SECONDS, META_MS, RETRY_MS
-from .link import Link
+from .appending import DEADLINE_SECONDS, META_MS
+from .link import Link, unavailable
 from .scripts import HEADS, INDEX, READ
 
 PAGE_EVENTS: Final = 256
@@ -146,7 +145,7 @@ class Tail:
             with trio.move_on_after(DEADLINE_SECONDS):
                 await held.known.wait()
                 return held
-            raise RequestError("unavailable", "The broker cannot reach its engine", retry_after_ms=RETRY_MS)
+            raise unavailable()
         except BaseException:
             self.release(held)
             raise

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ....errors import RequestError
 from ....nodes import Argument
-from .appending import RETRY_MS
-from .link import Link, LinkLostError, RefusedError
+from .link import Link, LinkLostError, RefusedError, unavailable
 from .scripts import Script
 
 _MAX_SCRIPTS: Final = 256
@@ -36,14 +34,14 @@ class LinkWire:
         try:
             return await self._link.run(known, keys, arguments)
         except (LinkLostError, RefusedError):
-            raise _unavailable() from None
+            raise unavailable() from None
 
     async def tell(self, node: str, message: bytes) -> None:
         """Tell a node something, if it is there. Raises `RequestError` (`unavailable`)."""
         try:
             await self._link.tell(node, message)
         except (LinkLostError, RefusedError):
-            raise _unavailable() from None
+            raise unavailable() from None
 
     def follow(self, heard: Callable[[bytes], None], renewed: Callable[[], None]) -> None:
         """Have each message to this node, and hear whenever the link is there again, whatever was lost meanwhile."""
@@ -53,7 +51,3 @@ class LinkWire:
             renewed()
 
         self._link.tasks.append(tell_of_it)
-
-
-def _unavailable() -> RequestError:
-    return RequestError("unavailable", "The broker cannot reach its engine", retry_after_ms=RETRY_MS)
