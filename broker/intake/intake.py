@@ -3,7 +3,7 @@
 A publish is a `Batch`. It is *prepared* in slices, and nothing is stored: its events are split, counted and checked. It
 is *begun* in one step, after the last wait: its key is judged as it is by then, its rates are taken, its events are
 stored. Between the two lies the wait for places before the fan-out. From that step on its publisher may leave: he loses
-the answer only.
+the answer only, but for what waits for a server that many nodes share, which he takes back.
 """
 
 import random
@@ -29,7 +29,7 @@ from ..config import LimitsConfig
 from ..errors import RequestError
 from ..fanout.hub import Hub
 from ..fanout.places import Place
-from ..log.engines import Answer, Engine, Stored, StoredByAccount
+from ..log.engines import Answer, Engine, Stored, StoredByAccount, Withdraw
 from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events, too_many_events
 from ..protocol.messages import NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
 from ..tracing import Kind, Span, Tracing
@@ -126,7 +126,7 @@ class Intake:
         return await self.write_answer(batch, await self._commit(batch))
 
     async def _commit(self, batch: Batch) -> Sequence[Stored]:
-        """Prepare, begin, and wait. After it has begun, nothing can be cancelled but the wait."""
+        """Prepare, begin, and wait. Who is cancelled then takes back what its engine has not sent yet."""
         places = await self.ready(batch)
         outcomes: list[Sequence[Stored] | RequestError] = []
         ended = trio.Event()
@@ -135,9 +135,14 @@ class Intake:
             outcomes.append(outcome)
             ended.set()
 
-        self.begin(batch, places, end)
+        withdraw = self.begin(batch, places, end)
         if not outcomes:
-            await ended.wait()
+            try:
+                await ended.wait()
+            except trio.Cancelled:
+                if withdraw is not None:
+                    withdraw()
+                raise
         # The one checkpoint where there was nothing to wait for: after the fan-out was woken, so no turn passes before.
         await trio.lowlevel.cancel_shielded_checkpoint()
         [outcome] = outcomes
@@ -298,8 +303,8 @@ class Intake:
             raise
         return places
 
-    def begin(self, batch: Batch, places: PlacesByAccount, ended: Ended) -> None:
-        """Judge a prepared batch and let the engine store it, in one step.
+    def begin(self, batch: Batch, places: PlacesByAccount, ended: Ended) -> Withdraw | None:
+        """Judge a prepared batch and let the engine store it, in one step. Returns what takes it back, if that can be.
 
         ``ended`` hears what became of it, when it is known; its publisher may be gone by then. Raises `RequestError`
         if it may not be stored: its publisher is not who he was, or publishes too much.
@@ -317,7 +322,7 @@ class Intake:
 
         try:
             self._judge(batch)
-            self._engine.begin(batch.by_account, stored, batch.answer)
+            return self._engine.begin(batch.by_account, stored, batch.answer)
         except BaseException as error:
             _give_back(places)
             if batch.span is not None and isinstance(error, RequestError):

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -29,6 +29,8 @@ GREATEST: Final = frozenset(
 )
 """Metrics of which the greatest counts; of all others the sum."""
 LEAST: Final = frozenset({"broker_window_squeezed_seconds"})
+_MERGED: Final = 128
+"""Rows that are merged in one step."""
 
 
 def merged_metrics(texts: Sequence[bytes]) -> bytes:
@@ -151,15 +153,19 @@ def _account(one: AccountSeen, other: AccountSeen) -> AccountSeen:
     )
 
 
-def merged_pages(pages: Sequence[OperatorPage], wanted: Wanted) -> OperatorPage:
-    """Return the page that is wanted of what each worker has up to its end."""
+def merged_pages(pages: Sequence[OperatorPage], wanted: Wanted) -> Generator[None, None, OperatorPage]:
+    """Return, in steps, the page that is wanted of what each worker has up to its end."""
     descending = wanted.order == "desc"
     runs = (page.connections for page in pages)
     rows = heapq.merge(*runs, key=lambda row: _sorted_by(row, wanted.sort), reverse=descending)
+    before = wanted.offset
+    while before > 0 and list(islice(rows, min(before, _MERGED))):
+        before -= _MERGED
+        yield
     return OperatorPage(
         sum(page.total for page in pages),
         sum(page.matching for page in pages),
-        list(islice(rows, wanted.offset, wanted.offset + wanted.limit)),
+        list(islice(rows, wanted.limit)),
     )
 
 

@@ -4,7 +4,7 @@ A worker answers for itself first. Where it has siblings, each of them is asked 
 a broker that is one process asks nobody.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -27,9 +27,12 @@ from ..observe.merging import (
 from ..observe.metrics import Reading, exposition
 from ..observe.siblings import ANSWER_SECONDS, About, Question, framed, read_to_end
 from ..protocol.messages import encode
+from ..turns import in_turns
 from .listeners import listening_at
 
 _MAX_QUESTION_BYTES: Final = 65_536
+_ROWS: Final = 128
+"""Of a deep page that are written, or read, in one step."""
 
 
 # --- what is told ------------------------------------------------------------
@@ -63,8 +66,9 @@ async def chosen(broker: Broker, query: Mapping[str, str]) -> OperatorPage:
     if broker.siblings is None:
         return await page_of(await broker.censuses.look(), wanted, broker.connections)
     own = await _own_chosen(broker, wanted)
-    others = _decoded(await _others(broker, Question("chosen", None, query)), OperatorPage)
-    return merged_pages([own, *others], wanted)
+    answers = await _others(broker, Question("chosen", None, query))
+    others = [await in_turns(_page_of_lines(answer)) for answer in answers]
+    return await in_turns(merged_pages([own, *others], wanted))
 
 
 async def connection(broker: Broker, connection_id: str) -> OperatorConnection | Raw:
@@ -132,6 +136,25 @@ async def _own_chosen(broker: Broker, wanted: Wanted) -> OperatorPage:
     return await page_of(await broker.censuses.look(), up_to_its_end, broker.connections)
 
 
+def _lines_of(page: OperatorPage) -> Generator[None, None, Sequence[bytes]]:
+    """Return a page as one worker tells it to another: its counts, then some rows a line."""
+    lines = [encode((page.total, page.matching))]
+    for start in range(0, len(page.connections), _ROWS):
+        lines.append(encode(page.connections[start : start + _ROWS]))
+        yield
+    return lines
+
+
+def _page_of_lines(text: bytes) -> Generator[None, None, OperatorPage]:
+    counts, *lines = text.split(b"\n")
+    total, matching = msgspec.json.decode(counts, type=tuple[int, int])
+    rows: list[OperatorConnection] = []
+    for line in lines:
+        rows += msgspec.json.decode(line, type=list[OperatorConnection])
+        yield
+    return OperatorPage(total, matching, rows)
+
+
 async def _own_connection(broker: Broker, connection_id: str) -> OperatorConnection:
     broker.connections.find(connection_id)
     return one_of(await broker.censuses.look(), broker.connections, connection_id)
@@ -150,7 +173,7 @@ async def _own(broker: Broker, question: Question) -> bytes:
     if about == "live":
         return encode(await broker.live.own())
     if about == "chosen":
-        return encode(await _own_chosen(broker, check_wanted(question.query)))
+        return b"\n".join(await in_turns(_lines_of(await _own_chosen(broker, check_wanted(question.query)))))
     if about == "connection":
         return encode(await _own_connection(broker, question.query.get("id", "")))
     return encode(await broker.tasks.asked(question.query))

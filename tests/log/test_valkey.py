@@ -388,6 +388,47 @@ async def test_while_the_server_is_away_a_publish_is_unavailable_after_its_deadl
             assert not {"e1", "e2"} & set(found), "what was refused is not stored behind its publisher's back"
 
 
+async def until_begun(broker: Broker, publishes: int) -> None:
+    await until(lambda: engine_of(broker).appending.under_way == publishes)
+
+
+async def test_who_is_cancelled_takes_back_what_was_not_sent_and_nothing_else(valkey):
+    async with nodes(valkey) as [one, other], other.subscribe("a") as subscriber, trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def publish_until_cancelled() -> None:
+            with scope:
+                await publish(one, 2)
+
+        valkey.kill()
+        await until_away(one, other)
+        nursery.start_soon(publish, one, 1)
+        await until_begun(one, 1)
+        nursery.start_soon(publish_until_cancelled)
+        await until_begun(one, 2)
+        nursery.start_soon(publish, one, 3)
+        await until_begun(one, 3)
+        scope.cancel()
+        await until_begun(one, 2)
+        valkey.start()
+        assert (await heard(subscriber, "e3"))[-2:] in (ids(1, 3), [None, *ids(3)])
+        [again] = await other.publish("a", events(2))
+        assert not again.duplicate
+
+
+async def test_who_is_cancelled_when_it_was_sent_loses_only_the_answer(valkey):
+    async with nodes(valkey) as [one, other], other.subscribe("a") as subscriber, trio.open_nursery() as nursery:
+        valkey.freeze()
+        nursery.start_soon(publish, one, 1)
+        await until(lambda: any(publish.sent for publish in engine_of(one).appending._begun))
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await until_begun(one, 1)
+            valkey.thaw()
+            assert await heard(subscriber, "e1") == ids(1)
+            await until_begun(one, 0)
+
+
 async def test_a_frozen_server_is_away_within_seconds_and_what_it_took_is_stored_once(valkey, monkeypatch):
     monkeypatch.setattr(link, "CALL_SECONDS", 0.3)
     async with nodes(valkey) as [one, other], other.subscribe("a") as subscriber:

@@ -10,10 +10,11 @@ from msgspec import json
 import broker.observe.live
 import broker.observe.looks
 from broker import CloseCode
+from broker.observe.choosing import OperatorConnection, OperatorPage
 from broker.observe.connections import PAGE_CONNECTIONS
 from broker.observe.merging import merged_metrics
 from broker.observe.siblings import Siblings
-from broker.transport.together import answer_siblings, snapshot_of_all
+from broker.transport.together import _lines_of, _page_of_lines, answer_siblings, snapshot_of_all
 
 WORKERS = 3
 
@@ -110,6 +111,45 @@ async def test_an_operators_page_is_sorted_over_all_workers(tmp_path):
             assert len(ids(await result(servers[0], f"/v1/operator/connections?sort={sort}"))) == 6
         bad = await ask(servers[0].address, "GET", "/v1/operator/connections?sort=taste", key=OPERATOR)
         assert bad.status == 400
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6])
+async def test_a_deep_page_is_merged_and_told_some_rows_at_a_time(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("broker.observe.merging._MERGED", rows)
+    monkeypatch.setattr("broker.transport.together._ROWS", rows)
+    async with workers(tmp_path) as servers, AsyncExitStack() as stack:
+        for number in range(6):
+            address = servers[number % WORKERS].address
+            await stack.enter_async_context(connected(address, f"inbox_ids=*&client_id=c{number}"))
+        for offset in range(8):
+            query = f"sort=client_id&order=asc&offset={offset}&limit=2"
+            page = await result(servers[0], f"/v1/operator/connections?{query}")
+            named = [int(seen["client_id"][1:]) for seen in page["connections"]]
+            assert (page["matching"], named) == (6, list(range(6))[offset : offset + 2])
+
+
+def test_ten_thousand_connections_of_a_worker_are_told_in_many_steps():
+    page = OperatorPage(12_000, 10_200, [connection(n) for n in range(10_200)])
+    steps = list(_lines_of(page))
+    lines = result_of(_lines_of(page))
+    assert len(steps) > 50
+    assert max(map(len, lines)) < 100_000
+    assert result_of(_page_of_lines(b"\n".join(lines))) == page
+
+
+def connection(number: int) -> OperatorConnection:
+    """One connection as a worker tells of it."""
+    who = (f"conn_{number}", "acct", "key", f"agent {number}\n", "websocket", "127.0.0.1:4711", "agent/1.0")
+    return OperatorConnection(*who, "2026-01-01T00:00:00.000Z", "live", 1, number, 0.5, 0, 0, 1.5, None, None)
+
+
+def result_of(steps):
+    """What comes of steps in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
 
 
 async def test_one_connection_is_told_of_by_each_worker(tmp_path):

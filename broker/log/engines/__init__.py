@@ -3,7 +3,8 @@
 An engine promises: events of one account have one order; an event id that its inbox's window still holds is not stored
 again; what one `begin` brings is stored whole or not at all, for all its accounts in one step; ``done`` is called once
 for each `begin`, in the order in which they were stored, when that is as durable as the engine says; who waits for it
-may leave, and loses the answer only. The only writer of a log is its engine. One suite of tests holds this for all.
+may leave, and loses the answer only, unless he takes back what was not sent yet. The only writer of a log is its
+engine. One suite of tests holds this for all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,8 @@ EventsByAccount = Mapping[str, Sequence[PreparedEvent]]
 StoredByAccount = Mapping[str, Sequence[Stored]]
 Done = Callable[[StoredByAccount | RequestError], None]
 """Called with where the events are, in the order in which they came; or with why none of them is stored."""
+Withdraw = Callable[[], None]
+"""Takes back a publish of which nothing was sent yet: its `Done` hears that it is not stored. Later it does nothing."""
 
 
 class EngineStatistics(Struct, frozen=True):
@@ -132,10 +135,11 @@ class Engine(Protocol):
         """Run its tasks, for ever. Never raises because what it stores to is away."""
         ...
 
-    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> None:
+    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> Withdraw | None:
         """Store events, each account's in their order; ``done`` says what became of them, at once where that can be.
 
-        An engine that outlives the process remembers ``answer`` with them, in the same step.
+        An engine that outlives the process remembers ``answer`` with them, in the same step. Returns what takes the
+        publish back while it waits for a server; None: it is as good as stored.
         """
         ...
 

@@ -7,6 +7,7 @@ twice. What is not told within `DEADLINE_SECONDS` is refused, and may be stored 
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -16,7 +17,7 @@ from ....errors import RequestError
 from ....protocol.messages import ENTRY_OVERHEAD_BYTES, PreparedEvent
 from ...replay import cursor_prefix_of
 from ...shares import Shares
-from .. import Done, EventsByAccount, Stored
+from .. import Done, EventsByAccount, Stored, Withdraw
 from . import arguments_of
 from .link import Link, RefusedError, unavailable
 from .scripts import APPEND
@@ -45,7 +46,7 @@ _SLICE: Final = 256
 class _Publish:
     """One publish. ``done`` None: it is over."""
 
-    __slots__ = ("by_account", "deadline", "done", "owners", "sent_before", "size", "weight")
+    __slots__ = ("by_account", "deadline", "done", "owners", "sent", "sent_before", "size", "weight")
 
     def __init__(self, by_account: EventsByAccount, done: Done, deadline: float) -> None:
         self.by_account = by_account
@@ -54,6 +55,8 @@ class _Publish:
         self.owners: Sequence[str] = tuple(by_account)
         self.weight = sum(map(len, by_account.values()))
         self.size = sum(len(event.payload) for events in by_account.values() for event in events)
+        self.sent = False
+        """Whether there was a call with it: then it may be stored."""
         self.sent_before = False
         """Whether a call with it was lost."""
 
@@ -88,8 +91,8 @@ class Appending:
         self.refused: str | None = None
         """Why the server stored nothing, the last time."""
 
-    def begin(self, by_account: EventsByAccount, done: Done) -> None:
-        """Store events; ``done`` hears what became of them, or that nobody knows."""
+    def begin(self, by_account: EventsByAccount, done: Done) -> Withdraw | None:
+        """Store events; ``done`` hears what became of them, or that nobody knows. Returns what takes them back."""
         publish = _Publish(by_account, done, trio.current_time() + DEADLINE_SECONDS)
         if not publish.weight:
             done({account_id: [] for account_id in by_account})
@@ -104,6 +107,12 @@ class Appending:
             self._begun.append(publish)
             self._more.set()
             self._first.set()
+            return partial(self._withdraw, publish)
+        return None
+
+    def _withdraw(self, publish: _Publish) -> None:
+        if not publish.sent:
+            self._end(publish, unavailable("Its publisher left before it was stored"))
 
     async def refuse_late(self) -> None:
         """Refuse what waits too long, for ever."""
@@ -125,6 +134,8 @@ class Appending:
                 self._more = trio.Event()
                 await self._more.wait()
             chosen = self._choose()
+            if not chosen:
+                continue  # what waited was refused, or taken back
             try:
                 await self._call(chosen)
             except RefusedError as refused:
@@ -142,6 +153,8 @@ class Appending:
             chosen, self._waiting = self._waiting, []
         else:
             chosen, self._waiting = self._shares.choose(self._waiting)
+        for publish in chosen:
+            publish.sent = True
         return chosen
 
     async def _call(self, publishes: list[_Publish]) -> None:

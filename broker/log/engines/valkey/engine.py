@@ -14,7 +14,7 @@ from ....address import Address
 from ....config import ReplayConfig
 from ....nodes import Wire
 from ...retention import ReplayBuffers
-from .. import Answer, Done, EngineStatistics, EventsByAccount, Log
+from .. import Answer, Done, EngineStatistics, EventsByAccount, Log, Withdraw
 from . import FAR
 from .appending import Appending
 from .link import Link
@@ -60,9 +60,9 @@ class ValkeyEngine:
                 await self.link.ready.wait()
             task_status.started()
 
-    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> None:
+    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> Withdraw | None:
         """Have events stored, with those that wait beside them. ``answer`` is not kept."""
-        self.appending.begin(by_account, done)
+        return self.appending.begin(by_account, done)
 
     def statistics(self) -> EngineStatistics | None:
         """Return how it stands to its server."""
