@@ -138,6 +138,11 @@ class RequestError(BrokerError):
         return f"{self.code}: {self.message}"
 
 
+def request_id_reused() -> RequestError:
+    """Return what is told to who gives a `request_id` again with other content (PROTOCOL section 4)."""
+    return RequestError("request_id_reused", "The same request_id came before with other content")
+
+
 def as_closed(error: RequestError) -> RequestError | BrokerClosedError:
     """Return a refusal as the library raises it: where a client is told that the broker drains, it is closed."""
     return BrokerClosedError(error.message) if error.code == "draining" else error

@@ -106,6 +106,21 @@ async def test_a_publish_that_is_sent_to_two_nodes_is_stored_once(engine_url):
         assert numbers([await client.next() for _ in range(3)]) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["ids of the broker", "ids of the client"])
+async def test_a_publish_with_the_request_id_of_another_is_refused_at_every_node_and_stores_nothing(engine_url, named):
+    request_id = f"reused{int(named)}"
+    async with two_nodes(engine_url) as (one, other, _), connected(other.address, "inbox_ids=*") as client:
+        codes = []
+        for served, number in ((one, 1), (other, 2), (other, 1), (one, 2)):
+            async with connected(served.address, "client_id=b") as publisher:
+                one_event = event(number) | ({"event_id": f"named_{number}"} if named else {})
+                await publisher.say(action="publish", request_id=request_id, events=one_event)
+                codes.append((await publisher.answer(request_id)).get("error", {}).get("code"))
+        assert codes == [None, "request_id_reused", None, "request_id_reused"]
+        await one.broker.publish(ACCOUNT, event(3))
+        assert numbers([await client.next(), await client.next()]) == [1, 3]
+
+
 async def test_a_client_comes_back_at_another_node_where_it_acknowledged_last(engine_url):
     async with two_nodes(engine_url) as (one, other, _):
         async with connected(one.address, "inbox_ids=*&client_id=acking&since=acked") as client:

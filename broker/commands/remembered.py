@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from ..errors import RequestError
+from ..errors import RequestError, request_id_reused
 
 MAX_ANSWERS: Final = 10_000
 MAX_BYTES: Final = 16_777_216
@@ -114,7 +114,7 @@ class Remembered:
             run = self._under_way[identity] = Run(self, identity, digest)
             return run, True
         if known.digest != digest:
-            raise RequestError("request_id_reused", "The same request_id came before with other content")
+            raise request_id_reused()
         return known, False
 
     def finish(self, run: Run, outcome: Outcome, now: float) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from ..errors import RequestError
+from ..errors import RequestError, request_id_reused
 from ..nodes import Wire
 from .remembered import MAX_ANSWERS, MAX_BYTES, ONCE_SECONDS, Outcome, Run
 
@@ -132,7 +132,7 @@ class SharedAnswers:
                 return None
             if said == "reused":
                 del self._owners[run]
-                raise RequestError("request_id_reused", "The same request_id came before with other content")
+                raise request_id_reused()
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_LOOK_SECONDS)
 

@@ -38,11 +38,11 @@ class Scripts:
         self.generation = self.run(HELLO, [NAMES.generation], candidate)[0]
         return self.generation
 
-    def append(self, by_account, generation: str | None = None):
+    def append(self, by_account, generation: str | None = None, marks=()):
         keys, arguments = [NAMES.generation], []
         for account_id, batch in by_account.items():
-            keys += [NAMES.of_account(kind, account_id) for kind in "msdx"]
-            arguments += [NAMES.events(account_id), len(batch)]
+            keys += [NAMES.of_account(kind, account_id) for kind in "msdxqp"]
+            arguments += [NAMES.events(account_id), len(batch), len(marks), *(word for mark in marks for word in mark)]
             for event_id, inbox, size in batch:
                 arguments += [f"{event_id} {inbox}", inbox, 't {"cursor":"c.', f'","payload":"{"p" * size}"}}']
         return self.run(APPEND, keys, generation or self.generation, "candidate", *self.limits, *arguments)
@@ -247,6 +247,34 @@ def test_what_was_stored_before_another_history_is_not_read_and_its_ids_are_know
     _, birth, oldest, page = scripts.of(READ_BACK, "ms", "a", fresh, 10, 10_000)
     assert int(birth) == int(oldest) == int(fresh) - 1
     assert [position_of(line) for line in page] == [int(fresh)]
+
+
+def test_a_publish_that_came_with_other_content_is_not_stored_and_all_beside_it_are(scripts):
+    [[where, _]] = scripts.append({"a": [("e1", "i1", 1)]}, marks=[(1, 1, "mine", "x")])
+    four = [(name, "i1", 1) for name in ("e0", "e1", "e2", "e3")]
+    [flat] = scripts.append({"a": four}, marks=[(2, 3, "mine", "y"), (4, 4, "theirs", "y")])
+    assert flat == [str(int(where) + 1), 0, "0", 2, "0", 2, str(int(where) + 2), 0]
+    assert scripts.append({"a": [("e1", "i1", 1)]}, marks=[(1, 1, "mine", "x")]) == [[where, 1]]
+    [[_, known]] = scripts.append({"b": [("e9", "i1", 1)]}, marks=[(1, 1, "mine", "y")])
+    assert known == 0  # of another account it is another
+
+
+def test_what_stands_for_the_content_of_a_publish_is_kept_for_the_window_and_not_for_ever(scripts):
+    def known(content: str, name: str = "mine") -> int:
+        [[_, told]] = scripts.append({"a": [(f"e{content}", "i1", 1)]}, marks=[(1, 1, name, content)])
+        return told
+
+    at, young, old = scripts.at, NAMES.of_account("q", "a"), NAMES.of_account("p", "a")
+    assert (known("x"), known("y")) == (0, 2)
+    at.command("HSET", young, "#", 1)  # as if the first of them had come long ago
+    assert (known("a", "other"), known("y")) == (0, 2)
+    assert (at.command("HLEN", young), at.command("HLEN", old)) == (2, 2)
+    at.command("HSET", old, "mine", "1000000000000 x")
+    assert known("y") == 0
+    assert 0 < at.command("PTTL", young) <= 2 * LONG_MS + 1
+    at.command("HSET", young, *(word for n in range(10_000) for word in (f"m{n}", "1")))
+    assert known("z", "last") == 0
+    assert at.command("HLEN", young) == 2  # what came before them is forgotten
 
 
 @pytest.mark.parametrize("size", [10, 40_000])

@@ -8,6 +8,7 @@ Pure. One hash tag, so that all keys of an account are in one place; A is an acc
 | `m:A` | the generation, the head, the birth, and when the last event was stored |
 | `s:A` | the window: a line for each event, in order |
 | `d:A` | the position of each event of the window by its id and inbox, and counts for trimming |
+| `q:A`, `p:A` | what stands for the content of publishes with a `request_id`, the latest and those before them |
 | `x:A` | when each event was stored and for which inbox, for an hour longer: so gaps are counted |
 | `k:A`, `w:A` | who has the account's slots, and its look: node and connection (`access.claims`) |
 | `c:A`, `o:A`; `C:A`, `O:A` | commands by `request_id`, and their order; the same by `once` (`commands.sharing`) |

@@ -8,16 +8,17 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
+from hashlib import blake2b
 from typing import Any, Final
 
 import trio
 
 from ....config import ReplayConfig
-from ....errors import RequestError
+from ....errors import RequestError, request_id_reused
 from ....protocol.messages import ENTRY_OVERHEAD_BYTES, PreparedEvent
 from ...replay import cursor_prefix_of
 from ...shares import Shares
-from .. import Done, EventsByAccount, Stored, Withdraw
+from .. import Answer, Done, EventsByAccount, Stored, Withdraw
 from . import arguments_of
 from .link import Link, RefusedError, unavailable
 from .scripts import APPEND
@@ -38,6 +39,10 @@ PUBLISHED_BYTES: Final = 65_536
 META_MS: Final = 7 * 86_400_000
 KNOWN_MS: Final = 3_900_000
 """How long the index outlives the window."""
+_MARK: Final = 4
+"""Arguments of one publish that may be sent again."""
+_REUSED: Final = 2
+"""What the server says of events that it does not store, since their publish came before with other content."""
 _LINE_OVERHEAD: Final = ENTRY_OVERHEAD_BYTES - 60
 _SLICE: Final = 256
 """Events that are written out, or told of, before others have their turn."""
@@ -46,10 +51,12 @@ _SLICE: Final = 256
 class _Publish:
     """One publish. ``done`` None: it is over."""
 
-    __slots__ = ("by_account", "deadline", "done", "owners", "sent", "sent_before", "size", "weight")
+    __slots__ = ("by_account", "deadline", "done", "mark", "owners", "sent", "sent_before", "size", "weight")
 
-    def __init__(self, by_account: EventsByAccount, done: Done, deadline: float) -> None:
+    def __init__(self, by_account: EventsByAccount, done: Done, answer: Answer | None, deadline: float) -> None:
         self.by_account = by_account
+        self.mark = () if answer is None else (_mark_of(answer), answer.digest)
+        """Whose it is, and what stands for its content, if it may be sent again."""
         self.done: Done | None = done
         self.deadline = deadline
         self.owners: Sequence[str] = tuple(by_account)
@@ -91,9 +98,9 @@ class Appending:
         self.refused: str | None = None
         """Why the server stored nothing, the last time."""
 
-    def begin(self, by_account: EventsByAccount, done: Done) -> Withdraw | None:
+    def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> Withdraw | None:
         """Store events; ``done`` hears what became of them, or that nobody knows. Returns what takes them back."""
-        publish = _Publish(by_account, done, trio.current_time() + DEADLINE_SECONDS)
+        publish = _Publish(by_account, done, answer, trio.current_time() + DEADLINE_SECONDS)
         if not publish.weight:
             done({account_id: [] for account_id in by_account})
         elif publish.weight > MAX_EVENTS:
@@ -161,17 +168,23 @@ class Appending:
         """Store some publishes in one step, and tell of each."""
         link = self._link
         by_account: dict[str, list[PreparedEvent]] = {}
+        marks: dict[str, list[int | bytes]] = {}
         parts = [(publish, publish.by_account) for publish in publishes]  # one may be refused meanwhile
-        for _, of_publish in parts:
+        for publish, of_publish in parts:
             for account_id, events in of_publish.items():
                 if events:
-                    by_account.setdefault(account_id, []).extend(events)
+                    of_account = by_account.setdefault(account_id, [])
+                    if publish.mark:
+                        first = len(of_account) + 1
+                        marks.setdefault(account_id, []).extend((first, first + len(events) - 1, *publish.mark))
+                    of_account.extend(events)
         keys, prefixes = [link.names.generation], {}
         arguments: list[str | bytes | int] = [link.generation, link.candidate(), *self._limits]
         for account_id, events in by_account.items():
             prefix = prefixes[account_id] = cursor_prefix_of(account_id, link.generation.encode())
-            keys += [link.names.of_account(kind, account_id) for kind in "msdx"]
-            arguments += [link.names.events(account_id), len(events)]
+            keys += [link.names.of_account(kind, account_id) for kind in "msdxqp"]
+            marked = marks.get(account_id, [])
+            arguments += [link.names.events(account_id), len(events), len(marked) // _MARK, *marked]
             for start in range(0, len(events), _SLICE):
                 for event in events[start : start + _SLICE]:
                     arguments += arguments_of(event, prefix)
@@ -184,11 +197,15 @@ class Appending:
         self.refused = None
         places = {account_id: iter(of_account) for account_id, of_account in zip(by_account, answer, strict=True)}
         for publish, of_publish in parts:
-            outcome = {}
+            outcome, reused = {}, False
             for account_id, events in of_publish.items():
                 prefix, where = prefixes.get(account_id, ""), places.get(account_id, iter(()))
-                outcome[account_id] = await _stored(events, where, prefix, publish.sent_before)
-            if not replicated:
+                stored = await _stored(events, where, prefix, publish.sent_before)
+                outcome[account_id] = stored or []
+                reused |= stored is None
+            if reused:
+                self._end(publish, request_id_reused())
+            elif not replicated:
                 self._end(publish, unavailable("Too few replicas of the broker's engine have it"))
             else:
                 self._end(publish, outcome)
@@ -214,18 +231,24 @@ class Appending:
 
 async def _stored(
     events: Sequence[PreparedEvent], places: Iterator[bytes | int], prefix: str, sent_before: bool
-) -> list[Stored]:
-    """Return where events are, by the next of ``places``; others have their turn between slices.
+) -> list[Stored] | None:
+    """Return where events are, by the next of ``places``; others have their turn between slices. None: they are not.
 
     What was sent before may have met itself: that is no duplicate.
     """
     stored = []
     seen: set[int] = set()
+    reused = False
     for number, (event, place, known) in enumerate(zip(events, places, places, strict=False), start=1):
         position = int(place)
+        reused |= int(known) == _REUSED
         is_duplicate = bool(int(known)) and (not sent_before or position in seen)
         stored.append(Stored(event.event_id, position, prefix, is_duplicate))
         seen.add(position)
         if number % _SLICE == 0:
             await trio.lowlevel.checkpoint()
-    return stored
+    return None if reused else stored
+
+
+def _mark_of(answer: Answer) -> bytes:
+    return blake2b("\0".join(answer.identity).encode(), digest_size=16).digest()

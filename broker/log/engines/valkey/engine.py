@@ -61,8 +61,11 @@ class ValkeyEngine:
             task_status.started()
 
     def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> Withdraw | None:
-        """Have events stored, with those that wait beside them. ``answer`` is not kept."""
-        return self.appending.begin(by_account, done)
+        """Have events stored, with those that wait beside them. Of ``answer`` is kept what stands for the content.
+
+        If the same publish came with other content, at whichever node, it is `request_id_reused`.
+        """
+        return self.appending.begin(by_account, done, answer)
 
     def statistics(self) -> EngineStatistics | None:
         """Return how it stands to its server."""

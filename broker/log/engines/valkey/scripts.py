@@ -64,19 +64,31 @@ local generation = ARGV[1]
 local window, most, most_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local meta_ms, index_ms = ARGV[6], tonumber(ARGV[7])
 local published, overhead, most_known = tonumber(ARGV[8]), tonumber(ARGV[9]), 1000000
+local most_marks = 10000
 local id = history(ARGV[2])
 if id ~= generation then return {'stale', id} end
 local us = micros()
 local outcome = {}
 local a = 10
-for key = 2, #KEYS, 4 do
-  local M, S, D, X = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
-  local channel, count = ARGV[a], tonumber(ARGV[a + 1])
-  a = a + 2
+for key = 2, #KEYS, 6 do
+  local M, S, D, X, Q, P = unpack(KEYS, key, key + 5)
+  local channel, count, marked = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+  a = a + 3
   local meta = redis.call('HMGET', M, 'g', 'n', 'l')
   local head, born = tonumber(meta[2]) or 0, false
   if meta[1] ~= generation then head = math.max(us, head + 1); born = digits(head) end
   local ms = math.max(math.floor(us / 1000), tonumber(meta[3]) or 0)
+  local reused, noted = {}, {}
+  for at = a, a + 4 * (marked - 1), 4 do
+    local mark, content = ARGV[at + 2], ARGV[at + 3]
+    local kept = redis.call('HGET', Q, mark) or redis.call('HGET', P, mark)
+    if kept and tonumber(string.sub(kept, 1, 13)) >= ms - window and string.sub(kept, 15) ~= content then
+      for i = tonumber(ARGV[at]), tonumber(ARGV[at + 1]) do reused[i] = true end
+    else
+      noted[#noted + 1] = mark; noted[#noted + 1] = digits(ms) .. ' ' .. content
+    end
+  end
+  a = a + 4 * marked
   local seen = {}
   for from = 0, count - 1, 1000 do
     local asked = {}
@@ -93,7 +105,9 @@ for key = 2, #KEYS, 4 do
     local at = a + 4 * i
     local identity = ARGV[at]
     local before = here[identity] or seen[i + 1]
-    if before then
+    if reused[i + 1] then
+      results[2 * i + 1] = '0'; results[2 * i + 2] = 2
+    elseif before then
       results[2 * i + 1] = before; results[2 * i + 2] = 1
     else
       head = head + 1
@@ -108,6 +122,16 @@ for key = 2, #KEYS, 4 do
   a = a + 4 * count
   outcome[#outcome + 1] = results
   if born then redis.call('HSET', M, 'g', generation, 'b', born, 'n', born); redis.call('PEXPIRE', M, meta_ms) end
+  if #noted > 0 then
+    local begun = redis.call('HGET', Q, '#')
+    if begun and (tonumber(begun) < ms - window or redis.call('HLEN', Q) > most_marks) then
+      redis.call('RENAME', Q, P)
+      begun = false
+    end
+    if not begun then redis.call('HSET', Q, '#', digits(ms)) end
+    for from = 1, #noted, 2 do redis.call('HSET', Q, noted[from], noted[from + 1]) end
+    redis.call('PEXPIRE', Q, digits(2 * window + 1))
+  end
   local fresh = #lines
   if fresh > 0 then
     for from = 1, fresh, 1000 do
@@ -160,10 +184,13 @@ return outcome
 )
 """Store events of some accounts, in one step, and publish what is new.
 
-KEYS: generation, then meta, window, ids and index of each account. ARGV: the generation, one if another begins; the
-window in ms, events and bytes; for how many ms meta and index are kept; how many bytes are published at once; what an
-event counts beside its line; then of each account its channel, how many events, and of each event its identity, its
-inbox, and its line before and after the position. Returns of each account a list: position, 1 if it was there before.
+KEYS: generation, then meta, window, ids, index and marks, young and old, of each account. ARGV: the generation, one if
+another begins; the window in ms, events and bytes; for how many ms meta and index are kept; how many bytes are
+published at once; what an event counts beside its line; then of each account its channel, how many events and how many
+marks; of each mark the first and the last event (from 1) of a publish that may be sent again, whose it is and what
+stands for its content; of each event its identity, its inbox, and its line before and after the position. Returns of
+each account a list: position, 1 if it was there before, 2 if its publish came before with other content and nothing of
+it is stored.
 """
 
 HEADS: Final = Script(
