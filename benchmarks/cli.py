@@ -47,6 +47,9 @@ def _measure(given: argparse.Namespace) -> int:
     with progress(steps(scenarios, options)) as say:
         results = run(scenarios, options, say)
     show(results)
+    for scenario, table in zip(scenarios, results.tables, strict=True):
+        if scenario.document is not None and not options.url:
+            print(*scenario.document(table.rows, options.payload_bytes), "", sep="\n")
     written = keep(results, options)
     print(f"Report: {written}")
     return 1 if any(row.void for table in results.tables for row in table.rows) else 0

@@ -1,6 +1,6 @@
 """What the command line chose, for all scenarios alike; what it left open is each scenario's own choice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .bare import NAME as BARE
@@ -37,6 +37,7 @@ class Options:
         brief: small sizes and short times: all scenarios in minutes.
         profile: whether to save a profile of each server.
         out: where results, report and profiles go.
+        punctual: whether publishers on schedule go before servers on the same core (a scenario's choice).
     """
 
     url: str = ""
@@ -54,11 +55,12 @@ class Options:
     brief: bool = False
     profile: bool = False
     out: Path = OUT
+    punctual: bool = False
 
     @property
     def where(self) -> Placement:
         """Where servers and generator run."""
-        return placement(self.pin)
+        return replace(placement(self.pin), punctual=self.punctual)
 
     def lasting(self, seconds: float, brief: float) -> float:
         """Return how long to measure: as chosen, else as the scenario has it."""

@@ -26,10 +26,15 @@ LONGEST_WAIT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Placement:
-    """The cores of servers and of the generator; None: the kernel decides."""
+    """The cores of servers and of the generator; None: the kernel decides.
+
+    With ``punctual`` a publisher on schedule goes before all others even where it shares its core with a server: where
+    servers are on all cores it would be late for that alone.
+    """
 
     servers: set[int] | None = None
     generator: set[int] | None = None
+    punctual: bool = False
 
     @property
     def generator_cores(self) -> int:
@@ -181,10 +186,8 @@ def open_publisher(
     name: str, running: Running, template: Template, where: Placement, connections: int
 ) -> Iterator[Worker]:
     """Yield a process that publishes over so many connections."""
-    cores = where.generator
-    with Worker(
-        f"publisher to {name}", make_publisher, running, template, connections, cores is not None, cores=cores
-    ) as worker:
+    cores, first = where.generator, where.punctual or where.generator is not None
+    with Worker(f"publisher to {name}", make_publisher, running, template, connections, first, cores=cores) as worker:
         worker.hear()
         yield worker
 

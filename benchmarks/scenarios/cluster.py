@@ -1,104 +1,77 @@
-"""cluster: a fan-out and publishes in, by one process and by several workers that share a private server."""
+"""cluster: nodes that share a Valkey: a fan-out and publishes in, beside Centrifugo, and what an engine costs."""
 
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-
-from broker.errors import ConfigError
-from broker.workers.private import find_server
+from dataclasses import replace
 
 from ..generator.schedule import Schedule
 from ..options import OURS, Options
 from ..payload import message_of
-from ..peers.adapter import PeerMissingError, Running
-from ..peers.broker import Broker, configuration, served
-from ..peers.process import HOST, free_ports
+from ..peers.adapter import Peer
+from ..peers.shared import ALONE, CentrifugoNodes, Nodes
 from ..results import Column, Row
 from ..sides import Crowd, open_side
+from . import sizing
 from .asking import Load, ask
 from .scenario import COST_COLUMNS, LAST_COLUMNS, LATENCY_COLUMNS, Case, Scenario, calm_rate, row_of, with_last
 
+PEER = "centrifugo"
 SIZES, BRIEF_SIZES = (1000,), (200,)
-WORKERS, BRIEF_WORKERS = (1, 2, 4), (1, 2)
-"""1: one process, which has the log in its memory."""
-START_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class BrokerOfWorkers(Broker):
-    """Our broker as so many processes behind one port."""
-
-    workers: int = 1
-
-    @contextmanager
-    def open(self, cores: set[int] | None, channels: int) -> Iterator[Running]:
-        """Start `broker serve`, and wait until all its processes are there."""
-        try:
-            find_server()
-        except ConfigError as error:
-            raise PeerMissingError(str(error)) from None
-        [port] = free_ports(1)
-        with served(configuration(port, f"workers = {self.workers}\n"), port, cores) as parent:
-            processes = self.workers + 1 if self.workers > 1 else 0  # with their server
-            yield self.running(HOST, port, [parent, *_children(parent, processes)])
-
-
-def _children(parent: int, number: int) -> list[int]:
-    """Return the processes below another, when there are so many."""
-    until = time.monotonic() + START_SECONDS
-    while len(found := _below(parent)) < number:
-        if time.monotonic() > until:
-            raise PeerMissingError(f"{len(found)} of {number} processes have started")
-        time.sleep(0.05)
-    return found
-
-
-def _below(parent: int) -> list[int]:
-    path = Path(f"/proc/{parent}/task/{parent}/children")
-    return [int(pid) for pid in path.read_text().split()] if os.path.exists(path) else []
+NODES, BRIEF_NODES = (ALONE, 1, 2, 4), (ALONE, 1, 2)
+PUBLISHERS, WINDOW = 32, 2
+"""Connections that publish, and how many events each has under way."""
+PUBLISHED = "published"
 
 
 def cases(options: Options) -> list[Case]:
-    """Return each number of workers, for each number of subscribers, and for what comes in."""
+    """Return each number of nodes, for each number of subscribers and for what comes in; then what an engine costs."""
     if options.url:
         return []
-    workers = BRIEF_WORKERS if options.brief else WORKERS
-    sizes = options.sizes(SIZES, BRIEF_SIZES)
-    return [
-        *(Case(OURS, f"{_said(number)}, {size} subscribers", size) for size in sizes for number in workers),
-        *(Case(OURS, f"{_said(number)}, published") for number in workers),
+    numbers = BRIEF_NODES if options.brief else NODES
+    whats = [(f"{size} subscribers", size) for size in options.sizes(SIZES, BRIEF_SIZES)]
+    compared = [
+        Case(peer, f"{_said(number)}, {what}", size)
+        for what, size in [*whats, (PUBLISHED, 0)]
+        for number in numbers
+        for peer in (OURS, PEER)
+        if peer == OURS or (peer in options.compared and number != ALONE)
     ]
+    return [*compared, *sizing.cases(options)]
 
 
-def _said(workers: int) -> str:
-    return "one process" if workers == 1 else f"{workers} workers"
+def _said(nodes: int) -> str:
+    if nodes == ALONE:
+        return "no Valkey"
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
 def measure(options: Options, case: Case) -> list[Row]:
-    """Measure one number of workers."""
-    [number] = [number for number in WORKERS if case.case.startswith(_said(number))]
-    broker, where = BrokerOfWorkers(workers=number), options.where
-    with broker.open(where.servers, 1) as running:
+    """Measure one number of nodes, or one of the costs."""
+    options = replace(options, punctual=True)  # nodes are on all cores, the publisher among them
+    if case.case in sizing.MEASURED:
+        return sizing.measure(options, case)
+    [nodes] = [number for number in NODES if case.case.startswith(f"{_said(number)},")]
+    where = options.where
+    peer: Peer = Nodes(nodes=nodes) if case.peer == OURS else CentrifugoNodes(nodes)
+    with peer.open(where.servers, 1) as running:
         if not case.size:
-            request = broker.publish(running, 0, message_of(options.payload_bytes))
-            row = ask(options, case, running, Load(request, 8, 8), f"cluster-{number}-published")
+            request = peer.publish(running, 0, message_of(options.payload_bytes))
+            row = ask(options, case, running, Load(request, PUBLISHERS, WINDOW), f"cluster-{case.peer}-{nodes}")
             row.figures["published_per_second"] = row.figures.pop("per_second")
             return [row]
         crowd = Crowd([0] * case.size, options.processes)
-        with open_side(broker, running, crowd, options.payload_bytes, where) as side:
+        with open_side(peer, running, crowd, options.payload_bytes, where) as side:
             measurement = side.measure(Schedule(calm_rate(options, case.size), options.lasting(10, 4), 1.0))
     return [with_last(row_of(case, running, measurement), measurement)]
 
 
 SCENARIO = Scenario(
     name="cluster",
-    title="One process, and workers that share a Valkey",
+    title="Nodes that share a Valkey",
     what=(
-        "The same fan-out, and the same publishes in, by one process with the log in its memory, and by several "
-        "workers with a private server. The processor time is that of all of them together, the server's too."
+        "A fan-out to one account, and events published by 64 publishers at once, by one process that has its log in "
+        "memory (no Valkey), and by nodes behind one port that share a Valkey; Centrifugo has the same Valkey, and as "
+        "many cores as there are nodes. The processor time of these is that of all processes together, the Valkey's "
+        "too. Then what an engine costs one node and its server: for events as they come in, for a node that does "
+        "nothing, and for accounts that a node follows, and finds again after its link was cut."
     ),
     columns=(
         *LAST_COLUMNS,
@@ -106,8 +79,10 @@ SCENARIO = Scenario(
         Column("per_second", "deliveries/s", 0),
         Column("published_per_second", "events/s in", 0, "higher"),
         *COST_COLUMNS,
+        *sizing.COLUMNS,
     ),
     headline="p99_ms",
     cases=cases,
     measure=measure,
+    document=sizing.document,
 )

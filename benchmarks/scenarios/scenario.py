@@ -39,6 +39,7 @@ class Scenario:
         cases: what there is to measure with these options.
         measure: measures one case; more than one row if it is measured in several states.
         scale: what `Case.size` is, if a plot over it makes sense.
+        document: what the documentation says of the rows, in lines of Markdown, for so many bytes of a payload.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Scenario:
     cases: Callable[[Options], list[Case]]
     measure: Callable[[Options, Case], list[Row]]
     scale: str = ""
+    document: Callable[[Sequence[Row], int], list[str]] | None = None
 
 
 LATENCY_COLUMNS = (
