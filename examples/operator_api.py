@@ -17,6 +17,7 @@ import json
 import os
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
 from typing import Any
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -35,6 +36,7 @@ KEYS = {
 }
 DONE: dict[str, Any] = {}
 """What became of commands, by `webhook-id`: what is asked again after a timeout is not done again."""
+ONE_AT_A_TIME = Lock()
 
 
 class Api(BaseHTTPRequestHandler):
@@ -72,10 +74,11 @@ def do(command: dict[str, Any], message_id: str) -> tuple[int, Any]:
         return 404, {"error": {"code": "unknown_action", "message": f"No action {command['action']!r}"}}
     if command["inbox_id"] is None or "to" not in command["params"]:
         return 400, {"error": {"code": "invalid_params", "message": "`inbox_id` and `to` are needed"}}
-    if message_id not in DONE:
-        print(f"mail from {command['inbox_id']} to {command['params']['to']}", flush=True)
-        DONE[message_id] = {"result": {"message_id": f"sent_{len(DONE)}"}}
-    return 200, DONE[message_id]
+    with ONE_AT_A_TIME:
+        if message_id not in DONE:
+            print(f"mail from {command['inbox_id']} to {command['params']['to']}", flush=True)
+            DONE[message_id] = {"result": {"message_id": f"sent_{len(DONE)}"}}
+        return 200, DONE[message_id]
 
 
 if __name__ == "__main__":

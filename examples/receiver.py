@@ -45,7 +45,8 @@ class Receiver(BaseHTTPRequestHandler):
             return self._answer(403, str(error))
         event = json.loads(body)
         if event["type"] != "webhook.test" and first_time(event):
-            print(f"done {event['event_id']} {event['type']}", flush=True)  # your work, or a queue for it
+            # Your work, or a queue for it. One write: requests are taken in threads, whose lines would mix.
+            print(f"done {event['event_id']} {event['type']}\n", end="", flush=True)
         return self._answer(200, "taken")
 
     def _answer(self, status: int, text: str) -> None:

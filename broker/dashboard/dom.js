@@ -102,6 +102,17 @@ export function json(value) {
   return box;
 }
 
+/** Let a click choose what was under the pointer when it went down, though other rows have moved there since. */
+export function onChoice(list, of, choose) {
+  let down = null;
+  list.addEventListener("pointerdown", ({ target }) => (down = of(target)));
+  list.addEventListener("click", ({ target, detail }) => {
+    const chosen = (detail && down) || of(target); // a click without a pointer has no detail
+    down = null;
+    if (chosen) choose(chosen);
+  });
+}
+
 // --- light or dark: kept, since it says nothing of anybody
 
 const THEME = "daimon.theme";

@@ -1,5 +1,5 @@
 /** The feed: the newest first, as many elements as fit, whatever the number of rows. It holds still while it is read. */
-import { clock, count, duration, el, set, visible } from "./dom.js";
+import { clock, count, duration, el, onChoice, set, visible } from "./dom.js";
 import { GLYPHS } from "./store.js";
 
 const SPARE = 4; // rows above and below what is seen
@@ -58,10 +58,7 @@ export class Feed {
     box.addEventListener("scroll", () => this.#scrolled());
     box.addEventListener("keydown", (event) => this.#pressed(event));
     newer.addEventListener("click", () => this.top());
-    space.addEventListener("click", ({ target }) => {
-      const { row } = target.closest(".row") ?? {};
-      if (row && !row.note) this.select(row);
-    });
+    onChoice(space, (target) => target.closest(".row")?.row, (row) => row.note || this.select(row));
     new ResizeObserver(() => this.#resized()).observe(box);
   }
 

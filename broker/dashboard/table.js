@@ -4,7 +4,7 @@
  * They are asked for in pages, of which those are kept that lie round what is seen, and asked for again each two
  * seconds: no more often does the broker look at them itself.
  */
-import { bytes, count, duration, el, set, visible } from "./dom.js";
+import { bytes, count, duration, el, onChoice, set, visible } from "./dom.js";
 
 const PAGE = 100, MOST_ROWS = 10_100, PAGES_KEPT = 3, MOST_UNDER_WAY = 2;
 const AGAIN_MS = 2_000, REST_MS = 100;
@@ -65,10 +65,7 @@ export class Table {
     parts.box.setAttribute("aria-colcount", COLUMNS.length);
     parts.box.addEventListener("scroll", () => this.#scrolled());
     parts.box.addEventListener("keydown", (event) => this.#pressed(event));
-    parts.rows.addEventListener("click", ({ target }) => {
-      const element = target.closest("[role=row]");
-      if (element?.connection) this.#choose(element.place, false);
-    });
+    onChoice(parts.rows, (target) => this.#under(target), ({ place, row }) => this.#choose(place, false, row));
     new ResizeObserver(() => this.#resized()).observe(parts.box);
     this.#showSort();
   }
@@ -249,9 +246,13 @@ export class Table {
 
   // --- choosing
 
-  #choose(place, focus) {
+  #under(target) {
+    const place = target.closest("[role=row]")?.place, row = this.#row(place);
+    return row && { place, row };
+  }
+
+  #choose(place, focus, row = this.#row(place)) {
     this.#at = place;
-    const row = this.#row(place);
     this.#parts.box.setAttribute("aria-activedescendant", `row-${place}`);
     if (row) {
       this.selected = row.connection_id;

@@ -14,6 +14,8 @@ import trio
 # Not /usr/bin/…: that is a shell script, which ends before its child does.
 PLACES = ("/usr/lib/chromium/chromium-headless-shell", "/usr/lib/chromium/chromium")
 REQUIRED = "BROKER_TEST_BROWSER_REQUIRED"
+PATIENCE_MS = 60_000
+"""A machine that has much to do takes its time to show a page."""
 
 
 def _chromium() -> str:
@@ -34,8 +36,9 @@ def _chromium() -> str:
 @contextmanager
 def opened_browser():
     executable = _chromium()
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield opened
@@ -77,6 +80,7 @@ def in_browser():
 def page(browser):
     """A page of its own, with nothing kept from others; ``page.said`` has what it wrote to its console."""
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
     opened.said = []
     opened.on("console", lambda message: opened.said.append(message.text))
@@ -89,7 +93,6 @@ def page(browser):
 def dashboard(page):
     """A page as wide as a desk; at the end nothing was refused by its policy, and nothing has failed."""
     page.set_viewport_size({"width": 1440, "height": 900})
-    page.set_default_timeout(20_000)
     page.emulate_media(reduced_motion="reduce")
     yield page
     assert page.said == []

@@ -5,7 +5,7 @@ import signal
 import urllib.request
 
 import pytest
-from dashboards import SMALL, broker_with, expect, in_state, log_in, mail, row
+from dashboards import SMALL, broker_with, choose, expect, in_state, log_in, mail, row
 from processes import KEY, free_port
 
 NO_WEB_SOCKETS = """
@@ -61,7 +61,7 @@ def test_a_look_takes_no_agents_place_and_may_do_nothing(dashboard, broker):
         refused_by(dashboard, 429)
         log_in(dashboard, broker, key=SMALL, look_only=True)
         broker.ask("POST", "/v1/events", [mail("seen by a look")], key=SMALL)
-        row(dashboard, "seen by a look").click()
+        choose(dashboard, "seen by a look")
         expect(dashboard.get_by_role("button", name="Copy JSON")).to_be_visible()
         expect(dashboard.get_by_role("button", name="Publish again")).to_have_count(0)
         dashboard.get_by_role("tab", name="Send").click()

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from dashboards import INBOX, broker_with, expect, in_state, log_in, mail, row
+from dashboards import INBOX, broker_with, choose, expect, in_state, log_in, mail, row, typed
 from processes import KEY
 
 BOUNCED = {
@@ -88,7 +88,7 @@ def test_mail_with_a_word_that_is_watched_for_is_told_and_notified(dashboard, br
 
 def test_a_mail_is_answered_with_a_command_that_is_written_out(dashboard, broker):
     log_in(dashboard, broker)
-    row(dashboard, "a mail").first.click()
+    choose(dashboard, "a mail")
     dashboard.get_by_role("button", name="Answer").click()
     command = json.loads(dashboard.get_by_label("Command", exact=True).input_value())
     assert command == {
@@ -99,6 +99,19 @@ def test_a_mail_is_answered_with_a_command_that_is_written_out(dashboard, broker
         "body": "",
         "in_reply_to": "msg_1",
     }
+
+
+def test_a_click_chooses_what_was_there_when_the_pointer_went_down(dashboard, broker):
+    log_in(dashboard, broker)
+    broker.publish(mail("under the pointer"))
+    choose(dashboard, "under the pointer")
+    dashboard.get_by_role("tab", name="Send").click()
+    row(dashboard, "under the pointer").first.locator(".what").hover()
+    dashboard.mouse.down()
+    broker.publish(mail("came between"))
+    row(dashboard, "came between").first.wait_for()
+    dashboard.mouse.up()
+    expect(dashboard.locator("#pane-event .subject")).to_have_text("under the pointer")
 
 
 def test_what_is_no_command_is_said_and_not_sent(dashboard, broker):
@@ -120,8 +133,7 @@ def test_what_is_no_command_is_said_and_not_sent(dashboard, broker):
 
 def test_all_of_it_is_done_by_keyboard_alone(dashboard, broker):
     dashboard.goto(f"{broker.url}/dashboard")
-    dashboard.keyboard.type(KEY)
-    dashboard.keyboard.press("Enter")
+    typed(dashboard, "Account key", KEY)
     in_state(dashboard, "live")
     row(dashboard, "a mail").first.wait_for()
     dashboard.keyboard.press("j")
@@ -155,7 +167,7 @@ def test_who_sees_little_or_nothing_finds_all_of_it(dashboard, broker, scheme):
     dashboard.goto(f"{broker.url}/dashboard")
     assert violations() == []
     log_in(dashboard, broker)
-    row(dashboard, "a mail").first.click()
+    choose(dashboard, "a mail")
     for tab in ("Alerts", "Event", "Send", "Webhooks"):
         dashboard.get_by_role("tab", name=tab).click()
         dashboard.locator(f"#pane-{tab.lower()} *").first.wait_for()
@@ -180,6 +192,6 @@ def test_on_a_phone_there_is_one_column_and_a_way_to_the_others(dashboard, broke
         dashboard.locator(".bottom").get_by_role("button", name=name).click()
         expect(dashboard.locator(shown)).to_be_visible()
         assert dashboard.evaluate("document.documentElement.scrollWidth") == 390
-    row(dashboard, "a mail").first.click()
+    choose(dashboard, "a mail")
     expect(dashboard.locator("#pane-event .subject")).to_be_visible()
     expect(dashboard.locator("#middle")).to_be_hidden()

@@ -10,7 +10,7 @@ import re
 import struct
 
 import pytest
-from dashboards import Broker, broker_with, expect, in_few_colours, in_state, log_in, mail, row
+from dashboards import Broker, broker_with, choose, expect, in_few_colours, in_state, log_in, mail, row
 from documents import ROOT
 from processes import KEY, process
 from traffic import events_of_five_minutes
@@ -45,7 +45,7 @@ def test_an_event_is_opened_with_its_mail_and_its_payload(dashboard, broker):
     [published] = broker.publish(
         mail("Contract, second draft", body="Dear agent,\r\nsee below", labels=["inbox", "unread"])
     )
-    row(dashboard, "Contract, second draft").first.click()
+    choose(dashboard, "Contract, second draft")
     pane = dashboard.locator("#pane-event")
     expect(pane.locator(".body")).to_have_text("Dear agent,\nsee below")
     expect(pane.locator(".labels span")).to_have_text(["inbox", "unread"])
@@ -57,7 +57,7 @@ def test_text_that_looks_like_markup_is_text(dashboard, broker):
     log_in(dashboard, broker)
     hostile = "<img src=x onerror=alert(1)>"
     broker.publish(mail(hostile, **{"from": "<b>Ada</b>", "body": "<script>alert(2)</script>", "labels": [hostile]}))
-    row(dashboard, hostile).first.click()
+    choose(dashboard, hostile)
     pane = dashboard.locator("#pane-event")
     expect(pane.locator(".subject")).to_have_text(hostile)
     expect(pane.locator(".body")).to_have_text("<script>alert(2)</script>")
@@ -134,7 +134,7 @@ def test_a_command_is_given_and_answered_with_its_time(dashboard, broker):
 def test_an_event_is_published_again(dashboard, broker):
     log_in(dashboard, broker)
     broker.publish(mail("once more", body=12345678901234567890))
-    row(dashboard, "once more").first.click()
+    choose(dashboard, "once more")
     dashboard.get_by_role("button", name="Publish again").click()
     expect(dashboard.get_by_label("Command", exact=True)).to_have_value(re.compile("12345678901234567890"))
     dashboard.get_by_role("button", name="Send").click()

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from dashboards import INBOX, broker_with, expect, in_state, log_in, mail, row
+from dashboards import INBOX, broker_with, choose, expect, in_state, log_in, mail, row
 
 from broker.config import LimitsConfig
 
@@ -29,7 +29,7 @@ def broker(tmp_path_factory):
 
 
 def opened(dashboard, text):
-    row(dashboard, text).first.click()
+    choose(dashboard, text)
     return dashboard.locator("#pane-event")
 
 
