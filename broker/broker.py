@@ -428,6 +428,7 @@ class Broker:
             await nursery.start(self.intake.run)
             nursery.start_soon(self._hub.deliver)
             await nursery.start(self._subscribers.run, self.draining)
+            await nursery.start(self.waits.run, self.draining)
             nursery.start_soon(self.schedule.run)
             nursery.start_soon(self.turns.run)
             await nursery.start(self.keyring.run)

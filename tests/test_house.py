@@ -52,7 +52,7 @@ HOUSE_PLAN = [
                      ("posting", "endpoints"), "webhooks"]),
     ("queues", 4, ["asked", "queue", ("live", "looking"), "giving", "queues", "working"]),
     ("intake", 5, [("budget", "batch"), "intake", "publishing"]),
-    ("waiting", 5, ["addresses", "conditions", ("asked", "extraction"), "waits"]),
+    ("waiting", 5, ["addresses", "conditions", ("asked", "extraction", "filed"), "watch", "waits"]),
     ("observe", 5, [("connections", "lag", "log_writer"),
                     ("statistics", "tasks", "looks"), ("census", "grouped"),
                     ("metrics", "choosing", "live", "siblings"), "merging"]),
@@ -89,7 +89,7 @@ def storeys() -> dict[str, Storey]:
 STOREYS = storeys()
 WINGS = {wing for wing, _, _ in HOUSE_PLAN} - {""}
 PURE = {
-    "waiting.addresses", "waiting.conditions", "waiting.asked", "waiting.extraction",
+    "waiting.addresses", "waiting.conditions", "waiting.asked", "waiting.extraction", "waiting.filed",
     "queues.asked",
     "fanout.replays", "fanout.listeners", "fanout.acknowledged", "fanout.covered",
     "logline", "errors", "address", "accounts", "durations", "config",

@@ -139,11 +139,15 @@ class Broker:
         return replace(running, publication=publication), masked_frame(TEXT, json.dumps({"action": "ping"}).encode())
 
     def wait(self, running: Running, numbers: Sequence[int], inbox: int | None) -> Subscription:
-        """Wait on one connection for an event of each of these inboxes; or of one, as often, with a text none has."""
+        """Wait on one connection for an event of each of these inboxes; or of one, each with a text that none has."""
         asked = [
             {"action": "wait_for", "inbox_ids": [f"waited_{number}"], "event_types": ["*"]}
             if inbox is None
-            else {"action": "wait_for", "inbox_ids": [f"inbox_{inbox}"], "where": {"contains": "a text none has"}}
+            else {
+                "action": "wait_for",
+                "inbox_ids": [f"inbox_{inbox}"],
+                "where": {"contains": f"text {number} that none has"},
+            }
             for number in numbers
         ]
         messages = [json.dumps(command).encode() for command in [*asked, {"action": "ping"}]]

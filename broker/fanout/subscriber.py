@@ -19,7 +19,6 @@ from ..protocol.framing import payload_of
 from ..protocol.messages import Acked, AckParams, Entry, Event, Gap, Held, HoldParams, Replay, decode_event
 from ..protocol.selection import EVERYTHING, Selection, TypeFilter
 from ..protocol.wording import located
-from ..turns import Turns
 from .acknowledged import AckRequest, Client
 from .acknowledging import Acknowledging, OnDisk
 from .follower import Follower
@@ -45,11 +44,9 @@ class Subscriber:
         past: Past,
         client: Client | None = None,
         on_disk: OnDisk | None = None,
-        turns: Turns | None = None,
     ) -> None:
         self._account = account
         self._past = past
-        self._turns = turns
         self._woken = trio.Event()
         self._ready: deque[Event | Gap] = deque()
         self._first: Gap | None = None
@@ -75,11 +72,6 @@ class Subscriber:
         if gap is None:
             self.cursor = self.follower.cursor
 
-    def start_at_head(self) -> None:
-        """Start after all that is stored by now, whether the fan-out has passed it or not."""
-        self.follower.start(self._account.buffer.head)
-        self.cursor = self.follower.cursor
-
     async def end_after_head(self) -> None:
         """Wait until the fan-out has passed all that is stored; then let the iteration end after that."""
         await self._account.passed(self._account.buffer.head)
@@ -92,12 +84,6 @@ class Subscriber:
         self._wake()
 
     def _wake(self) -> None:
-        if self._turns is None:
-            self._set_woken()
-        else:
-            self._turns.wake(self._account.buffer.account_id, self._set_woken)
-
-    def _set_woken(self) -> None:
         self._woken.set()
 
     async def ack(self, cursor: str | None = None, event_ids: Iterable[str] | None = None) -> Acked:
@@ -128,15 +114,10 @@ class Subscriber:
             raise RequestError("invalid_params", f"`{request.action}` needs a subscription that has a `client_id`")
         return await self._acknowledging.do(request)
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing comes after what is stored."""
-        return self._end is not None
-
     def next(self) -> list[Entry] | Gap | Older | None:
         """Return what comes next as it is stored: events (none: call again), a gap, or what is to be read first.
 
-        None: that is all; `woken` waits for more. For who does not iterate.
+        None: that is all by now. For who does not iterate.
         """
         self._woken = trio.Event()
         gap, self._first = self._first, None
@@ -151,10 +132,6 @@ class Subscriber:
             self.follower.take_in(older, await self._past.read(self._account.buffer, older))
         except RequestError as error:
             raise self._end or error from None
-
-    async def woken(self) -> None:
-        """Wait until there may be more to `read` than the last time."""
-        await self._woken.wait()
 
     def __aiter__(self) -> "Subscriber":
         return self
@@ -174,7 +151,7 @@ class Subscriber:
             elif self._end is not None:
                 raise self._end
             else:
-                await self.woken()
+                await self._woken.wait()
         item = self._ready.popleft()
         self.cursor = item.to if isinstance(item, Gap) else item.cursor
         return item
@@ -209,10 +186,9 @@ class Subscribers:
         selection: Selection,
         event_filter: TypeFilter | None,
         client: Client | None = None,
-        turns: Turns | None = None,
     ) -> Iterator[Subscriber]:
-        """Yield a new subscriber, which follows until the block ends. With ``turns`` it is woken in its turn."""
-        subscriber = Subscriber(account, selection, event_filter, self._past, client, self._on_disk, turns)
+        """Yield a new subscriber, which follows until the block ends."""
+        subscriber = Subscriber(account, selection, event_filter, self._past, client, self._on_disk)
         self._open.add(subscriber)
         try:
             yield subscriber

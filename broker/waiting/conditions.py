@@ -1,13 +1,14 @@
 """What the event that somebody waits for must be like (PROTOCOL section 11).
 
 Pure. Conditions are texts to be found, upper and lower case alike: no patterns, so that each costs one look over
-what it is looked for in. They are for `payload.message`, or for the payload itself where there is none.
+what it is looked for in. They are for `payload.message`, or for the payload itself where there is none. However many
+look at a mail, what they look at is read out of it once.
 """
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from itertools import chain, islice
-from typing import Annotated
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -28,7 +29,7 @@ class Where(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "f
     in_reply_to: Annotated[Text | None, Meta(description="What it answers, whole and exact.")] = None
 
 
-class Mail(Struct, frozen=True, rename={"from_": "from"}):
+class Mail(Struct, frozen=True, dict=True, rename={"from_": "from"}):
     """What conditions are for, and what is read out of a message: texts, "" where there is none."""
 
     from_: str = ""
@@ -37,6 +38,91 @@ class Mail(Struct, frozen=True, rename={"from_": "from"}):
     body: str = ""
     thread_id: str = ""
     in_reply_to: str = ""
+
+    @cached_property
+    def sender(self) -> Address | None:
+        """The address that it is from; None: that is not clear."""
+        return address_of(self.from_)
+
+    @cached_property
+    def recipients(self) -> tuple[Address, ...]:
+        """The addresses that it is to, `MAX_ADDRESSES` at most."""
+        return tuple(islice(chain.from_iterable(map(addresses_in, self.to)), MAX_ADDRESSES))
+
+    @cached_property
+    def folded_from(self) -> tuple[str, ...]:
+        """The sender, in one case, as what `from` is looked for in; the same of the others below."""
+        return (self.from_.casefold(),)
+
+    @cached_property
+    def folded_to(self) -> tuple[str, ...]:
+        """The recipients."""
+        return tuple(map(str.casefold, self.to))
+
+    @cached_property
+    def folded_subject(self) -> tuple[str, ...]:
+        """The subject."""
+        return (self.subject.casefold(),)
+
+    @cached_property
+    def folded_text(self) -> tuple[str, ...]:
+        """Subject and body."""
+        return (*self.folded_subject, self.body.casefold())
+
+
+class Sought(NamedTuple):
+    """What is to be looked for first where many look: a text that a mail must have in a place, whole or as a part."""
+
+    place: str
+    """One of `WHOLE` or `PARTS`."""
+    text: str
+
+
+WHOLE: Final[Mapping[str, Callable[[Mail], Collection[str]]]] = {
+    "in_reply_to": lambda mail: (mail.in_reply_to,),
+    "thread_id": lambda mail: (mail.thread_id,),
+    "from": lambda mail: (mail.sender.whole,) if mail.sender else (),
+    "to": lambda mail: {address.whole for address in mail.recipients},
+    "domain of from": lambda mail: (mail.sender.domain,) if mail.sender else (),
+    "domain of to": lambda mail: {address.domain for address in mail.recipients},
+}
+"""Places, and the texts that stand there: one of them is to be what is sought. Those that tell most come first."""
+PARTS: Final[Mapping[str, Callable[[Mail], Collection[str]]]] = {
+    "subject": lambda mail: mail.folded_subject,
+    "contains": lambda mail: mail.folded_text,
+    "part of from": lambda mail: mail.folded_from,
+    "part of to": lambda mail: mail.folded_to,
+}
+"""The same where what is sought is to be found in one of them."""
+
+
+def sought(where: Where) -> Sought | None:
+    """Return what a mail must have that is as it must be, as it tells most; None: that is not so simple."""
+    found = dict(filter(None, (_place("from", where.from_), _place("to", where.to))))
+    found |= {
+        name: text
+        for name, text in (("in_reply_to", where.in_reply_to), ("thread_id", where.thread_id))
+        if text is not None
+    }
+    found |= {
+        name: text.casefold()
+        for name, text in (("subject", where.subject), ("contains", where.contains))
+        if text is not None
+    }
+    return next((Sought(place, found[place]) for place in (*WHOLE, *PARTS) if place in found), None)
+
+
+def _place(name: str, wanted: str | None) -> Sought | None:
+    """Return where an address, a domain or a name of a `from` or a `to` is looked for."""
+    if wanted is None:
+        return None
+    if "@" not in wanted:
+        return Sought(f"part of {name}", wanted.casefold())
+    if wanted.startswith("@"):
+        domain = domain_of(wanted)
+        return None if domain is None else Sought(f"domain of {name}", domain)
+    exact = _exact(wanted)
+    return None if exact is None else Sought(name, exact.whole)
 
 
 class _Fields(Struct, frozen=True, rename={"from_": "from"}):
@@ -102,10 +188,10 @@ def condition(where: Where | None) -> Callable[[Mail], bool] | None:
         checks.append(_recipient_check(where.to))
     if where.subject is not None:
         subject = _finder(where.subject)
-        checks.append(lambda mail: subject(mail.subject))
+        checks.append(lambda mail: subject(mail.folded_subject))
     if where.contains is not None:
         anything = _finder(where.contains)
-        checks.append(lambda mail: anything(mail.subject) or anything(mail.body))
+        checks.append(lambda mail: anything(mail.folded_text))
     if where.thread_id is not None:
         checks.append(lambda mail: mail.thread_id == where.thread_id)
     if where.in_reply_to is not None:
@@ -113,33 +199,28 @@ def condition(where: Where | None) -> Callable[[Mail], bool] | None:
     return lambda mail: all(check(mail) for check in checks)
 
 
-def _finder(wanted: str) -> Callable[[str], bool]:
-    """Return what says whether a text is in another."""
+def _finder(wanted: str) -> Callable[[tuple[str, ...]], bool]:
+    """Return what says whether a text is in one of others, which are in one case."""
     folded = wanted.casefold()
-    return lambda text: folded in text.casefold()
+    return lambda texts: any(folded in text for text in texts)
 
 
 def _sender_check(wanted: str) -> Callable[[Mail], bool]:
     """Return what says whether a sender is as wanted; with an `@` its address is meant, never a name beside it."""
     if "@" not in wanted:
         found = _finder(wanted)
-        return lambda mail: found(mail.from_)
+        return lambda mail: found(mail.folded_from)
     is_meant = _address_finder(wanted)
-
-    def check(mail: Mail) -> bool:
-        address = address_of(mail.from_)
-        return address is not None and is_meant(address)
-
-    return check
+    return lambda mail: mail.sender is not None and is_meant(mail.sender)
 
 
 def _recipient_check(wanted: str) -> Callable[[Mail], bool]:
     """The same for recipients, each by itself."""
     if "@" not in wanted:
         found = _finder(wanted)
-        return lambda mail: any(map(found, mail.to))
+        return lambda mail: found(mail.folded_to)
     is_meant = _address_finder(wanted)
-    return lambda mail: any(map(is_meant, _recipients(mail.to)))
+    return lambda mail: any(map(is_meant, mail.recipients))
 
 
 def _address_finder(wanted: str) -> Callable[[Address], bool]:
@@ -147,13 +228,13 @@ def _address_finder(wanted: str) -> Callable[[Address], bool]:
     if wanted.startswith("@"):
         domain = domain_of(wanted)
         return lambda address: address.domain == domain
-    exact, part = address_of(wanted), wanted.lower()
-    if exact is not None and "." in exact.domain:
+    exact, part = _exact(wanted), wanted.lower()
+    if exact is not None:
         return lambda address: address == exact
     return lambda address: part in address.whole
 
 
-@lru_cache(maxsize=1)
-def _recipients(texts: tuple[str, ...]) -> tuple[Address, ...]:
-    """Return the addresses of recipients; those of the last mail are kept: a thousand may ask for them."""
-    return tuple(islice(chain.from_iterable(map(addresses_in, texts)), MAX_ADDRESSES))
+def _exact(wanted: str) -> Address | None:
+    """Return the address that is wanted as a whole; None: a part of one is."""
+    exact = address_of(wanted)
+    return exact if exact is not None and "." in exact.domain else None

@@ -1,19 +1,21 @@
 """`wait_for`: the first event that fits, from the window or live, and where to go on from (PROTOCOL section 11)."""
 
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from random import Random
 
 import msgspec
 import pytest
 import trio
 from commanding import ACCOUNT, ALICE, BOB, INBOXES, LISTENER, OPERATOR, configured, connected, post, serving
-from steps import counting
+from steps import Work, counting
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import BrokerClosedError, Config, LimitsConfig, ReplayConfig, RequestError, open_broker
 from broker.access.keys import Key
 from broker.protocol.decoding import decode_command
 from broker.turns import FIRST_LET_IN, MOST_LET_IN
-from broker.waiting import waits
+from broker.waiting import filed, waits, watch
 from broker.waiting.asked import check_wait
 from broker.waiting.waits import MAX_OF_ALL_INBOXES, MAX_OF_CONNECTION
 
@@ -302,30 +304,191 @@ async def test_a_thousand_waits_of_one_account_find_each_its_own(autojump_clock)
         assert found == {n: f"evt_{n}" for n in range(1_000)}
 
 
-async def test_of_many_waits_that_look_at_one_event_few_do_between_two_looks_at_the_network_and_it_is_read_once():
-    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
-        for _ in range(300):
-            nursery.start_soon(partial(opened.wait_for, ACCOUNT, inbox_ids=["in_1"], where={"subject": "nothing"}))
+# --- a thousand that look at each event
+
+
+@contextmanager
+def counting_looks(slice_of=watch.SLICE):
+    """Count the work of looking, as it counts itself."""
+    work, spend = Work(), filed.Work.spend
+    count = work.counted(lambda amount: amount, amount=lambda amount: amount)
+
+    def spend_counted(self, amount):
+        count(amount)
+        return spend(self, amount)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filed.Work, "spend", spend_counted)
+        patch.setattr(watch, "SLICE", slice_of)
+        trio.lowlevel.add_instrument(work)
+        try:
+            yield work
+        finally:
+            trio.lowlevel.remove_instrument(work)
+
+
+@asynccontextmanager
+async def waiting_each(opened, wheres, inbox_id="in_1"):
+    """Let one wait for each of these conditions, until the block ends."""
+    async with trio.open_nursery() as nursery:
+        for where in wheres:
+            asked = partial(opened.wait_for, ACCOUNT, inbox_ids=[inbox_id], where=where, timeout_seconds=1_000)
+            nursery.start_soon(asked)
         await blocked()
-        with (
-            counting("broker.waiting.waits._Wait._look_at") as looks,
-            counting("broker.waiting.waits.mail_of") as reads,
-        ):
-            await opened.publish(ACCOUNT, mail(1))
-            await blocked()
-        assert looks.total == 300
-        assert looks.most_of_turn <= FIRST_LET_IN + MOST_LET_IN
-        assert reads.total == 1
+        yield
         nursery.cancel_scope.cancel()
 
 
-async def test_long_mails_are_looked_at_one_between_two_looks_at_the_network_however_many_wait():
-    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
-        for _ in range(50):
-            nursery.start_soon(partial(opened.wait_for, ACCOUNT, inbox_ids=["in_1"], where={"subject": "nothing"}))
-        await blocked()
-        with counting("broker.waiting.waits._Wait._look_at") as looks:
-            await opened.publish(ACCOUNT, mail(1, body="x" * 5_000))
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda n: {"contains": "nothing that is there"},
+        lambda n: {"from": f"somebody.{n}@acme.com"},
+        lambda n: {"from": f"@acme{n}.com", "subject": "mail"},
+        lambda n: {"to": f"ada{n}@x.com"},
+        lambda n: {"thread_id": f"thread_{n}"},
+        lambda n: {"in_reply_to": f"msg_{n}", "contains": "mail"},
+    ],
+)
+async def test_a_thousand_waits_for_one_address_one_thread_or_the_same_text_each_cost_what_one_costs(where):
+    async with open_broker(configured()) as opened:
+        costs = []
+        for number in (1, 1_000):
+            async with waiting_each(opened, map(where, range(number))):
+                with counting_looks() as looks:
+                    await opened.publish(ACCOUNT, mail(len(costs)))
+                    await blocked()
+            costs.append(looks.total)
+        assert costs[1] == costs[0]
+
+
+async def test_a_thousand_waits_for_as_many_texts_are_looked_at_in_short_steps_and_the_mail_is_read_once():
+    async with open_broker(configured()) as opened:
+        async with waiting_each(opened, ({"contains": f"text number {n}."} for n in range(1_000))):
+            with counting_looks() as looks, counting("broker.waiting.watch.mail_of") as reads:
+                await opened.publish(ACCOUNT, mail(1, body="x" * 20_000))
+                await blocked()
+        assert 5_000 < looks.total < 20_000
+        assert looks.most_of_turn < watch.SLICE + 2 * filed.CHUNK
+        assert reads.total == 1
+
+
+async def test_events_that_nobody_waits_for_cost_next_to_nothing_however_many_wait():
+    async with open_broker(configured()) as opened:
+        async with waiting_each(opened, ({"contains": f"text number {n}."} for n in range(1_000))):
+            with counting_looks() as looks, counting("broker.waiting.watch.mail_of") as reads:
+                await opened.publish(ACCOUNT, [mail(n, "in_2") for n in range(100)])
+                await blocked()
+        assert looks.total == 100
+        assert reads.total == 0
+
+
+async def test_of_many_that_one_event_is_for_few_are_woken_in_one_turn_of_the_loop():
+    async with open_broker(configured()) as opened, waiting_each(opened, [{"subject": "mail"}] * 300):
+        with counting("broker.waiting.waits._Wait._found") as found:
+            await opened.publish(ACCOUNT, mail(1))
             await blocked()
-        assert (looks.total, looks.most_of_turn) == (50, 1)
+        assert found.total == 300
+        assert found.most_of_turn <= FIRST_LET_IN + MOST_LET_IN
+
+
+async def test_subscribers_have_an_event_before_anybody_who_waits_is_looked_at_for_it_and_the_next_one_in_the_middle(
+    monkeypatch,
+):
+    monkeypatch.setattr("broker.fanout.hub.TURN_SECONDS", 0.0)  # each few listeners are a turn of the fan-out
+    async with open_broker(configured()) as opened, opened.hold(ACCOUNT) as account, trio.open_nursery() as nursery:
+        behind = []
+        spend = filed.Work.spend
+
+        def look(self, amount):
+            if not behind:
+                nursery.start_soon(opened.publish, ACCOUNT, mail(2))
+            behind.append(account.buffer.head > account.subscriptions.settled)
+            return spend(self, amount)
+
+        async def listen():
+            async with opened.subscribe(ACCOUNT) as subscriber:
+                async for _ in subscriber:
+                    pass
+
+        for _ in range(500):
+            nursery.start_soon(listen)
+        async with waiting_each(opened, ({"contains": f"text number {n}."} for n in range(1_000))):
+            monkeypatch.setattr(watch, "SLICE", 2 * filed.CHUNK)
+            monkeypatch.setattr(filed.Work, "spend", look)
+            await opened.publish(ACCOUNT, mail(1))
+            await blocked()
+        assert not behind[0]
+        assert sum(behind) <= 4, "a slice, and not more, before the fan-out of the next event"
+        assert len(behind) > 40
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_while_more_comes_than_the_window_holds_is_told_what_is_missing(autojump_clock):
+    async with open_broker(configured(replay=ReplayConfig(max_events_per_account=2))) as opened:
+        found = []
+
+        async def wait():
+            found.append(await opened.wait_for(ACCOUNT, where={"subject": "Mail 5"}))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await blocked()
+            published = await opened.publish(ACCOUNT, [mail(n) for n in range(6)])
+        assert (found[0].event.event_id, found[0].cursor) == ("evt_5", published[5].cursor)
+        assert (found[0].gap.count, found[0].gap.to) == (4, published[3].cursor)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whoever_waits_however_often_the_time_is_over_finds_the_first_event_that_fits(
+    seed, autojump_clock, monkeypatch
+):
+    """Waits begin at random times, from now or from a cursor, and go on from the cursor that they were told."""
+    monkeypatch.setattr(watch, "SLICE", 3)
+    monkeypatch.setattr(watch, "_BATCH_EVENTS", 2)
+    random = Random(seed)
+    stored, cursors = [], []
+    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
+
+        async def wait():
+            await trio.sleep(random.uniform(0, 10))
+            inboxes = random.choice([["in_1"], ["in_2"], ["in_1", "in_3"], None])
+            number = random.randrange(4)
+            where, fits = random.choice(
+                [
+                    (None, lambda event: True),
+                    ({"subject": f"text {number}"}, lambda event: event["number"] == number),
+                    ({"thread_id": f"t{number}"}, lambda event: event["number"] == number),
+                    ({"from": f"{number}@"}, lambda event: event["number"] == number),
+                ]
+            )
+            begin = random.choice([len(stored), random.randrange(len(stored) + 1)])
+            since = "now" if begin == len(stored) else cursors[begin - 1] if begin else "1h"
+            while (
+                found := await opened.wait_for(
+                    ACCOUNT, inbox_ids=inboxes, where=where, since=since, timeout_seconds=random.choice([0, 0.01, 1])
+                )
+            ).event is None:
+                since = found.cursor
+            right = next(
+                event for event in stored[begin:] if (inboxes is None or event["inbox"] in inboxes) and fits(event)
+            )
+            assert (found.event.event_id, found.cursor, found.gap) == (right["id"], cursors[right["at"]], None)
+
+        async with trio.open_nursery() as waits:
+            for _ in range(60):
+                waits.start_soon(wait)
+            last = 20
+            for step in range(last * 10):
+                await trio.sleep(0.1)
+                if step % 50 == 49:
+                    await trio.sleep(1)
+                batch = []
+                for _ in range(random.choice([1, 1, 2, 7])):
+                    n, number, inbox = len(stored), random.randrange(4), random.choice(["in_1", "in_2", "in_3"])
+                    stored.append({"number": number, "inbox": inbox, "id": f"evt_{n}", "at": n})
+                    batch.append(
+                        mail(n, inbox, subject=f"Text {number}", thread_id=f"t{number}", **{"from": f"{number}@x.com"})
+                    )
+                cursors += [published.cursor for published in await opened.publish(ACCOUNT, batch)]
         nursery.cancel_scope.cancel()
