@@ -157,7 +157,7 @@ def key_of(broker: Broker, secret: str) -> Key:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the others run until something holds. The clock must run, or jump by itself."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             if condition():
                 return
@@ -326,7 +326,7 @@ async def read_until(stream: trio.abc.ReceiveStream, what: bytes) -> bytes:
 
 async def send_raw(address: Address, data: bytes) -> Answer:
     """Send ``data`` as it is, and return the answer, which must end the connection."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with await open_socket(address) as stream:
             await stream.send_all(data)
             return parse_answer(await read_to_end(stream))
@@ -367,7 +367,7 @@ async def half_sent(
 
         async def send_the_rest() -> Answer:
             await stream.send_all(body[len(body) // 2 :])
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 return parse_answer(await read_to_end(stream))
 
         yield send_the_rest

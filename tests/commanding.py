@@ -121,7 +121,7 @@ class Client:
         await self.websocket.send_message(json.dumps({"action": action, "request_id": request_id, **params}))
 
     async def hear(self) -> dict[str, Any]:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             frame: dict[str, Any] = json.loads(await self.websocket.get_message())
             return frame
 

@@ -62,7 +62,7 @@ def _adapted(language: str, replaced: Mapping[str, str]) -> str:
 
 async def _taken(port: int) -> None:
     """Wait until somebody listens."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             try:
                 stream = await trio.open_tcp_stream("127.0.0.1", port)

@@ -23,7 +23,7 @@ id = "key_test"
 sha256 = "{hash_key(KEY)}"
 scopes = ["subscribe", "publish", "command", "webhooks"]
 """
-GUARD_SECONDS = 20
+GUARD_SECONDS = 60
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ class Rest:
     async def again(self) -> None:
         """Wait until nothing of any client is left; fail if something stays."""
         served = self._served
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await until(lambda: not served.server.connections and not served.server.exchanges)
             await until(lambda: _tasks() <= self._tasks and open_descriptors() <= self._files + self._more_files)
         await blocked()

@@ -21,7 +21,7 @@ from broker.log.engines.valkey.scripts import Script
 from broker.log.engines.valkey.tail import Standing, Tail
 from broker.protocol.messages import Gap
 
-GUARD_SECONDS = 20
+GUARD_SECONDS = 60
 
 
 @pytest.fixture

@@ -65,5 +65,5 @@ async def echoing(max_message_bytes: int) -> AsyncIterator[tuple[Address, str]]:
         async with serving(configured(limits=limits)) as served:
             host, port = served.address
             yield served.address, f"ws://{host}:{port}{PATH}?key={ALICE}"
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await served.until_gone()

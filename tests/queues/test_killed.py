@@ -56,7 +56,7 @@ class Desk:
 
     def __init__(self, url):
         self.client = httpx.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=10
+            base_url=url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=60
         )
         self.acked = []
         self.chance = random.Random(7)

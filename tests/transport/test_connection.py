@@ -67,7 +67,7 @@ async def read_events(websocket, count: int) -> list[int]:
 
 async def until(condition) -> None:
     """Let the others run until something holds."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not condition():
             await blocked()
 

@@ -558,7 +558,7 @@ async def body_under_way(served, size: int, *, key: str = ALICE, chunked: bool =
         f"POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n{framing}\r\n\r\n"
     )
     before = served.broker.bodies.bytes
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with await open_socket(served.address) as stream:
             start = b" " * (size - 2)
             await stream.send_all(head.encode() + (b"%x\r\n%b\r\n" % (len(start), start) if chunked else start))
@@ -616,7 +616,7 @@ async def test_an_answer_is_held_until_its_client_has_taken_it():
             await until(lambda: served.broker.bodies.bytes > 1_000_000)
             check_refusal(await post_events(served.address, event(1)), 503, "unavailable")
             assert (await post_events(served.address, event(1), key=BOB)).status == 200
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 assert len(parse_answer(await read_to_end(stream)).result["long"]) == 1_000_000
         await until(lambda: served.broker.bodies.bytes == 0)
         assert (await post_events(served.address, event(1))).status == 200
@@ -631,7 +631,7 @@ async def test_a_page_of_events_is_held_until_its_client_has_taken_it():
             await stream.send_all(head.encode())
             await until(lambda: served.broker.bodies.bytes > 1_000_000)
             check_refusal(await ask(served.address, "GET", "/v1/events", key=ALICE), 503, "unavailable")
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 assert len(parse_answer(await read_to_end(stream)).result["events"]) == 60
         await until(lambda: served.broker.bodies.bytes == 0)
 

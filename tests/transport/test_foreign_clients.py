@@ -252,10 +252,10 @@ async def in_thread(served, act, query: str = "", key: str | None = ALICE, **opt
 
 async def test_the_sync_client_receives_publishes_and_pings():
     def act(websocket) -> None:
-        assert json.loads(websocket.recv(timeout=10))["type"] == "connection.ready"
+        assert json.loads(websocket.recv(timeout=60))["type"] == "connection.ready"
         assert websocket.ping().wait(10)
         websocket.send(json.dumps({"action": "publish", "request_id": "r", "events": event(1)}))
-        frames = [json.loads(websocket.recv(timeout=10)) for _ in range(2)]
+        frames = [json.loads(websocket.recv(timeout=60)) for _ in range(2)]
         assert {frame["type"] for frame in frames} == {"response", "test.event"}
 
     async with serving() as served:
@@ -266,9 +266,9 @@ async def test_the_sync_client_receives_publishes_and_pings():
 
 async def test_the_sync_client_may_send_fragments():
     def act(websocket) -> str:
-        websocket.recv(timeout=10)
+        websocket.recv(timeout=60)
         websocket.send(iter(['{"action":', '"ping","request_id"', ':"é"}'.replace("é", "r")]))
-        return json.loads(websocket.recv(timeout=10))["request_id"]
+        return json.loads(websocket.recv(timeout=60))["request_id"]
 
     async with serving() as served:
         assert await in_thread(served, act) == "r"
@@ -281,12 +281,12 @@ async def test_the_sync_client_may_send_fragments():
 )
 async def test_the_sync_client_understands_our_close(sent, code):
     def act(websocket) -> int:
-        websocket.recv(timeout=10)
+        websocket.recv(timeout=60)
         try:
             for message in sent if isinstance(sent, list) else [sent]:
                 websocket.send(message)
             while True:
-                websocket.recv(timeout=10)
+                websocket.recv(timeout=60)
         except ConnectionClosed as closed:
             return closed.rcvd.code
 
@@ -304,7 +304,7 @@ async def test_the_sync_client_is_refused_with_a_body_it_can_read():
 
 async def test_the_sync_client_is_given_our_subprotocol_and_may_carry_a_token_beside_it():
     def act(websocket) -> str | None:
-        assert json.loads(websocket.recv(timeout=10))["type"] == "connection.ready"
+        assert json.loads(websocket.recv(timeout=60))["type"] == "connection.ready"
         return websocket.subprotocol
 
     async with serving() as served:

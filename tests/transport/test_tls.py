@@ -100,10 +100,10 @@ async def test_a_foreign_client_publishes_receives_pings_and_closes_over_wss(aut
     def act(url: str) -> None:
         headers = {"Authorization": f"Bearer {ALICE}"}
         with websockets.sync.client.connect(url, ssl=trust, additional_headers=headers) as websocket:
-            assert json.loads(websocket.recv(timeout=10))["type"] == "connection.ready"
+            assert json.loads(websocket.recv(timeout=60))["type"] == "connection.ready"
             assert websocket.ping().wait(10)
             websocket.send(json.dumps({"action": "publish", "request_id": "r", "events": event(1)}))
-            frames = [json.loads(websocket.recv(timeout=10)) for _ in range(2)]
+            frames = [json.loads(websocket.recv(timeout=60)) for _ in range(2)]
             assert {frame["type"] for frame in frames} == {"response", "test.event"}
             websocket.close()
             assert websocket.close_code == CloseCode.NORMAL
