@@ -48,7 +48,10 @@ class Disk:
         """Return the engine that fills a log from it, and keeps it there."""
         config = self._config
         engine = SqliteEngine(buffers, log, self.storage, config.storage, config.replay.seconds, self._clock, time.time)
-        engine.beside += [Beside(self.outbox.add), Beside(self.backlog.add)]
+        engine.beside += [
+            Beside(self.outbox.add, rows_of=self.outbox.rows_of),
+            Beside(self.backlog.add, rows_of=self.backlog.rows_of),
+        ]
         return engine
 
 

@@ -36,7 +36,7 @@ HOUSE_PLAN = [
     (
         "log",
         3,
-        ["lock", "shares", "database", ("upkeep", "writing"), ("storage", "letters", "jobs"),
+        ["lock", ("shares", "statements"), "database", ("upkeep", "writing"), ("storage", "letters", "jobs"),
          ("letterbook", "letters_acked", "positions", "jobbook"), ("outbox", "backlog"),
          "dropped", "replay", ("retention", "archive"), "engines",
          ("engines.memory", "engines.rows", "engines.answers", "past"), "engines.pages",
@@ -99,7 +99,7 @@ PURE = {
     "protocol.documents", "protocol.proving", "protocol.canonical", "protocol.messages", "protocol.events",
     "protocol.decoding",
     "access.keys", "access.tokens", "access.slots", "access.rates", "access.opening",
-    "log.dropped", "log.replay", "log.retention", "log.archive", "log.shares",
+    "log.dropped", "log.replay", "log.retention", "log.archive", "log.shares", "log.statements",
     "fanout.subscriptions", "fanout.follower",
     "commands.remembered", "commands.requests", "intake.budget", "transport.parsing", "transport.request",
     "transport.response", "transport.refusals", "transport.browsers", "transport.session", "transport.ending",

@@ -36,6 +36,10 @@ class Backlog:
         if not intakes:
             del self._intakes[account_id]
 
+    def rows_of(self, account_id: str) -> int:
+        """Return how many jobs an event of an account may be."""
+        return len(self._intakes.get(account_id, ()))
+
     def add(self, connection: sqlite3.Connection, account_id: str, entries: Sequence[Entry]) -> None:
         """Add the jobs of events that an account has just got; for the engine, in their own transaction."""
         intakes = self._intakes.get(account_id)

@@ -17,7 +17,7 @@ log.
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +25,7 @@ from msgspec import Struct
 from ..protocol.messages import Entry, PreparedEvent
 from ..protocol.selection import Selection, TypeFilter
 from .database import Room
+from .statements import in_statements, inserts
 
 State = Literal["waiting", "leased", "acked", "dead"]
 STATES: Final[tuple[State, ...]] = ("waiting", "leased", "acked", "dead")
@@ -89,9 +90,11 @@ _CONTENT = (
     f"SELECT {_OF_EVENT} FROM events WHERE position = ?1"
     f" UNION ALL SELECT {_OF_EVENT} FROM job_contents WHERE position = ?1"
 )
-_ADD = (
-    "INSERT OR IGNORE INTO jobs (queue, position, state, key, line, due_at, born_at, inbox, type, event_id)"
-    " VALUES (?, ?, 'waiting', ?, ?, ?, ?, ?, ?, ?)"
+_ADD_COLUMNS: Final = 9
+_ADD: Final = inserts(
+    "INSERT OR IGNORE INTO jobs (queue, position, key, line, due_at, born_at, inbox, type, event_id, state)",
+    _ADD_COLUMNS,
+    ", 'waiting'",
 )
 
 
@@ -192,9 +195,10 @@ def key_of(order: str, entry: Entry) -> bytes:
 def add(connection: sqlite3.Connection, intakes: Sequence[Intake], entries: Sequence[Entry], now: float) -> list[int]:
     """Add a job for each event and each queue that it is for, in the events' own transaction; return these queues."""
     queues = []
+    rows: list[Any] = []
     keys: dict[tuple[str, int], bytes] = {}
     for intake in intakes:
-        rows = []
+        before = len(rows)
         taken: set[bytes] = set()
         for entry in entries:
             if intake.wants(entry):
@@ -203,12 +207,11 @@ def add(connection: sqlite3.Connection, intakes: Sequence[Intake], entries: Sequ
                 behind = bool(key) and (key in taken or _first(connection, intake.queue, key, HEAD) is not None)
                 taken.add(key)
                 line = ALONE if not key else BEHIND if behind else HEAD
-                rows.append(
-                    (intake.queue, entry.position, key, line, now, now, entry.inbox, entry.type, entry.event_id)
-                )
-        if rows:
-            connection.executemany(_ADD, rows)
+                rows += (intake.queue, entry.position, key, line, now, now, entry.inbox, entry.type, entry.event_id)
+        if len(rows) > before:
             queues.append(intake.queue)
+    for size, some in in_statements(rows, _ADD_COLUMNS):
+        connection.execute(_ADD[size], some)
     return queues
 
 

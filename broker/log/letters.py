@@ -17,13 +17,14 @@ leaves the log.
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
 from ..protocol.messages import Entry, PreparedEvent
 from ..protocol.selection import Selection, TypeFilter
 from .database import Room
+from .statements import in_statements, inserts
 
 State = Literal["waiting", "sending", "delivered", "acked", "dead"]
 STATES: Final[tuple[State, ...]] = ("waiting", "sending", "delivered", "acked", "dead")
@@ -82,9 +83,11 @@ LETTERS: Final = Room(
 )
 """Its room stands on that of the events."""
 
-_ADD = (
-    "INSERT OR IGNORE INTO letters (webhook, position, state, line, due_at, born_at, inbox, type, event_id)"
-    " VALUES (?, ?, 'waiting', ?, ?, ?, ?, ?, ?)"
+_COLUMNS: Final = 8
+_ADD: Final = inserts(
+    "INSERT OR IGNORE INTO letters (webhook, position, line, due_at, born_at, inbox, type, event_id, state)",
+    _COLUMNS,
+    ", 'waiting'",
 )
 _OF_EVENT = "account, inbox, type, event_id, created_at, payload, traceparent"
 _CONTENT = (
@@ -163,18 +166,16 @@ Due = dict[int, float]
 def add(connection: sqlite3.Connection, routes: Sequence[Route], entries: Sequence[Entry], now: float) -> Due:
     """Add a letter for each event and each endpoint that it is for, in the events' own transaction."""
     due: Due = {}
+    rows: list[Any] = []
     for route in routes:
         wanted = [entry for entry in entries if route.wants(entry)]
         if wanted:
             due[route.webhook] = due_at = now + route.delay_seconds
             lines = _lines(connection, route.webhook, wanted) if route.in_order else [ALONE] * len(wanted)
-            connection.executemany(
-                _ADD,
-                [
-                    (route.webhook, entry.position, line, due_at, now, entry.inbox, entry.type, entry.event_id)
-                    for entry, line in zip(wanted, lines, strict=True)
-                ],
-            )
+            for entry, line in zip(wanted, lines, strict=True):
+                rows += (route.webhook, entry.position, line, due_at, now, entry.inbox, entry.type, entry.event_id)
+    for size, some in in_statements(rows, _COLUMNS):
+        connection.execute(_ADD[size], some)
     return due
 
 

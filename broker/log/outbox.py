@@ -58,6 +58,10 @@ class Outbox:
         if not fallbacks:
             del self._fallbacks[account_id]
 
+    def rows_of(self, account_id: str) -> int:
+        """Return how many letters an event of an account may be."""
+        return len(self._routes.get(account_id, ()))
+
     # --- in the events' transaction, in the writer's thread
 
     def add(self, connection: sqlite3.Connection, account_id: str, entries: Sequence[Entry]) -> None:

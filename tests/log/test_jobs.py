@@ -71,6 +71,17 @@ class Shop:
         self.connection.execute("DELETE FROM events")
 
 
+def test_jobs_of_a_list_are_added_in_few_statements():
+    shop = Shop("none")
+    entries = [shop.stored() for _ in range(500)]
+    statements = []
+    shop.connection.set_trace_callback(statements.append)
+    assert jobs.add(shop.connection, [shop.intake], entries, 0.0) == [shop.queue]
+    shop.connection.set_trace_callback(None)
+    assert sum("INTO jobs " in statement for statement in statements) == 2
+    assert list(shop.states()) == [entry.event_id for entry in entries]
+
+
 def test_events_of_one_thread_are_given_one_after_the_other_and_those_of_others_beside_them():
     shop = Shop()
     for thread in ("a", "a", "b", "a"):

@@ -472,6 +472,20 @@ async def test_rows_beside_that_cannot_be_written_take_their_events_with_them(pa
         assert house.rows("SELECT (SELECT count(*) FROM notes), (SELECT count(*) FROM events)") == [(0, 0)]
 
 
+async def test_rows_beside_are_counted_in_what_a_publish_is_of_a_commit(path, monkeypatch):
+    begun = []
+
+    def begin(write, item, done, weight=1, owners=()):
+        begun.append((weight, owners))
+
+    with house_at(path, beside=Beside(note, rows_of={"a": 16, "b": 0}.get)) as house:
+        monkeypatch.setattr(house.storage, "begin_together", begin)
+        events = [prepared(f"e{n}") for n in range(50)]
+        house.engine.begin({"a": events}, print)
+        house.engine.begin({"b": events}, print)
+        assert begun == [(50 * 17, ("a",)), (50, ("b",))]
+
+
 async def test_what_somebody_beside_needs_stays(path, mock_clock):
     needed = [None]
     beside = Beside(note, lambda _: needed[0])

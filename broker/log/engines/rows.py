@@ -10,7 +10,6 @@ SQLite gives the interpreter's lock away at each step: so a statement takes as m
 """
 
 import sqlite3
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, Literal
@@ -21,6 +20,7 @@ from ...protocol.messages import Entry, PreparedEvent
 from ...protocol.selection import ACCOUNT_EVENTS
 from ..database import Room
 from ..engines import Answer, Stored
+from ..statements import SIZES, in_statements, inserts
 
 EVENTS: Final = Room(
     "events",
@@ -47,8 +47,6 @@ ID_SECONDS: Final = 86_400.0
 ID_ROWS: Final = 5_000_000
 """Of one generation: then the next one begins, whatever its age."""
 
-_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Rows of one statement."""
 _EVENT_COLUMNS: Final = 9
 _COLUMNS: Final = "account, position, inbox, type, event_id, created_at, stored_at, payload, traceparent"
 _HEAD: Final = (
@@ -86,26 +84,7 @@ def key_of(identity: Identity) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def in_statements(values: Sequence[Any], columns: int) -> Iterator[tuple[int, Sequence[Any]]]:
-    """Yield for how many rows each statement is that takes some of these values, and what it is given.
-
-    The last one is filled up with rows of NULL: one step more would cost more than many of these.
-    """
-    most = _SIZES[-1] * columns
-    for start in range(0, len(values), most):
-        some = values[start : start + most]
-        size = _SIZES[bisect_left(_SIZES, len(some) // columns)]
-        missing = size * columns - len(some)
-        yield size, [*some, *[None] * missing] if missing else some
-
-
-def _insert_statement(into: str, columns: int, size: int) -> str:
-    """Return the statement that inserts so many rows, but for those of NULL."""
-    row = f"({','.join('?' * columns)})"
-    return f"{into} SELECT * FROM (VALUES {','.join([row] * size)}) WHERE column1 IS NOT NULL"
-
-
-_INSERT_EVENTS: Final = {size: _insert_statement("INSERT INTO events", _EVENT_COLUMNS, size) for size in _SIZES}
+_INSERT_EVENTS: Final = inserts("INSERT INTO events", _EVENT_COLUMNS)
 
 
 class Ids:
@@ -122,8 +101,8 @@ class Ids:
         self._younger = f"ids_{younger}"
         self._older = f"ids_{'b' if younger == 'a' else 'a'}"
         into = f"INSERT OR REPLACE INTO {self._younger}"
-        self._insert = {size: _insert_statement(into, 2, size) for size in _SIZES}
-        self._find = {size: self._find_statement(size) for size in _SIZES}
+        self._insert = inserts(into, 2)
+        self._find = {size: self._find_statement(size) for size in SIZES}
 
     def _find_statement(self, size: int) -> str:
         keys = ",".join(f"?{number}" for number in range(1, size + 1))
@@ -285,8 +264,8 @@ def read_events(connection: sqlite3.Connection, after: int, most: int) -> list[t
 
 def read_at(connection: sqlite3.Connection, places: Sequence[int]) -> Iterator[Entry]:
     """Yield the events at some positions, which are in order."""
-    for start in range(0, len(places), _SIZES[-1]):
-        some = places[start : start + _SIZES[-1]]
+    for start in range(0, len(places), SIZES[-1]):
+        some = places[start : start + SIZES[-1]]
         marks = ",".join("?" * len(some))
         for row in connection.execute(
             f"SELECT {_COLUMNS} FROM events WHERE position IN ({marks}) ORDER BY position", some

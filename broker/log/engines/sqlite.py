@@ -43,12 +43,14 @@ _ATTACHED: Final = nullcontext()
 
 
 class Beside(Struct, frozen=True):
-    """Rows that somebody wants in an event's own transaction. Both are called in the writer's thread, within it."""
+    """Rows that somebody wants in an event's own transaction."""
 
     write: Callable[[sqlite3.Connection, str, Sequence[Entry]], None]
-    """Called with an account and new events of it. What it raises refuses the publishes that brought them."""
+    """Called in it, with an account and new events of it. What it raises refuses the publishes that brought them."""
     needed_from: Callable[[sqlite3.Connection], int | None] = lambda _: None
-    """Returns the first position whose event must stay; None: none must."""
+    """Called in the writer's thread: returns the first position whose event must stay; None: none must."""
+    rows_of: Callable[[str], int] = lambda _: 0
+    """Called in the loop: returns how many rows an event of an account has there at most."""
 
 
 class SqliteEngine:
@@ -105,7 +107,7 @@ class SqliteEngine:
             done(refusal)
             return
         prefixes = {account_id: self._buffers.open(account_id).cursor_prefix for account_id in by_account}
-        weight = sum(map(len, by_account.values()))
+        weight = sum(len(events) * self._rows_of(account_id) for account_id, events in by_account.items())
         self._storage.begin_together(
             self._write,
             rows.Publish(by_account, prefixes, answer),
@@ -113,6 +115,10 @@ class SqliteEngine:
             weight,
             tuple(by_account),
         )
+
+    def _rows_of(self, account_id: str) -> int:
+        """Return how many rows an event of an account is, with those beside it."""
+        return 1 + sum(beside.rows_of(account_id) for beside in self.beside)
 
     def _write(self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]) -> list[rows.Written]:
         """Store what some publishes bring, in the writer's thread."""
