@@ -78,7 +78,6 @@ class Giving:
         self._lives[live.number] = live
         if live.leases:
             self._watch(live, min(live.leases.values()))
-        self.look_at(live)
 
     def end(self, live: Live) -> None:
         """Give no more of a queue's jobs: none of its leases is current."""
@@ -104,7 +103,7 @@ class Giving:
 
     def _live_of(self, lease_id: str) -> Live | None:
         number = lease_id.removeprefix("lse_").partition("_")[0]
-        return self._lives.get(int(number)) if number.isascii() and number.isdigit() and len(number) < 19 else None
+        return self._lives.get(int(number)) if number.isdecimal() else None
 
     def waiters(self) -> int:
         """Return how many workers wait."""
@@ -134,11 +133,9 @@ class Giving:
             heard = True
         finally:
             waiter.is_gone = True
-            if not waiter.being_served:
-                if waiter in live.waiters:
-                    live.waiters.remove(waiter)
-                if not heard:
-                    self.free([lease.lease_id for lease in waiter.leases])
+            _leave(live, waiter)
+            if not heard:
+                self.free([lease.lease_id for lease in waiter.leases])
         if waiter.error is not None:
             raise waiter.error
         return waiter.leases, waiter.waiting
@@ -197,8 +194,6 @@ class Giving:
             leases = given.get(waiter.worker.ticket, [])
             if waiter.is_gone or live.number not in self._lives:
                 unwanted += [lease.lease_id for lease in leases]
-                _leave(live, waiter)
-                waiter.answered.set()
                 continue
             live.leases |= {lease.lease_id: lease.until for lease in leases}
             if leases:

@@ -62,9 +62,6 @@ MAX_REPLAYS: Final = 64
 _DONE_HERE: Final = frozenset({"subscribe", "unsubscribe", "ping", "ack", "hold", "lease", "nack", "wait_for"})
 
 
-"""What others do for the client, and answer later."""
-
-
 def count_nothing(*_: object) -> None:
     """Be the ``count`` of a session whose client gives no commands."""
 
@@ -77,6 +74,7 @@ class SubscribeRequest(Struct, frozen=True):
 
 
 Elsewhere = PublishRequest | CommandRequest | SubscribeRequest | AckRequest | Asked | WorkAsked
+"""What others do for the client, and answer later."""
 
 
 class Session:
@@ -171,7 +169,6 @@ class Session:
 
     def take_in(self, older: Older, page: Page) -> None:
         """Take what was ``wanted``; `take` gives it, if it is still."""
-        self.wanted = None
         self.follower.take_in(older, page)
 
     def flush(self, write_nowait: Callable[[bytes], int]) -> None:

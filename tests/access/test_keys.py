@@ -182,10 +182,11 @@ def test_an_account_key_reaches_every_inbox_and_the_accounts_own_events():
 def test_an_inbox_key_reaches_its_inboxes_and_no_account_events():
     key = key_of("publish", inbox_ids={"a"})
     key.require_inbox("a", "$")
-    for inbox in ("b", None):
+    for inbox, words in (("b", "'b'"), (None, "needs an inbox")):
         error = refusal(key.require_inbox, inbox, "$.inbox_id")
         assert error.code == "forbidden"
         assert "`$.inbox_id`" in error.message
+        assert words in error.message
 
 
 def test_what_an_account_key_selects_has_the_accounts_own_events_with_it():
@@ -255,6 +256,33 @@ def test_narrowing_again_by_the_same_changes_nothing(key, narrowing):
     assert left.narrowed(left.narrowing) == left
 
 
+@pytest.mark.parametrize(
+    ("key", "inbox_ids"),
+    [
+        (key_of("subscribe", "publish", inbox_ids={"a", "b"}), {"a", "b"}),
+        (key_of("subscribe", "publish").narrowed(Narrowing(frozenset({"a"}))), {"a"}),
+        (key_of("subscribe", "command"), None),
+    ],
+)
+def test_what_is_left_for_a_look_is_to_subscribe_to_all_that_it_reaches(key, inbox_ids):
+    looking = key.looking()
+    assert (looking.scopes, looking.inbox_ids) == ({"subscribe"}, inbox_ids)
+    assert key_of("publish").looking().scopes == frozenset()
+
+
+def test_what_is_left_for_a_look_of_a_token_is_no_more_when_its_key_is_judged_again():
+    key = key_of("subscribe", "command")
+    looking = key.narrowed(Narrowing(frozenset({"a"}))).looking()
+    assert key.narrowed(looking.narrowing) == looking
+
+
+def test_what_is_for_a_whole_account_or_for_operators_is_refused_to_others():
+    key_of("subscribe").require_whole_account()
+    assert refusal(key_of("subscribe", inbox_ids={"a"}).require_whole_account).code == "forbidden"
+    ACCESS.operator_key(digest(OPERATOR)).require_operator()
+    assert refusal(key_of("subscribe").require_operator).code == "forbidden"
+
+
 # --- who its bearer is
 
 
@@ -279,8 +307,11 @@ def test_who_a_client_is_is_the_same_text_in_every_process():
     assert key.narrowed(narrowing).identity == "aa/2aa52d9b2e9fdd02e9af3477f23afddf"
 
 
-def test_a_key_without_a_secret_is_known_by_its_id():
-    assert key_of("subscribe").identity == "key"
+def test_a_key_without_a_secret_is_known_by_its_id_and_is_the_librarys():
+    key, given = key_of("subscribe"), msgspec.structs.replace(key_of("subscribe"), sha256="aa")
+    assert key.identity == "key"
+    assert key.narrowed(Narrowing(frozenset({"a"}))).identity.startswith("key/")
+    assert (key.is_library, given.is_library) == (True, False)
 
 
 # --- all that a connection of it may be sent
@@ -300,6 +331,18 @@ def test_a_key_without_a_secret_is_known_by_its_id():
 )
 def test_a_key_reaches_its_inboxes_if_it_may_subscribe(key, reach):
     assert key.reach == reach
+
+
+@pytest.mark.parametrize(
+    ("key", "events"),
+    [
+        (key_of("subscribe"), Selection(frozenset({ACCOUNT_EVENTS}))),
+        (key_of("subscribe", inbox_ids={"a"}), NOTHING),
+        (key_of("publish"), NOTHING),
+    ],
+)
+def test_every_connection_of_a_key_that_reaches_them_gets_the_accounts_own_events(key, events):
+    assert key.account_events == events
 
 
 @given(keys)

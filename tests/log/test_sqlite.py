@@ -108,6 +108,14 @@ async def test_after_a_restart_the_log_is_what_it_was_to_the_byte_and_old_cursor
         assert after.names(stored[-1].position) == ["e5"]
 
 
+async def test_an_account_is_known_after_a_restart_before_anybody_asks_for_it(path):
+    with house_at(path) as before:
+        before.publish("e1")
+        before.publish("e1", account_id="b")
+    with house_at(path) as after:
+        assert {account.buffer.account_id for account in after.hub.accounts()} == {"a", "b"}
+
+
 async def test_the_trace_of_an_event_is_there_after_a_restart_too(path):
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with house_at(path) as before:
@@ -184,14 +192,17 @@ async def test_after_an_older_state_was_put_back_no_cursor_is_taken_for_good(pat
         assert house.names() == ["e1", "e3"]
 
 
-async def test_a_clock_that_was_set_back_takes_neither_positions_nor_times_back(path):
+async def test_a_clock_that_was_set_back_takes_neither_positions_nor_times_back(path, mock_clock):
     with house_at(path) as house:
+        house.publish("e0")
+        mock_clock.jump(60)
         (first,) = house.publish("e1")
     with house_at(path, wall_offset=-3_600.0) as house:
         (second,) = house.publish("e2")
         assert second.position > first.position
+        assert all(entry.stored_at <= trio.current_time() for entry in house.read())
         walls = [entry.wall for entry in house.read()]
-        assert walls == sorted(walls)
+        assert walls == sorted(walls) == [at for (at,) in house.rows("SELECT stored_at FROM events ORDER BY position")]
 
 
 async def test_what_was_taken_back_lives_as_long_as_a_window_from_the_start_on(path, mock_clock):
@@ -217,6 +228,33 @@ async def test_memory_takes_back_what_was_in_the_window_when_the_process_ended(p
     with house_at(path) as house:
         assert house.names() == ["e1"]
         assert 0 < house.buffer().dropped_through < kept.position
+
+
+async def test_disk_keeps_what_was_taken_back_for_as_long_as_memory_has_it(path, mock_clock):
+    storage = StorageConfig(keep_seconds=REPLAY_SECONDS)
+    with house_at(path, storage=storage) as house:
+        house.publish("e1")
+    mock_clock.jump(3_600)
+    with house_at(path, storage=storage) as house:
+        for seconds in (1, REPLAY_SECONDS - 2):
+            house.publish(f"at {seconds}")
+            mock_clock.jump(seconds)
+            house.buffers.expire(trio.current_time(), most=100)
+            house.trim()
+            assert "e1" in house.names()
+            assert ("e1",) in house.rows("SELECT event_id FROM events")
+
+
+async def test_a_process_that_died_long_after_its_last_sign_of_life_left_the_window_before_its_last_event(
+    path, mock_clock
+):
+    before = House(path)
+    before.publish("e1")
+    mock_clock.jump(1_000)
+    before.publish("e2")
+    before.close(clean=False)
+    with house_at(path) as after:
+        assert after.names() == ["e2"]
 
 
 async def test_memory_takes_back_no_more_than_its_limits_and_knows_that_it_has_not_all(path):
@@ -291,6 +329,43 @@ async def test_two_events_whose_hashes_are_the_same_are_both_stored(path, monkey
     with house_at(path) as house:
         assert [stored.duplicate for stored in house.publish("e1", "e2", "e1")] == [False, False, True]
         assert [stored.duplicate for stored in house.publish("e2")] == [True]
+
+
+@pytest.fixture
+def stored_in(path):
+    """Store events one by one, with ids of so many rows a generation; return of each whether it was one."""
+    database = open_database(str(path), "normal", (EVENTS,))
+
+    def store(*names, most, at=0.0):
+        ids, said = Ids(database.connection, max_rows=most), []
+        for name in names:
+            (head,) = database.connection.execute("SELECT ifnull(max(head), 0) FROM accounts").fetchone()
+            publish = Publish({"a": [prepared(name)]}, {"a": "c."})
+            [written], _ = write_events(database.connection, ids, [publish], head + 1, at, at)
+            said.append(written.stored["a"][0].duplicate)
+        return said
+
+    yield store
+    database.close(clean=True)
+
+
+def test_an_id_is_known_in_the_generation_after_its_own_and_not_in_the_one_after_that(stored_in):
+    assert stored_in("e1", "e2", "e3", "e1", "e2", most=2) == [False, False, False, True, True]
+    assert stored_in("e4", "e5", "e3", "e2", "e1", most=2) == [False, False, True, False, False]
+
+
+def test_of_two_ids_of_one_hash_the_one_that_came_last_is_known(stored_in, monkeypatch):
+    monkeypatch.setattr(rows, "key_of", lambda identity: 7)
+    assert stored_in("e1", "e2", "e2", most=1) == [False, False, True]
+
+
+def test_a_generation_of_ids_is_a_day_though_the_process_began_anew_meanwhile(stored_in):
+    day = rows.ID_SECONDS
+    assert stored_in("e1", most=9, at=day) == [False]
+    assert stored_in("e2", most=9, at=2 * day - 1) == [False]
+    assert stored_in("e3", most=9, at=2 * day) == [False], "the first two are older by now"
+    assert stored_in("e1", "e2", most=9, at=3 * day - 1) == [True, True]
+    assert stored_in("e4", "e3", "e1", most=9, at=3 * day) == [False, True, False]
 
 
 @settings(max_examples=25)
@@ -399,6 +474,34 @@ async def test_what_is_known_of_events_that_are_gone_goes_before_new_ones_are_re
         assert house.engine.refusal is None
 
 
+async def test_of_what_is_gone_it_is_known_for_an_hour_more(path, mock_clock):
+    days = 2 * rows.ID_SECONDS
+    with house_at(path, storage=StorageConfig(keep_seconds=days)) as house:
+        house.publish("e1")
+        known = []
+        for seconds in (days - 1, 2, 3_590, 20):
+            mock_clock.jump(seconds)
+            house.buffers.expire(trio.current_time(), most=100)
+            house.trim()
+            known.append(house.rows("SELECT (SELECT count(*) FROM events), count(*) FROM known")[0])
+        assert known == [(1, 0), (0, 1), (0, 1), (0, 0)]
+
+
+async def test_what_cannot_be_let_go_on_a_disk_that_takes_nothing_goes_later(path, mock_clock, monkeypatch):
+    async def refuse(*_):
+        raise RequestError("unavailable", "The disk is full")
+
+    with house_at(path, storage=StorageConfig(keep_seconds=REPLAY_SECONDS)) as house:
+        house.publish("e1")
+        mock_clock.jump(2 * REPLAY_SECONDS)
+        house.buffers.expire(trio.current_time(), most=100)
+        monkeypatch.setattr(StorageInStep, "write", refuse)
+        house.trim()
+        monkeypatch.undo()
+        house.trim()
+        assert house.rows("SELECT event_id FROM events") == []
+
+
 # --- older events ------------------------------------------------------------
 
 
@@ -503,6 +606,19 @@ async def test_what_somebody_beside_needs_stays(path, mock_clock):
 
 
 # --- the disk is full --------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", ["is_stuck", "short_of_room"])
+async def test_while_the_disk_does_not_answer_or_is_almost_full_everything_is_refused_at_once(path, monkeypatch, why):
+    with house_at(path) as house:
+        monkeypatch.setattr(StorageInStep, why, True)
+        outcomes = []
+        house.engine.begin({"a": [prepared("e1")]}, outcomes.append)
+        assert [(outcome.code, outcome.retry_after_ms) for outcome in outcomes] == [("unavailable", 1_000)]
+        assert house.engine.refusal.code == "unavailable"
+        monkeypatch.undo()
+        assert house.engine.refusal is None
+        assert [stored.duplicate for stored in house.publish("e1")] == [False]
 
 
 async def test_on_a_full_disk_nothing_is_stored_nor_delivered_and_the_next_publish_may_succeed(path):

@@ -27,6 +27,7 @@ from broker.transport.session import MAX_BAD_FRAMES, MAX_REPLAYS, MAX_WAITING_AN
 
 ALL_SCOPES = frozenset({"subscribe", "command", "publish"})
 NOW = 1_000.0
+MOST_HEARD = 10_000_000
 NO_COMMANDS = ["", "no json", "[1]", "7", "null", "{}", '{"action":7}', '{"action":"ä"}', '{"action":null}', b"\x00"]
 
 
@@ -82,6 +83,7 @@ class Talk:
         wire = bytearray()
         while (frames := self.session.take()) is not None:
             wire += frames
+            assert len(wire) < MOST_HEARD, "it says the same again and again"
         found = [json.loads(payload) for opcode, payload in take_frames(wire) if opcode == TEXT]
         assert not wire
         return found
@@ -680,6 +682,54 @@ def test_answers_that_could_not_be_written_come_again_before_newer_ones():
     assert [frame["request_id"] for frame in talk.heard()] == ["1", "2"]
     talk.session.put_back(b"")
     assert talk.session.take() is None
+
+
+def test_answers_of_a_live_client_are_written_at_once_and_it_stays_live():
+    talk = opened()
+    talk.say({"action": "ping", "request_id": "1"})
+    written: list[bytes] = []
+    talk.session.flush(lambda data: written.append(data) or len(data))
+    assert [json.loads(payload)["request_id"] for _, payload in take_frames(bytearray(b"".join(written)))] == ["1"]
+    assert (talk.session.waiting_bytes, talk.session.follower.live) == (0, True)
+    assert talk.heard() == []
+
+
+def test_answers_that_a_live_client_does_not_take_wait_and_come_before_the_events_that_follow():
+    talk = opened(query={"inbox_ids": "a"})
+    talk.say({"action": "ping", "request_id": "1"})
+    talk.session.flush(lambda _: 0)
+    assert talk.session.waiting_bytes
+    talk.publish("a")
+    assert [frame.get("request_id", frame["type"]) for frame in talk.heard()] == ["1", "x"]
+
+
+def test_answers_of_which_a_live_client_takes_a_part_do_not_come_twice_and_events_wait_behind_their_rest():
+    talk = opened(query={"inbox_ids": "a"})
+    talk.say({"action": "ping", "request_id": "1"})
+    talk.session.flush(lambda data: len(data) - 1)
+    assert (talk.session.waiting_bytes, talk.session.follower.live) == (0, False)
+    talk.publish("a")
+    assert ids(talk.heard()) == ["e1"]
+
+
+def test_answers_of_a_client_that_is_behind_are_left_to_who_writes_to_it():
+    talk = opened(query={"inbox_ids": "a"})
+    talk.session.follower.pause()
+    talk.say({"action": "ping", "request_id": "1"})
+    written: list[bytes] = []
+    talk.session.flush(lambda data: written.append(data) or len(data))
+    assert written == []
+    assert [frame["request_id"] for frame in talk.heard()] == ["1"]
+
+
+def test_what_a_client_has_missed_while_it_was_behind_is_said_before_what_is_left_and_counted():
+    talk = opened(query={"inbox_ids": "a"})
+    talk.session.follower.pause()
+    talk.publish("aaa")
+    talk.drop(2)
+    gap, event = talk.heard()
+    assert (gap["type"], gap["count"], event["event_id"]) == ("replay.gap", 2, "e3")
+    assert talk.session.gaps == 1
 
 
 def test_a_client_that_takes_no_answers_is_not_read_from_until_it_does():

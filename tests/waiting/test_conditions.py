@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.waiting.addresses import MAX_ADDRESSES, MAX_CHARACTERS, Address, address_of, addresses_in
 from broker.waiting.asked import WaitParams
 from broker.waiting.conditions import Mail, Where, condition, mail_of
 
@@ -67,6 +68,7 @@ def test_what_is_there_is_found_upper_and_lower_case_alike(where):
         {"thread_id": "thread_"},
         {"thread_id": "THREAD_1"},
         {"in_reply_to": "msg_00"},
+        {"in_reply_to": "msg_"},
         {"from": "ada", "subject": "nothing of this"},
     ],
 )
@@ -181,6 +183,26 @@ def test_a_payload_of_another_form_fits_no_condition_and_every_wait_without_one(
 def test_where_there_is_no_message_the_payload_itself_is_meant():
     bounced = json.dumps({"payload": {"to": "ada@example.com", "subject": "Bounced", "reason": "full"}}).encode()
     assert condition(Where(to="@example.com"))(mail_of(bounced))
+
+
+def test_no_condition_is_none_that_anybody_need_look_at():
+    assert condition(None) is condition(Where()) is None
+
+
+def test_a_mailbox_is_no_longer_than_a_line_of_a_mail():
+    name = "n" * (MAX_CHARACTERS - len(" <a@example.com>"))
+    assert address_of(f"{name} <a@example.com>") == Address("a@example.com", "example.com")
+    assert address_of(f"{name}n <a@example.com>") is None
+
+
+def test_a_name_that_is_the_address_itself_may_be_written_otherwise():
+    assert address_of("Ada@Example.com. <ada@example.com>") == Address("ada@example.com", "example.com")
+    assert address_of("ada@example.org <ada@example.com>") is None
+
+
+def test_of_a_list_of_far_too_many_recipients_there_is_none():
+    assert len(list(addresses_in(",".join(["a@example.com"] * MAX_ADDRESSES)))) == MAX_ADDRESSES
+    assert list(addresses_in(",".join(["a@example.com"] * (MAX_ADDRESSES + 1)))) == []
 
 
 def test_recipients_may_be_one_text_and_far_too_many_are_not_looked_at():

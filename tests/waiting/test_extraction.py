@@ -25,6 +25,14 @@ def mail(body="", subject="", sender="Acme <no-reply@mail.acme.com>"):
         ("", "Ihr Bestätigungscode lautet 880011", "880011"),
         ("", "<html><head><style>.a{width:999999px}</style></head><p>Code</p><p><b>305117</b></p></html>", "305117"),
         ("", "Call 030 1234567. Your code is 204060. Street 12345", "204060"),
+        ("", "TOTAL 111111. YOUR CODE: 493201", "493201"),
+        ("", f"{'İ' * 100} 111111 your code: 493201", "493201"),
+        ("", "Choose 111111 or\n493201\nas you like, and be well", "493201"),
+        ("", f"code {'x ' * 50} 111111 {'y ' * 50} verify 493201", "493201"),
+        ("", f"111111 is none. Your code: 493201{' z' * 100}", "493201"),
+        ("", f"111111 {'x ' * 60} 493201 is the code", "493201"),
+        ("", "Code: 2026 or 4711", "4711"),
+        ("111111 for you", "or else 493201", "111111"),
     ],
 )
 def test_the_code_of_a_mail_comes_first(subject, body, code):
@@ -43,10 +51,22 @@ def test_the_code_of_a_mail_comes_first(subject, body, code):
         "id=493201",
         "user493201@x.com",
         "v1.123456",
+        "code 493 apples",
+        "code apples 201",
+        "code 493; 201",
+        "code 493\n201",
+        "order 4711 is your code",
+        "copyright 2026",
     ],
 )
 def test_what_is_part_of_something_else_is_no_code(body):
     assert codes_of(mail(body)) == []
+
+
+@pytest.mark.parametrize("tag", ["style", "script", "head"])
+def test_what_nobody_sees_of_a_mail_has_no_code(tag):
+    hidden = f"<{tag} a='b'>code 111111</{tag}>"
+    assert codes_of(mail(f"{hidden}<p>Code</p>{hidden.upper()}<b>305117</b>{hidden}")) == ["305117"]
 
 
 def test_there_are_three_candidates_at_most_and_none_twice():
@@ -91,6 +111,33 @@ def test_the_link_that_is_to_be_followed_comes_first(body, url):
 )
 def test_a_link_says_whether_it_leads_to_the_sender(url, sender, same):
     assert links_of(mail(url, sender=sender)) == [Link(url, same)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "ftp://acme.com/verify",
+        "https://[acme.com/verify",
+        "https://acme.com/verify.PNG",
+        "https://acme.com/unsubscribe?x=1",
+        "https:///verify",
+    ],
+)
+def test_what_leads_nowhere_or_is_not_to_be_followed_is_no_link(body):
+    assert links_of(mail(body)) == []
+
+
+def test_of_two_links_to_the_same_site_the_one_that_has_more_to_say_comes_first():
+    links = links_of(mail("https://acme.com/a?b=1 https://acme.com/a?b=123456789"))
+    assert [link.url for link in links] == ["https://acme.com/a?b=123456789", "https://acme.com/a?b=1"]
+
+
+def test_of_two_links_one_to_the_senders_site_comes_first():
+    links = links_of(mail("https://other.io/a https://acme.com/a"))
+    assert [(link.url, link.same_site) for link in links] == [
+        ("https://acme.com/a", True),
+        ("https://other.io/a", False),
+    ]
 
 
 def test_a_link_that_is_cut_off_where_we_stop_to_look_is_none():

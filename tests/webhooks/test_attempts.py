@@ -48,6 +48,10 @@ def test_whatever_chance_does_the_last_attempt_is_made_when_the_three_days_are_o
         assert after == LIFETIME_SECONDS or delay * 0.8 - 1e-6 <= after - before <= delay * 1.2 + 1e-6
 
 
+def test_chance_makes_a_delay_a_fifth_shorter_or_longer():
+    assert [after_failure(1, NOW, NOW, chance).due_at for chance in (0.0, 0.5, 1.0)] == [NOW + 4, NOW + 5, NOW + 6]
+
+
 @given(st.floats(0, 1), st.integers(1, 13), st.floats(0, 10 * HOUR))
 def test_what_the_endpoint_asks_for_makes_a_delay_longer_and_never_shorter(chance, attempts, retry_after):
     alone = after_failure(attempts, NOW, NOW - 60, chance)
@@ -79,6 +83,11 @@ def test_an_event_whose_time_is_over_has_no_further_attempt():
         (" 7 ", 7),
         ("0", 0),
         ("99999999999999999999", 24 * HOUR),
+        ("9" * 5_000, 24 * HOUR),
+        (formatdate(NOW + 90), 90),  # UTC by `-0000`: of no zone
+        (formatdate(NOW + 90).removesuffix(" -0000"), 90),
+        (formatdate(NOW + 90).replace("-0000", "+0100"), 0),
+        (formatdate(NOW + 90).replace("-0000", "-0100"), HOUR + 90),
         (formatdate(NOW + 90, usegmt=True), 90),
         (formatdate(NOW - 90, usegmt=True), 0),
         (formatdate(NOW + 90 * HOUR, usegmt=True), 24 * HOUR),

@@ -1,17 +1,33 @@
 """All mutants, wing by wing."""
 
-from proofs.mutants import commands, connection, fanout, keyring, log, queues, session, slots, webhooks
+from proofs.mutants import (
+    commands,
+    connection,
+    disk,
+    fanout,
+    keyring,
+    log,
+    queues,
+    session,
+    slots,
+    stream,
+    waiting,
+    webhooks,
+)
 from proofs.mutants.mutant import Mutant
 
 WINGS: dict[str, list[Mutant]] = {
     "commands": commands.MUTANTS,
     "connection": connection.MUTANTS,
+    "disk": disk.MUTANTS,
     "fanout": fanout.MUTANTS,
     "keyring": keyring.MUTANTS,
     "log": log.MUTANTS,
     "queues": queues.MUTANTS,
     "session": session.MUTANTS,
     "slots": slots.MUTANTS,
+    "stream": stream.MUTANTS,
+    "waiting": waiting.MUTANTS,
     "webhooks": webhooks.MUTANTS,
 }
 """Each in a module of its own."""
