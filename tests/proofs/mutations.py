@@ -30,7 +30,10 @@ def _in(file: str, tests: str, *made: tuple[str, str, str]) -> list[Mutation]:
     return [Mutation(file, old, new, promise, tests) for promise, old, new in made]
 
 
-STATEFUL = "tests/proofs/test_stateful.py"
+STATEFUL = "tests/proofs/test_stateful.py::TestPromisesInMemory"
+ON_DISK = "tests/proofs/test_stateful.py::TestPromisesOnDisk"
+AS_A_PROCESS = "tests/proofs/test_stateful.py::TestPromisesKilled"
+TWO_NODES = "tests/proofs/test_stateful.py::TestPromisesOfTwoNodes"
 
 END_TO_END = [
     *_in(
@@ -92,6 +95,23 @@ END_TO_END = [
          "kept = Selection(held.inboxes - frozenset(params.inbox_ids))", "kept = held"),
     ),
     *_in(
+        "broker/transport/session.py", STATEFUL,
+        ("filter: a subscribe with `event_types` replaces the connection's",
+         "types = follower.event_filter if params.event_types is None else TypeFilter(params.event_types)",
+         "types = follower.event_filter"),
+    ),
+    *_in(
+        "broker/fanout/follower.py", STATEFUL,
+        ("filter: it holds for replayed events",
+         "entries = [entry for entry in entries if event_filter.accepts(entry.type)]", "entries = list(entries)"),
+    ),
+    *_in(
+        "broker/fanout/listeners.py", STATEFUL,
+        ("filter: it holds for live events",
+         "return bool(self.members) and (self.event_filter is None or self.event_filter.accepts(entry.type))",
+         "return bool(self.members)"),
+    ),
+    *_in(
         "broker/transport/life.py", STATEFUL,
         ("drain: everything up to the head is sent before the close",
          "await self._account.passed(self._account.buffer.head)\n                await self.until(written)",
@@ -99,5 +119,96 @@ END_TO_END = [
     ),
 ]  # fmt: skip
 
+OWED = [
+    *_in(
+        "broker/log/jobs.py", ON_DISK,
+        ("lease: of a line one event at a time is given",
+         "behind = bool(key) and (key in taken or _first(connection, intake.queue, key, HEAD) is not None)",
+         "behind = False"),
+        ("lease: what was not acknowledged in time comes again",
+         "WHERE queue = ? AND state = 'leased' AND until <= ?\"\n        \" ORDER BY until LIMIT ?\"",
+         "WHERE queue = ? AND state = 'leased' AND until <= ? - 3600\"\n        \" ORDER BY until LIMIT ?\""),
+        ("lease: what is acknowledged never comes again",
+         'end_job(connection, row[0], row[1], "acked", now, None)',
+         '_fall_back(connection, Terms(row[0], 1000, False), row[1], row[2], now, now, None)'),
+        ("lease: what is given back comes again",
+         "if attempts >= terms.max_attempts:", "if attempts >= 1:"),
+        ("lease: who goes for good has not tried",
+         "SET state = 'waiting', attempts = attempts - 1, lease_id = NULL", "SET state = 'waiting', lease_id = NULL"),
+    ),
+    *_in(
+        "broker/queues/giving.py", ON_DISK,
+        ("fence: a command by a lease that is over is not done",
+         "return until is not None and until > self._backlog.wall_clock()", "return True"),
+    ),
+    *_in(
+        "broker/transport/connection.py", ON_DISK,
+        ("lease: it is its id, and no connection",
+         "if self._life.ending.code is None and self._life.ending.close_code in _FOR_GOOD:", "if True:"),
+        ("lease: who goes for good leaves what it has to others at once",
+         "if self._life.ending.code is None and self._life.ending.close_code in _FOR_GOOD:", "if False:"),
+    ),
+    *_in(
+        "broker/webhooks/posting.py", ON_DISK,
+        ("webhook: what an endpoint refused is posted again",
+         "due_at = None if outcome.status == GONE else verdict.due_at",
+         "due_at = None if outcome.status else verdict.due_at"),
+        ("webhook: what an endpoint has taken is not posted again",
+         "if outcome.error is None:\n            live.breaker.succeeded()",
+         "if outcome.error is None and letter.attempts == 1:\n            live.breaker.succeeded()"),
+    ),
+    *_in(
+        "broker/log/letters.py", ON_DISK,
+        ("webhook: each inbox in order, where that is promised",
+         "behind = inbox in taken or head_of(connection, webhook, inbox) is not None", "behind = inbox in taken"),
+        ("webhook: an endpoint gets what is for it, and nothing else",
+         "if entry.inbox not in self.selection or not (self.types is None or self.types.accepts(entry.type)):",
+         "if entry.inbox not in self.selection:"),
+    ),
+    *_in(
+        "broker/log/letterbook.py", AS_A_PROCESS,
+        ("kill: what was being posted is posted again",
+         "SELECT webhook, position FROM letters WHERE state = 'sending' LIMIT ?",
+         "SELECT webhook, position FROM letters WHERE state = 'gone' LIMIT ?"),
+    ),
+    *_in(
+        "broker/log/database.py", AS_A_PROCESS,
+        ("kill: cursors go on",
+         'meta["synchronous"] == "normal" and not same_boot', 'meta["synchronous"] == "normal"'),
+    ),
+    *_in(
+        "broker/log/writing.py", AS_A_PROCESS,
+        ("kill: what is answered is committed",
+         'if self._connection.in_transaction:\n            self._connection.execute("COMMIT")',
+         'if self._connection.in_transaction:\n            self._connection.execute("COMMIT" if len(group) > 1 else "ROLLBACK")'),
+    ),
+]  # fmt: skip
 
-MUTATIONS = END_TO_END
+SHARED = [
+    *_in(
+        "broker/log/engines/valkey/scripts.py", TWO_NODES,
+        ("nodes: an id is published once, whichever node it is sent to",
+         "local before = here[identity] or seen[i + 1]", "local before = here[identity]"),
+        ("nodes: a cursor is the same place at each",
+         "redis.call('LTRIM', S, #gone, -1)", "redis.call('LTRIM', S, #gone + 1, -1)"),
+    ),
+    *_in(
+        "broker/log/engines/valkey/tail.py", TWO_NODES,
+        ("nodes: what was not sent along is read", "if not entries and not message.startswith(b\"h\"):", "if not entries:"),
+        ("nodes: what was before a node's log began is not left out",
+         "elif after > asked_after:\n                await self._skip(held, after)",
+         "elif after > asked_after:\n                self._restart(held, after)"),
+    ),
+    *_in(
+        "broker/access/claims.py", TWO_NODES,
+        ("nodes: who is taken over at another is closed",
+         """redis.call('PUBLISH', ARGV[2] .. node, '["replaced","' .. token .. '"]')""", ""),
+    ),
+    *_in(
+        "broker/fanout/shared.py", TWO_NODES,
+        ("nodes: a client comes back anywhere where it acknowledged",
+         "self._acknowledged.put(client.account_id, client.digest, int(position))", "pass"),
+    ),
+]  # fmt: skip
+
+MUTATIONS = END_TO_END + OWED + SHARED

@@ -15,8 +15,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,19 +182,24 @@ class Soak:
     async def _come_and_go(self, subscriber: Subscriber) -> None:
         await trio.sleep(random.uniform(0, min(5, self.plan.seconds / 10)))
         while True:
-            async with self._visit(subscriber) as websocket:
-                with trio.move_on_after(random.expovariate(1 / self.plan.stay_seconds)):
-                    while True:
-                        await self._hear(subscriber, websocket)
-                await _leave(websocket)
+            await self._visit(subscriber, self._stay_a_while)
             if random.random() < self.plan.long_away_share:
                 await trio.sleep(self.plan.window_seconds * 1.2)
             else:
                 await trio.sleep(random.expovariate(2 / min(2, self.plan.stay_seconds)))
 
-    @asynccontextmanager
-    async def _visit(self, subscriber: Subscriber) -> AsyncIterator[WebSocket]:
-        """A connection that resumes; an end that nobody asked for is noted."""
+    async def _stay_a_while(self, subscriber: Subscriber, websocket: WebSocket) -> None:
+        with trio.move_on_after(random.expovariate(1 / self.plan.stay_seconds)):
+            while True:
+                await self._hear(subscriber, websocket)
+        await _leave(websocket)
+
+    async def _stay_for_the_rest(self, subscriber: Subscriber, websocket: WebSocket) -> None:
+        while subscriber.owed(self._published[subscriber.account_id]):
+            await self._hear(subscriber, websocket)
+
+    async def _visit(self, subscriber: Subscriber, stay: Callable[[Subscriber, WebSocket], Awaitable[None]]) -> None:
+        """A connection that resumes; that it is refused, or an end that nobody asked for, is noted."""
         try:
             async with connected(
                 self.node.address, subscriber.query, key=key_of(subscriber.account_id), seconds=1e9
@@ -203,11 +207,12 @@ class Soak:
                 self.visits += 1
                 self._open += 1
                 try:
-                    yield websocket
+                    await stay(subscriber, websocket)
                 finally:
                     self._open -= 1
         except FAILURES as error:
-            self.broke.append(f"a connection ended that nobody had ended: {error!r}")
+            self.broke.append(f"a connection was refused, or ended that nobody had ended: {error!r}")
+            print(self.broke[-1], flush=True)
             await trio.sleep(1)
 
     async def _hear(self, subscriber: Subscriber, websocket: WebSocket) -> None:
@@ -227,12 +232,9 @@ class Soak:
         places = trio.CapacityLimiter(100)
 
         async def have_the_rest(subscriber: Subscriber) -> None:
-            published = self._published[subscriber.account_id]
             async with places:
                 with trio.move_on_after(self.plan.patience_seconds):
-                    async with self._visit(subscriber) as websocket:
-                        while subscriber.owed(published):
-                            await self._hear(subscriber, websocket)
+                    await self._visit(subscriber, self._stay_for_the_rest)
 
         async with trio.open_nursery() as nursery:
             for subscriber in self.subscribers:
