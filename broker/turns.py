@@ -4,6 +4,7 @@ A turn of the loop is all that is done between two looks at the network. Of the 
 one of a kind that many others follow from (`Turns.take`), and for a millisecond's worth of others (`Turns.come_in`).
 """
 
+import gc
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable
 from time import perf_counter
@@ -16,7 +17,11 @@ FULL_SECONDS: Final = 0.001
 LONG_SECONDS: Final = 0.002
 """After one that has lasted so long half as many of those who wait are let in; after one of half of that, twice."""
 FIRST_LET_IN: Final = 8
-MOST_LET_IN: Final = 64
+MOST_LET_IN: Final = 16
+"""Little, for what they begin goes on in the turns that follow, beside those who are let in then."""
+WOKEN_PER_COLLECTION: Final = 64
+COLLECTIONS_PER_OLDER: Final = 8
+"""After so many of what is young, the next generation of the garbage collector is looked at."""
 
 T = TypeVar("T")
 Who = Hashable | None
@@ -111,6 +116,8 @@ class Turns:
         self._outside = _Waiting()
         self._asleep = _Acts()
         self._came = trio.Event()
+        self._woken = 0
+        """Since the start."""
 
     # --- one at a time
 
@@ -156,10 +163,24 @@ class Turns:
             act()
         elif self._clock.woken < FIRST_LET_IN and not self._asleep:
             self._clock.woken += 1
+            self._count()
             act()
         else:
             self._asleep.add(who, act)
             self._came.set()
+
+    def _count(self) -> None:
+        """Count one who is woken, and have what so many have made looked at by the garbage collector.
+
+        A task that is woken and waits again has made a dozen objects, which live until it is woken again, and freed as
+        many. The collector counts what is new less what is freed: while thousands wake and wait again it does not come,
+        and then it looks at what all of them have made in one step, for tens of milliseconds.
+        """
+        self._woken += 1
+        collections, rest = divmod(self._woken, WOKEN_PER_COLLECTION)
+        if not rest:
+            older, young = divmod(collections, COLLECTIONS_PER_OLDER)
+            gc.collect(0 if young else 1 if older % COLLECTIONS_PER_OLDER else 2)
 
     # --- who sees to it
 
@@ -198,6 +219,7 @@ class Turns:
                 began = perf_counter()
                 for number in range(most):
                     if self._asleep and (number % 2 or not self._outside):
+                        self._count()
                         self._asleep.do_one()
                     else:
                         self._outside.let_one_go()

@@ -58,7 +58,7 @@ HOUSE_PLAN = [
                     ("metrics", "choosing", "live", "siblings"), "merging"]),
     ("", 5, [("expiry", "holding")]),
     ("", 6, [("disk", "sharing", "joined", "callouts"), "broker"]),
-    ("transport", 7, [("tls", "link", "supervisor"), ("ending", "stream", "request", "response", "refusals"),
+    ("transport", 7, [("tls", "link", "poller", "supervisor"), ("ending", "stream", "request", "response", "refusals"),
                       ("pacing", "parsing", "upgrade", "session", "browsers", "polling", "proxies", "queueing", "pages",
                        "specs"),
                       ("reading", "life", "specs.schemas"), "specs.parameters",

@@ -1,5 +1,6 @@
 """turns.py: long work in steps, and others in between."""
 
+import gc
 from collections import Counter
 from functools import partial
 
@@ -7,7 +8,16 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from broker.turns import FIRST_LET_IN, FULL_SECONDS, LONG_SECONDS, MOST_LET_IN, Turns, in_turns
+from broker.turns import (
+    COLLECTIONS_PER_OLDER,
+    FIRST_LET_IN,
+    FULL_SECONDS,
+    LONG_SECONDS,
+    MOST_LET_IN,
+    WOKEN_PER_COLLECTION,
+    Turns,
+    in_turns,
+)
 
 
 def steps_of(count, value="done"):
@@ -225,6 +235,26 @@ async def test_of_many_that_are_woken_at_once_few_go_on_in_one_turn_of_the_loop_
     assert max(Counter(number for _, number in woken).values()) <= MOST_LET_IN
     names = [who for who, _ in woken]
     assert max(names.index("one"), names.index("two")) < 2 * FIRST_LET_IN
+
+
+async def test_what_many_who_are_woken_have_made_is_looked_at_little_by_little(clock):
+    looked_at, turns = [], Turns()
+
+    def note(phase, info):
+        if phase == "start":
+            looked_at.append(info["generation"])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        gc.callbacks.append(note)
+        for _ in range(WOKEN_PER_COLLECTION * COLLECTIONS_PER_OLDER**2):
+            turns.wake("crowd", list)
+        await wait_all_tasks_blocked()
+        gc.callbacks.remove(note)
+        nursery.cancel_scope.cancel()
+    assert len(looked_at) >= COLLECTIONS_PER_OLDER**2
+    assert {0, 1, 2} <= set(looked_at), "what is older is looked at now and then, too"
 
 
 async def test_who_is_woken_and_who_waits_for_room_do_not_hold_each_other_up(clock):

@@ -8,12 +8,15 @@ must wait for the thaw.
 """
 
 import gc
+from time import perf_counter
 from typing import Final
 
 THRESHOLDS: Final = (700, 3, 2)
 """A full collection for some 8,000 objects more: 4 ms at most."""
 FULL_COLLECTIONS_PER_THAW: Final = 2_000
 """After so many, one looks at all that lives: when 80,000 connections have come, not before."""
+LONG_SECONDS: Final = 0.0005
+"""What a collection of what is young looked at for so long is left out from then on: that is the state of many."""
 _FULL: Final = 2
 
 
@@ -22,14 +25,18 @@ class _Freezing:
 
     def __init__(self) -> None:
         self._full_collections = 0
+        self._began = 0.0
 
     def __call__(self, phase: str, info: dict[str, int]) -> None:
-        if phase != "stop" or info["generation"] != _FULL:
-            return
-        self._full_collections += 1
-        if self._full_collections % FULL_COLLECTIONS_PER_THAW == 0:
-            gc.unfreeze()  # the next one looks at it
-        else:
+        if phase == "start":
+            self._began = perf_counter()
+        elif info["generation"] == _FULL:
+            self._full_collections += 1
+            if self._full_collections % FULL_COLLECTIONS_PER_THAW == 0:
+                gc.unfreeze()  # the next one looks at it
+            else:
+                gc.freeze()
+        elif perf_counter() - self._began > LONG_SECONDS:
             gc.freeze()
 
 

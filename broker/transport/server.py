@@ -30,6 +30,7 @@ from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
 from .life import CLOSE_SECONDS
 from .listeners import Address, accept_clients, address_of, is_loopback, open_listeners, take_handed_over, text_of
+from .poller import Pollers, open_pollers
 from .proxies import TrustedProxies
 from .refusals import Refusals
 from .request import Request
@@ -77,8 +78,9 @@ class _Exchanges:
 class _Server:
     """What the clients of one `serve` share."""
 
-    def __init__(self, broker: Broker, certificate: Certificate | None = None) -> None:
+    def __init__(self, broker: Broker, certificate: Certificate | None = None, pollers: Pollers | None = None) -> None:
         self.broker = broker
+        self._pollers = pollers
         self._certificate = certificate
         self._proxies = TrustedProxies(broker.config.server.trusted_proxies)
         self.connections: dict[str, Connection | EventStream] = {}
@@ -95,7 +97,7 @@ class _Server:
         """Serve one client from its first byte to its last. Raises nothing but Cancelled."""
         stream: trio.abc.AsyncResource = transport
         try:
-            stream = client = ClientStream(transport, self.broker.turns)
+            stream = client = ClientStream(transport, self.broker.turns, self._pollers)
             client.who = (client.remote,)
             if not await self._secured(client):
                 return
@@ -236,9 +238,10 @@ async def serve(
     """
     config = broker.config.server
     hosts = config.hosts if host is None else [host] if isinstance(host, str) else host
-    server = _Server(broker, certificate or certificate_of(config))
+    certificate = certificate or certificate_of(config)
     listening = open_listeners(hosts, config.port if port is None else port, config.unix, handed)
-    async with listening as listeners, trio.open_nursery() as clients:
+    async with listening as listeners, open_pollers(broker.turns) as pollers, trio.open_nursery() as clients:
+        server = _Server(broker, certificate, pollers)
         async with trio.open_nursery() as inner:
             addresses = [address_of(listener.socket) for listener in listeners]
             server.is_local = all(map(is_loopback, addresses)) and not config.trusted_proxies

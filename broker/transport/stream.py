@@ -14,7 +14,7 @@ taken back, so what the kernel did not take of it goes before the remainder.
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple, Protocol
 
@@ -25,6 +25,7 @@ from ..observe.connections import Link
 from ..protocol.framing import is_close
 from ..turns import Turns, Who
 from .link import link_of
+from .poller import PolledSocket, Pollers
 from .tls import SEALED_BYTES, BadTlsError, TlsSession
 
 LINGER_SECONDS: Final = 2.0
@@ -74,7 +75,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     It takes the socket out of such a stream, which is of no use any more from then on. Of clients whose streams share
     ``turns``, those that end at once are heard of one after the other, and what they send at once is handed on as turns
-    have room for it.
+    have room for it. Who waits for its socket is woken by ``pollers``, if there are, else by trio.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         "_ended",
         "_link",
         "_lock",
+        "_polled",
         "_put_back",
         "_remainder",
         "_sealed",
@@ -99,16 +101,21 @@ class ClientStream(trio.abc.HalfCloseableStream):
         "who",
     )
 
-    def __init__(self, transport: trio.abc.HalfCloseableStream, turns: Turns | None = None) -> None:
+    def __init__(
+        self, transport: trio.abc.HalfCloseableStream, turns: Turns | None = None, pollers: Pollers | None = None
+    ) -> None:
         self._turns = turns or Turns()
         self.who: Who = None
         """Whose client it is, as far as that is known: in that name turns are taken."""
         self._socket: socket.socket | None = None
+        self._polled: PolledSocket | None = None
         if isinstance(transport, trio.SocketStream):
             given = transport.socket
             # With all that it would ask the kernel for: so it raises nothing, and the descriptor is never lost.
             self._socket = socket.socket(given.family, given.type, given.proto, fileno=given.detach())
             transport = trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
+            if pollers is not None:
+                self._polled = PolledSocket(pollers, transport, self._socket)
         self._transport = transport
         self._lock = trio.Lock()
         self._writers = 0
@@ -137,7 +144,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         try:
             while not tls.shake_hands():
                 await self._transport.send_all(tls.take_outgoing())
-                received = await self._transport.receive_some(_READ_BYTES)
+                received = await self._receive(_READ_BYTES)
                 if not received:
                     raise trio.BrokenResourceError("the peer left in the handshake")
                 tls.feed(bytes(received))
@@ -163,7 +170,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
             return data
         try:
             if self._tls is None:
-                received = bytes(await self._transport.receive_some(max_bytes))
+                received = bytes(await self._receive(max_bytes))
             else:
                 received = await self._receive_opened(self._tls, max_bytes or _READ_BYTES)
         except trio.BrokenResourceError:
@@ -187,12 +194,18 @@ class ClientStream(trio.abc.HalfCloseableStream):
         """Go on at once if this turn of the loop has room for that, else in one that has."""
         await self._turns.come_in(self.who)
 
+    def _receive(self, max_bytes: int | None) -> Awaitable[bytes | bytearray]:
+        """Read what travels, sealed or not."""
+        if self._polled is None:
+            return self._transport.receive_some(max_bytes)
+        return self._polled.receive_some(max_bytes or _READ_BYTES, self.who)
+
     async def _receive_opened(self, tls: TlsSession, max_bytes: int) -> bytes:
         """Read plain bytes. A peer that ends without saying so ends all the same: our protocols have their own ends."""
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             while (opened := tls.open(max_bytes)) is None:
-                received = await self._transport.receive_some(_READ_BYTES)
+                received = await self._receive(_READ_BYTES)
                 if not received:
                     return b""
                 tls.feed(bytes(received))
@@ -307,8 +320,8 @@ class ClientStream(trio.abc.HalfCloseableStream):
         if data:
             self._remainder = memoryview(bytes(self._remainder) + data) if self._remainder else memoryview(data)
         try:
-            if isinstance(self._transport, trio.SocketStream):
-                await self._send_remainder(self._transport.socket)
+            if self._socket is not None:
+                await self._send_remainder()
             elif self._remainder:
                 await self._transport.send_all(self._remainder)
                 self._remainder = memoryview(b"")
@@ -319,17 +332,24 @@ class ClientStream(trio.abc.HalfCloseableStream):
             self._broken = self._broken or self._socket is None
             raise
 
-    async def _send_remainder(self, kernel: trio.socket.SocketType) -> None:
+    async def _send_remainder(self) -> None:
         tls = self._tls
         while self._remainder and tls is None:
-            sent = await kernel.send(self._remainder)
+            sent = await self._send_some(self._remainder)
             self._remainder = self._remainder[sent:]
         while tls is not None and (self._sealed or self._remainder):
             if not self._sealed:
                 piece, self._remainder = self._remainder[:SEALED_BYTES], self._remainder[SEALED_BYTES:]
                 self._sealed = memoryview(tls.seal(piece))
-            sent = await kernel.send(self._sealed)
+            sent = await self._send_some(self._sealed)
             self._sealed = self._sealed[sent:]
+
+    def _send_some(self, data: memoryview) -> Awaitable[int]:
+        """Let the kernel take something; raises `OSError`."""
+        if self._polled is not None:
+            return self._polled.send(data, self.who)
+        assert isinstance(self._transport, trio.SocketStream)
+        return self._transport.socket.send(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait as the transport does."""
@@ -367,12 +387,14 @@ class ClientStream(trio.abc.HalfCloseableStream):
             self._link = self.link()
             self._closed = self._closing = self._ended = True
             self._set_free()
+            if self._polled is not None:
+                self._polled.close()
             await trio.aclose_forcefully(self._transport)
 
     async def _read_to_end(self) -> None:
         """Read what nobody will look at, sealed or not."""
         while not self._at_end:
-            self._at_end = not await self._transport.receive_some(_READ_BYTES)
+            self._at_end = not await self._receive(_READ_BYTES)
         await self.take_turn()
 
     # --- what the kernel knows

@@ -47,6 +47,21 @@ def test_however_much_lives_a_full_collection_looks_at_what_is_young():
     assert int(most) < 15_000
 
 
+def test_what_a_collection_of_young_objects_looked_at_for_long_is_looked_at_no_more():
+    few, many = run("""
+        collect_what_is_young()
+        gc.disable()
+        kept = [[] for _ in range(100)]
+        gc.collect(0)
+        print(gc.get_count()[1])
+        kept += [[] for _ in range(300_000)]
+        gc.collect(0)
+        print(len(gc.get_objects()))
+    """)
+    assert int(few) == 1, "what took no time is looked at again with what is older"
+    assert int(many) < 10_000
+
+
 def test_what_is_frozen_is_freed_when_nobody_refers_to_it_and_a_young_cycle_is_collected():
     assert run("""
         collect_what_is_young()

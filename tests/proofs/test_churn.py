@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 
+import pytest
 import trio
 from clients import ACCOUNT, connected, event, numbers, serving
 from fairness.resting import at_rest
@@ -16,6 +17,7 @@ from proofs.proving import more
 
 import broker.transport.server
 from broker.fanout.follower import Follower
+from broker.transport.poller import FEW
 from broker.transport.server import raise_open_files_limit
 from broker.transport.stream import ClientStream
 
@@ -37,9 +39,9 @@ async def churn(served, monkeypatch, times):
     taken = []
 
     class Noted(ClientStream):
-        def __init__(self, transport, turns):
+        def __init__(self, transport, turns, pollers):
             taken.append(transport.socket.fileno())
-            super().__init__(transport, turns)
+            super().__init__(transport, turns, pollers)
 
     monkeypatch.setattr(broker.transport.server, "ClientStream", Noted)
 
@@ -65,8 +67,10 @@ async def churn(served, monkeypatch, times):
     return Churned(json.loads(ran.stdout), taken)
 
 
-async def test_no_byte_reaches_another_account_though_descriptors_are_used_again_at_once(monkeypatch, no_errors):
+@pytest.mark.parametrize("few", [FEW, 0], ids=["few by trio", "all by the pollers"])
+async def test_no_byte_reaches_another_account_though_descriptors_are_used_again_at_once(few, monkeypatch, no_errors):
     raise_open_files_limit()
+    monkeypatch.setattr(broker.transport.poller, "FEW", few)
     async with serving() as served:
         rest = await at_rest(served)
         async with connected(served.address, "inbox_ids=in_still", seconds=120) as still:
