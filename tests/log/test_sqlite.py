@@ -291,6 +291,21 @@ async def test_times_of_events_mean_the_same_after_a_restart(path, mock_clock):
         assert house.names(before(trio.current_time() - 1_000)) == ["e1", "e2"]
 
 
+async def test_when_the_last_event_before_the_window_was_stored_is_known_after_a_restart(path, mock_clock):
+    def before(house, seconds, account_id):
+        return house.buffer(account_id).position_before(wall_at(seconds).timestamp(), by_wall=True)
+
+    with house_at(path) as house:
+        (quiet,) = house.publish("e1", account_id="quiet")
+        (old,) = house.publish("e1", account_id="busy")
+        mock_clock.jump(3_000)
+        house.publish("e2", account_id="busy")
+    with house_at(path) as house:
+        assert before(house, 1_000, "quiet") == quiet.position
+        assert before(house, 2_900, "busy") == old.position
+        assert before(house, 1_000, "busy") is None
+
+
 async def test_where_the_machine_may_have_lost_the_end_no_cursor_is_taken_for_good(path, monkeypatch, tmp_path):
     boot_id = tmp_path / "boot_id"
     boot_id.write_text("one")

@@ -151,6 +151,36 @@ async def test_a_gap_before_the_event_is_in_the_answer(autojump_clock):
         assert (found.gap.from_, found.gap.count) == (first.cursor, 2)
         unknown = await opened.wait_for(ACCOUNT, since="cnobody", where={"subject": "Mail 5"})
         assert (unknown.event.event_id, unknown.gap.from_, unknown.gap.count) == ("evt_5", None, None)
+        nothing = await opened.wait_for(ACCOUNT, since=first.cursor, where={"subject": "none"}, timeout_seconds=0)
+        assert (nothing.event, nothing.gap.from_, nothing.gap.count) == (None, first.cursor, 2)
+
+
+async def test_what_is_missed_again_while_it_waits_is_one_gap_with_what_was_missed_before(autojump_clock):
+    async with open_broker(configured(replay=ReplayConfig(max_events_per_account=2))) as opened:
+        [first, *_] = await opened.publish(ACCOUNT, [mail(n) for n in range(1, 6)])
+        await blocked()
+        async with trio.open_nursery() as nursery:
+            found = []
+
+            async def wait():
+                found.append(await opened.wait_for(ACCOUNT, since=first.cursor, where={"subject": "Mail 99"}))
+
+            nursery.start_soon(wait)
+            await blocked()
+            published = await opened.publish(ACCOUNT, [mail(n) for n in (6, 7, 8, 9, 99)])
+        assert (found[0].gap.from_, found[0].gap.to, found[0].gap.count) == (first.cursor, published[2].cursor, 2 + 3)
+
+
+async def test_where_storage_does_not_answer_nothing_is_said_of_where_to_go_on(autojump_clock, archives):
+    async with open_broker(configured(replay=ReplayConfig(max_events_per_account=2))) as opened:
+        [first, *_] = await opened.publish(ACCOUNT, [mail(n) for n in range(1, 6)])
+        await blocked()
+        archives[0].answering = trio.Event()
+        began = trio.current_time()
+        with pytest.raises(RequestError) as refused:
+            await opened.wait_for(ACCOUNT, since=first.cursor, timeout_seconds=3)
+        assert (refused.value.code, refused.value.retry_after_ms) == ("unavailable", 1_000)
+        assert trio.current_time() - began == 3 + waits.LOOK_SECONDS
 
 
 async def test_over_http_it_waits_a_minute_at_most_and_needs_no_scope_but_subscribe():
@@ -179,6 +209,7 @@ async def test_over_http_it_waits_a_minute_at_most_and_needs_no_scope_but_subscr
         ({"params": {"where": {"sender": "x"}}}, "`$.params.where.sender`"),
         ({"where": {"S3CRET": "x"}}, "`$.where`"),
         ({"timeout_seconds": "soon"}, "$.timeout_seconds"),
+        ({"since": "acked"}, "`$.since`"),
     ],
 )
 async def test_what_cannot_be_waited_for_is_refused_by_the_name_of_its_field(params, path):
@@ -215,6 +246,25 @@ async def test_no_more_than_so_many_waits_of_a_connection_are_under_way_and_room
         assert {event_id(answer) for answer in answers} == {"evt_1"}
         await client.say("wait_for", "again", since="5m")
         assert event_id(await client.hear()) == "evt_1"
+
+
+async def test_no_more_than_so_many_of_an_account_wait_and_nothing_is_kept_of_those_that_are_over(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(waits, "MAX_OF_ACCOUNT", 2)
+    async with open_broker(configured()) as opened:
+        wait = partial(opened.wait_for, inbox_ids=["in_1"], timeout_seconds=5)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(wait, ACCOUNT)
+            await blocked()
+            with pytest.raises(RequestError) as refused:
+                await wait(ACCOUNT)
+            assert (refused.value.code, refused.value.retry_after_ms) == ("rate_limited", 1_000)
+            assert (await wait("acct_bob")).event is None
+        assert (await wait(ACCOUNT)).event is None
+        assert (await opened.wait_for(ACCOUNT, timeout_seconds=0)).event is None
+        assert (opened.waits._under_way, opened.waits._of_all_inboxes) == ({}, {})
 
 
 async def test_few_of_an_account_wait_for_any_inbox(autojump_clock):

@@ -39,10 +39,6 @@ MUTANTS: list[Mutant] = [
          '        connection.execute(f"DELETE FROM {self._older}")\n        younger', "        younger"),
         ("each key is added with its own place",
          "zip(keys, range(first, first + len(keys)), strict=True)", "zip(keys, [first] * len(keys), strict=True)"),
-        ("a list of any length is stored whole",
-         "size = _SIZES[bisect_left(_SIZES, len(some) // columns)]", "size = _SIZES[bisect_left(_SIZES, len(some) // columns) - 1]"),
-        ("rows that only fill a statement are not stored",
-         " WHERE column1 IS NOT NULL", ""),
         ("an account's newest position is kept",
          "ON CONFLICT (account) DO UPDATE SET head = excluded.head,", "ON CONFLICT (account) DO UPDATE SET head = head,"),
         ("when an account's newest event was stored is kept",
@@ -163,6 +159,15 @@ MUTANTS: list[Mutant] = [
          "        for account_id, entries in outcome.fresh.items():\n            self._log.store(account_id, entries)\n        done(outcome.stored)\n", "        done(outcome.stored)\n        for account_id, entries in outcome.fresh.items():\n            self._log.store(account_id, entries)\n"),
         ("who publishes hears that it was not stored",
          "            done(outcome)\n            return\n        for account_id", "            return\n        for account_id"),
+    ),
+    *of(
+        "broker/log/statements.py", ROWS,
+        ("a list of any length is stored whole",
+         "size = SIZES[bisect_left(SIZES, len(some) // columns)]", "size = SIZES[bisect_left(SIZES, len(some) // columns) - 1]"),
+        ("rows that only fill a statement are not stored",
+         " WHERE column1 IS NOT NULL", ""),
+        ("no statement takes more rows than it may",
+         "    most = SIZES[-1] * columns\n", "    most = 2 * SIZES[-1] * columns\n"),
     ),
 ]  # fmt: skip
 """Each is wrong by one small thing."""

@@ -109,7 +109,7 @@ MUTANTS: list[Mutant] = [
         ("a peer that ends without saying so has ended",
          '                if not received:\n                    return b""\n', '                if not received:\n                    raise trio.BrokenResourceError\n'),
         ("rubbish amid a session breaks it",
-         "            raise trio.BrokenResourceError(str(error)) from None\n        await", '            return b"x"\n        await'),
+         "            raise trio.BrokenResourceError(str(error)) from None\n        await", "            raise\n        await"),
         ("the end is said in TLS, too",
          "                    self._sealed = memoryview(self._tls.seal_end())\n", "                    pass\n"),
         ("what was sealed and not taken goes before the remainder",
