@@ -88,7 +88,7 @@ MUTANTS: list[Mutant] = [
         ("what the kernel knew is known after the close",
          "            self._link = self.link()\n", ""),
         ("who read to the end is not waited for",
-         "            self._at_end = not await self._transport.receive_some(_READ_BYTES)\n", "            await self._transport.receive_some(_READ_BYTES)\n            self._at_end = True\n"),
+         "            self._at_end = not await self._receive(_READ_BYTES)\n", "            await self._receive(_READ_BYTES)\n            self._at_end = True\n"),
         ("an IPv4 address is told without its wrapping",
          'str(self._socket.getpeername()[0]).removeprefix("::ffff:")', "str(self._socket.getpeername()[0])"),
         ("a peer by a socket file has no address",
