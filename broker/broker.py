@@ -29,12 +29,12 @@ from .expiry import expire_and_forget
 from .fanout.acknowledged import Acknowledged
 from .fanout.acknowledging import OnDisk, come
 from .fanout.hub import Account, Hub
-from .fanout.recorded import Recorded
 from .fanout.subscriber import Subscriber, Subscribers
 from .holding import Hold
 from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json
 from .joined import join
+from .keeping import Keeping
 from .log.engines import Engine, Log
 from .log.engines.memory import MemoryEngine
 from .log.past import Past
@@ -52,7 +52,6 @@ from .protocol.messages import Command, NewEvent, Published, encode, format_time
 from .protocol.names import ACKED, ALL_INBOXES, check_identifier, check_list, check_since, require_lists
 from .protocol.selection import TypeFilter
 from .queues.asked import is_work
-from .queues.queues import make_queues
 from .queues.working import do_at_once
 from .schedule import Schedule
 from .sharing import shared_engine
@@ -61,7 +60,6 @@ from .turns import Turns
 from .version import __version__
 from .waiting.asked import MAX_HTTP_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, NOW, check_wait
 from .waiting.waits import Found, Waited, Waits
-from .webhooks.webhooks import make_webhooks
 
 RELOADED_SECTIONS: Final = ("accounts", "operators", "rates", "browsers", "dashboard")
 AHEAD_SECONDS: Final = 5.0
@@ -90,7 +88,8 @@ class Broker:
         self._disk = disk
         self._callouts = dict(callouts or {})
         self._lag = LoopLag()
-        self.commands = Commands(config, disk.answers if disk else None, tracing)
+        make = shared_engine(config)
+        self.commands = Commands(config, disk.answers if disk and make is None else None, tracing)
         self.schedule = Schedule()
         self.turns = Turns()
         self.connections = Connections()
@@ -103,34 +102,37 @@ class Broker:
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, disk.storage.epoch if disk else secrets.token_bytes(16))
         self._hub = Hub(self._buffers, self.keyring.settle, tracing)
-        make = disk.engine if disk else shared_engine(config) or make_engine
-        self._engine: Engine = make(self._buffers, self._hub)
+        self._engine: Engine = (make or (disk.engine if disk else make_engine))(self._buffers, self._hub)
         self.past = Past(self._engine.archive, time.time, self._engine.reach)
         if self._engine.archive is not None:
             self._buffers.archived(self._engine.archive.keep_seconds)
         self.acknowledged = Acknowledged()
-        self.on_disk = OnDisk(Recorded(self.acknowledged, disk.storage, time.time), disk.outbox) if disk else None
+        self.on_disk = None if disk is None else disk.acknowledged(self.acknowledged)
         """Where acknowledgements are kept beyond the process; None: nowhere."""
         self._joined = join(self._engine, config.replay.seconds, self.acknowledged)
         if self._joined is not None:
-            self.on_disk, self.commands.shared = OnDisk(self._joined.positions), self._joined.answers
+            self.on_disk = OnDisk(self._joined.positions, self._joined.handing)
+            self.commands.shared = self._joined.answers
         self.slots = Slots() if self._joined is None else self._joined.slots
         self._subscribers = Subscribers(self.past, self.on_disk)
-        self.webhooks = (
-            make_webhooks(config, disk.outbox, self.keyring, self._announce, self.draining) if disk else None
-        )
-        self.queues = make_queues(config, disk.backlog, self.keyring, self.schedule, self._announce) if disk else None
-        if self.queues is not None:
-            self.commands.is_current = self.queues.giving.is_current
         self.waits = Waits(self._subscribers, self.turns)
         self.intake = Intake(
             config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
         )
         self.intake.derives_ids = self._joined is not None
+        self.keeping = None if disk is None else self._keep_on(disk)
+        self.webhooks = None if self.keeping is None else self.keeping.webhooks
+        self.queues = None if self.keeping is None else self.keeping.queues
+        if self.queues is not None:
+            self.commands.is_current = self.queues.giving.is_current
         seconds, tier_of = config.replay.seconds, self.keyring.tier_of
         self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule, seconds, tier_of)
         self.tasks = Tasks(self.connections, self.schedule)
         self.live = Live(self.censuses, self.statistics, lambda: self.config, self.connections, __version__)
+
+    def _keep_on(self, disk: Disk) -> Keeping:
+        parts = (self._joined, self.keyring, self.schedule, self.intake, self.draining)
+        return Keeping(self.config, disk, *parts, lambda account, since: self.subscribe(account, since=since))
 
     # --- publishing
 
@@ -394,7 +396,7 @@ class Broker:
         """
         access = config if isinstance(config, Access) else Access(check_config(config))
         config = access.config
-        require_storage(config, self.config.storage.path)
+        require_storage(msgspec.structs.replace(config, storage=self.config.storage, engine=self.config.engine))
         taken = {name: getattr(config, name) for name in RELOADED_SECTIONS}
         self.config = msgspec.structs.replace(self.config, **taken)
         self.commands.reload(self.config)
@@ -432,16 +434,11 @@ class Broker:
             nursery.start_soon(self.schedule.run)
             nursery.start_soon(self.turns.run)
             await nursery.start(self.keyring.run)
-            if self.webhooks is not None:
-                await nursery.start(self.webhooks.run, self.config.accounts)
-            if self.queues is not None:
-                await nursery.start(self.queues.run, self.config.accounts, self.draining)
+            if self.keeping is not None:
+                await nursery.start(self.keeping.run)
             nursery.start_soon(expire_and_forget, self._hub, self._buffers, self.commands, self.config.replay.seconds)
             nursery.start_soon(self._lag.run)
             task_status.started()
-
-    def _announce(self, account_id: str, kind: str, payload: Mapping[str, Any]) -> None:
-        self.intake.start_soon(self.intake.announce, account_id, kind, payload)
 
     def statistics(self) -> BrokerStatistics:
         """Return what the broker holds and has done."""
@@ -465,6 +462,7 @@ class Broker:
             self.webhooks.statistics() if self.webhooks else None,
             self.queues.statistics() if self.queues else None,
             self._engine.statistics(),
+            self.keeping.statistics() if self.keeping else None,
             self.draining.is_set(),
         )
 
@@ -486,7 +484,7 @@ async def open_broker(config: Config | None = None, *, access: AskAccess | None 
                 callouts["access"] = callout
                 access = asks_api(callout)
         lookup = None if access is None else Lookup(access, config.access.timeout_seconds)
-        require_storage(config, config.storage.path)
+        require_storage(config)
         disk = await stack.enter_async_context(open_disk(config))
         broker = Broker(config, lookup, callouts, disk, tracing)
         nursery = await stack.enter_async_context(trio.open_nursery())

@@ -87,7 +87,10 @@ told("synchronous", any_of(Synchronous))
 
 
 class StorageConfig(_Section, frozen=True):
-    """A log on disk, if ``path`` says where: what is kept there, how surely, and how much of it."""
+    """A log on disk, if ``path`` says where: what is kept there, how surely, and how much of it.
+
+    Beside an engine it holds webhooks and queues, and what they are owed.
+    """
 
     path: FilePath | None = None
     synchronous: Synchronous = "full"
@@ -389,16 +392,18 @@ def _checked(raw: Any, source: str) -> Config:
             parse_address(config.engine.url)
         except ValueError as error:
             raise ConfigError(f"{source}: {error} - at `$.engine.url`") from None
-        _check_shared(config, "`engine.url`", source)
-    elif config.server.workers > 1:
-        _check_shared(config, "several `server.workers`", source)
+    if config.server.workers > 1:
+        _check_workers(config, source)
     return config
 
 
-def _check_shared(config: Config, by: str, source: str) -> None:
-    """Check that nothing is asked for that is not there where several processes share an engine."""
+def _check_workers(config: Config, source: str) -> None:
+    """Check that nothing is asked for that one process has alone."""
+    by = "several `server.workers`"
     if config.storage.path is not None:
         raise ConfigError(f"{source}: A log on disk does not go together with {by} - at `$.storage.path`")
+    if config.engine.url is not None:
+        return  # another node of the cluster may have them
     for number, account in enumerate(config.accounts):
         for name, there in (("webhooks", account.webhooks), ("queues", account.queues)):
             if there:

@@ -9,6 +9,10 @@ import trio
 
 from .commands.keeping import KeptAnswers
 from .config import Config
+from .fanout.acknowledged import Acknowledged
+from .fanout.acknowledging import OnDisk
+from .fanout.recorded import Recorded
+from .fanout.settling import Settling
 from .log.backlog import Backlog
 from .log.engines import Log
 from .log.engines.answers import ANSWERS
@@ -27,10 +31,14 @@ ROOMS: Final = (EVENTS, ANSWERS, POSITIONS, LETTERS, JOBS)
 """Whose tables are in it. Each is there whether it is used or not."""
 
 
-def require_storage(config: Config, path: str | None) -> None:
-    """Raise `ConfigError` if a configuration needs a log on disk and there is none, which is at ``path``."""
-    require_storage_for_webhooks(config, path)
-    require_storage_for_queues(config, path)
+def require_storage(config: Config) -> None:
+    """Raise `ConfigError` if a configuration needs a log on disk and there is none.
+
+    Where nodes share an engine another one may have it.
+    """
+    if config.engine.url is None:
+        require_storage_for_webhooks(config, config.storage.path)
+        require_storage_for_queues(config, config.storage.path)
 
 
 class Disk:
@@ -43,6 +51,10 @@ class Disk:
         self.outbox = Outbox(storage)
         self.backlog = Backlog(storage)
         self.answers = KeptAnswers(storage, self._clock, time.time)
+
+    def acknowledged(self, acknowledged: Acknowledged) -> OnDisk:
+        """Return where what clients acknowledge is kept, and settled with webhooks that wait for it."""
+        return OnDisk(Recorded(acknowledged, self.storage, time.time), Settling(self.outbox))
 
     def engine(self, buffers: ReplayBuffers, log: Log) -> SqliteEngine:
         """Return the engine that fills a log from it, and keeps it there."""

@@ -19,6 +19,11 @@ from typing import Any, Final
 BUSY_RETRY_MS: Final = 1_000
 """When who was refused because something is busy, or away for the moment, may come again."""
 
+NEED_A_LOG_ON_DISK: Final = (
+    "need a log on disk (storage.path), and this broker has none: of nodes that share an engine, ask the one that has"
+)
+"""What is said of webhooks and queues where there are none."""
+
 HTTP_STATUS = {
     "bad_request": 400,
     "invalid_json": 400,

@@ -7,6 +7,7 @@ from .access.admission import examine
 from .access.claims import NodeSlots
 from .commands.sharing import SharedAnswers
 from .fanout.acknowledged import Acknowledged
+from .fanout.handed import Handing
 from .fanout.shared import SharedPositions
 from .log.engines import Engine
 from .nodes import Wire
@@ -18,12 +19,15 @@ class Joined(Struct, frozen=True):
     slots: NodeSlots
     answers: SharedAnswers
     positions: SharedPositions
+    handing: Handing
+    wire: Wire
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the tasks of slots and answers, for ever."""
+        """Run the tasks of all but the positions, for ever."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.slots.run)
             await nursery.start(self.answers.run)
+            await nursery.start(self.handing.run)
             task_status.started()
 
 
@@ -32,4 +36,6 @@ def join(engine: Engine, answer_seconds: float, acknowledged: Acknowledged) -> J
     wire: Wire | None = getattr(engine, "wire", None)
     if wire is None:
         return None
-    return Joined(NodeSlots(wire, examine), SharedAnswers(wire, answer_seconds), SharedPositions(acknowledged, wire))
+    slots, answers = NodeSlots(wire, examine), SharedAnswers(wire, answer_seconds)
+    positions = SharedPositions(acknowledged, wire)
+    return Joined(slots, answers, positions, Handing(wire), wire)

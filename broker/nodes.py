@@ -5,9 +5,11 @@ then nobody's.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 Argument = str | bytes | int
+KEEPER: Final = "keeper"
+"""The kind of key that says which node keeps webhooks and queues for all; it is of no account."""
 
 
 class Wire(Protocol):

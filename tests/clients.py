@@ -502,6 +502,12 @@ class WebSocket:
             if opcode == TEXT:
                 return json.loads(payload)
 
+    async def next_event(self) -> dict[str, Any]:
+        """The next event; what the broker says of itself is skipped."""
+        while "event_id" not in (frame := await self.next()):
+            pass
+        return frame
+
     async def wait_for(self, opcode: int) -> bytes:
         """Skip frames up to one of this kind; return its payload."""
         while True:

@@ -329,19 +329,31 @@ def test_the_operators_api_can_be_set_by_variables():
     assert (commands.url, commands.secret) == ("https://a.example/x", SECRET)
 
 
+ON_DISK = '[storage]\npath = "broker.db"\n'
+QUEUE = '[[accounts]]\nid = "a"\n[[accounts.queues]]\nid = "q"\n'
+WEBHOOK = f'[[accounts]]\nid = "a"\n[[accounts.webhooks]]\nid = "w"\nurl = "https://a.example"\nsecret = "{SECRET}"\n'
+ENGINE = '[engine]\nurl = "redis://127.0.0.1"\n'
+WORKERS = "[server]\nworkers = 2\n"
+
+
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ('[storage]\npath = "broker.db"', "$.storage.path"),
-        ('[[accounts]]\nid = "a"\n[[accounts.queues]]\nid = "q"', "$.accounts[0].queues"),
-        (
-            f'[[accounts]]\nid = "a"\n[[accounts.webhooks]]\nid = "w"\nurl = "https://a.example"\nsecret = "{SECRET}"',
-            "$.accounts[0].webhooks",
-        ),
+        (ON_DISK, "$.storage.path"),
+        (ON_DISK + ENGINE, "$.storage.path"),
+        (QUEUE, "$.accounts[0].queues"),
+        (WEBHOOK, "$.accounts[0].webhooks"),
     ],
 )
-def test_what_is_not_there_with_an_engine_that_nodes_share_is_refused_with_it(text, where):
-    assert f"`{where}`" in refusal(f'{text}\n[engine]\nurl = "redis://127.0.0.1"')
+def test_what_one_process_has_alone_is_refused_with_several_workers(text, where):
+    said = refusal(WORKERS + text)
+    assert "not go together with several `server.workers`" in said
+    assert f"`{where}`" in said
+
+
+@pytest.mark.parametrize("text", [ON_DISK + QUEUE, ON_DISK + WEBHOOK, QUEUE, WEBHOOK, WORKERS + QUEUE])
+def test_of_nodes_that_share_an_engine_one_may_have_a_log_on_disk_and_all_the_same_accounts(text):
+    assert parse_config(text + ENGINE, {}).engine.url is not None
 
 
 def test_a_bad_url_of_an_engine_is_refused_without_telling_its_password():

@@ -101,7 +101,7 @@ def serve(
 
 def _require_servable(config: Config) -> None:
     """Raise `ConfigError` where a configuration that loads cannot be served, to `check-config` as to `serve`."""
-    require_storage(config, config.storage.path)
+    require_storage(config)
     certificate_of(config.server)
 
 
@@ -153,11 +153,12 @@ def _say_listening(log: LogWriter, config: Config, config_path: str | None, addr
 
 def _where_kept(config: Config) -> str:
     """Say where events are kept, and for how long; no password is in it."""
-    if config.storage.path is not None:
-        return f"the log in {config.storage.path}"
-    window = f"the window of {config.replay.seconds:g} s"
+    path, window = config.storage.path, f"the window of {config.replay.seconds:g} s"
     if config.engine.url is not None:
-        return f"the engine at {parse_address(config.engine.url)}: it keeps {window}"
+        beside = "" if path is None else f", and {path} webhooks and queues"
+        return f"the engine at {parse_address(config.engine.url)}: it keeps {window}{beside}"
+    if path is not None:
+        return f"the log in {path}"
     if config.server.workers > 1:
         return f"a private server of the workers: a restart forgets {window}"
     return f"memory only: a restart forgets {window}"

@@ -13,13 +13,13 @@ import trio
 
 from ..errors import BUSY_RETRY_MS, RequestError
 from ..log.letters_acked import Acknowledged as Settled
-from ..log.outbox import Outbox
 from ..log.replay import ReplayBuffer
 from ..protocol.messages import Acked, Held, HoldParams
 from ..turns import in_turns
 from .acknowledged import MAX_PARTS, AckRequest, Client
 from .covered import Counting, Covered, Stretch
 from .follower import Follower
+from .handed import Handing
 from .recorded import Recorded
 from .settling import Settling
 from .shared import SharedPositions
@@ -37,9 +37,9 @@ Reply = Callable[[Acked | Held | RequestError], None]
 class OnDisk:
     """Where acknowledgements are kept beyond the process, and how they settle with webhooks that wait for them."""
 
-    def __init__(self, recorded: Recorded | SharedPositions, outbox: Outbox | None = None) -> None:
+    def __init__(self, recorded: Recorded | SharedPositions, settling: Settling | Handing | None = None) -> None:
         self.recorded = recorded
-        self.settling = None if outbox is None else Settling(outbox)
+        self.settling = settling
         """None: there are no webhooks."""
 
 
@@ -186,7 +186,7 @@ class Acknowledging:
         assert sent is not None, "who has no `client_id` is refused before"
         event_ids = frozenset(params.event_ids or ())
         if isinstance(params, HoldParams):
-            return _Command(Covered([], event_ids, request.reach), _held)
+            return _Command(Covered([], event_ids, request.reach, self._known), _held)
         stretches = list[Stretch]()
         if params.cursor is not None:
             through = self._through(params.cursor, request.cursor_path)
@@ -198,7 +198,12 @@ class Acknowledging:
             raise RequestError("invalid_params", "A `cursor` or `event_ids` are missing - at `$`")
         else:
             position = sent.begin()
-        return _Command(Covered(stretches, event_ids, request.reach), partial(_acked, self._buffer.cursor_at(position)))
+        covered = Covered(stretches, event_ids, request.reach, self._known)
+        return _Command(covered, partial(_acked, self._buffer.cursor_at(position)))
+
+    @property
+    def _known(self) -> str:
+        return self._buffer.cursor_at(self._buffer.head)
 
     def _through(self, cursor: str, path: str) -> int:
         """Return up to where a cursor acknowledges: no further than all of the selection was sent."""

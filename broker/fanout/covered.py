@@ -44,6 +44,8 @@ class Covered(Struct, frozen=True):
     stretches: Sequence[Stretch]
     event_ids: frozenset[str]
     reach: Selection
+    known: str = ""
+    """The cursor up to which the log was known when this was asked."""
 
     def by_cursor(self, position: int, inbox: str, kind: str) -> bool:
         """Whether an event is in one of the stretches."""

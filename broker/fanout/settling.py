@@ -7,12 +7,11 @@ milliseconds of it, and not for all.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from ..errors import RequestError
 from ..log.letters_acked import Acknowledged as Settled
 from ..log.outbox import Outbox
-from .acknowledged import Client
 from .covered import Covered
 
 SHARE: Final = 128
@@ -23,6 +22,20 @@ CURSOR: Final = 8
 """What a cursor counts as: it may be for a page of letters, but is for few as a rule."""
 
 Told = Callable[[Settled | RequestError], None]
+
+
+class Named(Protocol):
+    """A client, as it is called."""
+
+    @property
+    def account_id(self) -> str:
+        """Its account."""
+        ...
+
+    @property
+    def client_id(self) -> str:
+        """Its name in that."""
+        ...
 
 
 class Shares:
@@ -64,15 +77,15 @@ class Settling:
         self.outbox = outbox
         self.shares = Shares(SHARE)
 
-    def waits_for(self, client: Client) -> int:
+    def waits_for(self, client: Named) -> int:
         """Return how many endpoints wait for this client: if none, there is nothing to be settled."""
         return self.outbox.waits_for(client.account_id, client.client_id)
 
-    def acknowledge(self, client: Client, covered: Covered, told: Told) -> None:
+    def acknowledge(self, client: Named, covered: Covered, told: Told) -> None:
         """Settle for a client with all webhooks that wait for it: ``told`` hears which had begun (``claimed``)."""
         _Settlement(self, client, covered, None, told).go_on()
 
-    def hold(self, client: Client, covered: Covered, seconds: float, told: Told) -> None:
+    def hold(self, client: Named, covered: Covered, seconds: float, told: Told) -> None:
         """Let webhooks wait longer for the ids; ``told`` as for `acknowledge`."""
         _Settlement(self, client, covered, seconds, told).go_on()
 
@@ -80,7 +93,7 @@ class Settling:
 class _Settlement:
     """One command's, slice by slice. What fails ends it."""
 
-    def __init__(self, settling: Settling, client: Client, covered: Covered, seconds: float | None, told: Told) -> None:
+    def __init__(self, settling: Settling, client: Named, covered: Covered, seconds: float | None, told: Told) -> None:
         self._settling = settling
         self._client = client
         self._covered = covered

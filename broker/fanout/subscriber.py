@@ -114,10 +114,15 @@ class Subscriber:
             raise RequestError("invalid_params", f"`{request.action}` needs a subscription that has a `client_id`")
         return await self._acknowledging.do(request)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes after what is stored."""
+        return self._end is not None
+
     def next(self) -> list[Entry] | Gap | Older | None:
         """Return what comes next as it is stored: events (none: call again), a gap, or what is to be read first.
 
-        None: that is all by now. For who does not iterate.
+        None: that is all by now; `woken` waits for more. For who does not iterate.
         """
         self._woken = trio.Event()
         gap, self._first = self._first, None
@@ -132,6 +137,10 @@ class Subscriber:
             self.follower.take_in(older, await self._past.read(self._account.buffer, older))
         except RequestError as error:
             raise self._end or error from None
+
+    async def woken(self) -> None:
+        """Wait until `next` may have more than the last time."""
+        await self._woken.wait()
 
     def __aiter__(self) -> "Subscriber":
         return self

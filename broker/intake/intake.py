@@ -152,11 +152,23 @@ class Intake:
 
     async def announce(self, account_id: str, kind: str, payload: Mapping[str, Any]) -> None:
         """Publish an event of the broker's own to an account, if that can be: nobody waits for it."""
-        batch = Batch(iter(()), self._now(), account_id)
-        content = encode(dict(payload))
-        batch.add(account_id, PreparedEvent(kind, None, self._new_event_id(), self._now(), content, None), len(content))
+        batch = self._own(account_id, kind, self._new_event_id(), payload)
         with suppress(RequestError):
             self.begin(batch, await self.places(batch), lambda _: None)
+
+    def announce_soon(self, account_id: str, kind: str, payload: Mapping[str, Any]) -> None:
+        """The same, from where nobody can wait."""
+        self.start_soon(self.announce, account_id, kind, payload)
+
+    async def tell(self, account_id: str, kind: str, event_id: str, payload: Mapping[str, Any]) -> None:
+        """Publish an event of the broker's own to an account; return when it is stored. Raises `RequestError`."""
+        await self._commit(self._own(account_id, kind, event_id, payload))
+
+    def _own(self, account_id: str, kind: str, event_id: str, payload: Mapping[str, Any]) -> Batch:
+        batch = Batch(iter(()), self._now(), account_id)
+        content = encode(dict(payload))
+        batch.add(account_id, PreparedEvent(kind, None, event_id, self._now(), content, None), len(content))
+        return batch
 
     # --- its steps, for who takes them one by one
 

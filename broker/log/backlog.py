@@ -14,6 +14,7 @@ import trio
 from ..protocol.messages import Entry
 from . import jobs
 from .jobs import Intake
+from .kept import Followed
 from .storage import Storage
 
 
@@ -28,6 +29,8 @@ class Backlog:
         self._intakes: dict[str, tuple[Intake, ...]] = {}
         """By account. Read in the writer's thread: an account's intakes are replaced whole."""
         self._loop: trio.lowlevel.TrioToken | None = None
+        self.followed = Followed()
+        """Who has the events of accounts that have intakes."""
 
     def take_in(self, account_id: str, intakes: Sequence[Intake]) -> None:
         """Let these be all intakes of an account."""
@@ -35,6 +38,15 @@ class Backlog:
         self._intakes[account_id] = tuple(intakes)
         if not intakes:
             del self._intakes[account_id]
+        self.followed.changed(account_id)
+
+    def wants(self, account_id: str, entry: Entry) -> bool:
+        """Whether an event of an account is for any of its queues. For any thread."""
+        return any(intake.wants(entry) for intake in self._intakes.get(account_id, ()))
+
+    def has(self, account_id: str) -> bool:
+        """Whether an account has a queue."""
+        return account_id in self._intakes
 
     def rows_of(self, account_id: str) -> int:
         """Return how many jobs an event of an account may be."""

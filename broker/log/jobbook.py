@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from .jobs import ALONE, BEHIND, HEAD, PAGE, State, Terms, end_job, move_up
+from .jobs import ALONE, BEHIND, HEAD, PAGE, PLACES, State, Terms, end_job, move_up
 
 KEPT_SECONDS: Final = 7 * 86_400.0
 """How long it is known what became of a job; a dead one can be done again for so long."""
@@ -19,9 +19,12 @@ WALK: Final = 10_000
 LATEST: Final = 2**63 - 1
 """After every position."""
 _SEEN: Final = "position, event_id, type, state, attempts, due_at, until, leased_at, holder, reason"
-_HAS_CONTENT: Final = (
-    "(EXISTS (SELECT 1 FROM events WHERE events.position = jobs.position)"
-    " OR EXISTS (SELECT 1 FROM job_contents WHERE job_contents.position = jobs.position))"
+_HAS_CONTENT: Final = "({})".format(
+    " OR ".join(
+        f"EXISTS (SELECT 1 FROM {table} WHERE {table}.position = jobs.position"
+        f" AND {table}.account = (SELECT account FROM queues WHERE number = jobs.queue))"
+        for table in PLACES
+    )
 )
 
 

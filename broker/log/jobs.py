@@ -86,10 +86,10 @@ JOBS: Final = Room(
 """Its room stands on that of the events."""
 
 _OF_EVENT = "inbox, type, event_id, created_at, payload, traceparent"
-_CONTENT = (
-    f"SELECT {_OF_EVENT} FROM events WHERE position = ?1"
-    f" UNION ALL SELECT {_OF_EVENT} FROM job_contents WHERE position = ?1"
-)
+PLACES: Final = ("events", "job_contents", "kept")
+"""Where an event may be: in the log, among those that have left it, or beside a log that is elsewhere (`kept`)."""
+_THIS = "position = ?1 AND account = (SELECT account FROM queues WHERE number = ?2)"
+_CONTENT = " UNION ALL ".join(f"SELECT {_OF_EVENT} FROM {table} WHERE {_THIS}" for table in PLACES)
 _ADD_COLUMNS: Final = 9
 _ADD: Final = inserts(
     "INSERT OR IGNORE INTO jobs (queue, position, key, line, due_at, born_at, inbox, type, event_id, state)",
@@ -253,7 +253,7 @@ def grant(
     )
     size = 0
     for position, attempts, prefers in connection.execute(statement, (terms.queue, now, max(most, 0))).fetchall():
-        content = connection.execute(_CONTENT, (position,)).fetchone()
+        content = connection.execute(_CONTENT, (position, terms.queue)).fetchone()
         if content is None:
             end_job(connection, terms.queue, position, "dead", now, "gone")
             continue

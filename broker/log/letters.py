@@ -83,6 +83,8 @@ LETTERS: Final = Room(
 )
 """Its room stands on that of the events."""
 
+PLACES: Final = ("events", "contents", "kept")
+"""Where an event may be: in the log, among those that have left it, or beside a log that is elsewhere (`kept`)."""
 _COLUMNS: Final = 8
 _ADD: Final = inserts(
     "INSERT OR IGNORE INTO letters (webhook, position, line, due_at, born_at, inbox, type, event_id, state)",
@@ -90,9 +92,8 @@ _ADD: Final = inserts(
     ", 'waiting'",
 )
 _OF_EVENT = "account, inbox, type, event_id, created_at, payload, traceparent"
-_CONTENT = (
-    f"SELECT {_OF_EVENT} FROM events WHERE position = ?1 UNION ALL SELECT {_OF_EVENT} FROM contents WHERE position = ?1"
-)
+_THIS = "position = ?1 AND account = (SELECT account FROM webhooks WHERE number = ?2)"
+_CONTENT = " UNION ALL ".join(f"SELECT {_OF_EVENT} FROM {table} WHERE {_THIS}" for table in PLACES)
 
 
 class Route(Struct, frozen=True):
@@ -223,7 +224,7 @@ def claim(connection: sqlite3.Connection, webhook: int, now: float, most: int) -
     )
     letters = []
     for position, attempts, born_at in connection.execute(statement, (webhook, now, most)).fetchall():
-        content = connection.execute(_CONTENT, (position,)).fetchone()
+        content = connection.execute(_CONTENT, (position, webhook)).fetchone()
         if content is None:
             end(connection, webhook, position, "dead", now)
             continue

@@ -17,6 +17,7 @@ from ..errors import RequestError
 from ..protocol.messages import Entry
 from ..protocol.selection import Selection
 from . import letters, letters_acked
+from .kept import Followed
 from .letters import Due, Route
 from .letters_acked import Acknowledged
 from .storage import Storage
@@ -47,6 +48,8 @@ class Outbox:
         self._fallbacks: dict[str, dict[str, tuple[int, ...]]] = {}
         """By account and `client_id`: the endpoints that wait for this client."""
         self._loop: trio.lowlevel.TrioToken | None = None
+        self.followed = Followed()
+        """Who has the events of accounts that have routes."""
 
     def route(self, account_id: str, routes: Sequence[Route], fallbacks: dict[str, tuple[int, ...]]) -> None:
         """Let these be all routes of an account, and the endpoints that wait for each of its clients."""
@@ -57,6 +60,23 @@ class Outbox:
             del self._routes[account_id]
         if not fallbacks:
             del self._fallbacks[account_id]
+        self.followed.changed(account_id)
+
+    def waiting_accounts(self) -> list[str]:
+        """Return the accounts that have an endpoint which waits for clients."""
+        return list(self._fallbacks)
+
+    def waited_for(self, account_id: str) -> dict[str, tuple[int, ...]]:
+        """Return for which clients of an account endpoints wait, and which these are."""
+        return self._fallbacks.get(account_id, {})
+
+    def wants(self, account_id: str, entry: Entry) -> bool:
+        """Whether an event of an account is for any of its endpoints. For any thread."""
+        return any(route.wants(entry) for route in self._routes.get(account_id, ()))
+
+    def has(self, account_id: str) -> bool:
+        """Whether an account has an endpoint that gets anything."""
+        return account_id in self._routes
 
     def rows_of(self, account_id: str) -> int:
         """Return how many letters an event of an account may be."""

@@ -153,10 +153,11 @@ class Storage:
         write: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[T | RequestError]],
         item: Item,
         weight: int = 1,
+        owners: Sequence[str] = (),
     ) -> T:
         """Write an item as `begin_together` does; return what became of it after the commit. Raises `RequestError`."""
         told = _Told[T]()
-        self.begin_together(write, item, told.tell, weight)
+        self.begin_together(write, item, told.tell, weight, owners)
         return await told.wait()
 
     async def read(self, work: Work[T]) -> T:

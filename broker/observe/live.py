@@ -190,7 +190,7 @@ class Live:
                 settings.max_bytes_total,
                 settings.seconds,
                 settings.seconds if squeezed is None else round(squeezed, 1),
-                None if storage.path is None else storage.keep_seconds,
+                None if storage.path is None or config.engine.url is not None else storage.keep_seconds,
             ),
             census.accounts,
             self._connections.closed_lately(),

@@ -15,6 +15,7 @@ from ..config import Config
 from ..durations import BOUNDS, DurationsStatistics
 from ..log.engines import EngineStatistics
 from ..log.jobs import STATES as JOB_STATES
+from ..log.kept import KeeperStatistics
 from ..log.letters import STATES
 from ..log.past import PastStatistics
 from ..log.storage import GROUP_SIZES, StorageStatistics
@@ -71,6 +72,8 @@ class Collector:
             yield from _storage(statistics.storage)
         if statistics.engine is not None:
             yield from _engine(statistics.engine)
+        if statistics.keeper is not None:
+            yield from _keeper(statistics.keeper)
         if statistics.past is not None:
             yield from _past(statistics.past)
         if statistics.webhooks is not None:
@@ -177,6 +180,14 @@ def _engine(engine: EngineStatistics) -> Iterator["Metric"]:
     yield _counter("engine_calls", "Calls that stored events", engine.calls)
     yield _counter("engine_call_events", "Events that went with them", engine.events)
     yield _counter("engine_reads", "Pages that were read because a message was missing, or too large", engine.reads)
+
+
+def _keeper(keeper: KeeperStatistics) -> Iterator["Metric"]:
+    yield _gauge("keeper", "1: this node keeps webhooks and queues; 0: it stands by", keeper.held)
+    yield _gauge("keeper_accounts", "Accounts that it follows for their endpoints and queues", keeper.accounts)
+    yield _counter("keeper_events", "Events that it took in for them", keeper.events)
+    yield _counter("keeper_gaps", "Times that events had left the engine before it took them in", keeper.gaps)
+    yield _counter("keeper_events_missed", "Events in these gaps, as far as they could be counted", keeper.missed)
 
 
 def _past(past: PastStatistics) -> Iterator["Metric"]:

@@ -12,6 +12,7 @@ from ..durations import DurationsStatistics
 from ..fanout.acknowledged import AcknowledgedStatistics
 from ..fanout.hub import HubStatistics
 from ..log.engines import EngineStatistics
+from ..log.kept import KeeperStatistics
 from ..log.past import PastStatistics
 from ..log.retention import ReplayStatistics
 from ..log.storage import StorageStatistics
@@ -52,5 +53,7 @@ class BrokerStatistics(Struct, frozen=True):
     """None: there is no log on disk."""
     engine: EngineStatistics | None
     """None: it shares no engine."""
+    keeper: KeeperStatistics | None
+    """None: it shares no engine, or has no log on disk."""
     draining: bool
     """Whether it refuses to publish and to open."""

@@ -293,6 +293,27 @@ def encode_event(event: PreparedEvent, cursor: str) -> bytes:
     return b"%b%b}" % (head.encode(), event.payload)
 
 
+class _Stored(Struct, frozen=True):
+    type: str
+    event_id: str
+    created_at: str
+    payload: Raw
+    inbox_id: str | None = None
+    traceparent: str | None = None
+
+
+_decode_stored = msgspec.json.Decoder(_Stored).decode
+
+
+def decode_stored(event: bytes) -> PreparedEvent:
+    """Return what `encode_event` wrote, its payload byte for byte."""
+    stored = _decode_stored(event)
+    payload = bytes(stored.payload)
+    return PreparedEvent(
+        stored.type, stored.inbox_id, stored.event_id, stored.created_at, payload, None, stored.traceparent
+    )
+
+
 def trace_in(event: bytes) -> str | None:
     """Return the trace that is in the JSON of an event as `encode_event` wrote it; None if there is none."""
     found = _TRACE_IN.match(event)

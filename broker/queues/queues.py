@@ -24,7 +24,6 @@ from ..log import jobbook, jobs
 from ..log.backlog import Backlog
 from ..log.engines.rows import used_bytes
 from ..log.jobs import State
-from ..log.replay import cursor_prefix_of
 from ..schedule import Schedule
 from .asked import AckLeases, HoldLeases, LeaseParams, LeaseResult, WorkAsked, WorkResult
 from .giving import Giving
@@ -194,7 +193,8 @@ class Queues:
                 return seen(existing.queue)
             if len(lives) >= MAX_QUEUES:
                 raise RequestError("conflict", f"An account may have {MAX_QUEUES} queues")
-            return seen((await self._begin(queue)).queue)
+            async with self._backlog.followed.beginning(queue.account_id):
+                return seen((await self._begin(queue)).queue)
 
     async def change(self, key: Key, queue_id: str, change: QueueChange) -> QueueSeen:
         """Change a queue. Raises `RequestError` as `make` does, and `not_found`."""
@@ -239,6 +239,7 @@ class Queues:
 
     async def _lease(self, params: LeaseParams, client_id: str, judge: Judge) -> tuple[LeaseResult, list[str]]:
         live = self._workable(judge(), params)
+        self._backlog.followed.require()
         leases, waiting = await self.giving.lease(live, params, client_id)
         lease_ids = [lease.lease_id for lease in leases]
         try:
@@ -417,11 +418,11 @@ def make_queues(
     backlog: Backlog,
     keyring: Keyring,
     schedule: Schedule,
+    cursor_prefix: Callable[[str], str],
     announce: Announce,
 ) -> Queues:
     """Return the queues of a broker."""
-    prefix = partial(cursor_prefix_of, epoch=backlog.storage.epoch)
-    giving = Giving(backlog, schedule, prefix, announce)
+    giving = Giving(backlog, schedule, cursor_prefix, announce)
     return Queues(backlog, keyring, config.limits, giving, config.storage.max_bytes)
 
 

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from ..access.keys import Key
-from ..errors import BUSY_RETRY_MS, RequestError
+from ..errors import BUSY_RETRY_MS, NEED_A_LOG_ON_DISK, RequestError
 from ..protocol.messages import Command
 from .asked import AckLeases, LeaseParams, NackParams, WorkAsked, WorkResult, check_work
 from .queues import Judge, Queues
@@ -91,5 +91,5 @@ async def do_at_once(queues: Queues | None, key: Key, command: Command, judge: J
 def require_queues(queues: Queues | None) -> Queues:
     """Return the queues. Raises `RequestError` (`unavailable`) if there is no log on disk."""
     if queues is None:
-        raise RequestError("unavailable", "Queues need a log on disk: the broker has none (storage.path)")
+        raise RequestError("unavailable", f"Queues {NEED_A_LOG_ON_DISK}")
     return queues

@@ -18,7 +18,7 @@ from ..access.admission import Judge, admit
 from ..access.keys import Key, credential_of
 from ..access.opening import Opening, check_opening
 from ..broker import Broker
-from ..errors import BadCommandError, BadFrameError, RequestError
+from ..errors import NEED_A_LOG_ON_DISK, BadCommandError, BadFrameError, RequestError
 from ..intake.budget import Held
 from ..observe.metrics import TEXT_FORMAT
 from ..protocol.decoding import decode_command, decode_struct
@@ -292,7 +292,7 @@ async def _webhooks_of(broker: Broker, request: Request) -> tuple[Webhooks, Key,
     key = await _authenticate(broker, request)
     key.require("webhooks")
     if broker.webhooks is None:
-        raise RequestError("unavailable", "Webhooks need a log on disk: the broker has none (storage.path)")
+        raise RequestError("unavailable", f"Webhooks {NEED_A_LOG_ON_DISK}")
     return broker.webhooks, key, "".join(request.path.split("/")[3:4])
 
 

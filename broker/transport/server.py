@@ -251,6 +251,8 @@ async def serve(
             await server.drain(config.drain_seconds)
             with trio.move_on_after(SETTLE_SECONDS):
                 await broker.slots.settled()
+                if broker.keeping is not None:
+                    await broker.keeping.left()
             inner.cancel_scope.cancel()
         clients.cancel_scope.cancel()
 

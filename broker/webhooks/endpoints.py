@@ -180,8 +180,9 @@ class Endpoints:
                 return self.shown(existing)
             if len(account.lives) >= MAX_ENDPOINTS:
                 raise RequestError("conflict", f"An account may have {MAX_ENDPOINTS} endpoints")
-            live = await self._insert(endpoint)
-            self._begin(account, live)
+            async with self._outbox.followed.beginning(endpoint.account_id):
+                live = await self._insert(endpoint)
+                self._begin(account, live)
             return self.shown(live, with_secret=True)
 
     async def change(self, key: Key, webhook_id: str, change: EndpointChange) -> EndpointSeen:

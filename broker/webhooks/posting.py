@@ -108,7 +108,7 @@ class Posting:
             self._nursery is None
             or self._draining.is_set()
             or live.serving
-            or not live.may_post
+            or not self._may_post(live)
             or live.next_due is None
         ):
             return
@@ -121,6 +121,11 @@ class Posting:
             live.serving = True
             self._nursery.start_soon(self._serve, live)
         # Else it is looked at when what is under way is through.
+
+    def _may_post(self, live: Live) -> bool:
+        """Whether letters of an endpoint are posted: not where it is unknown whether its clients took them."""
+        endpoint = live.endpoint
+        return live.may_post and (endpoint.mode == "always" or self._outbox.followed.is_settled(endpoint.account_id))
 
     async def _serve(self, live: Live) -> None:
         """Claim letters of an endpoint, as many as may be posted now, and begin with them."""
@@ -147,7 +152,7 @@ class Posting:
         self.look_at(live)
 
     def _room(self, live: Live) -> int:
-        if self._draining.is_set() or not live.may_post:
+        if self._draining.is_set() or not self._may_post(live):
             return 0
         return live.breaker.room(live.under_way, trio.current_time())
 

@@ -23,7 +23,6 @@ from ..log import letterbook
 from ..log.engines.rows import used_bytes
 from ..log.letters import STATES, Seen, State
 from ..log.outbox import Outbox
-from ..log.replay import cursor_prefix_of
 from ..protocol.messages import encode, time_ordered_id
 from ..protocol.names import Duration, check_identifier, parse_since
 from ..protocol.wording import any_of
@@ -273,6 +272,8 @@ class Webhooks:
         )
 
     async def _forget_contents(self) -> None:
+        if self._is_over:
+            await self.outbox.followed.make_room()
         after: int | None = 0
         while after is not None:
             after = await self._storage.write(partial(letterbook.forget_contents, after=after))
@@ -290,6 +291,9 @@ class Webhooks:
         In between events that are old enough have had the time to leave.
         """
         was_over, self._is_over = self._is_over, await self._is_too_large()
+        if self._is_over:
+            await self.outbox.followed.make_room()
+            self._is_over = await self._is_too_large()
         gone = 0
         while self._is_over and (shed := await self._storage.write(letterbook.shed_dead)):
             gone += shed
@@ -318,7 +322,12 @@ class Webhooks:
 
 
 def make_webhooks(
-    config: Config, outbox: Outbox, keyring: Keyring, announce: Announce, draining: trio.Event
+    config: Config,
+    outbox: Outbox,
+    keyring: Keyring,
+    cursor_prefix: Callable[[str], str],
+    announce: Announce,
+    draining: trio.Event,
 ) -> Webhooks:
     """Return the webhooks of a broker; they are posted from a thread of their own, none any more when it drains."""
     section = config.webhooks
@@ -328,7 +337,7 @@ def make_webhooks(
         keyring,
         Checks(config.limits, guard, section.allow_http),
         lambda: open_apart(lambda: open_sender(section)),
-        partial(cursor_prefix_of, epoch=outbox.storage.epoch),
+        cursor_prefix,
         announce,
         draining,
         max_bytes=config.storage.max_bytes,

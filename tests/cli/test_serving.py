@@ -162,7 +162,11 @@ TOGETHER = "A log on disk does not go together with"
             "[server]\nworkers = 2\n",
             f"{TOGETHER} several `server.workers` - at `$.storage.path`",
         ),
-        (("--storage", "x.db"), '[engine]\nurl = "redis://h"\n', f"{TOGETHER} `engine.url` - at `$.storage.path`"),
+        (
+            ("--workers", "2", "--storage", "x.db"),
+            '[engine]\nurl = "redis://h"\n',
+            f"{TOGETHER} several `server.workers` - at `$.storage.path`",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_with_the_configuration_are_one_line(flags, more, said, config_path):
@@ -182,8 +186,10 @@ def test_what_needs_a_log_on_disk_where_there_is_none_is_told_before_it_is_serve
     answer = run(command, "--config", str(config_path))
     said = f"Error: {name} need a log on disk, `storage.path` - at `$.accounts[0].{name}`\n"
     assert (answer.exit_code, answer.output) == (1, said)
-    on_disk = run("check-config", "--config", str(config_path), BROKER_STORAGE__PATH="x.db")
-    assert (on_disk.exit_code, on_disk.output[:3]) == (0, "ok:")
+    path, engine = {"BROKER_STORAGE__PATH": "x.db"}, {"BROKER_ENGINE__URL": "redis://h"}
+    for settings in (path, engine, path | engine):  # beside an engine another node may have the log on disk
+        there = run("check-config", "--config", str(config_path), **settings)
+        assert (there.exit_code, there.output[:3]) == (0, "ok:")
 
 
 def test_serve_with_an_engine_says_where_that_is_without_its_password_and_warns_once_that_it_is_away(config_path):

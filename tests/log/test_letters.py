@@ -3,6 +3,7 @@
 import random
 import sqlite3
 from functools import partial
+from itertools import chain
 from unittest.mock import Mock
 
 import pytest
@@ -478,7 +479,7 @@ class LettersMachine(RuleBasedStateMachine):
         super().__init__()
         connection = sqlite3.connect(":memory:", isolation_level=None)
         for room in (EVENTS, LETTERS):
-            for statement in room.steps[0]:
+            for statement in chain.from_iterable(room.steps):
                 connection.execute(statement)
         self.desk = Desk(connection)
         self.routes = [self.desk.endpoint("none"), self.desk.endpoint("inbox", in_order=True)]

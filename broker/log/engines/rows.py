@@ -20,6 +20,7 @@ from ...protocol.messages import Entry, PreparedEvent
 from ...protocol.selection import ACCOUNT_EVENTS
 from ..database import Room
 from ..engines import Answer, Stored
+from ..kept import KEPT_TABLES
 from ..statements import SIZES, in_statements, inserts
 
 EVENTS: Final = Room(
@@ -40,6 +41,7 @@ EVENTS: Final = Room(
             "CREATE TABLE accounts (account TEXT PRIMARY KEY, head INTEGER NOT NULL, head_at REAL NOT NULL,"
             " dropped_through INTEGER NOT NULL, known_after INTEGER NOT NULL) STRICT, WITHOUT ROWID",
         ),
+        KEPT_TABLES,
     ),
 )
 ID_SECONDS: Final = 86_400.0

@@ -13,6 +13,8 @@ Pure. One hash tag, so that all keys of an account are in one place; A is an acc
 | `k:A`, `w:A` | who has the account's slots, and its look: node and connection (`access.claims`) |
 | `c:A`, `o:A`; `C:A`, `O:A` | commands by `request_id`, and their order; the same by `once` (`commands.sharing`) |
 | `a:A` | what clients have acknowledged (`fanout.shared`) |
+| `f:A`, `l:A` | clients for whom webhooks wait, and what they acknowledged, for the keeper (`fanout.handed`) |
+| `keeper:` | the node that has webhooks and queues (`keeper.lease`) |
 | `n:N` | a lease: while it is there, the node lives |
 
 `e:A` is the channel in which an account's new events travel, `t:N` one for messages to a node; channels know no
