@@ -9,6 +9,7 @@ from . import (
     outside,
     polling,
     queueing,
+    sharing,
     strangers,
     subscribing,
     waiting,
@@ -30,6 +31,7 @@ ROWS: dict[str, Row] = {
         waiting,
         webhooks,
         queueing,
+        sharing,
         outside,
     )
     for row in module.ROWS

@@ -1,8 +1,12 @@
 """Whom the inputs are sent to: a broker, its accounts, and whose keys a hostile client has."""
 
+import atexit
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
+
+from ..peers.shared import open_store
 
 HOST = "127.0.0.1"
 ANY = "dm_live_hostile_any_0123456789abcdef"
@@ -27,8 +31,10 @@ _ACCOUNTS = {
 }
 
 
-FOLDER = "{folder}"
-_FOLDERS: list[TemporaryDirectory[str]] = []
+FOLDER, VALKEY = "{folder}", "{valkey}"
+_NEEDED = ExitStack()
+"""What configurations need, for as long as this process lives."""
+atexit.register(_NEEDED.close)
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,15 @@ def configuration(port: int, api_port: int, settings: str = "", *, asks: bool = 
     Args:
         port: where it listens.
         api_port: of the operator's API.
-        settings: sections of the row's own; `{folder}` in them is a new folder that lives as long as the process.
+        settings: sections of the row's own; `{folder}` in them is a new folder, `{valkey}` the URL of a new server that
+            nodes share: both live as long as the process. Raises `PeerMissingError` where there is no such server.
         asks: whether keys and commands that it does not know are asked for at the API.
     """
     if FOLDER in settings:
-        folder = TemporaryDirectory(prefix="broker-hostile-")
-        _FOLDERS.append(folder)
-        settings = settings.replace(FOLDER, folder.name)
+        folder = _NEEDED.enter_context(TemporaryDirectory(prefix="broker-hostile-"))
+        settings = settings.replace(FOLDER, folder)
+    if VALKEY in settings:
+        settings = settings.replace(VALKEY, _NEEDED.enter_context(open_store(None)).url)
     parts = [f"[server]\nport = {port}\n", settings]
     parts += [
         f'[{section}]\nurl = "http://{HOST}:{api_port}/{section}"\nsecret = "{CALLOUT_SECRET}"\n'

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import valkeys
 from clients import serving, until
 from fairness.neighbour import Neighbour
 from fairness.resting import at_rest
@@ -23,7 +24,7 @@ from benchmarks.hostile.row import Row
 from benchmarks.hostile.table import ROWS
 from benchmarks.hostile.target import Target, configuration
 from benchmarks.peers.process import free_ports
-from broker.config import StorageConfig, parse_config
+from broker.config import EngineConfig, StorageConfig, parse_config
 from broker.transport.server import raise_open_files_limit
 
 LONGEST_STEP = 0.05
@@ -63,11 +64,11 @@ def attacker():
 
 
 @asynccontextmanager
-async def attacked(row: Row, storage: StorageConfig | None = None) -> AsyncIterator[Target]:
-    """Serve a broker as the row has it; afterwards nothing of its clients may be left."""
+async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncIterator[Target]:
+    """Serve a broker as the row has it, with other sections; afterwards nothing of its clients may be left."""
     [api_port] = free_ports(1)
     config = parse_config(configuration(0, api_port, row.settings, asks=row.asks), {})
-    config = structs.replace(config, storage=storage or config.storage)
+    config = structs.replace(config, **sections)
     async with serving(config) as served:
         rest = await at_rest(served)
         yield Target(*served.address, api_port)
@@ -100,10 +101,22 @@ async def test_a_neighbour_is_served_while_another_client_does_its_worst(row, at
 
 @pytest.mark.parametrize("name", PUBLISHING)
 async def test_a_neighbour_is_served_while_another_client_publishes_to_a_log_on_disk(name, attacker, tmp_path):
-    async with attacked(ROWS[name], StorageConfig(path=str(tmp_path / "broker.db"))) as target:
+    async with attacked(ROWS[name], storage=StorageConfig(path=str(tmp_path / "broker.db"))) as target:
         with counted_steps() as steps:
             neighbour = Neighbour(steps)
             await attack(attacker, ROWS[name], target, neighbour)
+    assert steps.longest < LONGEST_STEP, steps.longest_of
+    assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
+    assert neighbour.longest_wait < LONGEST_WAIT_FOR_DISK, steps.slowest.most_common(3)
+
+
+@pytest.mark.parametrize("name", PUBLISHING)
+async def test_a_neighbour_is_served_while_another_client_publishes_to_a_server_that_nodes_share(name, attacker):
+    with valkeys.server() as shared:
+        async with attacked(ROWS[name], engine=EngineConfig(url=shared.url)) as target:
+            with counted_steps() as steps:
+                neighbour = Neighbour(steps)
+                await attack(attacker, ROWS[name], target, neighbour)
     assert steps.longest < LONGEST_STEP, steps.longest_of
     assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
     assert neighbour.longest_wait < LONGEST_WAIT_FOR_DISK, steps.slowest.most_common(3)

@@ -46,6 +46,8 @@ _REUSED: Final = 2
 _LINE_OVERHEAD: Final = ENTRY_OVERHEAD_BYTES - 60
 _SLICE: Final = 256
 """Events that are written out, or told of, before others have their turn."""
+_ACCOUNT: Final = 4
+"""What an account costs beside its events, in events."""
 
 
 class _Publish:
@@ -178,17 +180,21 @@ class Appending:
                         first = len(of_account) + 1
                         marks.setdefault(account_id, []).extend((first, first + len(events) - 1, *publish.mark))
                     of_account.extend(events)
-        keys, prefixes = [link.names.generation], {}
+        keys, prefixes, written = [link.names.generation], {}, 0
         arguments: list[str | bytes | int] = [link.generation, link.candidate(), *self._limits]
         for account_id, events in by_account.items():
             prefix = prefixes[account_id] = cursor_prefix_of(account_id, link.generation.encode())
             keys += [link.names.of_account(kind, account_id) for kind in "msdxqp"]
             marked = marks.get(account_id, [])
             arguments += [link.names.events(account_id), len(events), len(marked) // _MARK, *marked]
+            written += _ACCOUNT
             for start in range(0, len(events), _SLICE):
-                for event in events[start : start + _SLICE]:
+                part = events[start : start + _SLICE]
+                for event in part:
                     arguments += arguments_of(event, prefix)
-                if len(events) > _SLICE:
+                written += len(part)
+                if written > _SLICE:
+                    written = 0
                     await trio.lowlevel.checkpoint()
         answer = await link.run(APPEND, keys, arguments)
         self.calls += 1
@@ -198,11 +204,13 @@ class Appending:
         places = {account_id: iter(of_account) for account_id, of_account in zip(by_account, answer, strict=True)}
         for publish, of_publish in parts:
             outcome, reused = {}, False
-            for account_id, events in of_publish.items():
+            for number, (account_id, events) in enumerate(of_publish.items(), start=1):
                 prefix, where = prefixes.get(account_id, ""), places.get(account_id, iter(()))
                 stored = await _stored(events, where, prefix, publish.sent_before)
                 outcome[account_id] = stored or []
                 reused |= stored is None
+                if number % (_SLICE // _ACCOUNT) == 0:
+                    await trio.lowlevel.checkpoint()
             if reused:
                 self._end(publish, request_id_reused())
             elif not replicated:
