@@ -7,6 +7,7 @@ made short instead.
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -241,6 +242,23 @@ async def test_an_account_that_nobody_needs_any_more_is_let_go_after_a_while(val
             assert await heard(subscriber, "e2") == ids(2)
 
 
+async def test_an_account_is_followed_while_somebody_needs_it_and_for_a_while_after_that(valkey, monkeypatch):
+    monkeypatch.setattr(tail, "SWEEP_SECONDS", 0.01)
+    async with nodes(valkey) as [one, other]:
+        followed = engine_of(other).tail
+        async with other.subscribe("a") as subscriber:
+            monkeypatch.setattr(tail, "LINGER_SECONDS", 0.0)
+            async with other.subscribe("b"):
+                pass
+            await until(lambda: followed.held("b") is None)  # there was a sweep
+            await publish(one, 1)
+            assert await heard(subscriber, "e1") == ids(1)
+            assert len(followed) == 1
+            monkeypatch.setattr(tail, "LINGER_SECONDS", 60.0)
+        await trio.sleep(0.1)  # some sweeps
+        assert followed.held("a") is not None
+
+
 async def test_two_databases_of_one_server_have_nothing_to_do_with_each_other(valkey):
     async with nodes(valkey, 1) as [one], one.subscribe("a") as subscriber:
         config = Config(engine=EngineConfig(url=f"{valkey.url}?db=1"))
@@ -418,15 +436,40 @@ async def test_who_is_cancelled_takes_back_what_was_not_sent_and_nothing_else(va
 
 async def test_who_is_cancelled_when_it_was_sent_loses_only_the_answer(valkey):
     async with nodes(valkey) as [one, other], other.subscribe("a") as subscriber, trio.open_nursery() as nursery:
+        scope, left = trio.CancelScope(), trio.Event()
+
+        async def publish_until_cancelled() -> None:
+            with scope:
+                await publish(one, 1)
+            left.set()
+
         valkey.freeze()
-        nursery.start_soon(publish, one, 1)
+        nursery.start_soon(publish_until_cancelled)
         await until(lambda: any(publish.sent for publish in engine_of(one).appending._begun))
-        nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
+        scope.cancel()
+        await left.wait()
+        assert engine_of(one).appending.under_way == 1
+        valkey.thaw()
+        assert await heard(subscriber, "e1") == ids(1)
+        await until_begun(one, 0)
+
+
+async def test_what_waits_for_a_server_that_is_away_has_a_budget(valkey, monkeypatch):
+    monkeypatch.setattr(appending, "MAX_WAITING_BYTES", 5_000)
+    async with nodes(valkey, 1) as [one]:
+        await publish(one, 0, size=4_000)
+        valkey.kill()
+        await until_away(one)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish, one, 1)
             await until_begun(one, 1)
-            valkey.thaw()
-            assert await heard(subscriber, "e1") == ids(1)
-            await until_begun(one, 0)
+            with pytest.raises(RequestError, match="behind") as refused:
+                await publish(one, 2, size=5_000)
+            assert refused.value.code == "unavailable"
+            nursery.start_soon(partial(publish, one, 3, size=4_000))
+            await until_begun(one, 2)
+            valkey.start()
+        await publish(one, 4, size=4_000)
 
 
 async def test_a_frozen_server_is_away_within_seconds_and_what_it_took_is_stored_once(valkey, monkeypatch):

@@ -6,18 +6,19 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from processes import free_port
 from valkeys import KINDS, Server, read, server
 
 from broker.log.engines.valkey import TAG, Names
 from broker.log.engines.valkey.scripts import APPEND, HEADS, HELLO, INDEX, READ, READ_BACK, Script
 
 ACCOUNTS = ("a", "b")
-MOST, MOST_BYTES, OVERHEAD, LONG_MS = 7, 700, 40, 10_000_000
+MOST, MOST_BYTES, OVERHEAD, LONG_MS = 7, 1_100, 40, 10_000_000
 NAMES = Names(0)
 
 accounts = st.sampled_from(ACCOUNTS)
 events = st.lists(
-    st.tuples(st.sampled_from(["e1", "e2", "e3", "e4", "e5"]), st.sampled_from(["i1", "i2", "*"]), st.integers(0, 90)),
+    st.tuples(st.sampled_from(["e1", "e2", "e3", "e4", "e5"]), st.sampled_from(["i1", "i2", "*"]), st.integers(0, 200)),
     max_size=9,
 )
 """Id, inbox, and how long it is."""
@@ -189,6 +190,28 @@ def test_the_scripts_do_what_lists_do(at):
     run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=15, deadline=None))
 
 
+def test_a_page_is_no_longer_than_was_asked_for_but_one_event_is_read_however_large(scripts):
+    scripts.limits[1:3] = [5, 10**6]
+    for n in range(8):
+        [[head, _]] = scripts.append({"a": [(f"e{n}", "i1", 100)]})
+    end, oldest = int(head), int(head) - 5
+
+    def found(script: Script, *asked: int) -> tuple[int, list[int]]:
+        _, _, start, page = scripts.of(script, "ms", "a", *asked)
+        return int(start), [position_of(line) for line in page]
+
+    assert found(READ, oldest, 10, 1) == (oldest, [oldest + 1])
+    assert found(READ, oldest, 2, 10**6) == (oldest, [oldest + 1, oldest + 2])
+    assert found(READ, oldest - 2, 1, 10**6) == (oldest, [oldest + 1])
+    assert found(READ_BACK, end, 10, 1) == (oldest, [end])
+    assert found(READ_BACK, end, 2, 10**6) == (oldest, [end - 1, end])
+    assert found(READ_BACK, end + 3, 2, 10**6) == (oldest, [end - 1, end])
+    assert found(READ_BACK, oldest + 1, 10, 10**6) == (oldest, [oldest + 1])
+    for after, most, start in ((end - 1, 10, end - 1), (end - 4, 2, end - 2), (0, 100, end - 8)):
+        _, _, told, items = scripts.of(INDEX, "mx", "a", end, after, most)
+        assert (int(told), len(items)) == (start, end - start)
+
+
 @pytest.fixture
 def scripts(at):
     at.command("FLUSHALL")
@@ -236,6 +259,38 @@ def test_an_account_is_born_after_all_that_was_before_it_and_after_what_a_node_h
     assert head == birth > int(before) + 10**12
     seen = 2**52
     assert int(scripts.heads(seen, of=["new"])[0]) == seen
+    scripts.at.command("HSET", NAMES.of_account("m", "b"), "n", seen, "g", "older")
+    [[first, _]] = scripts.append({"b": [("e1", "i1", 1)]})
+    assert int(first) > seen + 1
+
+
+def test_an_account_whose_node_has_seen_more_is_born_again(scripts):
+    """What it had on this server is not what the node had."""
+    [[before, _]] = scripts.append({"a": [("e1", "i1", 1)]})
+    head, birth = map(int, scripts.heads(int(before), of=["a"]))
+    assert (head, birth) == (int(before), int(before) - 1)
+    head, birth = map(int, scripts.heads(int(before) + 10**12, of=["a"]))
+    assert head == birth == int(before) + 10**12
+
+
+def test_a_server_that_was_a_replica_meanwhile_has_another_history(at, scripts):
+    """It is the same process, and what it had stored last is gone all the same."""
+    with server("valkey" if "valkey" in at._binary else "redis", port=free_port()) as other:
+        at.port = at.port or free_port()
+        assert at.command("CONFIG", "SET", "port", at.port) == "OK"
+        other.command("REPLICAOF", "127.0.0.1", at.port)
+        wait_for_link(other)
+        scripts.append({"a": [("e1", "i1", 1)]})
+        other.command("REPLICAOF", "NO", "ONE")
+        at.command("REPLICAOF", "127.0.0.1", other.port)
+        wait_for_link(at)
+        at.command("REPLICAOF", "NO", "ONE")
+        assert scripts.hello("second") == "second"
+
+
+def wait_for_link(replica: Server) -> None:
+    while "master_link_status:up" not in replica.command("INFO", "replication"):
+        pass
 
 
 def test_what_was_stored_before_another_history_is_not_read_and_its_ids_are_known(scripts):

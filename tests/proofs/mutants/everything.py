@@ -11,6 +11,7 @@ from proofs.mutants import (
     session,
     slots,
     stream,
+    valkey,
     waiting,
     webhooks,
 )
@@ -27,6 +28,7 @@ WINGS: dict[str, list[Mutant]] = {
     "session": session.MUTANTS,
     "slots": slots.MUTANTS,
     "stream": stream.MUTANTS,
+    "valkey": valkey.MUTANTS,
     "waiting": waiting.MUTANTS,
     "webhooks": webhooks.MUTANTS,
 }

@@ -1,0 +1,369 @@
+# ruff: noqa: E501
+"""Of the engine of many nodes: what the server does, what is appended, followed and read back, and the link to it."""
+
+from proofs.mutants.mutant import Mutant, of
+
+VALKEY = "tests/log/test_valkey.py"
+SCRIPTS = "tests/log/test_valkey_scripts.py"
+JOINED = "tests/test_joined.py"
+FOLDER = "broker/log/engines/valkey"
+
+
+def promised(*tests: str, file: str = VALKEY) -> str:
+    """Return the tests of a file that hold a promise."""
+    return " ".join(f"{file}::test_{test}" for test in tests)
+
+
+LISTS = promised("the_scripts_do_what_lists_do", file=SCRIPTS)
+MARKS = promised(
+    "a_publish_that_came_with_other_content_is_not_stored_and_all_beside_it_are",
+    "what_stands_for_the_content_of_a_publish_is_kept_for_the_window_and_not_for_ever",
+    file=SCRIPTS,
+)
+BORN = promised(
+    "an_account_is_born_after_all_that_was_before_it_and_after_what_a_node_has_seen",
+    "an_account_whose_node_has_seen_more_is_born_again",
+    file=SCRIPTS,
+)
+FLOOR = promised("another_history_begins_after_all_that_a_node_has_seen_though_the_servers_clock_is_behind")
+STALE = promised("a_stale_replica_that_takes_its_place_has_another_history")
+LOST = promised("a_server_that_lost_everything_has_another_history_and_everybody_hears_of_it")
+EARLY = promised("what_arrives_while_it_is_not_known_where_an_account_is_is_not_lost")
+MISSED = promised("a_message_that_is_lost_is_read_when_the_next_one_comes")
+BEHIND = promised("who_is_live_is_told_how_many_a_node_missed_that_was_behind_the_window")
+CUT = promised("a_link_that_is_cut_costs_nobody_anything")
+AWAY = promised("while_the_server_is_away_a_publish_is_unavailable_after_its_deadline_and_nobody_can_open")
+COUNTED = promised("gaps_are_counted_on_a_node_that_was_not_there")
+LINGERING = promised("an_account_is_followed_while_somebody_needs_it_and_for_a_while_after_that")
+TAKEN_BACK = promised("who_is_cancelled_takes_back_what_was_not_sent_and_nothing_else")
+AGAIN = promised("an_own_repetition_of_a_lost_call_is_no_duplicate_but_the_same_id_twice_in_a_list_is")
+BUDGET = promised("what_waits_for_a_server_that_is_away_has_a_budget")
+
+MUTANTS: list[Mutant] = [
+    *of(
+        f"{FOLDER}/scripts.py", LISTS,
+        ("who thinks of another history stores nothing",
+         "if id ~= generation then return {'stale', id} end", ""),
+        ("an id that comes twice in a call is stored once",
+         "local before = here[identity] or seen[i + 1]", "local before = seen[i + 1]"),
+        ("an id that the window holds is not stored again",
+         "local before = here[identity] or seen[i + 1]", "local before = here[identity]"),
+        ("the index has every event",
+         "      redis.call('RPUSH', X, unpack(index, from, last))\n", ""),
+        ("the window of the server has no more bytes than it may",
+         "length > fresh and (oldest < ms - window or length > most or bytes > most_bytes) do",
+         "length > fresh and (oldest < ms - window or length > most) do"),
+        ("ids leave with their events",
+         "      redis.call('HDEL', D, unpack(gone))\n", ""),
+        ("events leave with their ids",
+         "      redis.call('LTRIM', S, #gone, -1)\n", ""),
+        ("what leaves the window is uncounted whole",
+         "bytes = bytes - #old[j] - overhead", "bytes = bytes - #old[j]"),
+        ("what one call brings is not dropped by it",
+         "while budget > 0 and length > fresh and", "while budget > 0 and length > 0 and"),
+        ("positions of sixteen digits are written exactly",
+         "local function digits(n) return string.format('%.0f', n) end\nlocal function history",
+         "local function digits(n) return tostring(n) end\nlocal function history"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py",
+        promised("a_page_is_no_longer_than_was_asked_for_but_one_event_is_read_however_large", file=SCRIPTS),
+        ("the window of the server has no more events than it may",
+         "length > fresh and (oldest < ms - window or length > most or bytes > most_bytes) do",
+         "length > fresh and (oldest < ms - window or bytes > most_bytes) do"),
+        ("the index is told from where it was asked for",
+         "math.max(known, tonumber(ARGV[3]), through - tonumber(ARGV[4]))", "math.max(known, through - tonumber(ARGV[4]))"),
+        ("a page of the index is no longer than was asked for",
+         "math.max(known, tonumber(ARGV[3]), through - tonumber(ARGV[4]))", "math.max(known, tonumber(ARGV[3]))"),
+        ("a page begins where the window does, or later",
+         "local from = math.max(tonumber(ARGV[2]), oldest)", "local from = tonumber(ARGV[2])"),
+        ("one event is read from the server however large it is",
+         "    if room < 0 and #page > 0 then break end", "    if room < 0 then break end"),
+        ("one event is read back however large it is",
+         "    if room < 0 and #back > 0 then break end", "    if room < 0 then break end"),
+        ("a page back ends at the head at most",
+         "local through = math.min(tonumber(ARGV[2]), head)\nlocal most, room, back",
+         "local through = tonumber(ARGV[2])\nlocal most, room, back"),
+        ("a page back is no longer than was asked for",
+         "local most, room, back = math.min(tonumber(ARGV[3]), through - oldest)", "local most, room, back = through - oldest"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py", promised("a_list_longer_than_lua_unpacks_is_stored_whole", file=SCRIPTS),
+        ("no more is unpacked at once than Lua can",
+         "      local last = math.min(from + 999, fresh)", "      local last = fresh"),
+        ("a long list is looked for among the ids in parts",
+         "for i = from, math.min(from + 999, count - 1) do asked", "for i = from, count - 1 do asked"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py",
+        promised("what_is_too_old_leaves_the_window_with_its_id_and_stays_in_the_index", file=SCRIPTS),
+        ("what is too old leaves the window of the server",
+         "length > fresh and (oldest < ms - window or length > most or bytes > most_bytes) do",
+         "length > fresh and (length > most or bytes > most_bytes) do"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py", promised("times_never_go_back_though_the_servers_clock_does", file=SCRIPTS),
+        ("times of an account never go back",
+         "local ms = math.max(math.floor(us / 1000), tonumber(meta[3]) or 0)", "local ms = math.floor(us / 1000)"),
+        ("when the last event was stored is kept",
+         "redis.call('HSET', M, 'n', digits(head), 'l', digits(ms))", "redis.call('HSET', M, 'n', digits(head))"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py", BORN,
+        ("an account that is born by an event begins after all that was before",
+         "if meta[1] ~= generation then head = math.max(us, head + 1)", "if meta[1] ~= generation then head = us"),
+        ("an account that is born by a look begins after all that was before",
+         "math.max(us, (tonumber(meta[2]) or 0) + 1, floor)", "math.max(us, floor)"),
+        ("an account is born after what a node has seen",
+         "math.max(us, (tonumber(meta[2]) or 0) + 1, floor)", "math.max(us, (tonumber(meta[2]) or 0) + 1)"),
+        ("where a node has seen more than there is an account is born again",
+         "if meta[1] ~= ARGV[1] or tonumber(meta[2]) < floor then", "if meta[1] ~= ARGV[1] then"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py",
+        promised("what_is_published_is_the_events_or_only_their_head_if_they_are_large", file=SCRIPTS),
+        ("large events are not sent to all nodes",
+         "if size > published then redis.call", "if false then redis.call"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py", MARKS,
+        ("a publish with the request_id of another is not stored",
+         "and string.sub(kept, 15) ~= content then", "and false then"),
+        ("of one publish in a call nothing is refused with another",
+         "for i = tonumber(ARGV[at]), tonumber(ARGV[at + 1]) do reused[i] = true end",
+         "for i = 1, tonumber(ARGV[at + 1]) do reused[i] = true end"),
+        ("the content of a publish is remembered for the window",
+         "if kept and tonumber(string.sub(kept, 1, 13)) >= ms - window and", "if kept and"),
+        ("marks that are set aside are known still",
+         "redis.call('HGET', Q, mark) or redis.call('HGET', P, mark)", "redis.call('HGET', Q, mark)"),
+        ("marks are set aside before they are forgotten",
+         "redis.call('RENAME', Q, P)", "redis.call('DEL', Q)"),
+        ("no more marks of an account are kept than may be",
+         "(tonumber(begun) < ms - window or redis.call('HLEN', Q) > most_marks) then", "(tonumber(begun) < ms - window) then"),
+        ("marks go by themselves where nobody publishes any more",
+         "    redis.call('PEXPIRE', Q, digits(2 * window + 1))\n", ""),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py", STALE,
+        ("another server has another history",
+         "if known[1] and known[2] == replid then return known[1] end", "if known[1] then return known[1] end"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py", promised("a_first_replica_is_no_other_history"),
+        ("a first replica makes no other history",
+         "if known[1] and known[3] == run and string.match", "if false and string.match"),
+    ),
+    *of(
+        f"{FOLDER}/scripts.py", promised("a_server_that_was_a_replica_meanwhile_has_another_history", file=SCRIPTS),
+        ("a server that was a replica meanwhile has another history",
+         "known[3] == run and string.match(info, 'master_replid2:(%x+)') == string.rep('0', 40) then", "known[3] == run then"),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", TAKEN_BACK,
+        ("what was not sent is taken back with its publisher",
+         "        if not publish.sent:\n", "        if False:\n"),
+        ("places of what was taken back are free",
+         "            self.under_way -= 1\n", ""),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", promised("who_is_cancelled_when_it_was_sent_loses_only_the_answer"),
+        ("what was sent is not taken back",
+         "        if not publish.sent:\n", "        if True:\n"),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", AGAIN,
+        ("an own repetition is no duplicate",
+         "                    publish.sent_before = True\n", "                    pass\n"),
+        ("an id twice in a list is a duplicate when it is sent again too",
+         "(not sent_before or position in seen)", "not sent_before"),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", CUT,
+        ("a lost call is made again",
+         "                self._waiting[:0] = again\n", "                pass\n"),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", AWAY,
+        ("who waits too long is refused",
+         "                    self._end(publish, unavailable())\n", "                    pass\n"),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", BUDGET,
+        ("what waits has a budget",
+         "elif self._bytes and self._bytes + publish.size > MAX_WAITING_BYTES:", "elif False:"),
+        ("what is over leaves the budget",
+         "            self._bytes -= publish.size\n", ""),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", promised("a_list_of_ten_thousand_is_stored_in_one_step_and_a_longer_one_refused"),
+        ("a list that one step cannot store is refused",
+         "elif publish.weight > MAX_EVENTS:", "elif False:"),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", promised("a_publish_is_told_when_a_replica_has_it_and_refused_if_none_does"),
+        ("what too few replicas have is not answered as stored",
+         "            elif not replicated:\n", "            elif False:\n"),
+    ),
+    *of(
+        f"{FOLDER}/appending.py", promised("publishes_of_many_go_together"),
+        ("what waits during a call goes together with the next",
+         "            chosen, self._waiting = self._waiting, []\n", "            chosen, self._waiting = self._waiting[:1], self._waiting[1:]\n"),
+    ),
+    *of(
+        f"{FOLDER}/appending.py",
+        promised("a_publish_with_the_request_id_of_another_is_refused_at_every_node_and_stores_nothing", file=JOINED),
+        ("what stands for the content goes with a publish",
+         "                    if publish.mark:\n", "                    if False:\n"),
+        ("who is not stored for his request_id hears why",
+         "            if reused:\n", "            if False:\n"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", EARLY,
+        ("what arrives too early is noted",
+         "            held.missed = True\n            return\n", "            return\n"),
+        ("what was noted is read when it is known where an account is",
+         "            if held.missed or buffer.head < head:", "            if buffer.head < head:"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", MISSED,
+        ("what does not come next is read",
+         "if not entries or entries[0].position != buffer.head + 1 or", "if not entries or"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", promised("what_is_no_event_in_an_accounts_channel_harms_nobody"),
+        ("what is no event in a channel is none",
+         "        except ValueError:\n", "        except KeyError:\n"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", LOST,
+        ("who listens hears of another history",
+         "elif held.generation != self._link.generation or buffer.head < birth:", "elif False:"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", FLOOR,
+        ("another history begins after what this node has",
+         "            position = max(position, buffer.head + 1)\n", "            pass\n"),
+        ("the server is told what a node has seen",
+         "        return self._buffer(held).head + (held.generation != self._link.generation) if held.known.is_set() else 0",
+         "        return 0"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", promised("the_last_message_before_silence_is_found_by_looking_at_the_heads"),
+        ("heads are looked at now and then",
+         "                self._link.start_soon(self._look_at, list(self._held.values()))\n", "                pass\n"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", BEHIND,
+        ("what a node missed is counted",
+         "                self._log.skip(held.account_id, page, Mark", "                self._log.skip(held.account_id, None, Mark"),
+        ("what is gone is gone over, and not waited for",
+         "            elif after > asked_after:\n", "            elif False:\n"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", LINGERING,
+        ("an account is followed for a while after nobody needs it",
+         "if not held.holders and held.released_at < since]:", "if not held.holders]:"),
+        ("an account that somebody needs is followed",
+         "            for held in [held for held in self._held.values() if not held.holders and held.released_at < since]:\n                await self._let_go(held)\n",
+         "            for held in [held for held in self._held.values() if held.released_at < since]:\n                held.holders = 0\n                await self._let_go(held)\n"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", promised("an_account_that_nobody_needs_any_more_is_let_go_after_a_while"),
+        ("what is let go takes no memory",
+         "            if not self._buffers.empty(buffer, trio.current_time(), most=_EMPTY_SLICE):\n                return  # the fan-out is not through; the next time\n",
+         "            break\n"),
+    ),
+    *of(
+        f"{FOLDER}/tail.py", AWAY,
+        ("nobody waits for ever for an account that cannot be known",
+         "            with trio.move_on_after(DEADLINE_SECONDS):\n                await held.known.wait()\n                return held\n",
+         "            await held.known.wait()\n            return held\n"),
+    ),
+    *of(
+        f"{FOLDER}/reaching.py", promised("a_cursor_that_a_node_was_told_before_it_heard_of_the_event_is_good"),
+        ("a cursor that is ahead of this node is waited for",
+         "if position is not None and position > buffer.head:", "if False:"),
+    ),
+    *of(
+        f"{FOLDER}/reaching.py", promised("a_client_that_moves_from_node_to_node_with_its_cursor_sees_one_stream"),
+        ("what came after a cursor is read back",
+         "        await self._read_back(held, buffer, position, moment)\n", ""),
+    ),
+    *of(
+        f"{FOLDER}/reaching.py", COUNTED,
+        ("where events were is read back, too",
+         "        if position is not None or moment is not None:\n", "        if False:\n"),
+        ("before an account was born there was nothing",
+         "    if after <= birth or not page:\n        return Mark(after)\n", "    if not page:\n        return Mark(after)\n"),
+    ),
+    *of(
+        f"{FOLDER}/reaching.py", promised("a_duration_is_answered_from_what_the_server_holds"),
+        ("a duration is read back page by page",
+         "if moment is not None and first.stored_at < moment:", "if moment is not None:"),
+    ),
+    *of(
+        f"{FOLDER}/link.py", LOST,
+        ("who is told of another history begins anew",
+         'if isinstance(answer, list) and answer and answer[0] == STALE:', "if False:"),
+    ),
+    *of(
+        f"{FOLDER}/link.py", promised("who_is_connected_to_a_quiet_account_hears_soon_that_the_server_lost_everything"),
+        ("a quiet node finds out that there is another history",
+         "        if generation.decode() != self.generation:\n", "        if False:\n"),
+    ),
+    *of(
+        f"{FOLDER}/link.py", promised("a_full_server_stores_nothing_and_whoever_is_connected_stays"),
+        ("a server that is full is there all the same",
+         "            if str(error).startswith(_REFUSALS):\n", "            if False:\n"),
+    ),
+    *of(
+        f"{FOLDER}/link.py", promised("a_server_that_forgets_keys_by_itself_is_not_used"),
+        ("a server that forgets keys by itself is not used",
+         '        if policy != b"noeviction":\n', "        if False:\n"),
+    ),
+    *of(
+        f"{FOLDER}/link.py", CUT,
+        ("channels are heard again by another link",
+         '            connection.send_command(b"SUBSCRIBE", *channels[start : start + _CHANNELS])\n', "            pass\n"),
+        ("with another link all find out where they are",
+         "            await greeting()\n", "            pass\n"),
+    ),
+    *of(
+        f"{FOLDER}/link.py",
+        promised("a_node_that_was_stopped_for_longer_than_its_lease_finds_others_in_its_clients_places", file=JOINED),
+        ("a node that slept for longer than its lease begins anew",
+         '            raise LinkLostError("this node did not renew its lease")\n', "            pass\n"),
+    ),
+    *of(
+        f"{FOLDER}/link.py", promised("a_message_to_a_node_reaches_it_and_no_other"),
+        ("a message to a node is handed on",
+         "                        hear(push[2])\n", "                        pass\n"),
+        ("a node's lease says that it lives",
+         'await self._ask(b"SET", self.names.lease(self.node), "1", b"PX", LEASE_MS)', 'await self._ask(b"PING")'),
+    ),
+    *of(
+        f"{FOLDER}/link.py", promised("a_frozen_server_is_away_within_seconds_and_what_it_took_is_stored_once"),
+        ("a server that does not answer in time is away",
+         "            with trio.fail_after(CALL_SECONDS):\n                try:\n", "            with trio.fail_after(1e9):\n                try:\n"),
+    ),
+    *of(
+        f"{FOLDER}/wire.py", promised("who_stands_on_a_nodes_wire_runs_scripts_of_his_own_and_hears_when_it_is_back"),
+        ("who shares more than logs hears when the link is back",
+         "        self._link.tasks.append(tell_of_it)\n", ""),
+        ("a script that cannot be run is unavailable",
+         "            return await self._link.run(known, keys, arguments)\n        except (LinkLostError, RefusedError):\n",
+         "            return await self._link.run(known, keys, arguments)\n        except RefusedError:\n"),
+    ),
+    *of(
+        f"{FOLDER}/__init__.py", promised("two_databases_of_one_server_have_nothing_to_do_with_each_other"),
+        ("channels are those of one database",
+         'self._channels = f"{TAG}{database}:"', 'self._channels = f"{TAG}:"'),
+    ),
+    *of(
+        f"{FOLDER}/__init__.py", promised("an_event_is_the_same_text_whichever_node_tells_of_it"),
+        ("an event has its own cursor at every node",
+         '    return f"{event.event_id} {inbox}", inbox, b"%b %b" % (event.type.encode(), before), after',
+         '    return f"{event.event_id} {inbox}", inbox, b"%b %b" % (event.type.encode(), before), b"0" + after'),
+    ),
+]  # fmt: skip
+"""Each is wrong by one small thing."""
