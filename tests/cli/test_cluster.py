@@ -37,7 +37,7 @@ MOVES = 1_000
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if PROVING or kind in IN_EVERY_RUN])
-async def test_what_was_answered_is_told_once_in_order_or_in_a_gap_whatever_happens(tmp_path, kind):
+async def test_what_was_answered_is_told_once_in_order_or_in_a_gap_whatever_happens(tmp_path, kind, record_property):
     times = min(TIMES, 4) if kind == "stuck for long" else TIMES
     options = ON_DISK if "disk" in kind else ()
     window = 1 if kind == "behind the window" else 300
@@ -46,7 +46,7 @@ async def test_what_was_answered_is_told_once_in_order_or_in_a_gap_whatever_happ
         with trio.fail_after(SECONDS):
             async with cluster.under_load():
                 await befall(cluster, FAULTS[kind], times)
-    print(kind, cluster.summary())
+    record_property("chaos", f"{kind}, {times} times: {cluster.summary()}")
     cluster.check()
     assert cluster.answers > chaos.EVENTS_BETWEEN * times
     if kind == "behind the window":
@@ -55,12 +55,13 @@ async def test_what_was_answered_is_told_once_in_order_or_in_a_gap_whatever_happ
 
 if PROVING:
 
-    async def test_clients_that_move_from_node_to_node_all_the_time_see_one_stream(tmp_path):
+    async def test_clients_that_move_from_node_to_node_all_the_time_see_one_stream(tmp_path, record_property):
         with server() as running:
             cluster = Cluster(tmp_path, running, nodes=3)
             with trio.fail_after(SECONDS):
                 async with cluster.under_load(stay_seconds=0.05):
                     while cluster.moves < MOVES:  # noqa: ASYNC110
                         await trio.sleep(0.05)
+        record_property("chaos", f"clients that move all the time: {cluster.summary()}")
         cluster.check()
         assert not [gap for told in cluster.told.values() for gap in told.gaps], cluster.summary()
