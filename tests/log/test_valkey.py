@@ -14,6 +14,7 @@ import trio
 from valkeys import KINDS, Server, promote_stale, server
 
 from broker import Broker, Config, EngineConfig, ReplayConfig, RequestError, open_broker
+from broker.address import parse_address
 from broker.errors import ConfigError
 from broker.fanout.subscriber import Subscriber
 from broker.log.engines.valkey import appending, link, scripts, tail
@@ -170,20 +171,21 @@ async def test_an_event_is_the_same_text_whichever_node_tells_of_it(any_server):
     event = {"type": "x.y", "payload": {"text": "Grüße \U0001f600\u2028", "n": 1.50}, "event_id": "e1"}
     told = []
     async with nodes(any_server) as [one, other]:
-        await one.publish("a", [event])
+        [published] = await one.publish("a", [event])
         for broker in (one, other):
             async with broker.subscribe("a", since="5m") as subscriber:
                 told.append(await anext(subscriber))
     assert told[0] == told[1]
+    assert told[0].cursor == published.cursor
     assert told[0].payload == event["payload"]
 
 
 async def test_a_duration_is_answered_from_what_the_server_holds(valkey):
     async with nodes(valkey, 1) as [one]:
-        await publish(one, *range(600))
+        await publish(one, *range(3_000))
         async with _opened(one.config, 1) as [other], other.subscribe("a", since="1m") as subscriber:
-            assert (subscriber.replay.recovered, subscriber.replay.count) == (True, 600)
-            assert await heard(subscriber, "e599") == ids(*range(600))
+            assert (subscriber.replay.recovered, subscriber.replay.count) == (True, 3_000)
+            assert await heard(subscriber, "e2999") == ids(*range(3_000))
 
 
 async def test_a_cursor_that_is_none_gets_the_whole_window_after_a_gap(valkey):
@@ -201,6 +203,7 @@ async def test_gaps_are_counted_on_a_node_that_was_not_there(any_server):
                 assert await heard(subscriber, "e29") == [8, *ids(*range(21, 30, 2))]
             async with other.subscribe("a", since="5m") as subscriber:
                 assert not subscriber.replay.recovered
+                assert await heard(subscriber, "e29") == [20, *ids(*range(20, 30))]
 
 
 async def test_what_is_larger_than_a_message_between_nodes_arrives_all_the_same(valkey):
@@ -266,6 +269,7 @@ async def test_two_databases_of_one_server_have_nothing_to_do_with_each_other(va
             await publish(stranger, 1)
             await publish(one, 2)
             assert await heard(subscriber, "e2") == ids(2)
+            assert engine_of(one).tail.reads == 0  # it heard nothing of the other's
 
 
 # --- what a node did not hear ------------------------------------------------
@@ -356,6 +360,19 @@ async def test_a_link_that_is_cut_costs_nobody_anything(any_server):
                 any_server.command("CLIENT", "KILL", "TYPE", "pubsub")
                 await until_lost(other, losses)
         assert await heard(subscriber, "e299") == ids(*range(300))
+
+
+async def test_what_was_published_while_a_link_was_cut_is_told_when_it_is_back_though_nothing_follows(valkey):
+    async with nodes(valkey) as [one, other], other.subscribe("a") as subscriber:
+        await publish(one, 1)
+        assert await heard(subscriber, "e1") == ids(1)
+        of_other = engine_of(other).link
+        address, of_other._address = of_other._address, parse_address("unix:///nowhere")
+        of_other.drop("it is cut")
+        await until_away(other)
+        await publish(one, 2)
+        of_other._address = address
+        assert await heard(subscriber, "e2") == ids(2)
 
 
 async def test_a_publish_waits_for_a_server_that_comes_back_and_everybody_is_told_of_the_gap(any_server):
@@ -696,6 +713,20 @@ async def test_who_is_connected_to_a_quiet_account_hears_soon_that_the_server_lo
         valkey.command("FLUSHALL")
         gap = await anext(subscriber)
         assert (gap.count, isinstance(gap, Gap)) == (None, True)
+
+
+async def test_what_waited_for_the_server_goes_together(valkey):
+    async with nodes(valkey, 1) as [one], trio.open_nursery() as nursery:
+        await publish(one, 0)
+        valkey.kill()
+        await until_away(one)
+        calls = engine_of(one).appending.calls
+        for n in range(60):
+            nursery.start_soon(one.publish, f"acct_{n}", events(n))
+        await until_begun(one, 60)
+        valkey.start()
+        await until_begun(one, 0)
+        assert engine_of(one).appending.calls == calls + 1
 
 
 async def test_publishes_of_many_go_together(valkey):
