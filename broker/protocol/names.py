@@ -142,18 +142,22 @@ def check_identifier(value: str, name: str, *, code: str = "invalid_params") -> 
         raise RequestError(code, located(str(error), name)) from None
 
 
+_FIELD: Final = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_NEAR: Final = 32
 _INBOX_SPELLINGS: Final = ("inbox_id", "inbox_ids", "inbox", "inboxes", "inboxId", "inboxIds")
 _SPELLINGS: Final = {
     "inbox_id": _INBOX_SPELLINGS,
     "inbox_ids": _INBOX_SPELLINGS,
     "event_types": ("event_type", "eventType", "eventTypes"),
     "client_id": ("client", "clientId"),
+    "scopes": ("scope",),
+    "ttl_seconds": ("ttl",),
 }
 
 
 def check_spelling(
     paths: Mapping[str, str],
-    *names: Literal["inbox_id", "inbox_ids", "event_types", "client_id"],
+    *names: Literal["inbox_id", "inbox_ids", "event_types", "client_id", "scopes", "ttl_seconds"],
     code: str = "invalid_params",
 ) -> None:
     """Refuse what is meant as one of ``names`` and spelled otherwise: to ignore it would be to take all for some.
@@ -164,6 +168,43 @@ def check_spelling(
         for name in _SPELLINGS[right]:
             if name in paths and name != right:
                 raise RequestError(code, f"The name is `{right}` - at `{paths[name]}`")
+
+
+def check_near_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a name that is nearly a known one: what was to be narrowed by it would be left whole.
+
+    Nearly: the same but for case, `_` and `-`, or with one letter more, less, other, or at its neighbour's place. What
+    is further away is ignored, as PROTOCOL has it. Raises `RequestError` that names the known one, and where the
+    other stands if that is a name such as fields have.
+    """
+    known = list(known)
+    plain = [(right, _plain(right)) for right in known]
+    for name in given:
+        if name in known or len(name) > _LONGEST_NEAR:
+            continue
+        for right, letters in plain:
+            if _is_near(_plain(name), letters):
+                where = f"$.{name}" if _FIELD.fullmatch(name) else "$"
+                raise RequestError("invalid_params", f"The name is `{right}` - at `{where}`")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _is_near(one: str, other: str) -> bool:
+    """Whether one letter at most lies between two words, or two neighbours have changed places."""
+    if abs(len(one) - len(other)) > 1:
+        return False
+    same = 0
+    for here, there in zip(one, other, strict=False):
+        if here != there:
+            break
+        same += 1
+    one, other = one[same:], other[same:]
+    if len(one) != len(other):
+        return one[1:] == other or one == other[1:]
+    return one[1:] == other[1:] or (one[:2] == other[1::-1] and one[2:] == other[2:])
 
 
 def require_lists(**given: Iterable[str] | None) -> None:

@@ -39,10 +39,11 @@ def cross_origin_headers(request: Request, origins: Collection[str]) -> Headers:
 
 
 def _is_own(origin: str, request: Request) -> bool:
-    """Whether a page comes from where it asks: its scheme is not known here, a proxy may have ended its TLS."""
+    """Whether a page comes from where it asks. Who came by TLS was got by TLS; else a proxy may have ended it."""
     scheme, _, authority = origin.partition("://")
     host = request.header(b"host") or b""
-    return scheme in ("http", "https") and authority.lower() == host.decode("latin-1").lower() != ""
+    schemes = ("https",) if request.is_by_tls else ("http", "https")
+    return scheme in schemes and authority.lower() == host.decode("latin-1").lower() != ""
 
 
 def preflight_headers(request: Request, allowed: Collection[str]) -> Headers:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from time import time
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from msgspec import Raw, Struct, json
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from ..intake.budget import Held
 from ..observe.metrics import TEXT_FORMAT
 from ..protocol.decoding import decode_command, decode_struct
 from ..protocol.messages import Command, TokenRequest
-from ..protocol.names import check_spelling, check_traceparent
+from ..protocol.names import check_near_names, check_spelling, check_traceparent
 from ..queues.working import require_queues
 from ..version import __version__
 from ..webhooks.endpoint import EndpointChange, NewEndpoint, Resend
@@ -189,7 +189,8 @@ async def make_token(broker: Broker, request: Request) -> Response | Handover:
     """`POST /v1/websocket/token`: a short-lived token of the key (PROTOCOL section 1)."""
     broker.require_open()
     key = await _authenticate(broker, request)
-    asked = decode_struct(await request.body(MAX_SMALL_BODY_BYTES) or b"{}", TokenRequest)
+    body = await request.body(MAX_SMALL_BODY_BYTES) or b"{}"
+    asked = _decoded(body, TokenRequest, "inbox_ids", "scopes", "ttl_seconds")
     return json_response(broker.keyring.issue(broker.keyring.confirm(key), asked))
 
 
@@ -299,10 +300,20 @@ async def _webhooks_of(broker: Broker, request: Request) -> tuple[Webhooks, Key,
 async def _read_as(broker: Broker, request: Request, key: Key, kind: type[StructT]) -> tuple[StructT, Held]:
     broker.require_open()
     body, held = await _read(broker, request, key, broker.config.limits.max_message_bytes)
+    return _decoded(body, kind, "inbox_ids", "event_types"), held
+
+
+def _decoded(
+    body: bytes,
+    kind: type[StructT],
+    *narrowing: Literal["inbox_ids", "event_types", "scopes", "ttl_seconds"],
+) -> StructT:
+    """Decode a body; refuse what is nearly the name of a field that narrows: ignored, it would leave all."""
     decoded = decode_struct(body, kind)
     names = json.decode(body, type=dict[str, Raw])
-    check_spelling({name: f"$.{name}" for name in names}, "inbox_ids", "event_types")
-    return decoded, held
+    check_spelling({name: f"$.{name}" for name in names}, *narrowing)
+    check_near_names(names, narrowing)
+    return decoded
 
 
 async def list_webhooks(broker: Broker, request: Request) -> Response | Handover:

@@ -1,4 +1,6 @@
-"""Which address a request comes from where proxies stand before the broker (RFC 7239, `X-Forwarded-For`).
+"""Which address a request comes from, and whether by TLS, where proxies stand before the broker.
+
+By RFC 7239, `X-Forwarded-For` and `X-Forwarded-Proto`.
 
 Pure. Only what a trusted proxy wrote is looked at: addresses are read from the right, where each proxy adds the one it
 was asked from, up to the first that is not trusted. What stands further left was written by anybody.
@@ -13,6 +15,8 @@ from .request import Request
 
 MOST_PROXIES: Final = 16
 """How many addresses are looked at."""
+
+_BY_TLS: Final = frozenset({"https", "wss"})
 
 IpAddress = IPv4Address | IPv6Address
 
@@ -29,14 +33,26 @@ class TrustedProxies:
         ``request.remote`` is who is connected, who is trusted if he came by a socket file. Where the two headers
         say different things, one of them is not the proxy's: then it is the proxy's address.
         """
-        if not (self._networks or by_socket_file):
-            return request.remote
         peer = None if request.remote is None else _address_of(request.remote)
-        if not (by_socket_file or (peer is not None and self._trusts(peer))):
+        if not self._is_trusted(peer, by_socket_file=by_socket_file):
             return request.remote
         told = {self._untrusted(peer, hops) for hops in (_forwarded_for(request), _forwarded(request)) if hops}
         found = told.pop() if len(told) == 1 else peer
         return None if found is None else str(found)
+
+    def says_tls(self, request: Request, *, by_socket_file: bool, by_tls: bool) -> bool:
+        """Return whether it is known that a client came by TLS: to a trusted proxy that says so, or to the broker.
+
+        Of what came without, nothing is known: a proxy that stands further out may have ended its TLS. To be asked
+        before ``request.remote`` is another.
+        """
+        peer = None if request.remote is None else _address_of(request.remote)
+        if self._is_trusted(peer, by_socket_file=by_socket_file):
+            return any(word in _BY_TLS for word in _forwarded_proto(request))
+        return by_tls
+
+    def _is_trusted(self, peer: IpAddress | None, *, by_socket_file: bool) -> bool:
+        return by_socket_file or (bool(self._networks) and peer is not None and self._trusts(peer))
 
     def _trusts(self, address: IpAddress) -> bool:
         return any(address in network for network in self._networks)
@@ -58,19 +74,27 @@ def _forwarded_for(request: Request) -> list[str]:
     return [item.decode("latin-1") for item in request.items(b"x-forwarded-for")]
 
 
+def _forwarded_proto(request: Request) -> Iterator[str]:
+    """Yield what the proxies say in either header."""
+    for item in request.items(b"x-forwarded-proto"):
+        yield item.decode("latin-1").lower()
+    for item in request.items(b"forwarded"):
+        yield _only(_parameters(item.decode("latin-1"), "proto")).lower()
+
+
 def _forwarded(request: Request) -> list[str]:
     """Return what each proxy says in `for`, "" where it says nothing.
 
     No address has a comma in it, so what is quoted need not be told apart: a proxy's own words stand behind any quote
     that a client left open.
     """
-    return [_only(_fors(item.decode("latin-1"))) for item in request.items(b"forwarded")]
+    return [_only(_parameters(item.decode("latin-1"), "for")) for item in request.items(b"forwarded")]
 
 
-def _fors(element: str) -> Iterator[str]:
+def _parameters(element: str, wanted: str) -> Iterator[str]:
     for pair in element.split(";"):
         name, _, value = pair.partition("=")
-        if name.strip().lower() == "for":
+        if name.strip().lower() == wanted:
             yield value.strip().strip('"')
 
 

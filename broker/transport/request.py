@@ -54,6 +54,8 @@ class Request:
     """Whose credential it bears, in words, once that is known."""
     account_id: str | None = None
     """Of that credential, likewise."""
+    is_by_tls: bool = False
+    """Whether it is known that the client came by TLS."""
     shows_pages: bool = False
     """Whether the broker shows its own pages where this came."""
     wire: Wire | None = field(default=None, repr=False)

@@ -136,7 +136,9 @@ class _Server:
     async def _answer(self, client: ClientStream, request: Request) -> Response | Handover:
         enabled = self.broker.config.dashboard.enabled
         request.shows_pages = self.is_local if enabled is None else enabled
-        request.remote = self._proxies.remote_of(request, by_socket_file=client.is_by_socket_file)
+        by_socket_file, by_tls = client.is_by_socket_file, self._certificate is not None and client.is_tcp
+        request.is_by_tls = self._proxies.says_tls(request, by_socket_file=by_socket_file, by_tls=by_tls)
+        request.remote = self._proxies.remote_of(request, by_socket_file=by_socket_file)
         try:
             return await handle(self.broker, request)
         except RequestError as error:

@@ -469,6 +469,7 @@ async def test_the_routes_are_for_keys_with_the_scope_and_an_inbox_key_sees_what
         ({"queue_id": "q", "max_attempts": 101}, "$.max_attempts"),
         ({"queue_id": "q", "dead_after": "never"}, "$.dead_after"),
         ({"queue_id": "q", "inboxes": ["in_1"]}, "inboxes"),
+        ({"queue_id": "q", "inbox_ids_": ["in_1"], "event_typs": ["a.*"]}, "inbox_ids"),
     ],
 )
 async def test_a_queue_that_cannot_be_is_refused_by_the_name_of_its_field(tmp_path, body, path):

@@ -31,6 +31,7 @@ from clients import (
     reset,
     send_raw,
     serving,
+    token_of,
     until,
     upgrade_head,
 )
@@ -534,6 +535,46 @@ async def test_a_small_command_needs_no_scope_to_be_read():
     async with serving() as served:
         answer = await ask(served.address, "POST", "/v1/commands", key=LISTENER, body=b'{"action":"ping"}')
         assert "server_time" in answer.result
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("inbox_id", "inbox_ids"),
+        ("inbox", "inbox_ids"),
+        ("Inbox_Ids", "inbox_ids"),
+        ("inboxIds", "inbox_ids"),
+        ("inbox-ids", "inbox_ids"),
+        ("inbox_idz", "inbox_ids"),
+        ("ibnox_ids", "inbox_ids"),
+        ("scope", "scopes"),
+        ("SCOPES", "scopes"),
+        ("scopess", "scopes"),
+        ("ttl", "ttl_seconds"),
+        ("ttl_second", "ttl_seconds"),
+    ],
+)
+async def test_a_token_whose_narrowing_is_misspelt_is_refused_by_the_right_name(name, right):
+    async with serving() as served:
+        body = json.dumps({name: 1}).encode()
+        answer = await ask(served.address, "POST", "/v1/websocket/token", key=ALICE, body=body)
+        check_refusal(answer, 400, "invalid_params")
+        assert f"`{right}`" in answer.message
+        assert f"`$.{name}`" in answer.message
+
+
+@pytest.mark.parametrize("name", ["note", "purpose", "x", "inboxes_of_a_team", "scoping", ""])
+async def test_another_field_of_a_token_is_ignored(name):
+    async with serving() as served:
+        assert await token_of(served.address, **{name: 1})
+
+
+async def test_what_a_misspelt_name_has_beside_letters_is_not_told_back():
+    async with serving() as served:
+        body = json.dumps({"inbox_id\n": 1}).encode()
+        answer = await ask(served.address, "POST", "/v1/websocket/token", key=ALICE, body=body)
+        check_refusal(answer, 400, "invalid_params")
+        assert "`inbox_ids` - at `$`" in answer.message
 
 
 async def test_a_token_is_judged_when_it_is_made_not_when_it_was_asked_for():

@@ -144,6 +144,14 @@ async def test_the_page_itself_may_ask_the_broker(scheme):
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize(("scheme", "status"), [("http", 403), ("https", 200)])
+async def test_where_clients_come_by_tls_a_page_that_did_not_is_of_another_origin(scheme, status):
+    behind = configured(server=ServerConfig(trusted_proxies=("127.0.0.0/8",)), dashboard=DashboardConfig(enabled=True))
+    headers = ("Origin", f"{scheme}://broker.example"), ("X-Forwarded-Proto", "https")
+    async with serving(behind) as served:
+        assert (await ask(served.address, "GET", "/healthz", *headers, key=ALICE)).status == status
+
+
 @pytest.mark.parametrize("origin", [*ELSEWHERE, *NO_ORIGINS])
 async def test_a_page_of_another_origin_may_not(origin):
     async with serving() as served:

@@ -107,6 +107,37 @@ def test_whatever_a_client_sends_the_proxys_own_word_counts(sent):
     assert forwarded(f"{sent}, for=203.0.113.5") == "203.0.113.5"
 
 
+def says_tls(*headers: tuple[str, str], peer: str | None = PROXY, by_socket_file: bool = False, by_tls: bool = False):
+    lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+    return PROXIES.says_tls(
+        Request("GET", "/", headers=lines, remote=peer), by_socket_file=by_socket_file, by_tls=by_tls
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "by_tls"),
+    [
+        ((("X-Forwarded-Proto", "https"),), True),
+        ((("X-Forwarded-Proto", "WSS"),), True),
+        ((("X-Forwarded-Proto", "https, http"),), True),
+        ((("Forwarded", "for=203.0.113.5;proto=https"),), True),
+        ((("X-Forwarded-Proto", "http"), ("Forwarded", "for=203.0.113.5;proto=http")), False),
+        ((("X-Forwarded-Proto", "httpss"),), False),
+        ((("Forwarded", "proto=https;proto=http"),), False),
+        ((), False),
+    ],
+)
+def test_a_trusted_proxy_says_who_came_by_tls_and_nobody_else_does(headers, by_tls):
+    assert says_tls(*headers) is by_tls
+    assert says_tls(*headers, peer=None, by_socket_file=True) is by_tls
+    assert not says_tls(*headers, peer="198.51.100.1")
+
+
+def test_who_came_by_tls_to_the_broker_itself_did_but_a_proxy_may_have_clients_that_did_not():
+    assert says_tls(peer="198.51.100.1", by_tls=True)
+    assert not says_tls(by_tls=True)
+
+
 # --- over sockets ------------------------------------------------------------
 
 HEADER = ("X-Forwarded-For", "203.0.113.5")
