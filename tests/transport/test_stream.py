@@ -76,9 +76,9 @@ def pair(*, send_buffer_bytes: int = 8_192):
 
 
 @contextlib.contextmanager
-def tcp_pair():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname())
+def tcp_pair(server: socket.socket | None = None):
+    with server or socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(("127.0.0.1", listener.getsockname()[1]))
         ours, _ = listener.accept()
     made = Pair(ours, theirs)
     try:
@@ -263,7 +263,9 @@ async def test_a_cancelled_send_leaves_the_remainder_to_be_written_first():
         assert await link.pump(link.stream.send_all, PONG_FRAME) == frame + PONG_FRAME
 
 
-async def test_a_cancelled_send_over_memory_breaks_the_stream_for_nobody_knows_what_was_sent():
+async def test_a_cancelled_send_over_memory_breaks_the_stream_for_nobody_knows_what_was_sent(
+    autojump_clock,
+):
     stream, _ = memory_pair()
 
     async def never(*_: object) -> None:
@@ -275,7 +277,7 @@ async def test_a_cancelled_send_over_memory_breaks_the_stream_for_nobody_knows_w
             nursery.start_soon(stream.send_frames, PING)
             await blocked()
             scope.cancel()
-    with pytest.raises(trio.BrokenResourceError):
+    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
         await stream.send_frames(PING)
 
 
@@ -433,10 +435,13 @@ async def test_the_time_of_the_last_read_moves_with_each_read(mock_clock):
     assert stream.last_read == started + 7
 
 
-async def test_who_is_cancelled_while_a_turn_with_room_is_waited_for_has_lost_nothing():
-    class Full(Turns):
-        full = True
+class Full(Turns):
+    """Turns of which none has room."""
 
+    full = True
+
+
+async def test_who_is_cancelled_while_a_turn_with_room_is_waited_for_has_lost_nothing(autojump_clock):
     ours, theirs = memory_stream_pair()
     stream = ClientStream(ours, Full())
     await theirs.send_all(b"first")
@@ -444,8 +449,22 @@ async def test_who_is_cancelled_while_a_turn_with_room_is_waited_for_has_lost_no
         nursery.start_soon(stream.receive_some)
         await blocked()
         nursery.cancel_scope.cancel()
-    assert await stream.receive_some(3) == b"fir"
-    assert await stream.receive_some() == b"st"
+    with trio.fail_after(5):
+        assert await stream.receive_some(3) == b"fir"
+        assert await stream.receive_some() == b"st"
+
+
+async def test_what_was_read_in_a_turn_without_room_is_read_once(autojump_clock):
+    class Soon(Full):
+        async def come_in(self, who):
+            await trio.lowlevel.checkpoint()
+
+    ours, theirs = memory_stream_pair()
+    stream = ClientStream(ours, Soon())
+    with trio.fail_after(5):
+        for data in (b"first", b"second"):
+            await theirs.send_all(data)
+            assert await stream.receive_some() == data
 
 
 # --- closing -----------------------------------------------------------------
@@ -555,12 +574,26 @@ async def test_frames_are_taken_only_when_it_is_their_turn_and_then_they_are_wri
         assert read + await link.pump(link.stream.send_all, CLOSE_FRAME) == first + taken[0] + CLOSE_FRAME
 
 
+async def test_frames_are_taken_when_the_remainder_is_written_and_not_before():
+    with pair() as link:
+        frame = link.fill_with_remainder()
+        left = []
+
+        def take() -> bytes:
+            left.append(link.stream.statistics().remainder_bytes)
+            return PING
+
+        assert await link.pump(link.stream.write_from, take) == frame + PING
+        assert left == [0]
+
+
 async def test_over_a_socket_nobody_need_be_waited_for_to_finish_his_frame():
     with pair() as link:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.stream.send_frames, text_frame(b"x" * 1_000_000))
             await blocked()
-            await link.stream.settle()
+            with trio.fail_after(5):
+                await link.stream.settle()
             nursery.cancel_scope.cancel()
 
 
@@ -604,6 +637,33 @@ async def test_who_takes_nothing_writes_only_the_remainder():
 
 
 # --- what the kernel knows ---------------------------------------------------
+
+
+async def test_the_address_of_a_peer_is_that_of_its_network_if_it_has_one():
+    with tcp_pair() as link:
+        assert (link.stream.remote, link.stream.is_tcp, link.stream.is_by_socket_file) == ("127.0.0.1", True, False)
+        link.socket.close()
+        assert link.stream.remote is None
+    with pair() as link:
+        assert (link.stream.remote, link.stream.is_tcp, link.stream.is_by_socket_file) == (None, False, True)
+    assert memory_pair()[0].remote is None
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6 that is IPv4, too")
+async def test_the_address_of_a_peer_by_ipv4_is_told_as_such():
+    with tcp_pair(socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)) as link:
+        assert link.socket.getsockname()[0] == "::ffff:127.0.0.1"
+        assert link.stream.remote == "127.0.0.1"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell")
+async def test_what_the_kernel_knew_of_the_way_to_a_peer_is_known_after_the_close():
+    with tcp_pair() as link:
+        await link.stream.send_all(PING)
+        link.peer.shutdown(socket.SHUT_WR)
+        assert link.stream.link().bytes_sent == len(PING)
+        await link.stream.aclose()
+        assert link.stream.link().bytes_sent == len(PING)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell")

@@ -153,12 +153,8 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "broker/log/engines/sqlite.py", "tests/log/test_engines.py",
-        ("the answer of a publish is kept with its events",
-         "        if kept:\n            write_answers(connection, kept)\n", ""),
         ("the log has an event before its publisher is told",
          "        for account_id, entries in outcome.fresh.items():\n            self._log.store(account_id, entries)\n        done(outcome.stored)\n", "        done(outcome.stored)\n        for account_id, entries in outcome.fresh.items():\n            self._log.store(account_id, entries)\n"),
-        ("who publishes hears that it was not stored",
-         "            done(outcome)\n            return\n        for account_id", "            return\n        for account_id"),
     ),
     *of(
         "broker/log/statements.py", ROWS,
@@ -168,6 +164,16 @@ MUTANTS: list[Mutant] = [
          " WHERE column1 IS NOT NULL", ""),
         ("no statement takes more rows than it may",
          "    most = SIZES[-1] * columns\n", "    most = 2 * SIZES[-1] * columns\n"),
+    ),
+    *of(
+        "broker/log/engines/sqlite.py", "tests/commands/test_keeping.py",
+        ("the answer of a publish is kept with its events",
+         "        if kept:\n            write_answers(connection, kept)\n", ""),
+    ),
+    *of(
+        "broker/log/engines/sqlite.py", SQLITE,
+        ("who publishes hears that it was not stored",
+         "            done(outcome)\n            return\n        for account_id", "            return\n        for account_id"),
     ),
 ]  # fmt: skip
 """Each is wrong by one small thing."""
