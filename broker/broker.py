@@ -131,7 +131,7 @@ class Broker:
         self.live = Live(self.censuses, self.statistics, lambda: self.config, self.connections, __version__)
 
     def _keep_on(self, disk: Disk) -> Keeping:
-        parts = (self._joined, self.keyring, self.schedule, self.intake, self.draining)
+        parts = (self._joined, self.keyring, self.schedule, self.intake, self.draining, self.turns)
         return Keeping(self.config, disk, *parts, lambda account, since: self.subscribe(account, since=since))
 
     # --- publishing

@@ -21,7 +21,7 @@ from .errors import RequestError
 from .protocol.proving import has_more_values
 from .protocol.wording import located
 from .tracing import Tracing
-from .turns import Turns
+from .turns import Turns, Who
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -76,10 +76,13 @@ class Callout:
         self._tracing = tracing
         self._turns = Turns()
 
-    async def ask(self, question: Any, message_id: str, traceparent: str | None = None) -> tuple[int, bytes]:
+    async def ask(
+        self, question: Any, message_id: str, traceparent: str | None = None, who: Who = None
+    ) -> tuple[int, bytes]:
         """POST a question; return the status and the body of the answer.
 
-        ``message_id`` is the same when the same is asked again. Raises `NoAnswerError`.
+        ``message_id`` is the same when the same is asked again; ``who`` it is for, where that is known: of many that
+        have their answers, or none, at once, one goes on between two looks at the network. Raises `NoAnswerError`.
         """
         began_at, outcome, status = trio.current_time(), "unavailable", None
         span = None
@@ -92,13 +95,20 @@ class Callout:
             outcome = f"{status // 100}xx"
         except NoAnswerError as failure:
             outcome = failure.code
+            await self._take_turn(who)
             raise
         finally:
             self._durations.setdefault(outcome, Durations()).add(trio.current_time() - began_at)
             if span is not None:
                 failed = outcome if status is None or status >= 500 else None
                 span.end(failed, {"http.response.status_code": status})
+        await self._take_turn(who)
         return status, answer
+
+    async def _take_turn(self, who: Who) -> None:
+        """Let others have their turn; nothing that was begun is broken off by that."""
+        with trio.move_on_after(_TURN_SECONDS, shield=True):
+            await self._turns.take(who)
 
     async def _ask(self, question: Any, message_id: str, traceparent: str | None) -> tuple[int, bytes]:
         import httpx
@@ -135,8 +145,7 @@ class Callout:
                 if len(answer) > MAX_ANSWER_BYTES:
                     reading.cancel()
                 if chunks % _STEP_CHUNKS == 0:
-                    with trio.move_on_after(_TURN_SECONDS, shield=True):  # who is cancelled here would leave them, too
-                        await self._turns.take(None)
+                    await self._take_turn(None)  # who is cancelled here would leave them, too
         if len(answer) > MAX_ANSWER_BYTES:
             raise NoAnswerError("unavailable", "The operator's API gave too long an answer")
         return bytes(answer)

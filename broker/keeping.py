@@ -16,6 +16,7 @@ from .log.kept import KeeperStatistics
 from .log.replay import cursor_prefix_of
 from .queues.queues import make_queues
 from .schedule import Schedule
+from .turns import Turns
 from .webhooks.webhooks import make_webhooks
 
 
@@ -31,6 +32,7 @@ class Keeping:
         schedule: Schedule,
         intake: Intake,
         draining: trio.Event,
+        turns: Turns,
         subscribe: Subscribe,
     ) -> None:
         self._config = config
@@ -41,7 +43,7 @@ class Keeping:
             self._keeper = Keeper(disk.outbox, disk.backlog, joined.wire, subscribe, intake.tell)
             prefix = self._keeper.following.cursor_prefix
         self.webhooks = make_webhooks(config, disk.outbox, keyring, prefix, intake.announce_soon, draining)
-        self.queues = make_queues(config, disk.backlog, keyring, schedule, prefix, intake.announce_soon)
+        self.queues = make_queues(config, disk.backlog, keyring, schedule, prefix, intake.announce_soon, turns)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take back what was kept, then post, give, and follow, for ever. Raises `RequestError`."""

@@ -21,6 +21,7 @@ from ..callout import Callout, NoAnswerError, Outage, decode_answer
 from ..errors import RequestError, first_of
 from ..fairness import FairLimiter
 from ..protocol.names import Identifier, InboxId, Scope, Tier
+from ..turns import Turns
 from .keys import Key
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Lookup:
         self._timeout_seconds = timeout_seconds
         self._turns = FairLimiter(MAX_ASKING)
         self._room = FairLimiter(MAX_WAITING)
+        self._begin_in_turn = Turns()
         self._known: OrderedDict[str, Kept] = OrderedDict()
         self._unknown: OrderedDict[str, Kept] = OrderedDict()
         self._questions: dict[str, _Question] = {}
@@ -170,6 +172,8 @@ class Lookup:
         try:
             with trio.move_on_after(self._timeout_seconds):
                 async with self._turns.place(question.who):
+                    # Places are free at once where the time of those who had them was over at once.
+                    await self._begin_in_turn.take(question.who)
                     failure = TimeoutError(f"no answer within {self._timeout_seconds} s")
                     question.answer, failure = await self._said_of(digest, question.remote)
             if question.answer is not None:

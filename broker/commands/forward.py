@@ -76,7 +76,9 @@ class _Forward:
                 failure = NoAnswerError("timeout", "The operator's API did not answer in time")
                 await self._turns.take(context.account_id)  # a hundred places may be free at once
                 question = _question(params, context)
-                return _result_of(*await self._callout.ask(question, context.message_id, context.traceparent))
+                return _result_of(
+                    *await self._callout.ask(question, context.message_id, context.traceparent, context.account_id)
+                )
         raise failure
 
 

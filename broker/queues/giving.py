@@ -21,6 +21,7 @@ from ..log.backlog import Backlog
 from ..log.jobs import Fallen, Granted, Lease, Settled, Worker
 from ..protocol.messages import encode_event
 from ..schedule import Schedule
+from ..turns import Turns
 from .asked import (
     AckedLeases,
     AckLeases,
@@ -58,6 +59,7 @@ class Giving:
         cursor_prefix: Callable[[str], str],
         announce: Announce,
         chance: Callable[[], float] = random.random,
+        turns: Turns | None = None,
     ) -> None:
         self.outcomes = Counter[str]()
         """Leases since the start: `granted`, and what became of them."""
@@ -67,6 +69,7 @@ class Giving:
         self._cursor_prefix = cursor_prefix
         self.announce = announce
         self._chance = chance
+        self._turns = turns or Turns()
         self._lives: dict[int, Live] = {}
         self._tickets = 0
         self._is_over = False
@@ -128,6 +131,7 @@ class Giving:
         try:
             with trio.move_on_at(waiter.until):
                 await waiter.answered.wait()
+            await self._turns.come_in(live.queue.account_id)  # the time of hundreds may be over at once
             if waiter.being_served or not (waiter.was_served or live.queue.status == "paused"):
                 await waiter.answered.wait()  # what is being written is known in a moment
             heard = True

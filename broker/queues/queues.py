@@ -25,6 +25,7 @@ from ..log.backlog import Backlog
 from ..log.engines.rows import used_bytes
 from ..log.jobs import State
 from ..schedule import Schedule
+from ..turns import Turns
 from .asked import AckLeases, HoldLeases, LeaseParams, LeaseResult, WorkAsked, WorkResult
 from .giving import Giving
 from .live import Announce, Live
@@ -420,9 +421,10 @@ def make_queues(
     schedule: Schedule,
     cursor_prefix: Callable[[str], str],
     announce: Announce,
+    turns: Turns,
 ) -> Queues:
     """Return the queues of a broker."""
-    giving = Giving(backlog, schedule, cursor_prefix, announce)
+    giving = Giving(backlog, schedule, cursor_prefix, announce, turns=turns)
     return Queues(backlog, keyring, config.limits, giving, config.storage.max_bytes)
 
 

@@ -76,13 +76,14 @@ async def serve_http(
     """
     connection = _Connection(stream, limits)
     try:
-        return await _exchanges(connection, handle, under_way, refused)
+        return await _exchanges(connection, stream, handle, under_way, refused)
     except PeerGoneError:
         return None
 
 
 async def _exchanges(
     connection: "_Connection",
+    stream: ClientStream,
     handle: Handler[T],
     under_way: AbstractContextManager[None],
     refused: Callable[[RequestError], None],
@@ -101,6 +102,7 @@ async def _exchanges(
             request.forget_body()
             if not isinstance(answer, Response):
                 return answer, connection.take_rest()
+            await stream.come_in()  # one event may be the answer to hundreds
             if not await connection.answer(request, answer):
                 return None
 
