@@ -154,6 +154,7 @@ class Commands:
         self._doing: dict[Run, _Doing] = {}
         self._proving = FairLimiter(MAX_PROVING)
         self._nursery: trio.Nursery | None = None
+        self._ended = trio.lowlevel.ParkingLot()
         self._answered = Counter[tuple[str, ...]]()
         self.fallback: ActionHandler | None = None
         """Who does the actions that have no handler of their own."""
@@ -179,6 +180,11 @@ class Commands:
             self._nursery = nursery
             task_status.started()
             await trio.sleep_forever()
+
+    async def settled(self) -> None:
+        """Wait until no handler is at work: also those whose client has left, whose answers are kept when they end."""
+        while self._doing:
+            await self._ended.park()
 
     # --- accounts and lanes
 
@@ -360,6 +366,7 @@ class Commands:
             del self._doing[run]
             lane.account.under_way -= 1
             self.finish(run, outcome)
+            self._ended.unpark_all()
             if span is not None:
                 span.end(None if outcome.error is None else outcome.error.code)
 

@@ -190,7 +190,11 @@ class _Server:
             self._changed.unpark_all()
 
     async def drain(self, seconds: float) -> None:
-        """Close all connections, each after it has everything; return when that is done, or when time is up."""
+        """Close all connections, each after it has everything; return when that is done, or when time is up.
+
+        What no connection waits for has its time, too: commands whose client has left, and posts to webhooks. Cut off,
+        they would be done again.
+        """
         deadline = trio.current_time() + seconds
         close_at = deadline - min(CLOSE_SECONDS, seconds / 2)
         logger.info("draining for at most %g s: %s", seconds, self._open_now())
@@ -206,6 +210,9 @@ class _Server:
                     drain_one(connection)
                 while self.connections or self.exchanges:
                     await self._changed.park()
+            await self.broker.commands.settled()
+            if self.broker.webhooks is not None:
+                await self.broker.webhooks.settled()
         if self.connections or self.exchanges:
             logger.info("the time for draining is up: %s", self._open_now())
 

@@ -87,6 +87,9 @@ class Posting:
         """When the next post may begin, by their rate."""
         self._nursery: trio.Nursery | None = None
         self._under_way = 0
+        self._serving = 0
+        """How many endpoints have a turn: what they claim is posted, too."""
+        self._changed = trio.lowlevel.ParkingLot()
         self._claimed = 0
         self._attempts = Counter[str](dict.fromkeys(OUTCOMES, 0))
         self._seconds = Durations()
@@ -101,6 +104,11 @@ class Posting:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None  # whoever is woken from here on begins nothing
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way, and what came of it is written down. Drained, no more begins."""
+        while self._under_way or self._serving:
+            await self._changed.park()
 
     def look_at(self, live: Live) -> None:
         """See whether letters of an endpoint can be posted now, or when that is to be seen again."""
@@ -130,9 +138,11 @@ class Posting:
     async def _serve(self, live: Live) -> None:
         """Claim letters of an endpoint, as many as may be posted now, and begin with them."""
         account_id = live.endpoint.account_id
-        await self._places.take(account_id)
-        places = 1
+        self._serving += 1
+        places = 0
         try:
+            await self._places.take(account_id)
+            places = 1
             while places < self._room(live) and self._places.take_nowait(account_id):
                 places += 1
             await self._pace(places)
@@ -149,6 +159,8 @@ class Posting:
             for _ in range(places):
                 self._places.give_back(account_id)
             live.serving = False
+            self._serving -= 1
+            self._changed.unpark_all()
         self.look_at(live)
 
     def _room(self, live: Live) -> int:
@@ -198,6 +210,7 @@ class Posting:
                 self._places.give_back(live.endpoint.account_id)
             self._under_way -= 1
             live.under_way -= 1
+            self._changed.unpark_all()
         self.look_at(live)
 
     async def _post(self, live: Live, letter: Letter) -> Outcome:

@@ -143,6 +143,10 @@ class Webhooks:
             finally:
                 self._nursery = None
 
+    async def settled(self) -> None:
+        """Wait until no post is under way. While the broker drains none begins."""
+        await self._posting.settled()
+
     def reload(self, accounts: Iterable[AccountConfig]) -> None:
         """Follow another configuration from now on."""
         if self._nursery is not None:

@@ -195,6 +195,47 @@ async def test_each_of_200_clients_gets_its_notice_every_event_its_answer_and_it
     assert house.waited == [(200, [])] * WAITING_POLLS
 
 
+# --- what nobody waits for any more
+
+
+@contextlib.asynccontextmanager
+async def an_action_of_nobody(drain_seconds: float):
+    """A served broker with a handler at work, whose client has left, and the event that lets it end."""
+    begun, release = trio.Event(), trio.Event()
+    async with serving(configured(server=ServerConfig(drain_seconds=drain_seconds))) as served:
+
+        @served.broker.command("work")
+        async def work(params, context):
+            begun.set()
+            await release.wait()
+            return {}
+
+        async with connected(served.address) as client:
+            await client.say(action="work", request_id="r1")
+            await begun.wait()
+        await served.until_gone()
+        yield served, release
+
+
+async def test_a_command_whose_client_has_left_is_finished_before_the_broker_ends():
+    """Cut off, it would be done again: its client comes back with the same `request_id`."""
+    async with an_action_of_nobody(drain_seconds=60) as (served, release):
+        served.broker.start_draining()
+        await blocked()
+        assert not served.ended.is_set()
+        release.set()
+        with trio.fail_after(20):
+            await served.ended.wait()
+        assert served.broker.statistics().commands.under_way == 0
+
+
+async def test_a_command_that_never_ends_has_the_time_of_the_drain_and_no_more():
+    async with an_action_of_nobody(drain_seconds=0.1) as (served, _):
+        served.broker.start_draining()
+        with trio.fail_after(20):
+            await served.ended.wait()
+
+
 # --- newcomers of the last moment ----------------------------------------------
 
 

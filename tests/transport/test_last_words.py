@@ -388,9 +388,10 @@ async def test_who_falls_behind_during_the_drain_still_gets_everything():
 
 
 async def test_a_client_that_leaves_during_the_drain_while_its_command_runs_does_not_hold_it_up(no_errors):
+    """Where the handler wants to be cancelled then; else the command is finished (tests/transport/test_drain.py)."""
     async with serving(configured(server=ServerConfig(drain_seconds=600))) as served:
 
-        @served.broker.command("sleep")
+        @served.broker.command("sleep", when_client_leaves="cancel")
         async def sleep(params: dict, context) -> None:
             await trio.sleep_forever()
 

@@ -20,6 +20,7 @@ from clients import (
     serving,
 )
 from receivers import OK, answering, receiving
+from trio.testing import wait_all_tasks_blocked
 
 from broker import AccountConfig, ConfigError, KeyConfig, open_broker
 from broker.config import AccountWebhookConfig, StorageConfig, WebhooksConfig
@@ -116,6 +117,30 @@ async def test_what_is_published_is_posted_as_a_subscriber_gets_it_and_verifies(
         delivery = await hooks.delivery(made["webhook_id"], event_id)
         assert (delivery["type"], delivery["attempts"], delivery["due_at"]) == ("message.received", 1, None)
         assert (delivery["last"]["status"], delivery["last"]["error"]) == (200, None)
+
+
+async def test_a_post_that_is_under_way_is_finished_before_the_broker_ends(hooks):
+    """Cut off, it would be posted again."""
+    release = trio.Event()
+
+    async def answer_late(stream):
+        await release.wait()
+        await stream.send_all(OK)
+
+    async with receiving() as receiver:
+        receiver.answer = answer_late
+        made = await hooks.make(url=receiver.url)
+        [event_id] = await hooks.publish()
+        await receiver.received(1)
+        hooks.served.broker.start_draining()
+        await wait_all_tasks_blocked()
+        assert not hooks.served.ended.is_set()
+        release.set()
+        with trio.fail_after(20):
+            await hooks.served.ended.wait()
+        key = await hooks.served.broker.keyring.authenticate(ALICE, None)
+        page = await hooks.served.broker.webhooks.deliveries(key, made["webhook_id"], {"event_id": event_id})
+        assert [(each.state, each.attempts) for each in page.deliveries] == [("delivered", 1)]
 
 
 async def test_events_and_endpoints_outlive_a_restart(tmp_path):
