@@ -171,7 +171,7 @@ MUTANTS: list[Mutant] = [
         ("a frame is small whatever the names",
          "    while len(frame) > MAX_FRAME_BYTES and snapshot.closed:\n", "    while False:\n"),
         ("without a log on disk none is told of",
-         "None if storage.path is None else storage.keep_seconds", "storage.keep_seconds"),
+         "None if storage.path is None or config.engine", "None if config.engine"),
         ("a window that is squeezed reaches less far",
          "settings.seconds if squeezed is None else round(squeezed, 1)", "settings.seconds"),
     ),
