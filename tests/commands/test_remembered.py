@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from broker.commands.dispatch import AccountCommands
 from broker.commands.remembered import (
     MAX_ANSWERS,
     MAX_BYTES,
@@ -40,6 +41,20 @@ def test_what_is_sent_again_while_it_is_under_way_waits_for_the_same_run():
     first, second = hear(run), hear(run)
     remembered.finish(run, DONE, 2.0)
     assert first == second == [DONE]
+
+
+def test_of_an_account_no_more_is_forgotten_in_a_step_than_is_asked_for_of_either_kind():
+    account = AccountCommands(Remembered(10), Remembered(20))
+    for remembered in (account.remembered, account.once):
+        for number in range(3):
+            remembered.finish(begin_new(remembered, ("key", "", f"r{number}")), DONE, 0.0)
+    assert account.forget(10.0, 4) == 0
+    assert (account.forget(15.0, 4), account.once.statistics().answers) == (3, 3)
+    assert [account.forget(30.0, 2) for _ in range(3)] == [2, 1, 0]
+    for remembered in (account.remembered, account.once):
+        for number in range(3):
+            remembered.finish(begin_new(remembered, ("key", "", f"r{number}"), now=40.0), DONE, 40.0)
+    assert (account.forget(80.0, 4), account.once.statistics().answers) == (4, 2)
 
 
 @pytest.mark.parametrize("outcome", [DONE, REFUSED], ids=["a result", "a refusal"])

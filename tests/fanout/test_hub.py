@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -654,8 +655,8 @@ async def test_every_client_gets_what_memory_has_dropped_too_where_an_archive_ke
 class House:
     """A hub with listeners that note what they are given; its clock goes on with each look."""
 
-    def __init__(self) -> None:
-        self.hub = Hub(ReplayBuffers(ReplayConfig(), b"sixteen bytes..."))
+    def __init__(self, tell: Callable[[str], bool] = lambda _: True) -> None:
+        self.hub = Hub(ReplayBuffers(ReplayConfig(), b"sixteen bytes..."), tell)
         self.engine = memory_engine(self.hub._buffers, self.hub)
         self.written: list[tuple[str, bytes]] = []
         self.woken: list[str] = []
@@ -705,6 +706,24 @@ async def test_what_was_published_meanwhile_is_joined_into_one_write_that_all_of
     (_, first), (_, second) = house.written
     assert first == b"".join(house.frames())
     assert second is first
+
+
+async def test_an_account_has_its_turn_when_its_listeners_know_what_they_may_hear():
+    told: list[str] = []
+
+    def tell(account_id: str) -> bool:
+        told.append(account_id)
+        return len(told) > 2
+
+    house = House(tell)
+    house.listen("a")
+    house.publish()
+    for _ in range(2):
+        house.hub.take_turns(0.0)
+        assert house.written == []
+    house.run()
+    assert [data for _, data in house.written] == house.frames()
+    assert told == ["acct_a"] * 3
 
 
 async def test_one_write_is_bounded_in_events_and_bytes(monkeypatch):

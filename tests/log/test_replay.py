@@ -450,3 +450,4 @@ def test_a_gap_over_what_is_forgotten_has_no_count_but_nothing_can_be_missed_of_
     assert buffer.missed(EVERYTHING, 0, 9) is None
     assert buffer.missed(EVERYTHING, 1, 9) == 0
     assert buffer.missed(Selection(frozenset()), 0, 9) == 0
+    assert buffer.missed(EVERYTHING, 0, 0) == 0

@@ -98,7 +98,7 @@ broker_x_total{a="b c"} 1
 broker_x_total{a="d"} 2
 # HELP broker_draining Draining
 # TYPE broker_draining gauge
-broker_draining 0
+broker_draining 1
 # HELP broker_window_squeezed_seconds Squeezed
 # TYPE broker_window_squeezed_seconds gauge
 broker_window_squeezed_seconds 7

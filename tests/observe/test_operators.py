@@ -286,6 +286,19 @@ async def test_any_number_of_connections_is_looked_at_in_slices_and_the_kernel_a
     assert Many.links == 150
 
 
+async def test_a_page_is_chosen_from_any_number_in_slices(crowd, monkeypatch):
+    census = await Censuses(crowd, list, Schedule()).look()
+    steps, checkpoint = [], trio.lowlevel.checkpoint
+
+    async def counted():
+        steps.append(None)
+        await checkpoint()
+
+    monkeypatch.setattr(trio.lowlevel, "checkpoint", counted)
+    await page_of(census, Wanted(limit=1), crowd)
+    assert len(steps) >= 5_000 / 256
+
+
 async def test_one_look_in_two_seconds_serves_everybody(crowd, autojump_clock):
     censuses = Censuses(crowd, list, Schedule())
     async with trio.open_nursery() as nursery:

@@ -98,6 +98,8 @@ async def test_a_command_that_is_under_way_is_answered_before_the_connection_is_
         opened.start_draining()
         assert (await client.hear())["type"] == "server.draining"
         await wait_all_tasks_blocked(0.01)
+        late = await client.ask("wait_for", "w", inbox_ids=["in_1"], timeout_seconds=3600)
+        assert late["event"] is None, "who begins to wait now is told at once"
         done.set()
         assert (await client.answer("r"))["result"] == "thought"
         await closed_by_the_drain(client)

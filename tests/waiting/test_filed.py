@@ -105,3 +105,49 @@ def test_conditions_without_any_are_none_at_all():
     [ask] = filed.fitting(never, Work(100))
     assert ask is not None
     assert len(ask.waiters) == 3
+
+
+def test_who_seeks_a_part_of_an_address_is_found():
+    filed, one = Filed(), waiter(Where(from_="bob@"))
+    filed.add(one)
+    assert found(filed, Mail(from_="Bob <bob@x.com>"), Work(100)) == [one]
+    assert found(filed, Mail(from_="ada@x.com"), Work(100)) == []
+
+
+def test_what_stands_in_subject_and_body_is_found_once():
+    filed, one = Filed(), waiter(Where(contains="hello"))
+    filed.add(one)
+    assert found(filed, Mail(subject="Hello", body="hello"), Work(100)) == [one]
+
+
+def test_what_is_sought_anew_is_found_from_then_on():
+    filed, one = Filed(), waiter(Where(subject="new"))
+    filed.add(waiter(Where(subject="old")))
+    assert found(filed, Mail(subject="new"), Work(100)) == []
+    filed.add(one)
+    assert found(filed, Mail(subject="new"), Work(100)) == [one]
+
+
+def test_those_who_left_cost_nothing_any_more():
+    filed, work = Filed(), Work(1_000)
+    gone = [waiter(Where(subject=f"text {number}.")) for number in range(100)]
+    for one in gone:
+        filed.add(one)
+    filed.add(waiter(Where(subject="stays")))
+    assert found(filed, Mail(subject="x"), work) == []
+    for one in gone:
+        filed.discard(one)
+    before = work.left
+    assert found(filed, Mail(subject="x"), work) == []
+    assert before - work.left <= 10
+
+
+def test_where_all_who_had_conditions_have_left_no_mail_is_read():
+    filed, one = Filed(), waiter(Where(subject="x"))
+    filed.add(one)
+    filed.discard(one)
+
+    def never():
+        raise AssertionError("nobody looks at the mail")
+
+    assert list(filed.fitting(never, Work(100))) == []

@@ -107,6 +107,20 @@ async def test_what_is_looked_through_and_does_not_fit_moves_the_cursor_on(autoj
         assert (over.event, over.cursor) == (None, published[-1].cursor)
 
 
+async def test_what_comes_while_it_waits_and_does_not_fit_moves_the_cursor_on(autojump_clock):
+    async with open_broker(configured()) as opened, trio.open_nursery() as nursery:
+        over = []
+
+        async def wait():
+            over.append(await opened.wait_for(ACCOUNT, where={"subject": "nothing"}, timeout_seconds=5))
+
+        nursery.start_soon(wait)
+        await blocked()
+        published = await opened.publish(ACCOUNT, [mail(1), mail(2)])
+        await trio.sleep(6)
+        assert [(each.event, each.cursor) for each in over] == [(None, published[-1].cursor)]
+
+
 async def test_other_types_inboxes_and_accounts_are_not_for_who_waits(autojump_clock):
     async with open_broker(configured()) as opened:
         async with trio.open_nursery() as nursery:

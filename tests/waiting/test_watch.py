@@ -1,5 +1,6 @@
 """The watch: what comes is looked at for all who wait, whoever comes or leaves in the middle of a look."""
 
+from itertools import pairwise
 from math import inf
 from random import Random
 
@@ -12,7 +13,7 @@ from broker.fanout.hub import Hub
 from broker.log.retention import ReplayBuffers
 from broker.protocol.framing import text_frame
 from broker.protocol.messages import Entry
-from broker.protocol.selection import Selection, TypeFilter
+from broker.protocol.selection import EVERYTHING, Selection, TypeFilter
 from broker.turns import Turns
 from broker.waiting import watch as module
 from broker.waiting.conditions import Where
@@ -45,6 +46,11 @@ class House:
 
     def publish(self, kinds):
         """Store events, and let the fan-out pass them."""
+        self.store(kinds)
+        self.hub.take_turns(inf)
+
+    def store(self, kinds):
+        """Store events, which the fan-out has yet to pass."""
         first = len(self.kinds) + 1
         self.kinds += kinds
         entries = []
@@ -52,7 +58,6 @@ class House:
             frame = text_frame(b'{"payload":{"subject":"kind %d","thread_id":"t%d"}}' % (kind, kind))
             entries.append(Entry(position, 0.0, "x", "in_1", f"e{position}", frame))
         self.hub.store("acct", entries)
-        self.hub.take_turns(inf)
 
     async def step(self):
         """Let the watch do a slice. Returns whether there was one to do."""
@@ -142,3 +147,84 @@ async def test_at_the_end_whoever_waits_is_woken_and_has_nothing():
     one = Waits(house, None, 0, None)
     house.watch.end()
     assert (one.woken, one.waiter.entry, house.watch.ended) == (True, None, True)
+
+
+async def test_however_many_an_event_is_for_they_are_told_in_short_steps(monkeypatch):
+    monkeypatch.setattr(module, "SLICE", 4 * module.FOUND_WORK)
+    house = House()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.watch.run)
+        waits = [Waits(house, None, 0, None) for _ in range(100)]
+        house.publish([0])
+        told = [0]
+        while await house.step():
+            told.append(sum(one.woken for one in waits))
+        assert told[-1] == 100
+        assert max(after - before for before, after in pairwise(told)) <= 4
+        house.watch.close()
+
+
+async def test_before_each_slice_the_fan_out_goes_first(monkeypatch):
+    monkeypatch.setattr(module, "SLICE", 1)
+    house = House()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.watch.run)
+        house.publish([0] * 5)
+        assert await house.step()
+        house.store([1])
+        assert await house.step()
+        looked_at = house.watch.position
+        assert not await house.step()
+        assert house.watch.position == looked_at < 5
+        house.hub.take_turns(inf)
+        while await house.step():
+            pass
+        assert house.watch.settled == 6
+        house.watch.close()
+
+
+async def test_who_waits_for_events_of_a_type_is_not_told_of_others():
+    house = House()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.watch.run)
+        waiter = Waiter(Selection(frozenset({"in_1"})), TypeFilter(["y"]), None, 0, lambda: None)
+        with house.watch.following(waiter):
+            house.publish([0])
+            while await house.step():
+                pass
+        assert (waiter.entry, waiter.after) == (None, 1)
+        house.watch.close()
+
+
+async def test_who_leaves_while_others_are_told_is_not_told(monkeypatch):
+    monkeypatch.setattr(module, "SLICE", module.FOUND_WORK)
+    house = House()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.watch.run)
+        first, second = [Waits(house, None, 0, None) for _ in range(2)]
+        house.publish([0])
+        while not first.woken:
+            assert await house.step()
+        second.leave()
+        while await house.step():
+            pass
+        assert (second.woken, second.waiter.entry, second.waiter.after) == (False, None, 0)
+        house.watch.close()
+
+
+async def test_nothing_is_kept_of_those_who_left():
+    house = House()
+    waits = [Waits(house, kind, 0, None if kind is None else Where(subject="x")) for kind in (None, 0)]
+    for one in waits:
+        one.leave()
+    assert (house.watch._filed, house.watch._followers) == ({}, {})
+
+
+async def test_a_mail_is_read_once_for_all_who_look_at_it_one_after_the_other():
+    house = House()
+    house.publish([0, 1])
+    first, second = house.account.buffer.read(EVERYTHING, 0, 2, max_events=2, max_bytes=10**6)[0]
+    mails = Mails()
+    assert mails.of(first) is mails.of(first)
+    assert mails.of(second).thread_id == "t1"
+    assert mails.of(first).thread_id == "t0"

@@ -183,5 +183,14 @@ MUTANTS: list[Mutant] = [
         ("who gives a command with `once` again is told that it is one",
          "        if not new and request.once is not None:\n            reply = partial(_reply_again, reply)\n", ""),
     ),
+    *of(
+        "broker/commands/dispatch.py", "tests/commands/test_remembered.py",
+        ("of both kinds no more is forgotten in a step than is asked for",
+         "return forgotten + self.once.forget(now, most - forgotten)", "return forgotten + self.once.forget(now, most)"),
+        ("what is forgotten of both kinds is told",
+         "return forgotten + self.once.forget(now, most - forgotten)", "return self.once.forget(now, most - forgotten)"),
+        ("outcomes of commands with `once` are forgotten, too",
+         "return forgotten + self.once.forget(now, most - forgotten)", "return forgotten"),
+    ),
 ]  # fmt: skip
 """Each is wrong by one small thing."""

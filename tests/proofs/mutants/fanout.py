@@ -328,5 +328,12 @@ MUTANTS: list[Mutant] = [
          "batch = buffer.batch(max_events=BATCH_EVENTS, max_bytes=BATCH_BYTES)",
          "batch = buffer.batch(max_events=10**9, max_bytes=10**9)"),
     ),
+    *of(
+        "broker/fanout/hub.py", "tests/fanout/test_hub.py::test_an_account_has_its_turn_when_its_listeners_know_what_they_may_hear",
+        ("nothing is written to an account whose listeners do not know what they may hear",
+         "        if not self._tell(account.buffer.account_id):\n            return True\n", ""),
+        ("an account whose listeners do not know yet has its turn later",
+         "        if not self._tell(account.buffer.account_id):\n            return True\n", "        if not self._tell(account.buffer.account_id):\n            return False\n"),
+    ),
 ]  # fmt: skip
 """Each is wrong by one small thing."""

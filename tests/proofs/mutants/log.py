@@ -111,5 +111,17 @@ MUTANTS: list[Mutant] = [
         ("positions grow with each event of an account",
          "            position += 1\n", ""),
     ),
+    *of(
+        "broker/log/replay.py", "tests/log/test_replay.py",
+        ("of nothing nothing can be missed",
+         "        if through <= after or selection == NOTHING:\n", "        if through <= after:\n"),
+        ("between a position and itself nothing can be missed",
+         "        if through <= after or selection == NOTHING:\n", "        if selection == NOTHING:\n"),
+    ),
+    Mutant(
+        "broker/log/replay.py", "        through = min(through, self.dropped_through)\n        if through", "        if through",
+        "only what was dropped is missed", "tests/log/test_replay.py",
+        same="what was dropped lies up to there, so nothing behind it is counted",
+    ),
 ]  # fmt: skip
 """Each is wrong by one small thing."""

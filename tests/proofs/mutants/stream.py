@@ -114,7 +114,7 @@ MUTANTS: list[Mutant] = [
          "            self._sealed = self._sealed[self._socket.send(self._sealed) :]\n", "            self._socket.send(self._sealed)\n            self._sealed = self._sealed[:0]\n"),
     ),
     *of(
-        "broker/transport/stream.py", f"{STREAM}::test_a_peer_that_never_ends_is_waited_for_no_longer_than_the_linger",
+        "broker/transport/stream.py", f"{STREAM}::test_a_peer_that_never_reads_is_waited_for_no_longer_than_the_linger",
         ("a peer that does not end is waited for for a moment",
          "            with trio.move_on_after(LINGER_SECONDS):\n", "            with trio.move_on_after(1e6):\n"),
     ),
