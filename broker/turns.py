@@ -211,14 +211,15 @@ class Turns:
 
     async def _let_in(self) -> None:
         """Let in as many in each turn of the loop as it bears: it is known by how long the last one was."""
-        most = FIRST_LET_IN
+        most, wakes = FIRST_LET_IN, False
         while True:
             await self._came.wait()
             self._came = trio.Event()
             while self._outside or self._asleep:
                 began = perf_counter()
-                for number in range(most):
-                    if self._asleep and (number % 2 or not self._outside):
+                for _ in range(most):
+                    wakes = not wakes  # from turn to turn, too: of one kind there may always be more
+                    if self._asleep and (wakes or not self._outside):
                         self._count()
                         self._asleep.do_one()
                     else:

@@ -278,6 +278,30 @@ async def test_who_is_woken_and_who_waits_for_room_do_not_hold_each_other_up(clo
     assert {"waits", "sleeps"} <= set(went[FIRST_LET_IN : 5 * FIRST_LET_IN])
 
 
+async def test_who_is_woken_has_his_turn_though_there_is_room_for_one_and_others_wait_for_room_without_end(clock):
+    turns, went = Turns(), []
+
+    async def work() -> None:
+        for _ in range(40):
+            await turns.come_in("waits")
+            clock[0] += 2 * LONG_SECONDS
+            went.append("waits")
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as working:
+            for _ in range(10):
+                working.start_soon(work)
+            while len(went) < 100:
+                await trio.lowlevel.checkpoint()
+            for _ in range(2 * FIRST_LET_IN):
+                turns.wake("sleeps", partial(went.append, "sleeps"))
+        nursery.cancel_scope.cancel()
+    assert [went.index("sleeps", 100) < 130, went[:300].count("sleeps")] == [True, 2 * FIRST_LET_IN]
+
+
 async def test_where_there_is_room_nobody_waits_at_all(clock):
     turns = Turns()
     async with trio.open_nursery() as nursery:
