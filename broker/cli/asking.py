@@ -18,6 +18,7 @@ from .options import (
     json_option,
     key_option,
     print_json,
+    print_out,
     say,
     scope_option,
     url_option,
@@ -55,10 +56,13 @@ def publish(
             )
         body, content_type = _standard_input("events, a line of JSON each"), "application/x-ndjson"
     else:
-        text = payload if payload is not None else _standard_input("the payload, a JSON object")
-        event = {"type": event_type, "payload": _parse_payload(text)}
-        event |= {"inbox_id": inbox_id} if inbox_id else {}
-        event |= {"account_id": account_id} if account_id else {}
+        if payload is None:
+            parsed = _parse_payload(_standard_input("the payload, a JSON object"), "standard input, the payload,")
+        else:
+            parsed = _parse_payload(payload, "--payload")
+        event = {"type": event_type, "payload": parsed}
+        event |= {"inbox_id": inbox_id} if inbox_id is not None else {}
+        event |= {"account_id": account_id} if account_id is not None else {}
         body, content_type = json.dumps(event).encode(), "application/json"
     for published in _post(url, trust, "/v1/events", key, body, content_type)["events"]:
         print_json(published)
@@ -71,11 +75,11 @@ def _standard_input(what: str) -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _parse_payload(text: str | bytes) -> Any:
+def _parse_payload(text: str | bytes, called: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UsageError(f"--payload is not JSON: {error}") from None
+        raise UsageError(f"{called} is not JSON: {error}") from None
 
 
 @click.command()
@@ -126,9 +130,9 @@ def send(
             raise UsageError("--once needs --inbox")
         once = None
     command: dict[str, Any] = {"action": action, "params": params_of(params)}
-    command |= {"inbox_id": inbox_id} if inbox_id else {}
+    command |= {"inbox_id": inbox_id} if inbox_id is not None else {}
     named = {"request_id": request_id, "once": once, "lease_id": lease_id}
-    command |= {name: value for name, value in named.items() if value}
+    command |= {name: value for name, value in named.items() if value is not None}
     print_json(_post(url, trust, "/v1/commands", key, json.dumps(command).encode()))
 
 
@@ -176,7 +180,7 @@ def token(
         print_json(made)
         return
     click.echo(f"expires at {made['expires_at']}", err=True)
-    click.echo(made["token"])
+    print_out(made["token"])
 
 
 def _post(

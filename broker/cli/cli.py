@@ -1,6 +1,6 @@
 """The command line: its verbs, each from the module of its idea (PROTOCOL section 7)."""
 
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -10,6 +10,7 @@ from .completing import completion
 from .doctor import doctor
 from .health import healthcheck
 from .keys import keys, secrets
+from .options import ended_by_people
 from .queues import queues
 from .serving import check_config, demo, serve
 from .starting import init
@@ -41,14 +42,18 @@ _VERBS: Final = (
 )
 
 
-class _InOrder(click.Group):
-    """Lists the verbs in the order in which one needs them."""
+class _Verbs(click.Group):
+    """Lists the verbs in the order in which one needs them, and lets each end as people are used to."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        with ended_by_people():
+            return super().invoke(ctx)
 
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="broker")
 def main() -> None:
     """An event broker for AI agents with e-mail inboxes."""

@@ -5,6 +5,8 @@ from typing import Final
 import click
 from click.shell_completion import get_completion_class
 
+from .options import print_out
+
 SHELLS: Final = ("bash", "zsh", "fish")
 PROGRAM: Final = "broker"
 VARIABLE: Final = "_BROKER_COMPLETE"
@@ -21,4 +23,4 @@ def completion(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.find_root().command, {}, PROGRAM, VARIABLE).source())
+    print_out(kind(context.find_root().command, {}, PROGRAM, VARIABLE).source())

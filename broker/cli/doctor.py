@@ -10,7 +10,16 @@ import trio
 from .examining import Patient, examine
 from .findings import Finding, exit_code, lines_of
 from .lines import plain
-from .options import BrokerUrl, ca_file_option, ended_by_people, json_option, key_option, print_json, url_option
+from .options import (
+    BrokerUrl,
+    ca_file_option,
+    ended_by_people,
+    json_option,
+    key_option,
+    print_json,
+    print_out,
+    url_option,
+)
 from .probing import Place
 
 
@@ -57,7 +66,7 @@ def doctor(
     def tell(finding: Finding) -> None:
         findings.append(finding)
         if not as_json:
-            click.echo("\n".join(plain(line) for line in lines_of(finding)))
+            print_out("\n".join(plain(line) for line in lines_of(finding)))
 
     with ended_by_people():
         trio.run(examine, patient, tell)

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from ..config import ServerConfig
-from .options import config_option, found_config, json_option, load, print_json
+from .options import config_option, found_config, json_option, load, print_json, print_out
 
 ANSWER_SECONDS: Final = 4.0
 _OWN_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -50,7 +50,7 @@ def healthcheck(config_path: str | None, *, ready: bool, as_json: bool) -> None:
     if as_json:
         print_json({"status": "ready" if ready else "ok"})
     else:
-        click.echo("ok")
+        print_out("ok")
 
 
 def _connection_to(server: ServerConfig) -> http.client.HTTPConnection:

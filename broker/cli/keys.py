@@ -11,7 +11,8 @@ from typing import Any, Final
 import click
 
 from ..access.keys import MAX_CONNECTIONS, TOKEN_PREFIX, Access, Key
-from ..config import AccountConfig, Config
+from ..config import AccountConfig, Config, parse_config
+from ..errors import ConfigError
 from ..keys import hash_key, new_key
 from .options import (
     UsageError,
@@ -22,6 +23,7 @@ from .options import (
     key_option,
     load,
     print_json,
+    print_out,
     say,
     scope_option,
     tier_option,
@@ -70,6 +72,7 @@ def keys_new(
     if operator:
         name = key_id or free_name("op_main", {known.id for known in config.operators})
         lines = operator_lines(name, key)
+        _require_loading(lines)
     else:
         account = next((known for known in config.accounts if known.id == account_id), None)
         taken = {known.id for known in account.keys} if account else set()
@@ -77,11 +80,20 @@ def keys_new(
         lines = [*_account_lines(config, account, account_id, tier), *key_lines(name, key, scopes, inbox_ids)]
         if name in taken:
             raise UsageError(f"--id {name}: {account_id} has a key of this name")
+        _require_loading(["[[accounts]]", f"id = {json.dumps(account_id)}", *key_lines(name, key, scopes, inbox_ids)])
     if as_json:
         print_json({"id": name, "key": key, "sha256": hash_key(key), "toml": "\n".join(lines)})
         return
-    click.echo("\n".join(["", *lines]))
+    print_out("\n".join(["", *lines]))
     say(f"the key of {name}, shown only now; keep it where secrets are kept: {key}")
+
+
+def _require_loading(lines: list[str]) -> None:
+    """Raise `UsageError` where a configuration with these lines would be refused, by a name that is none."""
+    try:
+        parse_config("\n".join(lines), {}, source="the lines of this key")
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def _account_lines(config: Config, account: AccountConfig | None, account_id: str, tier: str | None) -> list[str]:
@@ -126,7 +138,7 @@ def keys_check(config_path: str | None, key: str, *, as_json: bool) -> None:
     if as_json:
         print_json(_as_document(known))
     else:
-        click.echo("\n".join(_described(known)))
+        print_out("\n".join(_described(known)))
 
 
 def _as_document(key: Key) -> dict[str, Any]:
@@ -172,7 +184,7 @@ def secrets_new(*, as_json: bool) -> None:
     if as_json:
         print_json({"secret": secret})
     else:
-        click.echo(secret)
+        print_out(secret)
 
 
 def new_secret() -> str:

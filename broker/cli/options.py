@@ -34,6 +34,14 @@ class UsageError(click.ClickException):
     exit_code = 2
 
 
+class OutputError(BrokerError):
+    """Standard output takes nothing, a full disk's. It is no `OSError`: nobody is to take it for the network's."""
+
+
+class ReaderGoneError(Exception):
+    """Who reads our standard output has had enough: an ordinary end."""
+
+
 class BrokerUrl(Struct, frozen=True):
     """Where a broker is, as both protocols write it; no path of the protocol is in it."""
 
@@ -56,7 +64,7 @@ def parse_url(text: str) -> BrokerUrl:
         _ = parts.port
     except ValueError:
         raise ValueError(f"{text!r}: the port is not a number up to 65535") from None
-    where = f"{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1/stream')}"
+    where = f"{parts.netloc.removesuffix(':')}{parts.path.rstrip('/').removesuffix('/v1/stream')}"
     tls = "s" if _SCHEMES[parts.scheme] else ""
     return BrokerUrl(f"http{tls}://{where}", f"ws{tls}://{where}")
 
@@ -142,9 +150,26 @@ def scope_option(meaning: str) -> Callable[..., Any]:
     return click.option("--scope", "scopes", multiple=True, type=click.Choice(get_args(Scope)), help=meaning)
 
 
+def print_out(text: str | bytes) -> None:
+    """Print what was asked for, on standard output. Raises `ReaderGoneError` and `OutputError`."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        _give_up_output()
+        raise ReaderGoneError from None
+    except OSError as error:
+        _give_up_output()
+        raise OutputError(f"standard output: {error.strerror}") from None
+
+
+def _give_up_output() -> None:
+    """Let what is still in the buffer go nowhere: it must not be written when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON in one line, on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    print_out(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def say(text: str) -> None:
@@ -186,6 +211,5 @@ def ended_by_people() -> Iterator[None]:
         raise click.ClickException(str(first_of(group))) from None
     except* KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except* BrokenPipeError:
-        # What is still in the buffer must not be written when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except* ReaderGoneError:
+        pass

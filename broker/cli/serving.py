@@ -25,7 +25,7 @@ from ..workers.place import take_place
 from .demo import run_demo
 from .garbage import collect_what_is_young
 from .logs import open_log
-from .options import config_option, ended_by_people, found_config, json_option, load, print_json
+from .options import config_option, found_config, json_option, load, print_json, print_out
 
 
 @click.command()
@@ -189,7 +189,7 @@ def check_config(config_path: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"config": config_path, **{f"{thing}s": number for number, thing in counts}})
         return
-    click.echo(f"ok: {', '.join(_counted(*count) for count in counts)} ({config_path or 'no file'})")
+    print_out(f"ok: {', '.join(_counted(*count) for count in counts)} ({config_path or 'no file'})")
 
 
 @click.command()
@@ -201,5 +201,4 @@ def demo(host: str, port: int, seconds: float | None) -> None:
 
     Runs a broker, an agent and a publisher in one process, and prints what arrives with its latency.
     """
-    with ended_by_people():
-        trio.run(partial(run_demo, host=host, port=port, seconds=seconds, say=click.echo))
+    trio.run(partial(run_demo, host=host, port=port, seconds=seconds, say=print_out))

@@ -12,7 +12,7 @@ from ..config import parse_config
 from ..errors import ConfigError
 from ..keys import new_key
 from .keys import key_lines, new_secret, operator_lines
-from .options import CONFIG_NAME, UsageError, json_option, print_json, program_name, say, tier_option
+from .options import CONFIG_NAME, UsageError, json_option, print_json, print_out, program_name, say, tier_option
 
 SECRETS_NAME: Final = "broker.env"
 _OWNER_ONLY: Final = 0o600
@@ -90,7 +90,7 @@ def _ignore(path: Path) -> None:
 def _say_next(folder: Path) -> None:
     here = "" if folder == Path() else f"cd {folder}\n"
     program = program_name()
-    click.echo(f"""{here}set -a; . ./{SECRETS_NAME}; set +a
+    print_out(f"""{here}set -a; . ./{SECRETS_NAME}; set +a
 {program} serve                                # here; then, in another terminal, after the same first line:
 {program} tail
 {program} publish --type message.received --inbox inbox_abc123 --payload '{{"message": {{"subject": "Hello"}}}}'""")

@@ -8,7 +8,7 @@ import msgspec
 
 from ..errors import StorageError
 from ..log import upkeep
-from .options import config_option, found_config, json_option, load, print_json
+from .options import config_option, found_config, json_option, load, print_json, print_out
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -45,22 +45,22 @@ def info(config_path: str | None, path: str | None, *, as_json: bool) -> None:
     except StorageError as error:
         raise click.ClickException(str(error)) from None
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        print_out(msgspec.json.encode(found))
         return
-    click.echo(
+    print_out(
         f"{found.path}: {_size(found.bytes)}, {_size(found.wal_bytes)} in the WAL, {_size(found.unused_bytes)} unused"
     )
-    click.echo(f"free on its disk: {_size(found.disk_free_bytes)}")
+    print_out(f"free on its disk: {_size(found.disk_free_bytes)}")
     if found.used_by_pid is None:
-        click.echo(f"no broker has it; the last one {'closed it' if found.clean else 'did not close it'}")
+        print_out(f"no broker has it; the last one {'closed it' if found.clean else 'did not close it'}")
     else:
-        click.echo(f"a broker has it: pid {found.used_by_pid}")
+        print_out(f"a broker has it: pid {found.used_by_pid}")
     if found.oldest_at is not None and found.newest_at is not None:
         now = time.time()
         ages = f"{_age(now - found.oldest_at)} to {_age(now - found.newest_at)} old"
-        click.echo(f"events: {found.rows['events']:,}, {ages}")
+        print_out(f"events: {found.rows['events']:,}, {ages}")
     for table, count in found.rows.items():
-        click.echo(f"rows of {table}: {count:,}")
+        print_out(f"rows of {table}: {count:,}")
 
 
 @storage.command("check")
@@ -79,7 +79,7 @@ def check(config_path: str | None, path: str | None, *, as_json: bool) -> None:
         sys.exit(1 if faults else 0)
     if faults:
         raise click.ClickException("\n".join(f"{path}: {fault}" for fault in faults))
-    click.echo(f"{path}: ok")
+    print_out(f"{path}: ok")
 
 
 @storage.command("backup")
@@ -97,7 +97,7 @@ def backup(config_path: str | None, path: str | None, copy: str, *, as_json: boo
     if as_json:
         print_json({"copy": copy, "bytes": size})
     else:
-        click.echo(f"{copy}: {_size(size)}")
+        print_out(f"{copy}: {_size(size)}")
 
 
 @storage.command("compact")
@@ -114,7 +114,7 @@ def compact(config_path: str | None, path: str | None, *, as_json: bool) -> None
     if as_json:
         print_json({"path": path, "bytes_before": before, "bytes": after})
     else:
-        click.echo(f"{path}: {_size(before)} before, {_size(after)} now")
+        print_out(f"{path}: {_size(before)} before, {_size(after)} now")
 
 
 def _size(number: float) -> str:

@@ -16,10 +16,10 @@ from .options import (
     BrokerUrl,
     UsageError,
     ca_file_option,
-    ended_by_people,
     inbox_option,
     key_option,
     print_json,
+    print_out,
     say,
     url_option,
 )
@@ -73,8 +73,7 @@ def tail(
     Prints every frame: on a terminal a line for people, else JSON. After a lost connection it goes on where it was.
     """
     request = StreamRequest(url.websocket, key, inbox_ids or ("*",), since, event_types, trust)
-    with ended_by_people():
-        trio.run(_follow, _Tail(request, not no_retry, count, as_json or not sys.stdout.isatty()))
+    trio.run(_follow, _Tail(request, not no_retry, count, as_json or not sys.stdout.isatty()))
 
 
 async def _follow(tail: _Tail) -> None:
@@ -85,7 +84,7 @@ async def _follow(tail: _Tail) -> None:
             if tail.as_json:
                 print_json(frame)
             else:
-                click.echo(line_of(frame))
+                print_out(line_of(frame))
             events += "event_id" in frame
             if events == tail.count:
                 return

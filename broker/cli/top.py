@@ -16,7 +16,15 @@ from ..observe.live import Snapshot
 from .client import LostError
 from .keyboard import keys_pressed, single_keys
 from .operating import Operator, open_operator
-from .options import BrokerUrl, ca_file_option, ended_by_people, operator_key_option, print_json, say, url_option
+from .options import (
+    BrokerUrl,
+    ca_file_option,
+    operator_key_option,
+    print_json,
+    print_out,
+    say,
+    url_option,
+)
 from .picture import Picture, document_of, line_of, lines_of
 
 AGAIN_SECONDS: Final = 1.0
@@ -52,18 +60,17 @@ def top(url: BrokerUrl, trust: ssl.SSLContext | None, key: str, once: bool, as_j
     terminal it prints a line each second.
     """
     picture = Picture(url.http)
-    with ended_by_people():
-        if as_json:
-            _watch_in_lines(url, trust, key, picture, once, lambda shown: print_json(document_of(shown)))
-        elif once:
-            _watch_in_lines(url, trust, key, picture, once, lambda shown: click.echo("\n".join(lines_of(shown))))
-        elif not _is_terminal():
-            _watch_in_lines(url, trust, key, picture, once, lambda shown: click.echo(line_of(shown)))
-        elif find_spec("rich") is None:
-            say(_NO_RICH)
-            _watch_in_lines(url, trust, key, picture, once, lambda shown: click.echo(line_of(shown)))
-        else:
-            _watch_on_screen(url, trust, key, picture)
+    if as_json:
+        _watch_in_lines(url, trust, key, picture, once, lambda shown: print_json(document_of(shown)))
+    elif once:
+        _watch_in_lines(url, trust, key, picture, once, lambda shown: print_out("\n".join(lines_of(shown))))
+    elif not _is_terminal():
+        _watch_in_lines(url, trust, key, picture, once, lambda shown: print_out(line_of(shown)))
+    elif find_spec("rich") is None:
+        say(_NO_RICH)
+        _watch_in_lines(url, trust, key, picture, once, lambda shown: print_out(line_of(shown)))
+    else:
+        _watch_on_screen(url, trust, key, picture)
 
 
 def _is_terminal() -> bool:

@@ -13,7 +13,19 @@ import click
 from msgspec import Struct
 
 from .asking import ask
-from .options import BrokerUrl, UsageError, ca_file_option, inbox_option, key_option, print_json, say, url_option
+from .options import (
+    BrokerUrl,
+    OutputError,
+    ReaderGoneError,
+    UsageError,
+    ca_file_option,
+    inbox_option,
+    key_option,
+    print_json,
+    print_out,
+    say,
+    url_option,
+)
 
 STATES: Final = ("waiting", "sending", "delivered", "acked", "dead")
 
@@ -201,6 +213,7 @@ def receive(secret: str, host: str, port: int, status: int, count: int | None) -
     except Exception:
         raise UsageError("--secret is not whsec_… and base64") from None
     left = count
+    ended: list[Exception] = []
 
     class Receiver(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -210,7 +223,12 @@ def receive(secret: str, host: str, port: int, status: int, count: int | None) -
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             why = verify(body, dict(self.headers.items()))
             if why is None:
-                click.echo(body.decode())
+                try:
+                    print_out(body.decode())
+                except (OutputError, ReaderGoneError) as error:
+                    why = "it is not printed"
+                    ended.append(error)
+                    Thread(target=server.shutdown).start()
             else:
                 say(f"{self.client_address[0]}: refused: {why}")
             self.send_response(status if why is None else 403)
@@ -231,6 +249,8 @@ def receive(secret: str, host: str, port: int, status: int, count: int | None) -
     with server:
         say(f"listening on http://{host}:{server.server_address[1]}")
         server.serve_forever()
+    if ended:
+        raise ended[0]
 
 
 def _verifier(secret: str) -> Callable[[bytes, dict[str, str]], str | None]:

@@ -20,7 +20,7 @@ import trio
 from msgspec import Struct
 
 from ..errors import BrokerError
-from .options import BrokerUrl, UsageError, ca_file_option, ended_by_people, key_option, say, url_option
+from .options import BrokerUrl, UsageError, ca_file_option, key_option, say, url_option
 
 WAIT_SECONDS: Final = 20
 """How long one request waits for an event."""
@@ -278,9 +278,8 @@ def work(
     other: again later. While it runs the lease is held; where that is lost, the command and all that it started ends.
     """
     if shutil.which(command[0]) is None:
-        raise UsageError(f"there is no program {command[0]!r}")
-    with ended_by_people():
-        trio.run(_work, url, trust, key, Job(queue_id, command, concurrency, lease_seconds, count))
+        raise UsageError(f"there is no program {command[0]!r} that can be run")
+    trio.run(_work, url, trust, key, Job(queue_id, command, concurrency, lease_seconds, count))
 
 
 async def _work(url: BrokerUrl, trust: ssl.SSLContext | None, key: str, job: Job) -> None:

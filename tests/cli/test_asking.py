@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from processes import KEY, process, serving
 
+import broker.cli.asking
 from broker.cli.asking import params_of
 from broker.cli.cli import main
 from broker.cli.options import UsageError
@@ -48,6 +49,27 @@ def test_publish_takes_lines_of_events_from_standard_input(url):
     lines = [{"type": kind, "payload": {}} for kind in ("account.upgraded", "message.received")]
     published = run("publish", "--url", url, text="\n".join(json.dumps(line) for line in lines))
     assert len(published.output.splitlines()) == 2
+
+
+def test_an_empty_inbox_is_not_the_whole_account(url):
+    """As of a variable that is not set in a script: `--inbox "$INBOX"`."""
+    answer = run("publish", "--type", "job.done", "--payload", "{}", "--url", url, "--inbox", "")
+    assert answer.exit_code == 1
+    assert "at `$.inbox_id`" in answer.stderr
+
+
+@pytest.mark.parametrize("option", ["--inbox", "--request-id", "--once", "--lease-id"])
+def test_an_empty_name_of_a_command_is_not_left_out(option, monkeypatch):
+    asked = []
+    monkeypatch.setattr(broker.cli.asking, "ask", lambda *arguments: asked.append(json.loads(arguments[5])) or {})
+    run("send", "mark_as_read", "--inbox", "inbox_a", option, "")
+    named = {name: value for name, value in asked[0].items() if value == ""}
+    assert named == {"inbox_id" if option == "--inbox" else option[2:].replace("-", "_"): ""}
+
+
+def test_a_payload_that_is_no_json_is_said_to_be_where_it_came_from(url):
+    assert "--payload is not JSON" in run("publish", "--url", url, "--type", "job.done", "--payload", "{").stderr
+    assert "standard input, the payload, is not JSON" in run("publish", "--url", url, "--type", "job.done").stderr
 
 
 def test_publish_says_that_it_waits_for_what_is_typed(url):

@@ -91,7 +91,18 @@ def test_lines_that_may_not_be_appended_are_said_to_belong_elsewhere(path):
     assert "belong" not in run("keys", "new", "--account", "acct_two").stderr
 
 
-@pytest.mark.parametrize("options", [["--account", "acct_one", "--tier", "free"], ["--operator", "--inbox", "a"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--account", "acct_one", "--tier", "free"],
+        ["--operator", "--inbox", "a"],
+        ["--account", "an account"],
+        ["--id", "a,b"],
+        ["--operator", "--id", "a b"],
+        ["--inbox", "*"],
+        ["--inbox", "a,b"],
+    ],
+)
 def test_what_cannot_be_a_keys_is_refused(options, path):
     answer = run("keys", "new", *options)
     assert (answer.exit_code, answer.stdout) == (2, "")

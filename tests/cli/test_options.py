@@ -24,6 +24,7 @@ def run(*arguments, **environment):
         ("wss://events.example.com/v1/stream", "s://events.example.com"),
         ("https://example.com/broker/", "s://example.com/broker"),
         ("[::1]:8765", "://[::1]:8765"),
+        ("localhost:", "://localhost"),
     ],
 )
 def test_a_url_may_be_written_in_any_form_that_says_where_the_broker_is(text, where):
