@@ -3,7 +3,7 @@
 import fcntl
 import logging
 import os
-import threading
+import select
 
 import pytest
 
@@ -34,11 +34,9 @@ class Reader:
         self.read = bytearray()
 
     def until(self, condition):
-        guard = threading.Timer(GUARD_SECONDS, os._exit, [1])
-        guard.start()
         while not condition(bytes(self.read)):
+            assert select.select([self._descriptor], [], [], GUARD_SECONDS)[0], "nothing more is written"
             self.read += os.read(self._descriptor, 65_536)
-        guard.cancel()
         return bytes(self.read).splitlines()
 
 
@@ -68,6 +66,16 @@ def test_nobody_waits_for_a_descriptor_that_takes_nothing_and_what_is_kept_is_bo
     writer.close()
 
 
+def test_what_was_written_makes_room_for_more(pipe):
+    writer = LogWriter(pipe[1], say_dropped, max_waiting_bytes=1_000)
+    reader = Reader(pipe[0])
+    for number in range(50):
+        writer.put(line(number))
+        assert writer.dropped == 0
+        reader.until(lambda read, most=number + 1: read.count(b"\n") == most)
+    writer.close()
+
+
 def test_each_dropped_line_is_spoken_of_once(pipe):
     writer = LogWriter(pipe[1], say_dropped, max_waiting_bytes=10_000)
     reader = Reader(pipe[0])
@@ -80,7 +88,11 @@ def test_each_dropped_line_is_spoken_of_once(pipe):
         def spoken_of(read):
             return sum(int(said.split()[1]) for said in read.splitlines() if said.startswith(b"dropped "))
 
-        reader.until(lambda read, most=writer_dropped: spoken_of(read) == most)
+        def are_all_spoken_of(read, most=writer_dropped):
+            assert spoken_of(read) <= most
+            return spoken_of(read) == most
+
+        reader.until(are_all_spoken_of)
         assert writer_dropped > told
         told = writer_dropped
     writer.close()
@@ -102,7 +114,12 @@ def test_a_descriptor_that_somebody_made_nonblocking_is_written_all_the_same(pip
     writer = LogWriter(pipe[1], say_dropped)
     for number in range(200):
         writer.put(line(number))
-    assert len(Reader(pipe[0]).until(lambda read: read.count(b"\n") == 200)) == 200
+
+    def is_all_there(read):
+        assert writer.dropped == 0
+        return read.count(b"\n") == 200
+
+    assert len(Reader(pipe[0]).until(is_all_there)) == 200
     writer.close()
     assert writer.dropped == 0
 

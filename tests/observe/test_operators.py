@@ -24,6 +24,7 @@ from broker import CloseCode
 from broker.observe.census import Censuses
 from broker.observe.choosing import MOST_PAGES, Wanted, page_of
 from broker.observe.connections import Connections, ConnectionStatistics, Link, OpenConnection
+from broker.observe.looks import Looks
 from broker.protocol.selection import EVERYTHING
 from broker.schedule import Schedule
 
@@ -325,6 +326,47 @@ async def test_a_look_is_forgotten_when_nobody_asks_any_more(crowd, autojump_clo
         assert schedule.statistics().waiting == 0
         assert censuses.statistics().rows == 0
         nursery.cancel_scope.cancel()
+
+
+class Slow(Many):
+    """A connection that is behind, and takes something now and then."""
+
+    taken, held = 0, 3
+
+    def statistics(self):
+        return ConnectionStatistics(EVERYTHING, False, 1, 2, self.held, None, position=self.taken)
+
+
+async def test_a_client_that_takes_something_between_two_looks_is_behind_and_not_paused(autojump_clock):
+    async with serving() as served:
+        key = key_of(served.broker, ALICE)
+    connections, slow = Connections(), Slow()
+    connections.enter(OpenConnection("conn_1", key, None, None, "websocket", slow))
+    censuses, states = Censuses(connections, list, Schedule()), []
+    for taken, held in ((0, 3), (1, 3), (1, 2), (1, 2), (2, 2)):
+        slow.taken, slow.held = taken, held
+        states.append((await censuses.look()).rows[0].state)
+        await trio.sleep(2)
+    assert states == ["behind", "behind", "behind", "paused", "behind"]
+
+
+async def test_a_look_is_compared_with_the_last_for_as_long_as_somebody_asks(autojump_clock):
+    schedule, given = Schedule(), []
+
+    async def take(last):
+        given.append(last)
+        return len(given)
+
+    looks = Looks(take, schedule)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(schedule.run)
+        for _ in range(3):
+            await looks.look()
+            await trio.sleep(9)
+        await trio.sleep(10)
+        await looks.look()
+        nursery.cancel_scope.cancel()
+    assert given == [None, 1, 2, None]
 
 
 async def test_who_left_after_the_look_is_not_on_the_page(crowd):

