@@ -78,6 +78,10 @@ class Batch:
         if self.account_id is None:
             self.order.append(account_id)
 
+    def forget_events(self) -> None:
+        """Keep none of them any more: the log has them, or nobody; a long answer may wait to be written."""
+        self.by_account = {}
+
     def in_order(self, stored: StoredByAccount) -> Sequence[Stored]:
         """Return where the events are in the order in which they came."""
         if len(stored) == 1:

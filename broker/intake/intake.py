@@ -8,7 +8,7 @@ the answer only, but for what waits for a server that many nodes share, which he
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -83,7 +83,8 @@ class Intake:
         self._draining = draining
         self._tracing = tracing
         self._turns = Turns()
-        self._of_accounts = WeakValueDictionary[str | None, trio.Lock]()
+        self._checking = WeakValueDictionary[str | None, trio.Lock]()
+        self._answering = WeakValueDictionary[str | None, trio.Lock]()
         self._nursery: trio.Nursery | None = None
         self._now_ms = 0
         self._now_text = ""
@@ -228,12 +229,13 @@ class Intake:
     async def ready(self, batch: Batch) -> PlacesByAccount:
         """Check a batch's events and take its places; others have their turn meanwhile. It is to be begun at once.
 
-        Raises `RequestError`.
+        An account's long batches are checked one after the other: what is checked of one is kept whole. Raises
+        `RequestError`.
         """
         if self.prepare_slice(batch):
             return await self.places(batch)
         turn = self.turn(batch)
-        async with self._long(batch):
+        async with _of(self._checking, batch):
             await turn()
             while not self.prepare_slice(batch):
                 await turn()
@@ -245,15 +247,14 @@ class Intake:
                 raise
         return places
 
-    def _long(self, batch: Batch) -> trio.Lock:
-        """Return what an account's long batches take one after the other: what is checked of one is kept whole."""
-        return self._of_accounts.setdefault(batch.account_id, trio.Lock())
-
     async def write_answer(self, batch: Batch, stored: Sequence[Stored]) -> bytes:
-        """Return the JSON of the answer to a publish (PROTOCOL section 6); others have their turn meanwhile."""
+        """Return the JSON of the answer to a publish (PROTOCOL section 6); others have their turn meanwhile.
+
+        An account's long answers are written one after the other, and wait for no list that is still being checked.
+        """
         if len(stored) <= ANSWER_SLICE:
             return answer_of(stored)
-        async with self._long(batch):
+        async with _of(self._answering, batch):
             return await write_answer(stored, self.turn(batch))
 
     def prepare_slice(self, batch: Batch) -> bool:
@@ -325,6 +326,7 @@ class Intake:
         def stored(outcome: StoredByAccount | RequestError) -> None:
             if batch.span is not None:
                 _end_span(batch.span, batch, outcome)
+            batch.forget_events()
             if isinstance(outcome, RequestError):
                 _give_back(places)
                 ended(outcome)
@@ -405,6 +407,11 @@ def _end_span(span: Span, batch: Batch, outcome: StoredByAccount | RequestError)
     span.link(filter(None, traces))
     error = outcome.code if isinstance(outcome, RequestError) else None
     span.end(error, {"messaging.operation.name": "publish", "messaging.batch.message_count": batch.count})
+
+
+def _of(locks: MutableMapping[str | None, trio.Lock], batch: Batch) -> trio.Lock:
+    """Return the lock of a batch's account. Locks are kept for as long as somebody has one, or waits."""
+    return locks.setdefault(batch.account_id, trio.Lock())
 
 
 def _give_back(places: PlacesByAccount) -> None:

@@ -363,6 +363,11 @@ class ReplayBuffer:
         if of_inbox is None:
             of_inbox = self._by_inbox[entry.inbox] = _Run()
             cost += INBOX_OVERHEAD_BYTES
+        else:
+            before = of_inbox.items[-1]
+            entry.inbox = before.inbox  # each event came with strings of its own
+            if entry.type == before.type:
+                entry.type = before.type
         of_inbox.items.append(entry)
         self._taken_in_through = entry.position
         return cost

@@ -156,6 +156,31 @@ async def test_of_an_accounts_long_lists_one_is_checked_after_the_other_and_anot
     assert checked_by_then < 2.5 * MANY, "what is checked of a list is kept until all of it is"
 
 
+async def test_a_long_lists_answer_waits_for_no_list_that_is_still_being_checked():
+    checked_by_then = []
+
+    async def post():
+        assert (await post_events(served.address, body_of(MANY))).status == 200
+        checked_by_then.append(checked.total)
+
+    async with serving() as served:
+        with counting("broker.intake.intake.prepare_event") as checked:
+            async with trio.open_nursery() as nursery:
+                for _ in range(LISTS):
+                    nursery.start_soon(post)
+    assert checked_by_then[0] <= LISTS * MANY / 2, "what is told of a list is kept until its answer is written"
+
+
+async def test_what_was_checked_of_a_publish_is_not_kept_beside_the_log():
+    async with serving() as served, connected(served.address) as client:
+        intake, outcomes = served.broker.intake, []
+        batch = intake.batch(served.connection(client).session.key, body_of(10))
+        assert intake.prepare_slice(batch)
+        intake.begin(batch, await intake.places(batch), outcomes.append)
+        assert not batch.by_account
+        assert [len(stored) for stored in outcomes] == [10]
+
+
 async def test_frames_are_made_in_the_fan_outs_turns_not_in_the_step_that_stores_a_list():
     async with open_broker() as opened:
         with counting("broker.log.replay.encode_event") as framed:

@@ -379,6 +379,18 @@ def test_an_event_is_framed_once_with_its_cursor_inside():
     assert decode_event(payload_of(entry.frame)).cursor == buffer.cursor_at(7)
 
 
+def test_events_of_one_inbox_and_type_share_their_names():
+    """Each event comes with strings of its own: a fifth of what a window of small events takes."""
+    buffer = make_buffer()
+    for position, name in enumerate(["message.received"] * 3 + ["other"], start=1):
+        kind, inbox = bytearray(name.encode()).decode(), bytearray(b"in_1").decode()
+        buffer.extend([entry_of(prepared(f"e{position}", inbox, event_type=kind), position, 0.0)])
+    entries = buffer.batch(max_events=9, max_bytes=FOREVER)
+    assert len({id(entry.inbox) for entry in entries}) == 1
+    assert len({id(entry.type) for entry in entries}) == 2
+    assert [entry.type for entry in entries] == ["message.received"] * 3 + ["other"]
+
+
 def test_a_cursor_is_of_the_protocols_alphabet_and_length():
     cursor = make_buffer().cursor_at(2**62)
     assert cursor[0] == "c"
