@@ -20,7 +20,7 @@ from .protocol.names import Identifier, InboxId, Scope, Tier, TypePattern
 from .protocol.wording import any_of, located, spelled, told
 
 Positive = Annotated[int, Meta(gt=0)]
-FilePath = Annotated[str, Meta(min_length=1)]
+FilePath = Annotated[str, spelled(r"^[^\x00]+$", "the path of a file")]
 PositiveSeconds = Annotated[int, Meta(gt=0, le=86_400)] | Annotated[float, Meta(gt=0, le=86_400)]
 Sha256 = Annotated[
     str, spelled(r"^[0-9a-f]{64}$(?!\n)", "the SHA-256 of a key, 64 of `0-9` and `a-f`, and not the key itself")
@@ -315,8 +315,10 @@ def load_config(path: str | Path | None, environment: Mapping[str, str]) -> Conf
     if path is not None:
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
     return parse_config(text, environment, source=str(path or "the configuration"))
 
 

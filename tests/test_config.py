@@ -141,20 +141,28 @@ def test_any_text_at_all_is_a_configuration_or_a_config_error(text):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"missing\.toml"):
+    with pytest.raises(ConfigError, match=r"^\S+missing\.toml: No such file or directory$"):
         load_config(tmp_path / "missing.toml", {})
 
 
 def test_a_directory_is_no_configuration(tmp_path):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"^\S+: Is a directory$"):
         load_config(tmp_path, {})
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "latin.toml"
     path.write_bytes(b'[server]\nhost = "\xff"')
-    with pytest.raises(ConfigError, match=r"latin\.toml"):
+    with pytest.raises(ConfigError, match=r"latin\.toml: not UTF-8 \(byte 17\)$"):
         load_config(path, {})
+
+
+@pytest.mark.parametrize("setting", ["server.unix", "server.tls_key", "storage.path", "webhooks.ca_file"])
+@pytest.mark.parametrize("path", ["", "a\\u0000b"])
+def test_what_no_file_can_be_called_is_an_error_that_names_the_setting(setting, path):
+    section, _, name = setting.partition(".")
+    with pytest.raises(ConfigError, match=rf"Expected the path of a file - at `\$\.{section}\.{name}`$"):
+        parse_config(f'[{section}]\n{name} = "{path}"', {})
 
 
 def test_an_error_inside_a_file_names_the_file(tmp_path):

@@ -32,7 +32,8 @@ def check_opening(key: Key, query: Mapping[str, str], limits: LimitsConfig) -> O
     for name in ("inbox_ids", "since"):
         if name in query:
             key.require("subscribe")
-    check_spelling({name: name for name in query}, "inbox_ids", "event_types", "client_id", code="bad_request")
+    given = {name: name for name in query}
+    check_spelling(given, "inbox_ids", "event_types", "since", "client_id", code="bad_request")
     since = query.get("since")
     if since is not None:
         check_since(since)

@@ -147,7 +147,7 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     """Return a connection to a file that is there. One that only reads never moves pages from the WAL to the file."""
     mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
-        f"file:{quote(path)}?mode={mode}",
+        f"file:{quote(str(Path(path).absolute()))}?mode={mode}",
         uri=True,
         timeout=_BUSY_SECONDS,
         isolation_level=None,

@@ -148,7 +148,8 @@ _INBOX_SPELLINGS: Final = ("inbox_id", "inbox_ids", "inbox", "inboxes", "inboxId
 _SPELLINGS: Final = {
     "inbox_id": _INBOX_SPELLINGS,
     "inbox_ids": _INBOX_SPELLINGS,
-    "event_types": ("event_type", "eventType", "eventTypes"),
+    "event_types": ("event_type", "eventType", "eventTypes", "types"),
+    "since": ("cursor", "after"),
     "client_id": ("client", "clientId"),
     "scopes": ("scope",),
     "ttl_seconds": ("ttl",),
@@ -157,7 +158,7 @@ _SPELLINGS: Final = {
 
 def check_spelling(
     paths: Mapping[str, str],
-    *names: Literal["inbox_id", "inbox_ids", "event_types", "client_id", "scopes", "ttl_seconds"],
+    *names: Literal["inbox_id", "inbox_ids", "event_types", "since", "client_id", "scopes", "ttl_seconds"],
     code: str = "invalid_params",
 ) -> None:
     """Refuse what is meant as one of ``names`` and spelled otherwise: to ignore it would be to take all for some.

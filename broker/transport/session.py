@@ -398,7 +398,7 @@ class Session:
         self, command: Command, now: float, reached: Reached | None
     ) -> tuple[SubscriptionResult, Gap | None] | Reach:
         self.key.require("subscribe")
-        check_spelling(command.paths, "inbox_ids")
+        check_spelling(command.paths, "inbox_ids", "event_types", "since")
         follower, most = self.follower, self._config.limits.max_inboxes_per_connection
         held = follower.selection
         self._require_few_inboxes(command)

@@ -184,8 +184,10 @@ def _tls_of(config: WebhooksConfig) -> ssl.SSLContext:
     if config.ca_file is not None:
         try:
             context.load_verify_locations(config.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"webhooks.ca_file: {config.ca_file}: {error}") from None
+        except ssl.SSLError:
+            raise ConfigError(f"webhooks.ca_file: {config.ca_file}: there is no certificate in PEM form") from None
+        except OSError as error:
+            raise ConfigError(f"webhooks.ca_file: {config.ca_file}: {error.strerror}") from None
     return context
 
 

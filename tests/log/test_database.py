@@ -250,3 +250,11 @@ def test_a_closed_file_is_free_though_a_process_that_is_being_started_has_copies
     first.close(clean=True)
     opened(path).close(clean=True)
     os.close(before_exec)
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:x?mode=memory", "ü ?#%.db"])
+def test_a_name_that_means_something_else_to_sqlite_is_a_file_like_others(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        opened(name).close(clean=True)
+    assert file_bytes(name) > 0

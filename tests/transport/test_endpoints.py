@@ -173,6 +173,9 @@ MISSPELT = [
     ("inbox_id", "inbox_ids"),
     ("event_type", "event_types"),
     ("eventTypes", "event_types"),
+    ("types", "event_types"),
+    ("cursor", "since"),
+    ("after", "since"),
     ("clientId", "client_id"),
 ]
 
@@ -180,10 +183,12 @@ MISSPELT = [
 @pytest.mark.parametrize(("name", "right"), MISSPELT)
 async def test_a_name_that_is_misspelt_is_refused_with_the_right_one(name, right):
     async with serving() as served:
-        answer = await refused(served, f"{name}=in_1")
-        check_refusal(answer, 400, "bad_request")
-        assert f"`{right}`" in answer.message
-        assert f"`{name}`" in answer.message
+        query = f"{name}=in_1"
+        polled = await ask(served.address, "GET", f"/v1/events?{query}", key=ALICE)
+        for answer in (await refused(served, query), polled):
+            check_refusal(answer, 400, "bad_request")
+            assert f"`{right}`" in answer.message
+            assert f"`{name}`" in answer.message
 
 
 async def test_too_many_inboxes_are_a_bad_request():

@@ -312,6 +312,14 @@ def test_a_subscribe_that_misspells_its_inboxes_is_not_taken_for_one_of_all(name
     assert talk.ask("subscribe", inbox_ids=[])["result"]["inbox_ids"] == ["a"]
 
 
+@pytest.mark.parametrize(("name", "right"), [("event_type", "event_types"), ("cursor", "since"), ("after", "since")])
+def test_a_subscribe_that_misspells_what_narrows_it_is_not_taken_for_a_bare_one(name, right):
+    talk = opened(query={"inbox_ids": "a"})
+    code, message = talk.error("subscribe", **{name: "c1"})
+    assert (code, f"`{right}`" in message, f"`$.{name}`" in message) == ("invalid_params", True, True)
+    assert talk.ask("subscribe", inbox_ids=[])["result"]["inbox_ids"] == ["a"]
+
+
 def test_the_inboxes_of_an_answer_are_sorted_once_for_each_selection(monkeypatch):
     """An empty subscribe may come as often as one likes, on a connection with 9,999 inboxes."""
     sorted_for = []
