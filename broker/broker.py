@@ -52,7 +52,7 @@ from .protocol.messages import Command, NewEvent, Published, encode, format_time
 from .protocol.names import ACKED, ALL_INBOXES, check_identifier, check_list, check_since, require_lists
 from .protocol.selection import TypeFilter
 from .queues.asked import is_work
-from .queues.working import do_at_once
+from .queues.working import do_at_once, leased_elsewhere
 from .schedule import Schedule
 from .sharing import shared_engine
 from .tracing import Tracing
@@ -125,6 +125,8 @@ class Broker:
         self.queues = None if self.keeping is None else self.keeping.queues
         if self.queues is not None:
             self.commands.is_current = self.queues.giving.is_current
+        elif self._joined is not None:
+            self.commands.is_current = leased_elsewhere
         seconds, tier_of = config.replay.seconds, self.keyring.tier_of
         self.censuses = Censuses(self.connections, self._hub.accounts, self.schedule, seconds, tier_of)
         self.tasks = Tasks(self.connections, self.schedule)

@@ -66,6 +66,8 @@ async def examine(patient: Patient, tell: Callable[[Finding], None]) -> None:
         async with open_http(patient.place, patient.key) as http:
             tell(await _broker(patient, http))
             tell(await _key(patient, http))
+            if "webhooks" in patient.scopes:
+                tell(await _webhooks(patient, http))
             cursor = await _examine_stream(patient, tell)
             tell(await _replay(patient, http, cursor))
             tell(await _quiet(patient))
@@ -149,6 +151,15 @@ async def _key(patient: Patient, http: "httpx.AsyncClient") -> Finding:
         said = f"the key may {may}: a stream that is opened with it gets no events"
         return problem("key", "scope", said, "give the key the scope `subscribe`, if events are wanted", scopes=may)
     return ok("key", f"the key may {may}", scopes=may)
+
+
+async def _webhooks(patient: Patient, http: "httpx.AsyncClient") -> Finding:
+    """Find out whether webhooks and queues are at this node."""
+    webhooks, queues = [await _asked(patient, http, "GET", f"/v1/{name}") for name in ("webhooks", "queues")]
+    if webhooks.status == queues.status == 200:
+        endpoints, lines = len(webhooks.result["webhooks"]), len(queues.result["queues"])
+        return ok("webhooks", f"it keeps webhooks and queues; of this account {endpoints} and {lines}")
+    return skipped("webhooks", f"this node keeps no webhooks and queues: {webhooks.message}")
 
 
 # --- the stream --------------------------------------------------------------

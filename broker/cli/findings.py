@@ -9,6 +9,7 @@ Check = Literal[
     "reach",
     "broker",
     "key",
+    "webhooks",
     "stream",
     "round trip",
     "clock",

@@ -96,6 +96,8 @@ def contact_words(picture: Picture) -> str:
         told = "" if snapshot is None else f" (what was told last is of {snapshot.at[11:19]})"
         return f"{picture.contact}: {picture.said}{told}" if picture.said else picture.contact
     words = "draining" if snapshot.draining else "serving"
+    if snapshot.keeper is not None:
+        words += ", keeper of webhooks and queues" if snapshot.keeper else ", not the keeper of webhooks and queues"
     restarted = "" if not picture.restarts else f", restarts seen: {picture.restarts}"
     return f"{words}, up {duration_text(snapshot.uptime_seconds)}{restarted}"
 

@@ -31,6 +31,8 @@ RETRY_SECONDS: Final = 1.0
 """When an account is followed again that could not be: the engine is away, or the disk full."""
 BEGIN_SECONDS: Final = 5.0
 """How long whoever makes an endpoint or a queue waits until its account is followed."""
+WRITE_SECONDS: Final = 10.0
+"""How much older what is written down may be, at most, while what comes is for nobody."""
 REACHED_SECONDS: Final = 1.0
 """After what was for nobody it is written down how far that was when nothing more came for so long."""
 OTHER_HISTORY_SECONDS: Final = 3.0
@@ -44,12 +46,14 @@ Tell = Callable[[str, str, str, Mapping[str, Any]], Awaitable[None]]
 class _Account:
     """An account that is followed."""
 
-    __slots__ = ("account_id", "beginners", "cursor", "known", "moved", "others", "scope")
+    __slots__ = ("account_id", "beginners", "cursor", "known", "moved", "others", "scope", "written_at")
 
     def __init__(self, account_id: str, cursor: str | None) -> None:
         self.account_id = account_id
         self.cursor = cursor
         """Up to where all is taken in; None: that is not known yet."""
+        self.written_at = 0.0
+        """When that was written down, by trio's clock."""
         self.known = trio.Event()
         self.moved = trio.lowlevel.ParkingLot()
         self.scope: trio.CancelScope | None = None
@@ -201,7 +205,7 @@ class Following:
             elif isinstance(following, list):
                 reached = subscriber.follower.cursor
                 entries = [_with_event(entry) for entry in following if self._wanted(account.account_id, entry)]
-                if entries:
+                if entries or trio.current_time() >= account.written_at + WRITE_SECONDS:
                     await self._write(account, reached, entries)
             elif subscriber.ended:
                 await trio.sleep_forever()  # it drains: what comes then is for the next start
@@ -217,16 +221,16 @@ class Following:
     async def _pass_gap(self, account: _Account, gap: Gap) -> None:
         """Say that events are missing, and go on after them. Raises `RequestError`: then it is said again."""
         account_id = account.account_id
-        how_many = "nobody knows how many" if gap.count is None else f"{gap.count}"
-        logger.warning(
-            "events of account %s were lost to its webhooks and queues: %s, after %s", account_id, how_many, gap.from_
-        )
         payload = {"from": account.cursor, "to": gap.to, "count": gap.count}
         name = blake2b(f"{account.cursor}".encode(), digest_size=12).hexdigest()
         for kind, is_there in (("webhook.gap", self._outbox.has), ("queue.gap", self._backlog.has)):
             if is_there(account_id):
                 await self._tell(account_id, kind, f"evt_{kind.partition('.')[0]}_{name}", payload)
         await self._write(account, gap.to, ())
+        how_many = "nobody knows how many" if gap.count is None else f"{gap.count}"
+        logger.warning(
+            "events of account %s were lost to its webhooks and queues: %s, after %s", account_id, how_many, gap.from_
+        )
         self.gaps += 1
         self.missed += gap.count or 0
 
@@ -239,7 +243,7 @@ class Following:
         self.events += await self._storage.write_together(
             self._write_down, taken, weight=1 + rows * len(entries), owners=(account.account_id,)
         )
-        account.cursor = cursor
+        account.cursor, account.written_at = cursor, trio.current_time()
         account.known.set()
         account.moved.unpark_all()
 

@@ -96,6 +96,8 @@ class Snapshot(Struct, frozen=True, tag_field="type", tag="operator.snapshot"):
     """The ten busiest."""
     closed: list[ConnectionClosed]
     """Connections that ended last, the last one first: twenty at most."""
+    keeper: bool | None = None
+    """Whether this node keeps webhooks and queues for others, or stands by; null: neither."""
 
 
 class LiveStatistics(Struct, frozen=True):
@@ -194,6 +196,7 @@ class Live:
             ),
             census.accounts,
             self._connections.closed_lately(),
+            None if statistics.keeper is None else statistics.keeper.held,
         )
 
 

@@ -88,6 +88,11 @@ async def do_at_once(queues: Queues | None, key: Key, command: Command, judge: J
     return result
 
 
+def leased_elsewhere(account_id: str, lease_id: str) -> bool:
+    """Say of a lease that it is known to another node. Raises `RequestError` (`unavailable`), always."""
+    raise RequestError("unavailable", f"Queues {NEED_A_LOG_ON_DISK}")
+
+
 def require_queues(queues: Queues | None) -> Queues:
     """Return the queues. Raises `RequestError` (`unavailable`) if there is no log on disk."""
     if queues is None:

@@ -17,7 +17,19 @@ from between import (
     standing,
 )
 from certificates import Authority
-from clients import ALICE, INBOXES, LISTENER, OPERATOR, PUBLISHER, alices, config_of, configured, connected, token_of
+from clients import (
+    ALICE,
+    INBOXES,
+    LISTENER,
+    OPERATOR,
+    PUBLISHER,
+    alices,
+    config_of,
+    configured,
+    configured_key,
+    connected,
+    token_of,
+)
 from clients import serving as serving_here
 from documents import ROOT
 from processes import GUARD_SECONDS, KEY, process, serving
@@ -30,6 +42,7 @@ from broker.cli.examining import Patient, examine
 from broker.cli.findings import EXIT_CODES, Finding, exit_code, lines_of, quantiles
 from broker.cli.options import parse_url
 from broker.cli.probing import Place
+from broker.config import StorageConfig
 from broker.keys import hash_key
 
 
@@ -61,6 +74,18 @@ def port_of(served):
 
 
 # --- what is well ------------------------------------------------------------
+
+
+async def test_with_a_key_that_may_see_to_webhooks_it_says_whether_they_are_at_this_node(tmp_path):
+    keys = (configured_key(ALICE, scopes=("subscribe", "webhooks")),)
+    alone = config_of(alices(*keys))
+    on_disk = config_of(alices(*keys), storage=StorageConfig(path=str(tmp_path / "broker.db"), min_free_bytes=0))
+    for config, state, said in ((alone, "skipped", "keeps no webhooks and queues"), (on_disk, "ok", "0 and 0")):
+        async with serving_here(config) as served:
+            found = await findings_at(f"127.0.0.1:{port_of(served)}")
+        assert found["webhooks"].state == state
+        assert said in found["webhooks"].said
+        assert exit_code(found.values()) == 0
 
 
 async def test_where_all_is_well_it_finds_nothing_and_measures():

@@ -22,6 +22,7 @@ from receivers import OK, answering, receiving
 from valkeys import server
 
 from broker import AccountConfig
+from broker.cli.picture import Picture, contact_words
 from broker.config import (
     AccountQueueConfig,
     AccountWebhookConfig,
@@ -48,12 +49,6 @@ def engine():
 @pytest.fixture(autouse=True)
 def emptied(engine):
     engine.command("FLUSHALL")
-
-
-@pytest.fixture(autouse=True)
-async def guard():
-    with trio.fail_after(GUARD_SECONDS):
-        yield
 
 
 def config(engine, path=None, *, seconds=300, webhooks=(), queues=()):
@@ -117,8 +112,9 @@ class Site:
 
 @asynccontextmanager
 async def node(*args, **fields):
-    async with serving(config(*args, **fields)) as served:
-        yield Site(served, args[0])
+    with trio.fail_after(GUARD_SECONDS):
+        async with serving(config(*args, **fields)) as served:
+            yield Site(served, args[0])
 
 
 async def test_what_is_published_at_any_node_is_posted_by_the_keeper(engine, tmp_path):
@@ -181,6 +177,13 @@ async def test_a_node_without_a_log_on_disk_says_who_has_webhooks_and_queues(eng
         refused = await site.command("lease", queue_id="support")
         assert refused["code"] == "unavailable"
 
+        @site.broker.command("work")
+        async def work(params: dict, context) -> dict:
+            return {}
+
+        fenced = {"action": "work", "inbox_id": "in_1", "lease_id": "lse_1_1_x", "params": {}}
+        assert (await site.ask("POST", "commands", fenced)).code == "unavailable"
+
 
 async def test_a_keeper_that_comes_back_posts_what_was_published_while_it_was_away(engine, tmp_path):
     async with receiving() as receiver:
@@ -227,14 +230,23 @@ async def until_written(keeper, cursor):
     await until(lambda: keeper.cursors() == [cursor])
 
 
-async def test_another_history_of_the_engine_is_a_gap_and_what_comes_then_is_posted_once(engine, tmp_path):
+def empty(engine):
+    engine.command("FLUSHALL")
+
+
+def restart(engine):
+    engine.restart()
+
+
+@pytest.mark.parametrize("lose", [empty, restart])
+async def test_another_history_of_the_engine_is_a_gap_and_what_comes_then_is_posted_once(engine, tmp_path, lose):
     async with receiving() as receiver:
         webhooks = (hook(receiver, event_types=("message.received", "webhook.gap")),)
         async with node(engine) as site, node(engine, tmp_path / "db", webhooks=webhooks) as keeper:
             await keeper.keeps()
             await site.publish("e1")
             await receiver.received(1)
-            engine.command("FLUSHALL")
+            lose(engine)
             while True:  # the same event again, in the new history, and one more
                 answer = await post_events(site.address, [event(name) for name in ("e1", "e2")])
                 if answer.status == 200:
@@ -244,6 +256,31 @@ async def test_another_history_of_the_engine_is_a_gap_and_what_comes_then_is_pos
             [gap] = [each for each in posted if each["type"] == "webhook.gap"]
             assert gap["payload"]["count"] is None
             assert sorted(each["event_id"] for each in posted if each is not gap) == ["e1", "e2"]
+
+
+async def test_a_keeper_begins_without_its_engine_and_posts_when_that_is_there(engine, tmp_path):
+    async with receiving() as receiver:
+        engine.kill()
+        async with node(engine, tmp_path / "db", webhooks=(hook(receiver),)) as keeper:
+            assert (await keeper.ask("POST", "queues", {"queue_id": "mine"})).code == "unavailable"
+            engine.start()
+            await keeper.keeps()
+            await keeper.publish("e1")
+            await receiver.received(1)
+            assert receiver.ids == ["e1"]
+
+
+async def test_what_waits_at_the_disk_is_taken_in_when_there_is_room_again(engine, tmp_path):
+    async with receiving() as receiver, node(engine, tmp_path / "db", webhooks=(hook(receiver),)) as keeper:
+        await keeper.keeps()
+        writer = keeper.broker._disk.storage._writer
+        least, writer._min_free_bytes = writer._min_free_bytes, 1 << 62
+        await until(lambda: keeper.broker.statistics().storage.short_of_room)
+        await keeper.publish("e1")
+        assert keeper.broker.statistics().keeper.events == 0
+        writer._min_free_bytes = least
+        await receiver.received(1)
+        assert keeper.broker.statistics().keeper.events == 1
 
 
 def event(name):
@@ -262,11 +299,20 @@ async def test_of_two_nodes_with_a_log_on_disk_one_stands_by_until_the_other_is_
                 assert (await first.command("lease", queue_id="support"))["message"] == OTHERS
                 await first.publish("e1")
                 await receiver.received(1)
+                assert "not the keeper of webhooks and queues" in await seen(first)
+                assert "serving, keeper of webhooks and queues" in await seen(second)
                 second.broker.start_draining()
                 await first.keeps()
                 await first.publish("e2")
                 await receiver.received(2)
                 assert receiver.ids == ["e1", "e2"]
+
+
+async def seen(site):
+    """What `broker top` says of a node."""
+    picture = Picture("here")
+    picture.take(await site.broker.live.own())
+    return contact_words(picture)
 
 
 OTHERS = "Another node of this cluster keeps its webhooks and queues"

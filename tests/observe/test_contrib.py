@@ -6,8 +6,12 @@ import shutil
 import subprocess
 
 import pytest
+from clients import configured, serving
 from documents import ROOT
 from observe.scrapes import scrape
+from valkeys import server
+
+from broker.config import EngineConfig, StorageConfig
 
 ALERTS = ROOT / "contrib" / "prometheus" / "alerts.yml"
 SCRAPE = ROOT / "contrib" / "prometheus" / "scrape.yml"
@@ -30,8 +34,12 @@ def panels():
     return [panel for panel in board["panels"] if panel["type"] != "row"]
 
 
-async def test_alerts_ask_for_figures_that_there_are(noisy_broker):
+async def test_alerts_ask_for_figures_that_there_are(noisy_broker, tmp_path):
     exported = (await scrape(noisy_broker)).names
+    storage = StorageConfig(path=str(tmp_path / "keeper.db"), min_free_bytes=0)
+    with server() as engine:
+        async with serving(configured(engine=EngineConfig(url=engine.url), storage=storage)) as served:
+            exported |= (await scrape(served)).names
     assert len(alerts()) == ALERTS.read_text(encoding="utf-8").count("- alert:") > 0
     for name, expression in alerts().items():
         assert names_in(expression) <= exported, name
