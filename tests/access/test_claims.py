@@ -10,7 +10,7 @@ from wires import wires
 
 from broker import CloseCode
 from broker.access.admission import GHOST_SECONDS, admit, examine
-from broker.access.claims import Claim, NodeSlots
+from broker.access.claims import RELEASE, Claim, NodeSlots
 from broker.access.keys import Key
 from broker.access.opening import Opening
 from broker.errors import RequestError
@@ -254,6 +254,25 @@ async def test_a_look_is_one_for_all_nodes_and_takes_nobodys_slot(path):
         assert (await held(one), await held(one, looks=True)) == (1, 1)
 
 
+async def test_who_was_replaced_gives_back_nothing_of_who_came(path):
+    async with nodes(path) as (one, other):
+        first = await one.open(tier="free", client_id="agent")
+        await other.open(tier="free", client_id="agent")
+        await one.wire.ask(b"PING")
+        await one.wire.call(RELEASE, [one.wire.key("k", ACCOUNT)], ("key agent", f"{one.wire.node} {'0' * 16}"))
+        assert await held(other) == 1
+        await until(lambda: first.ended is not None)
+        await one.slots.settled()
+        assert await held(other) == 1
+        assert not one.slots._claims
+
+
+async def test_slots_of_an_account_are_forgotten_a_day_after_the_last_came(path):
+    async with nodes(path) as (one, _):
+        await one.open()
+        assert 86_000_000 < await one.wire.ask(b"PTTL", one.wire.key("k", ACCOUNT)) <= 86_400_000
+
+
 # --- ghosts ------------------------------------------------------------------
 
 
@@ -314,6 +333,33 @@ async def test_what_the_server_has_forgotten_is_claimed_again_and_counts(path):
         await other.open(client_id="agent")
         await until(lambda: named.ended is not None)
         assert (named.ended, first.ended) == (CloseCode.REPLACED, None)
+
+
+async def test_any_number_of_slots_is_claimed_again_though_the_server_goes_away_meanwhile(path, monkeypatch):
+    monkeypatch.setattr("broker.access.claims.RECLAIMED_AT_ONCE", 2)
+    monkeypatch.setattr("broker.access.claims.AGAIN_SECONDS", 0.01)
+    async with nodes(path) as (one, other):
+        clients = [await one.open() for _ in range(5)]
+        await one.wire.forget()
+        await one.wire.live()
+        one.wire.cut = True
+        one.wire.renewed()
+        await trio.testing.wait_all_tasks_blocked()
+        one.wire.cut = False
+        await until_held(other, 5)
+        assert [client.ended for client in clients] == [None] * 5
+
+
+async def test_who_comes_back_to_a_place_that_a_node_had_which_is_gone_has_it_again(path):
+    async with nodes(path) as (one, other):
+        named = await one.open(client_id="agent")
+        await one.wire.ask(b"HSET", one.wire.key("k", ACCOUNT), named.slot.claim.field, b"gone 0123456789abcdef")
+        one.wire.renewed()
+        mine = f"{one.wire.node} {named.slot.claim.token}".encode()
+        with trio.fail_after(20):
+            while await one.wire.ask(b"HGET", one.wire.key("k", ACCOUNT), named.slot.claim.field) != mine:  # noqa: ASYNC110
+                await trio.sleep(0.002)
+        assert (named.ended, await held(other)) == (None, 1)
 
 
 async def test_who_comes_back_to_find_others_in_its_place_loses_it(path):

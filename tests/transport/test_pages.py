@@ -38,6 +38,13 @@ async def test_the_page_is_shown_to_whoever_asks_and_names_parts_that_are_there(
             assert (await page(served.address, f"/dashboard/{name}")).status == 200
 
 
+@pytest.mark.parametrize(("path", "name"), [("", "account.html"), ("/operator", "operator.html")])
+async def test_accounts_and_operators_have_a_page_each(path, name):
+    async with serving() as served:
+        answer = await page(served.address, f"/dashboard{path}")
+    assert (answer.status, answer.body) == (200, (FOLDER / name).read_bytes())
+
+
 @pytest.mark.parametrize("name", PARTS)
 async def test_each_part_is_what_lies_in_its_file_and_says_what_it_is(name):
     async with serving() as served:

@@ -275,10 +275,13 @@ async def test_endpoints_of_the_configuration_come_change_and_go_with_it(autojum
         assert (b, b.endpoint.order) == (before["b"], "inbox")
         assert b.endpoint.created_at == START
         assert b.endpoint.secrets(START + trio.current_time()) == (OTHER, SECRET)
+        _, c = work.webhooks.endpoints.of(work.key())
+        came_at = c.endpoint.created_at
         await trio.sleep(OVERLAP_SECONDS)
         work.reload(config_of(webhooks=(changed, hook("c", event_types=("a.b",)))))
         await trio.sleep(1)
         assert b.endpoint.secrets(START + trio.current_time()) == (OTHER,)
+        assert (c.endpoint.event_types, c.endpoint.created_at) == (("a.b",), came_at)
 
 
 async def test_a_reload_of_the_same_configuration_changes_nothing_and_leaves_what_was_made(autojump_clock):
@@ -347,6 +350,10 @@ async def test_an_endpoint_goes_by_what_its_key_reaches_and_keeps_that_over_a_re
         [live] = work.webhooks.endpoints.of(work.key(INBOX_KEY))
         assert work.webhooks.endpoints.shown(live).inbox_ids == ["in_1", "in_3"]
         assert live.endpoint.key_inbox_ids == ("in_1", "in_3")
+        for inbox in ("in_2", "in_3"):
+            work.publish(inbox)
+        await trio.sleep(1)
+        assert await work.states("w") == {"evt_2": "delivered"}
     row = work.storage.connection.execute("SELECT record FROM webhooks").fetchone()[0]
     assert b"in_3" in row
     assert b"in_2" not in row

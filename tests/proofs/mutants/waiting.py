@@ -248,14 +248,20 @@ MUTANTS: list[Mutant] = [
          "self._found(entry) if fits is None or fits(self._mails.of(entry)) else None", "self._found(entry)"),
         ("where storage does not answer nothing is said of where to go on",
          "        if self._through is None:\n", "        if False:\n"),
-        ("a wait that is over leaves those who follow",
-         "            self._through = waiter.after\n", "            self._through = after\n"),
         ("a wait that is given nothing by the key goes on",
          "return None if waiter.entry is None else self._found(waiter.entry)", "return None"),
         ("of an account in which nobody waits nothing looks on",
          "                del self._watches[account]\n                watch.close()\n", "                watch.close()\n"),
+    ),
+    *of(
+        "broker/waiting/waits.py", "tests/transport/test_draining.py",
         ("who comes while the broker drains is told at once",
          "            if self._ended:\n                watch.end()\n", "            if self._ended:\n                pass\n"),
+    ),
+    Mutant(
+        "broker/waiting/waits.py", "            self._through = waiter.after\n", "            self._through = after\n",
+        "what was looked at for one who waits is not looked at again", WAITS,
+        same="it is read once more from the log, with the same outcome",
     ),
 ]  # fmt: skip
 """Each is wrong by one small thing."""
