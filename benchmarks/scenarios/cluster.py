@@ -16,8 +16,8 @@ from .scenario import COST_COLUMNS, LAST_COLUMNS, LATENCY_COLUMNS, Case, Scenari
 PEER = "centrifugo"
 SIZES, BRIEF_SIZES = (1000,), (200,)
 NODES, BRIEF_NODES = (ALONE, 1, 2, 4), (ALONE, 1, 2)
-PUBLISHERS, WINDOW = 32, 2
-"""Connections that publish, and how many events each has under way."""
+PUBLISHERS, WINDOW = 64, 1
+"""Connections that publish, and how many events each has under way: the broker lets 64 of each wait for a stall."""
 PUBLISHED = "published"
 
 
@@ -28,7 +28,7 @@ def cases(options: Options) -> list[Case]:
     numbers = BRIEF_NODES if options.brief else NODES
     whats = [(f"{size} subscribers", size) for size in options.sizes(SIZES, BRIEF_SIZES)]
     compared = [
-        Case(peer, f"{_said(number)}, {what}", size)
+        Case(peer, f"{_said(number)}: {what}", size)
         for what, size in [*whats, (PUBLISHED, 0)]
         for number in numbers
         for peer in (OURS, PEER)
@@ -48,7 +48,7 @@ def measure(options: Options, case: Case) -> list[Row]:
     options = replace(options, punctual=True)  # nodes are on all cores, the publisher among them
     if case.case in sizing.MEASURED:
         return sizing.measure(options, case)
-    [nodes] = [number for number in NODES if case.case.startswith(f"{_said(number)},")]
+    [nodes] = [number for number in NODES if case.case.startswith(f"{_said(number)}:")]
     where = options.where
     peer: Peer = Nodes(nodes=nodes) if case.peer == OURS else CentrifugoNodes(nodes)
     with peer.open(where.servers, 1) as running:

@@ -18,7 +18,7 @@ from broker.config import parse_config
 from broker.errors import ConfigError
 
 CLUSTER = SCENARIOS["cluster"]
-COMPARED = Options(cases=("2 nodes, 200 subscribers",), brief=True)
+COMPARED = Options(cases=("2 nodes: 200 subscribers",), brief=True)
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def test_each_number_of_nodes_is_measured_beside_centrifugo_and_one_process_alon
     found = [(case.peer, case.case) for case in CLUSTER.cases(Options())]
     for nodes in ("1 node", "2 nodes", "4 nodes"):
         for what in ("1000 subscribers", "published"):
-            assert ("broker", f"{nodes}, {what}") in found
-            assert ("centrifugo", f"{nodes}, {what}") in found
+            assert ("broker", f"{nodes}: {what}") in found
+            assert ("centrifugo", f"{nodes}: {what}") in found
     assert [case for peer, case in found if case.startswith("no Valkey")] == [
-        "no Valkey, 1000 subscribers",
-        "no Valkey, published",
+        "no Valkey: 1000 subscribers",
+        "no Valkey: published",
     ]
     assert {"an idle node", "an account followed", "to another node", *sizing.PUBLISHES} <= {case for _, case in found}
     assert [case.size for case in CLUSTER.cases(Options()) if case.case == "an account followed"] == [10_000]
@@ -115,6 +115,7 @@ def test_following_counts_what_each_of_some_accounts_costs():
 def test_the_docs_table_is_printed_of_what_was_measured_whole():
     rows = [
         Row(peer="broker", case="64 at once", figures={"store_us": 40.4, "node_us": 65.2}),
+        Row(peer="broker", case="no Valkey: published", figures={"server_us": 45.3}),
         Row(peer="broker", case="lists of 10", figures={"store_us": 1.0, "node_us": 1.0}, void="3 not answered"),
         Row(peer="broker", case="an idle node", figures={"store_us": 3_000.0, "node_us": 6_000.0}),
         Row(peer="broker", case="an account followed", size=10_000,
@@ -126,7 +127,10 @@ def test_the_docs_table_is_printed_of_what_was_measured_whole():
     ]  # fmt: skip
     said = "\n".join(sizing.document(rows, 240))
     assert "whose JSON has 430 bytes" in said
-    assert "| an event of 64 publishers at once: what waits goes together | 40 µs | 65 µs |" in said
+    assert (
+        "| an event of 64 publishers at once: what waits goes together | 40 µs | 65 µs (without an engine: 45) |"
+        in said
+    )
     assert "| an account that a node begins to follow | 9 µs, 0.4 KB | 110 µs, 5.4 KB |" in said
     assert "| nothing to do, a node | 0.3 % of a core | 0.6 % of a core |" in said
     assert "| nothing to do, a node that follows 10,000 accounts | 0.5 % of a core | 2.0 % of a core |" in said

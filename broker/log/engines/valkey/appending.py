@@ -169,17 +169,8 @@ class Appending:
     async def _call(self, publishes: list[_Publish]) -> None:
         """Store some publishes in one step, and tell of each."""
         link = self._link
-        by_account: dict[str, list[PreparedEvent]] = {}
-        marks: dict[str, list[int | bytes]] = {}
         parts = [(publish, publish.by_account) for publish in publishes]  # one may be refused meanwhile
-        for publish, of_publish in parts:
-            for account_id, events in of_publish.items():
-                if events:
-                    of_account = by_account.setdefault(account_id, [])
-                    if publish.mark:
-                        first = len(of_account) + 1
-                        marks.setdefault(account_id, []).extend((first, first + len(events) - 1, *publish.mark))
-                    of_account.extend(events)
+        by_account, marks = _gathered(publishes)
         keys, prefixes, written = [link.names.generation], {}, 0
         arguments: list[str | bytes | int] = [link.generation, link.candidate(), *self._limits]
         for account_id, events in by_account.items():
@@ -201,12 +192,12 @@ class Appending:
         self.events += sum(map(len, by_account.values()))
         replicated = await link.replicated()
         self.refused = None
-        places = {account_id: iter(of_account) for account_id, of_account in zip(by_account, answer, strict=True)}
+        places = {account_id: iter(told) for account_id, told in zip(by_account, answer, strict=True)}
         for publish, of_publish in parts:
             outcome, reused = {}, False
-            for number, (account_id, events) in enumerate(of_publish.items(), start=1):
+            for number, (account_id, of_account) in enumerate(of_publish.items(), start=1):
                 prefix, where = prefixes.get(account_id, ""), places.get(account_id, iter(()))
-                stored = await _stored(events, where, prefix, publish.sent_before)
+                stored = await _stored(of_account, where, prefix, publish.sent_before)
                 outcome[account_id] = stored or []
                 reused |= stored is None
                 if number % (_SLICE // _ACCOUNT) == 0:
@@ -235,6 +226,22 @@ class Appending:
             while self._begun and self._begun[0].done is None:
                 self._begun.popleft()
             done(outcome)
+
+
+def _gathered(publishes: list[_Publish]) -> tuple[dict[str, list[PreparedEvent]], dict[str, list[int | bytes]]]:
+    """Return the events of publishes by account, and of each account which of them may be sent again, as the script
+    takes that."""
+    by_account: dict[str, list[PreparedEvent]] = {}
+    marks: dict[str, list[int | bytes]] = {}
+    for publish in publishes:
+        for account_id, events in publish.by_account.items():
+            if events:
+                of_account = by_account.setdefault(account_id, [])
+                if publish.mark:
+                    first = len(of_account) + 1
+                    marks.setdefault(account_id, []).extend((first, first + len(events) - 1, *publish.mark))
+                of_account.extend(events)
+    return by_account, marks
 
 
 async def _stored(
