@@ -4,10 +4,9 @@ A turn of the loop is all that is done between two looks at the network. Of the 
 one of a kind that many others follow from (`Turns.take`), and for a millisecond's worth of others (`Turns.come_in`).
 """
 
-import gc
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Final, TypeVar
 
 import trio
@@ -26,6 +25,10 @@ COLLECTIONS_PER_OLDER: Final = 4
 T = TypeVar("T")
 Who = Hashable | None
 """For whom a turn is: an account's id, or whatever else is known; None: a stranger."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 async def in_turns(steps: Generator[None, None, T]) -> T:
@@ -116,8 +119,8 @@ class Turns:
         self._outside = _Waiting()
         self._asleep = _Acts()
         self._came = trio.Event()
-        self._woken = 0
-        """Since the start."""
+        self.woken: Callable[[], None] = _nothing
+        """Called for each that is woken by `wake`."""
 
     # --- one at a time
 
@@ -163,24 +166,11 @@ class Turns:
             act()
         elif self._clock.woken < FIRST_LET_IN and not self._asleep:
             self._clock.woken += 1
-            self._count()
+            self.woken()
             act()
         else:
             self._asleep.add(who, act)
             self._came.set()
-
-    def _count(self) -> None:
-        """Count one who is woken, and have what so many have made looked at by the garbage collector.
-
-        A task that is woken and waits again has made a dozen objects, which live until it is woken again, and freed as
-        many. The collector counts what is new less what is freed: while thousands wake and wait again it does not come,
-        and then it looks at what all of them have made in one step, for tens of milliseconds.
-        """
-        self._woken += 1
-        collections, rest = divmod(self._woken, WOKEN_PER_COLLECTION)
-        if not rest:
-            older, young = divmod(collections, COLLECTIONS_PER_OLDER)
-            gc.collect(0 if young else 1 if older % COLLECTIONS_PER_OLDER else 2)
 
     # --- who sees to it
 
@@ -210,24 +200,27 @@ class Turns:
                 self._acts.do_one()
 
     async def _let_in(self) -> None:
-        """Let in as many in each turn of the loop as it bears: it is known by how long the last one was."""
+        """Let in as many in each turn of the loop as it bears: it is known by how much work the last one was.
+
+        By the processor's time: what other programs take of it is no reason to let in fewer.
+        """
         most, wakes = FIRST_LET_IN, False
         while True:
             await self._came.wait()
             self._came = trio.Event()
             while self._outside or self._asleep:
-                began = perf_counter()
+                began = thread_time()
                 for _ in range(most):
                     wakes = not wakes  # from turn to turn, too: of one kind there may always be more
                     if self._asleep and (wakes or not self._outside):
-                        self._count()
+                        self.woken()
                         self._asleep.do_one()
                     else:
                         self._outside.let_one_go()
                 await trio.lowlevel.checkpoint()
-                if perf_counter() - began < LONG_SECONDS / 2:
+                if thread_time() - began < LONG_SECONDS / 2:
                     await trio.lowlevel.checkpoint()  # some may have had their step after this task had its own
-                lasted = perf_counter() - began
+                lasted = thread_time() - began
                 if lasted > LONG_SECONDS:
                     most = max(1, most // 2)
                 elif lasted < LONG_SECONDS / 2:

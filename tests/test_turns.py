@@ -1,23 +1,14 @@
 """turns.py: long work in steps, and others in between."""
 
-import gc
 from collections import Counter
 from functools import partial
+from itertools import count
 
 import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from broker.turns import (
-    COLLECTIONS_PER_OLDER,
-    FIRST_LET_IN,
-    FULL_SECONDS,
-    LONG_SECONDS,
-    MOST_LET_IN,
-    WOKEN_PER_COLLECTION,
-    Turns,
-    in_turns,
-)
+from broker.turns import FIRST_LET_IN, FULL_SECONDS, LONG_SECONDS, MOST_LET_IN, Turns, in_turns
 
 
 def steps_of(count, value="done"):
@@ -180,6 +171,7 @@ def clock(monkeypatch):
     """Time as `turns` sees it: it passes where a test lets it."""
     now = [0.0]
     monkeypatch.setattr("broker.turns.perf_counter", lambda: now[0])
+    monkeypatch.setattr("broker.turns.thread_time", lambda: now[0])
     return now
 
 
@@ -237,24 +229,34 @@ async def test_of_many_that_are_woken_at_once_few_go_on_in_one_turn_of_the_loop_
     assert max(names.index("one"), names.index("two")) < 2 * FIRST_LET_IN
 
 
-async def test_what_many_who_are_woken_have_made_is_looked_at_little_by_little(clock):
-    looked_at, turns = [], Turns()
-
-    def note(phase, info):
-        if phase == "start":
-            looked_at.append(info["generation"])
-
+async def test_each_who_is_woken_is_told_of(clock):
+    turns, told = Turns(), []
+    turns.woken = partial(told.append, "woken")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         await wait_all_tasks_blocked()
-        gc.callbacks.append(note)
-        for _ in range(WOKEN_PER_COLLECTION * COLLECTIONS_PER_OLDER**2):
+        for _ in range(100):
             turns.wake("crowd", list)
         await wait_all_tasks_blocked()
-        gc.callbacks.remove(note)
         nursery.cancel_scope.cancel()
-    assert len(looked_at) >= COLLECTIONS_PER_OLDER**2
-    assert {0, 1, 2} <= set(looked_at), "what is older is looked at now and then, too"
+    assert len(told) == 100
+
+
+async def test_what_other_programs_take_of_the_processor_lets_in_no_fewer(clock, monkeypatch):
+    turns, went, rounds = Turns(), [], Rounds()
+    monkeypatch.setattr("broker.turns.perf_counter", partial(next, count(0.0, 1_000.0)))
+    trio.lowlevel.add_instrument(rounds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        began = rounds.number
+        for _ in range(20 * MOST_LET_IN):
+            turns.wake("crowd", partial(went.append, "woken"))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    trio.lowlevel.remove_instrument(rounds)
+    assert len(went) == 20 * MOST_LET_IN
+    assert rounds.number - began < 100
 
 
 async def test_who_is_woken_and_who_waits_for_room_do_not_hold_each_other_up(clock):

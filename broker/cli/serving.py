@@ -87,8 +87,8 @@ def serve(
             if place is None and config.server.workers > 1:
                 arguments = _of_a_worker(config_path, config, logs)
                 sys.exit(run_workers(config, hosts or None, port, arguments, say_listening))
-            collect_what_is_young()
-            serving = partial(serve_until_signal, config, load_again, hosts or None, port)
+            woken = collect_what_is_young()
+            serving = partial(serve_until_signal, config, load_again, hosts or None, port, woken=woken)
             if place is None:
                 trio.run(serving, say_listening)
             else:

@@ -280,13 +280,16 @@ async def serve_until_signal(
     say_listening: Callable[[list[Address]], None],
     given: Sequence[socket.socket] = (),
     siblings: Siblings | None = None,
+    *,
+    woken: Callable[[], None],
 ) -> None:
     """Serve a configuration until SIGTERM or SIGINT, then drain and return. More signals change nothing.
 
     At SIGHUP what ``load_again`` returns (it may raise `ConfigError`) is taken instead, and the files of TLS are read
     again. A supervisor that asked for it is told all this.
 
-    One of several workers is ``given`` the sockets that it listens at, and has ``siblings``.
+    One of several workers is ``given`` the sockets that it listens at, and has ``siblings``. ``woken`` is called for
+    each client that is woken.
     """
     certificate, handed = certificate_of(config.server), given or take_handed_over(os.environ)
     supervisor = Supervisor(os.environ)
@@ -296,6 +299,7 @@ async def serve_until_signal(
         signal.signal(number, signal.SIG_IGN)
     with trio.open_signal_receiver(*ends) as signals, trio.open_signal_receiver(signal.SIGHUP) as reloads:
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
+            broker.turns.woken = woken
             nursery.start_soon(_drain_at_signal, broker, supervisor, signals)
             if siblings is not None:
                 broker.siblings, broker.live.together = siblings, partial(snapshot_of_all, broker)

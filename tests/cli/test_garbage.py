@@ -4,11 +4,20 @@ import subprocess
 import sys
 import textwrap
 
+from broker.cli.garbage import COLLECTIONS_PER_OLDER
+
 BEFORE = """
 import gc
 import weakref
 
-from broker.cli.garbage import FULL_COLLECTIONS_PER_THAW, THRESHOLDS, collect_what_is_young
+import broker.cli.garbage
+from broker.cli.garbage import (
+    COLLECTIONS_PER_OLDER,
+    FULL_COLLECTIONS_PER_THAW,
+    THRESHOLDS,
+    WOKEN_PER_COLLECTION,
+    collect_what_is_young,
+)
 
 class Node:
     pass
@@ -86,3 +95,27 @@ def test_a_cycle_that_was_frozen_is_collected_after_the_thaw():
         full_collections(2)
         print(old() is None)
     """) == ["False", "True"]
+
+
+def test_what_many_who_are_woken_have_made_is_looked_at_little_by_little():
+    young, older, oldest, thawed = run("""
+        woken = collect_what_is_young()
+        gc.disable()
+        node = cycle()
+        old = weakref.ref(node)
+        gc.collect()
+        del node
+        looked_at = []
+        gc.callbacks.append(lambda phase, info: phase == "start" and looked_at.append(info["generation"]))
+        for _ in range(WOKEN_PER_COLLECTION * COLLECTIONS_PER_OLDER**2):
+            woken()
+        print(*map(looked_at.count, range(3)))
+        gc.callbacks.pop()
+        broker.cli.garbage.FULL_COLLECTIONS_PER_THAW = 2
+        for _ in range(WOKEN_PER_COLLECTION * COLLECTIONS_PER_OLDER**2 * 5):
+            woken()
+        print(old() is None)
+    """)
+    assert int(young) == COLLECTIONS_PER_OLDER**2 - COLLECTIONS_PER_OLDER
+    assert (int(older), int(oldest)) == (COLLECTIONS_PER_OLDER - 1, 1), "what is older is looked at now and then, too"
+    assert thawed == "False", "how many are woken says nothing of how many have come"
