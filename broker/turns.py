@@ -7,7 +7,7 @@ one of a kind that many others follow from (`Turns.take`), and for a millisecond
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable
 from time import perf_counter, thread_time
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 
@@ -24,7 +24,7 @@ COLLECTIONS_PER_OLDER: Final = 4
 
 T = TypeVar("T")
 Who = Hashable | None
-"""For whom a turn is: an account's id, or whatever else is known; None: a stranger."""
+"""For whom a turn is: an account's id; anything else is what is known of a stranger."""
 
 
 def _nothing() -> None:
@@ -45,50 +45,87 @@ async def in_turns(steps: Generator[None, None, T]) -> T:
         await trio.lowlevel.checkpoint()
 
 
-class _Waiting:
-    """Those who wait. Who comes next goes round the accounts: one whose thousand clients wait is one in the round."""
+class _Round(Generic[T]):
+    """What waits, by whom it is for. The next is of another account each time, and each second one of a stranger.
 
-    def __init__(self) -> None:
-        self._lots: OrderedDict[Who, trio.lowlevel.ParkingLot] = OrderedDict()
-        """In the order of their turns."""
+    So one account whose thousand clients wait is one in the round; and who comes anew, of whatever account, through
+    whatever proxy, is as often next as all who came before.
+    """
+
+    def __init__(self, lot: Callable[[], T]) -> None:
+        self._lot = lot
+        self._strangers: OrderedDict[Who, T] = OrderedDict()
+        self._accounts: OrderedDict[Who, T] = OrderedDict()
+        """Both in the order of their turns."""
+        self._turn_of_strangers = False
 
     def __bool__(self) -> bool:
-        return bool(self._lots)
+        return bool(self._strangers or self._accounts)
+
+    def lot(self, who: Who) -> T:
+        """Return what waits for somebody, to add to it."""
+        those = self._accounts if isinstance(who, str) else self._strangers
+        lot = those.get(who)
+        if lot is None:
+            lot = those[who] = self._lot()
+        return lot
+
+    def take(self) -> tuple[Who, T]:
+        """Take out what waits for who is next. Of an empty round there is none."""
+        self._turn_of_strangers = not self._turn_of_strangers
+        first, second = self._accounts, self._strangers
+        if self._turn_of_strangers:
+            first, second = second, first
+        return (first or second).popitem(last=False)
+
+    def put_back(self, who: Who, lot: T) -> None:
+        """Let the rest of what waits for somebody wait for his next turn."""
+        (self._accounts if isinstance(who, str) else self._strangers)[who] = lot
+
+
+class _Waiting:
+    """Those who wait."""
+
+    def __init__(self) -> None:
+        self._round = _Round(trio.lowlevel.ParkingLot)
+
+    def __bool__(self) -> bool:
+        return bool(self._round)
 
     async def wait(self, who: Who) -> None:
         """Wait until it is one's turn."""
-        await self._lots.setdefault(who, trio.lowlevel.ParkingLot()).park()
+        await self._round.lot(who).park()
 
     def let_one_go(self) -> bool:
         """Let the next one go on in the next turn of the loop. Returns whether there was one."""
-        while self._lots:
-            who, lot = self._lots.popitem(last=False)
+        while self._round:
+            who, lot = self._round.take()
             if lot:  # else all who waited were cancelled
                 lot.unpark()
                 if lot:
-                    self._lots[who] = lot
+                    self._round.put_back(who, lot)
                 return True
         return False
 
 
 class _Acts:
-    """What is to be done, likewise round the accounts."""
+    """What is to be done."""
 
     def __init__(self) -> None:
-        self._acts: OrderedDict[Who, deque[Callable[[], None]]] = OrderedDict()
+        self._round: _Round[deque[Callable[[], None]]] = _Round(deque)
 
     def __bool__(self) -> bool:
-        return bool(self._acts)
+        return bool(self._round)
 
     def add(self, who: Who, act: Callable[[], None]) -> None:
-        self._acts.setdefault(who, deque()).append(act)
+        self._round.lot(who).append(act)
 
     def do_one(self) -> None:
         """Do the next one."""
-        who, acts = self._acts.popitem(last=False)
+        who, acts = self._round.take()
         act = acts.popleft()
         if acts:
-            self._acts[who] = acts
+            self._round.put_back(who, acts)
         act()
 
 

@@ -229,6 +229,21 @@ async def test_of_many_that_are_woken_at_once_few_go_on_in_one_turn_of_the_loop_
     assert max(names.index("one"), names.index("two")) < 2 * FIRST_LET_IN
 
 
+async def test_strangers_are_as_often_next_as_all_accounts_together(clock):
+    turns, went = Turns(), []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        await wait_all_tasks_blocked()
+        for name in [f"acct_{number}" for number in range(8)] * 50:
+            turns.wake(name, partial(went.append, "account"))
+        for _ in range(100):
+            turns.wake(("127.0.0.1",), partial(went.append, "stranger"))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert len(went) == 500
+    assert went[FIRST_LET_IN : FIRST_LET_IN + 200].count("stranger") == 100
+
+
 async def test_each_who_is_woken_is_told_of(clock):
     turns, told = Turns(), []
     turns.woken = partial(told.append, "woken")

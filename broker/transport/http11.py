@@ -151,6 +151,17 @@ class _Connection:
         return request
 
     async def _receive_request(self, parser: HeadParser) -> Request | None:
+        request = await self._receive_request_in_time(parser)
+        if request is None and self._stream.has_unread:
+            # It came in time: it was this side that had so much to do.
+            self._head_ends_by = trio.current_time() + self._limits.head_seconds
+            self._head_starts_by = self._head_ends_by
+            request = await self._receive_request_in_time(parser)
+        if request is None and parser.begun:
+            raise RequestError("timeout_reading", "The request's head came too slowly")
+        return request
+
+    async def _receive_request_in_time(self, parser: HeadParser) -> Request | None:
         request = None
         with trio.CancelScope(deadline=self._head_deadline() if parser.begun else self._head_starts_by) as reading:
             while request is None:
@@ -159,8 +170,6 @@ class _Connection:
                 request = parser.take(self._waiting)
                 if request is None and parser.begun and not begun:
                     reading.deadline = self._head_deadline()
-        if request is None and parser.begun:
-            raise RequestError("timeout_reading", "The request's head came too slowly")
         return request
 
     def _head_deadline(self) -> float:

@@ -11,9 +11,12 @@ Over TLS all is the same but for one step: bytes are sealed just before the kern
 taken back, so what the kernel did not take of it goes before the remainder.
 """
 
+import fcntl
 import socket
 import ssl
 import struct
+import sys
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple, Protocol
@@ -418,6 +421,14 @@ class ClientStream(trio.abc.HalfCloseableStream):
             return str(self._socket.getpeername()[0]).removeprefix("::ffff:")
         except OSError:
             return None
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the peer has sent something that was not read yet."""
+        if self._closed or self._socket is None:
+            return False
+        unread = fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4))
+        return int.from_bytes(unread, sys.byteorder) > 0
 
     def unacknowledged_seconds(self) -> float | None:
         """Return how long the peer's TCP has left unanswered what it was sent; 0.0: nothing is; None: not known.

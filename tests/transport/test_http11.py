@@ -18,9 +18,11 @@ from trio.testing import memory_stream_pair
 from broker.errors import RequestError
 from broker.transport.http11 import HttpLimits, PeerGoneError, serve_http
 from broker.transport.parsing import STEP_BYTES
+from broker.transport.poller import FEW, open_pollers
 from broker.transport.request import Request
 from broker.transport.response import Response, error_response, json_response
 from broker.transport.stream import ClientStream
+from broker.turns import Turns
 
 GET = b"GET /hello?a=1 HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -927,3 +929,21 @@ async def test_who_offers_http_2_goes_on_in_http_1():
     with_length = head + b"Content-Length: 3\r\n\r\nabc"
     in_chunks = head + b"Transfer-Encoding: chunked\r\n\r\n3\r\ndef\r\n0\r\n\r\n"
     assert [answer.body for answer in await exchange(echo, with_length + in_chunks + GET)] == [b"abc", b"def", b""]
+
+
+async def test_a_head_that_came_in_time_is_answered_though_it_is_read_late(autojump_clock, monkeypatch):
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    turns, held = Turns(), []
+    # The first time, whoever is to be woken is not: as long as that, this side has other things to do.
+    monkeypatch.setattr(turns, "wake", lambda who, act: act() if held else held.append(act))
+    async with open_pollers(turns) as pollers:
+        pollers.few = FEW
+        stream = ClientStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), turns, pollers)
+        theirs.send(GET)
+        theirs.shutdown(socket.SHUT_WR)
+        await serve_http(stream, hello, HttpLimits())
+        assert held
+        assert theirs.recv(1000).startswith(b"HTTP/1.1 200")
+        await stream.aclose()
+    theirs.close()
