@@ -39,7 +39,7 @@ HOUSE_PLAN = [
         ["lock", ("shares", "statements"), "database", ("upkeep", "writing", "kept"), ("storage", "letters", "jobs"),
          ("letterbook", "letters_acked", "positions", "jobbook"), ("outbox", "backlog"),
          "dropped", "replay", ("retention", "archive"), "engines",
-         ("engines.memory", "engines.rows", "engines.answers", "past"), "engines.pages",
+         ("engines.memory", "engines.rows", "engines.answers", "past"), ("engines.pages", "engines.lists"),
          ("engines.sqlite", "engines.valkey", "engines.valkey.scripts"), "engines.valkey.link",
          "engines.valkey.appending", ("engines.valkey.tail", "engines.valkey.wire"),
          "engines.valkey.reaching", "engines.valkey.engine"],

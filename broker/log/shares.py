@@ -1,17 +1,20 @@
 """Which of the work that waits is in the next commit: in its order, but none waits for all that others have brought.
 
-Pure. A list of ten thousand events is one piece of work, and takes as long as a hundred commits of others. An account
-that had more than its share lately lets others go first, for as many commits as that was worth; while nobody else is
-there it costs nothing. What is for one account is never done in another order than it came.
+Pure. A list of ten thousand events is one piece of work, and takes as long as a hundred commits of others: who writes
+it does so in parts, with others' work beside. An account that had more than its share lately lets others go first, for
+as many commits as that was worth; while nobody else is there it costs nothing. What is for one account is never done
+in another order than it came.
 """
 
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-GROUP_WEIGHT: Final = 2_048
+GROUP_WEIGHT: Final = 1_024
 """Rows that one commit has, about; a single piece of work may have more. Who had as many lets others go first."""
-SHARE: Final = 512
+SHARE: Final = 256
 """Rows of one account in a commit after which it is others' turn, if there are others."""
+LONG: Final = 512
+"""A piece of work of so many rows is the last one of its commit, and one at a time is written."""
 
 
 class Weighed(Protocol):
@@ -39,18 +42,23 @@ class Shares:
         self._share = share
         self._debts: dict[str, int] = {}
 
-    def choose(self, waiting: Sequence[W]) -> tuple[list[W], list[W]]:
-        """Return what is next, at least one piece if any waits, and what goes on waiting, in its order."""
-        chosen, rest = self._of_whose_turn_it_is(waiting)
-        if not chosen and rest:  # all that wait have had more than their share: then nobody is kept waiting by them
+    def choose(self, waiting: Sequence[W], beside: Weighed | None = None) -> tuple[list[W], list[W]]:
+        """Return what is next, at least one piece if any waits, and what goes on waiting, in its order.
+
+        ``beside``: a long piece that is under way. Then it is what is neither of its accounts nor long itself, if any.
+        """
+        chosen, rest = self._of_whose_turn_it_is(waiting, beside)
+        if not chosen and any(_may_go(work, beside) for work in rest):
+            # All that wait have had more than their share: then nobody is kept waiting by them.
             self._debts.clear()
-            chosen, rest = self._of_whose_turn_it_is(waiting)
-        more, rest = _that_fits(rest, self._group_weight - sum(work.weight for work in chosen))
-        chosen += more
+            chosen, rest = self._of_whose_turn_it_is(waiting, beside)
+        if not (chosen and chosen[-1].weight >= LONG):
+            more, rest = _that_fits(rest, self._group_weight - sum(work.weight for work in chosen), beside)
+            chosen += more
         self._note(chosen)
         return chosen, rest
 
-    def _of_whose_turn_it_is(self, waiting: Sequence[W]) -> tuple[list[W], list[W]]:
+    def _of_whose_turn_it_is(self, waiting: Sequence[W], beside: Weighed | None) -> tuple[list[W], list[W]]:
         """Return the work of those who have no debts, up to each one's share, and the rest."""
         chosen: list[W] = []
         rest: list[W] = []
@@ -58,7 +66,8 @@ class Shares:
         spent: dict[str, int] = {}
         stopped = set(self._debts)
         for work in waiting:
-            if total >= self._group_weight or not stopped.isdisjoint(work.owners):
+            is_full = total >= self._group_weight or (bool(chosen) and chosen[-1].weight >= LONG)
+            if is_full or not stopped.isdisjoint(work.owners) or not _may_go(work, beside):
                 stopped.update(work.owners)  # what is for these, too, comes after it
                 rest.append(work)
                 continue
@@ -79,13 +88,18 @@ class Shares:
         self._debts = {owner: debt for owner, debt in spent.items() if debt >= self._group_weight}
 
 
-def _that_fits(waiting: Sequence[W], weight: int) -> tuple[list[W], list[W]]:
+def _may_go(work: Weighed, beside: Weighed | None) -> bool:
+    """Whether work may be done while something long is under way."""
+    return beside is None or (work.weight < LONG and set(beside.owners).isdisjoint(work.owners))
+
+
+def _that_fits(waiting: Sequence[W], weight: int, beside: Weighed | None) -> tuple[list[W], list[W]]:
     """Return what of this has room in a commit, and the rest."""
     chosen: list[W] = []
     rest: list[W] = []
     stopped: set[str] = set()
     for work in waiting:
-        if work.weight <= weight and stopped.isdisjoint(work.owners):
+        if work.weight <= min(weight, LONG - 1) and stopped.isdisjoint(work.owners) and _may_go(work, beside):
             chosen.append(work)
             weight -= work.weight
         else:

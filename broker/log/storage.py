@@ -23,7 +23,7 @@ from ..durations import Durations, DurationsStatistics
 from ..errors import BUSY_RETRY_MS, RequestError
 from .database import Database, LastRun, Room, Synchronous, connect, open_database
 from .shares import Shares
-from .writing import DAMAGES, LOOK_SECONDS, OUTAGES, Begun, Work, Writer, damaged, is_fault_of_work
+from .writing import DAMAGES, LOOK_SECONDS, OUTAGES, Begun, InParts, Work, Writer, damaged, is_fault_of_work
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,12 @@ class Storage:
         ``owners`` are the accounts of which it is: the order of the begun is kept for each, and for all that has none.
         """
         self._begin(Begun(write, item, done, weight, owners))
+
+    def begin_in_parts(
+        self, work: InParts, done: Callable[[T | RequestError], None], weight: int, owners: Sequence[str]
+    ) -> None:
+        """Do work that is long part by part: while somebody else waits, who goes between, a part in each commit."""
+        self._begin(Begun(None, work, done, weight, owners, is_in_parts=True))
 
     async def write(self, work: Work[T]) -> T:
         """Do ``work`` in the writer's thread; return what it returned after the commit. Raises `RequestError`.
@@ -312,28 +318,42 @@ class Storage:
         shares = Shares()
         waiting: list[Begun] = []
         group: list[Begun] = []
+        long: Begun | None = None
         was_last = False
+
+        def choose() -> list[Begun]:
+            nonlocal group, waiting, was_last
+            was_last = self._gather(waiting, seconds=0) or was_last
+            group, waiting = shares.choose(waiting, long)
+            return group
+
         try:
-            while waiting or not was_last:
-                was_last = was_last or self._gather(waiting)
-                group, waiting = shares.choose(waiting)
-                if group:
-                    self._in_loop(self._committed, group, *self._writer.write(group))
+            while waiting or long is not None or not was_last:
+                if long is None:
+                    was_last = was_last or self._gather(waiting, seconds=0 if waiting else LOOK_SECONDS)
+                    group, waiting = shares.choose(waiting)
+                    long = group.pop() if group and group[-1].is_in_parts else None
+                    if group:
+                        self._in_loop(self._committed, group, *self._writer.write(group))
+                else:
+                    group, *rest = self._writer.write_parts(long, choose)
+                    long = None if long in group else long
+                    self._in_loop(self._committed, group, *rest)
                 group = []
                 self._writer.look_around()
         except Exception as error:
             self._in_loop(self._fail, error)
         finally:
-            self._in_loop(self._end, [*group, *waiting])
+            self._in_loop(self._end, [*group, *([] if long is None else [long]), *waiting])
 
-    def _gather(self, waiting: list[Begun]) -> bool:
-        """Take over what was begun meanwhile. Returns whether that was the last. Waits a moment if nothing waits."""
+    def _gather(self, waiting: list[Begun], *, seconds: float) -> bool:
+        """Take over what was begun meanwhile, waiting so long for the first. Returns whether that was the last."""
         with suppress(queue.Empty):
-            while True:
-                begun = self._queue.get_nowait() if waiting else self._queue.get(timeout=LOOK_SECONDS)
-                if begun is None:
-                    return True
+            begun = self._queue.get(timeout=seconds) if seconds else self._queue.get_nowait()
+            while begun is not None:
                 waiting.append(begun)
+                begun = self._queue.get_nowait()
+            return True
         return False
 
 

@@ -8,9 +8,10 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from ..errors import BUSY_RETRY_MS, RequestError, StorageError
 from .database import Database, file_bytes, free_bytes
@@ -40,10 +41,33 @@ OUTAGES: Final = {
 DAMAGES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
-class Begun:
-    """A piece of work. ``write`` None: the item is to be called; else it is one of those that are written together."""
+class InParts(Protocol):
+    """Work that may be spread over several commits, with others' work between. To be called where one does."""
 
-    __slots__ = ("done", "item", "outcome", "owners", "weight", "write")
+    def __call__(self, connection: sqlite3.Connection, /) -> Any:
+        """Do all of it."""
+
+    def write_part(self, connection: sqlite3.Connection) -> bool:
+        """Do the next part. Returns whether there are more."""
+
+    def pause(self, connection: sqlite3.Connection) -> None:
+        """Be committed as it is, before the rest. May raise as a part does."""
+
+    def give_up(self) -> None:
+        """Hear that no part will be done any more: something went wrong."""
+
+    @property
+    def outcome(self) -> Any:
+        """What came of it, after the last part."""
+
+
+class Begun:
+    """A piece of work. ``write`` None: the item is to be called; else it is one of those that are written together.
+
+    ``is_in_parts``: the item is `InParts`.
+    """
+
+    __slots__ = ("done", "is_in_parts", "item", "outcome", "owners", "weight", "write")
 
     def __init__(
         self,
@@ -52,7 +76,10 @@ class Begun:
         done: Callable[[Any], None],
         weight: int = 1,
         owners: Sequence[str] = (),
+        *,
+        is_in_parts: bool = False,
     ) -> None:
+        self.is_in_parts = is_in_parts
         self.write = write
         self.item = item
         self.done = done
@@ -94,9 +121,56 @@ class Writer:
         Returns how many seconds that took, and what kind of outage there was, if it could not be stored. Raises
         `StorageError` if the file is damaged.
         """
+        return self._transact(group, partial(self._write_group, group, is_all=True))
+
+    def write_parts(self, long: Begun, choose: Callable[[], Sequence[Begun]]) -> tuple[list[Begun], float, str | None]:
+        """Write parts of a long piece of work until somebody else waits, and then what does, in one transaction.
+
+        ``choose`` returns that, and is called after each part. Returns those that have their outcome by now, and what
+        `write` does.
+        """
+        group = [long]
+        has_ended = False
+
+        def write() -> None:
+            nonlocal has_ended
+            has_ended = self._write_some(long, group, choose)
+            self._write_group(group[1:])
+
+        seconds, outage = self._transact(group, write)
+        if outage is not None:
+            long.item.give_up()
+        return group if has_ended or outage is not None else group[1:], seconds, outage
+
+    def _write_some(self, long: Begun, group: list[Begun], choose: Callable[[], Sequence[Begun]]) -> bool:
+        """Write parts until somebody waits, who then is in the group; return whether it has its outcome."""
+        more = True
+
+        def parts(connection: sqlite3.Connection) -> Any:
+            nonlocal more
+            while more := long.item.write_part(connection):
+                group.extend(choose())
+                if len(group) > 1:
+                    long.item.pause(connection)
+                    return None
+            return long.item.outcome
+
+        outcome = self._in_savepoint(parts)
+        if isinstance(outcome, RequestError):
+            long.item.give_up()
+        elif more:
+            return False
+        long.outcome = outcome
+        return True
+
+    def _transact(self, group: Sequence[Begun], write: Callable[[], None]) -> tuple[float, str | None]:
+        """Do what gives each of a group its outcome in one transaction; if that cannot be stored, that is theirs."""
         started = self.began_at = time.monotonic()
         try:
-            self._write_in_transaction(group)
+            self._connection.execute("BEGIN IMMEDIATE")
+            write()
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
             refusal = self._outage_of(error)
@@ -110,16 +184,14 @@ class Writer:
             self.began_at = inf
         return time.monotonic() - started, self._outage
 
-    def _write_in_transaction(self, group: Sequence[Begun]) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _write_group(self, group: Sequence[Begun], *, is_all: bool = False) -> None:
+        """Write a group; ``is_all``: there is nothing else in the transaction."""
         runs = [(write, list(run)) for write, run in groupby(group, key=lambda begun: begun.write)]
-        if len(runs) == 1 and (len(group) == 1 or runs[0][0] is not None):
+        if is_all and len(runs) == 1 and (len(group) == 1 or runs[0][0] is not None):
             self._write_run(*runs[0], self._alone)
         else:
             for write, run in runs:
                 self._write_run(write, run, self._in_savepoint)
-        if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
 
     def _write_run(
         self, write: Callable[..., Any] | None, run: list[Begun], attempt: Callable[[Work[Any]], Any]

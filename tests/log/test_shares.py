@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.log.shares import GROUP_WEIGHT, SHARE, Shares
+from broker.log.shares import GROUP_WEIGHT, LONG, SHARE, Shares
 
 LIST = 10_000
 """Events of the longest list."""
@@ -52,7 +52,7 @@ def test_a_commit_has_no_more_than_its_rows_but_for_one_piece_of_work(works):
 
 def test_who_is_alone_has_whole_commits():
     found = list(commits(Shares(), [Work(number, ("a",), 100) for number in range(40)]))
-    assert [len(chosen) for chosen in found] == [20, 20]
+    assert [len(chosen) for chosen in found] == [10, 10, 10, 10]
 
 
 def test_who_brings_a_little_waits_for_one_of_anothers_lists_and_not_for_all_of_them():
@@ -68,7 +68,7 @@ def test_while_others_go_on_a_list_waits_for_as_many_commits_as_the_last_one_was
     shares = Shares()
     waiting = [Work(number, ("a",), LIST) for number in range(2)]
     turns = []
-    for number in range(10, 20):
+    for number in range(10, 30):
         chosen, waiting = shares.choose([*waiting, Work(number, ("b",))])
         turns.append([work.number for work in chosen])
     assert [turn for turn, numbers in enumerate(turns) if 0 in numbers or 1 in numbers] == [0, -(-LIST // GROUP_WEIGHT)]
@@ -82,3 +82,28 @@ def test_what_is_of_nobody_waits_for_nobody():
     chosen, rest = shares.choose([Work(1, ("a",), LIST), Work(2, ()), Work(3, ("a",))])
     assert [work.number for work in chosen] == [2]
     assert [work.number for work in rest] == [1, 3]
+
+
+@given(works=works, accounts=owners)
+def test_beside_what_is_long_goes_what_is_neither_long_nor_of_its_accounts_nor_behind_such(works, accounts):
+    shares, long = Shares(), Work(99, accounts, LIST)
+    waiting = [Work(number, *work) for number, work in enumerate(works)]
+    stopped, may_go = set(accounts), []
+    for work in waiting:
+        if work.weight >= LONG or not stopped.isdisjoint(work.owners):
+            stopped.update(work.owners)
+        else:
+            may_go.append(work)
+    done = []
+    while True:
+        chosen, waiting = shares.choose(waiting, long)
+        if not chosen:
+            break
+        done += chosen
+    assert sorted(work.number for work in done) == [work.number for work in may_go]
+
+
+def test_what_is_long_is_the_last_of_its_commit():
+    chosen, rest = Shares().choose([Work(0, ("a",)), Work(1, ("b",), LONG), Work(2, ("c",)), Work(3, ())])
+    assert [work.number for work in chosen] == [0, 1]
+    assert [work.number for work in rest] == [2, 3]

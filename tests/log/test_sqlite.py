@@ -17,6 +17,7 @@ from broker.fanout.hub import Hub
 from broker.log.archive import Kept, Older
 from broker.log.database import Room, open_database
 from broker.log.engines import pages, rows
+from broker.log.engines.answers import ANSWERS
 from broker.log.engines.rows import EVENTS, Ids, Publish, write_events
 from broker.log.engines.sqlite import Beside, SqliteEngine
 from broker.log.retention import ReplayBuffers
@@ -31,14 +32,17 @@ REPLAY_SECONDS = 300
 class House:
     """A log in memory over one on disk, from its opening to its end."""
 
-    def __init__(self, path, storage=None, replay=None, beside=None, synchronous="normal", wall_offset=0.0):
+    def __init__(
+        self, path, storage=None, replay=None, beside=None, synchronous="normal", wall_offset=0.0,
+        storage_type=StorageInStep,
+    ):  # fmt: skip
         clock = trio.lowlevel.current_clock().current_time
 
         def wall_clock():
             return wall_at(clock()).timestamp() + wall_offset
 
-        self.database = open_database(str(path), synchronous, (EVENTS, NOTES), wall_clock)
-        self.storage = StorageInStep(self.database, 0)
+        self.database = open_database(str(path), synchronous, (EVENTS, ANSWERS, NOTES), wall_clock)
+        self.storage = storage_type(self.database, 0)
         self.buffers = ReplayBuffers(replay or ReplayConfig(), self.database.epoch)
         self.hub = Hub(self.buffers)
         config = storage or StorageConfig()
@@ -395,7 +399,7 @@ async def test_the_last_ids_are_known_whatever_generation_they_are_in(tmp_path_f
     for number, name in enumerate(names):
         ids = Ids(connection, max_rows=most)  # as after a restart
         publish = Publish({"a": [prepared(f"e{name}")]}, {"a": "c."})
-        [written], position = write_events(connection, ids, [publish], position, 0.0, float(number))
+        [written], _, position = write_events(connection, ids, [publish], position, 0.0, float(number))
         if name in stored[-most:]:
             assert written.stored["a"][0].duplicate
         if not written.stored["a"][0].duplicate:

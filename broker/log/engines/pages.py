@@ -66,7 +66,9 @@ def _position_before(connection: sqlite3.Connection, account_id: str, moment: fl
     for table in ("events", "known"):
         before = rows.first_since(connection, moment, table)
         (position,) = connection.execute(
-            f"SELECT max(position) FROM {table} WHERE account = ? AND position < ?", (account_id, before)
+            f"SELECT max(position) FROM {table} WHERE account = ?1 AND position < ?2"
+            " AND position < ifnull((SELECT first FROM unfinished WHERE account = ?1), ?2)",
+            (account_id, before),
         ).fetchone()
         if position is not None:
             return int(position)

@@ -5,6 +5,7 @@
   younger, and when that is a day old, or full, the older is emptied and takes its place. So ids are forgotten at the
   cost of nothing, after a day at the soonest. What a hash finds is compared with the row's own id.
 * ``accounts``: the newest position of each account, when that was stored, and how far its events have left.
+* ``unfinished``: from where on an account's events are of a list that is being written (`lists`), and not the log's.
 
 SQLite gives the interpreter's lock away at each step: so a statement takes as many rows as it can.
 """
@@ -42,6 +43,7 @@ EVENTS: Final = Room(
             " dropped_through INTEGER NOT NULL, known_after INTEGER NOT NULL) STRICT, WITHOUT ROWID",
         ),
         KEPT_TABLES,
+        ("CREATE TABLE unfinished (account TEXT PRIMARY KEY, first INTEGER NOT NULL) STRICT, WITHOUT ROWID",),
     ),
 )
 ID_SECONDS: Final = 86_400.0
@@ -142,10 +144,11 @@ class Ids:
 
 def write_events(
     connection: sqlite3.Connection, ids: Ids, publishes: Sequence[Publish], first: int, now: float, wall: float
-) -> tuple[list[Written], int]:
-    """Store the events of some publishes that are new, from position ``first`` on; return the next free one, too.
+) -> tuple[list[Written], dict[str, int], int]:
+    """Store the events of some publishes that are new, from position ``first`` on, behind the heads of their accounts.
 
-    ``now`` and ``wall`` are when, by both clocks.
+    ``now`` and ``wall`` are when, by both clocks. Returns what became of them, the heads that are to be written that
+    they are the log's, and the next free position.
     """
     identities = [
         (account_id, event.inbox_id or ACCOUNT_EVENTS, event.event_id)
@@ -188,8 +191,12 @@ def write_events(
                 outcome.fresh[account_id] = fresh
         written.append(outcome)
     _insert(connection, ids, rows, new_keys, first, wall)
+    return written, heads, position
+
+
+def write_heads(connection: sqlite3.Connection, heads: Mapping[str, int], wall: float) -> None:
+    """Let logs reach so far: all of their events up to there are theirs."""
     connection.executemany(_HEAD, [(account_id, head, wall) for account_id, head in heads.items()])
-    return written, position
 
 
 def _place_of(connection: sqlite3.Connection, identity: Identity, position: int) -> int | None:

@@ -24,9 +24,11 @@ from ...protocol.messages import Entry
 from ..engines import Answer, Done, EngineStatistics, EventsByAccount, Log
 from ..replay import Mark
 from ..retention import ReplayBuffers
+from ..shares import LONG
 from ..storage import Storage
 from . import rows
 from .answers import publish_answer, write_answers
+from .lists import Lists, first_unfinished, take_back
 from .pages import SqliteArchive
 
 logger = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ class SqliteEngine:
         self._moments = deque[tuple[float, int]]()
         """Moments of the monotonic clock, each with a position: what was stored later than then lies from there on."""
         self._is_full = False
+        self._lists = Lists(self._write_part, self._finish)
         self._ids: rows.Ids | None = None
         """None: what is on disk was not taken back yet."""
 
@@ -107,14 +110,13 @@ class SqliteEngine:
             done(refusal)
             return
         prefixes = {account_id: self._buffers.open(account_id).cursor_prefix for account_id in by_account}
+        publish, owners = rows.Publish(by_account, prefixes, answer), tuple(by_account)
         weight = sum(len(events) * self._rows_of(account_id) for account_id, events in by_account.items())
-        self._storage.begin_together(
-            self._write,
-            rows.Publish(by_account, prefixes, answer),
-            partial(self._stored, done),
-            weight,
-            tuple(by_account),
-        )
+        stored = partial(self._stored, done)
+        if weight >= LONG and weight == sum(map(len, by_account.values())):  # rows beside it have no parts
+            self._storage.begin_in_parts(self._lists.of(publish), stored, weight, owners)
+        else:
+            self._storage.begin_together(self._write, publish, stored, weight, owners)
 
     def _rows_of(self, account_id: str) -> int:
         """Return how many rows an event of an account is, with those beside it."""
@@ -122,9 +124,38 @@ class SqliteEngine:
 
     def _write(self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]) -> list[rows.Written]:
         """Store what some publishes bring, in the writer's thread."""
+        written, heads = self._write_rows(connection, publishes)
+        rows.write_heads(connection, heads, self._wall)
+        self._write_answers(connection, publishes, written)
+        for beside in self.beside:
+            for outcome in written:
+                for account_id, entries in outcome.fresh.items():
+                    beside.write(connection, account_id, entries)
+        return written
+
+    def _write_rows(
+        self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]
+    ) -> tuple[list[rows.Written], dict[str, int]]:
+        """Store the events of some publishes behind the heads of their accounts; return these heads, too."""
         assert self._ids is not None
+        self._lists.take_back(connection)
         now, self._wall = self._clock(), max(self._wall, self._wall_clock())
-        written, self._next = rows.write_events(connection, self._ids, publishes, self._next, now, self._wall)
+        written, heads, self._next = rows.write_events(connection, self._ids, publishes, self._next, now, self._wall)
+        return written, heads
+
+    def _write_part(self, connection: sqlite3.Connection, part: rows.Publish) -> tuple[rows.Written, dict[str, int]]:
+        [written], heads = self._write_rows(connection, [part])
+        return written, heads
+
+    def _finish(
+        self, connection: sqlite3.Connection, publish: rows.Publish, written: rows.Written, heads: dict[str, int]
+    ) -> None:
+        rows.write_heads(connection, heads, self._wall)
+        self._write_answers(connection, [publish], [written])
+
+    def _write_answers(
+        self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish], written: Sequence[rows.Written]
+    ) -> None:
         kept = [
             publish_answer(account_id, publish.answer, stored, self._wall)
             for publish, outcome in zip(publishes, written, strict=True)
@@ -133,11 +164,6 @@ class SqliteEngine:
         ]
         if kept:
             write_answers(connection, kept)
-        for beside in self.beside:
-            for outcome in written:
-                for account_id, entries in outcome.fresh.items():
-                    beside.write(connection, account_id, entries)
-        return written
 
     def _stored(self, done: Done, outcome: rows.Written | RequestError) -> None:
         """Give the log what is new, wake the fan-out, and tell the publisher: in one step, after the commit."""
@@ -176,6 +202,7 @@ class SqliteEngine:
         To be done once, before anything is begun. Raises `RequestError` (`unavailable`) if it cannot be read.
         """
         storage = self._storage
+        await storage.write(take_back)
         self._ids = await storage.write(rows.Ids)
         last, last_at = await storage.read(rows.last_position)
         now, wall = self._clock(), self._wall_clock()
@@ -243,7 +270,8 @@ class SqliteEngine:
         wall = self._wall_clock()
         too_old = wall - self._config.keep_seconds
         is_over = rows.used_bytes(connection) > self._config.max_bytes
-        keep_from = in_memory_from
+        self._lists.take_back(connection)
+        keep_from = min(in_memory_from, first_unfinished(connection) or in_memory_from)
         for beside in self.beside:
             needed_from = beside.needed_from(connection)
             if needed_from is not None:

@@ -1,0 +1,311 @@
+"""Long lists on disk: whole or not at all, whoever has commits between their parts, and whatever goes wrong there."""
+
+import time
+from contextlib import suppress
+from functools import partial
+from random import Random
+
+import pytest
+import trio
+from log.test_sqlite import House
+from logs import StorageInStep, at_once, prepared
+
+from broker.config import ReplayConfig, StorageConfig
+from broker.errors import RequestError
+from broker.fanout.hub import Hub
+from broker.log.engines.answers import ANSWERS
+from broker.log.engines.lists import PART
+from broker.log.engines.rows import EVENTS
+from broker.log.engines.sqlite import SqliteEngine
+from broker.log.retention import ReplayBuffers
+from broker.log.storage import open_storage
+
+LIST = 5 * PART
+"""Events of a list here."""
+
+
+class KilledError(BaseException):
+    """The process ends."""
+
+
+class StorageInParts(StorageInStep):
+    """Between two parts of a long list it does what is next of ``between``; what that begins has a commit there."""
+
+    def __init__(self, database, min_free_bytes):
+        super().__init__(database, min_free_bytes)
+        self.between = []
+        self._beside = None
+
+    def _begin(self, begun):
+        if self._beside is not None:
+            self._waiting += 1
+            self._beside.append(begun)
+        elif begun.is_in_parts:
+            self._waiting += 1
+            group = []
+            while begun not in group:
+                group, *rest = self._writer.write_parts(begun, self._choose)
+                self._committed(group, *rest)
+        else:
+            super()._begin(begun)
+
+    def _choose(self):
+        if not self.between:
+            return []
+        self._beside = []
+        try:
+            self.between.pop(0)()
+            return self._beside
+        finally:
+            self._beside = None
+
+
+class Lists(House):
+    """A log on disk whose long lists are written part by part."""
+
+    def __init__(self, path, **options):
+        super().__init__(path, storage_type=StorageInParts, **options)
+
+    def begin(self, names, account_id="a"):
+        """Publish, and return what is told of it, when it is."""
+        told = []
+        self.engine.begin({account_id: [prepared(name) for name in names]}, told.append)
+        return told
+
+    @property
+    def unfinished(self):
+        return self.rows("SELECT account FROM unfinished")
+
+
+def names_of(number, prefix="e"):
+    return [f"{prefix}{n}" for n in range(number)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "broker.db"
+
+
+async def test_others_have_their_commits_between_the_parts_of_a_list_which_comes_whole_at_its_end(path):
+    house, seen = Lists(path), []
+
+    def other():
+        told = house.begin(["b1"], "b")
+        seen.append((told, house.names(), house.unfinished))
+
+    house.storage.between = [other, other]
+    told = house.begin(names_of(LIST))
+    house.hub.take_turns(float("inf"))
+    assert [len(stored["a"]) for stored in told] == [LIST]
+    assert not any(stored.duplicate for stored in told[0]["a"])
+    assert [names for _, names, _ in seen] == [[], []]
+    assert [[one.duplicate for one in stored["b"]] for [stored], _, _ in seen] == [[False], [True]]
+    assert seen[1][2] == [("a",)]
+    assert house.names() == names_of(LIST)
+    assert house.unfinished == []
+    house.close()
+    after = Lists(path)
+    assert after.names() == names_of(LIST)
+    assert after.names(account_id="b") == ["b1"]
+    after.close()
+
+
+async def test_while_nobody_else_waits_a_list_is_one_commit(path):
+    house = Lists(path)
+    before = house.storage.statistics()
+    house.begin(names_of(LIST))
+    after = house.storage.statistics()
+    assert (after.works - before.works, sum(after.groups) - sum(before.groups)) == (1, 1)
+    house.close()
+
+
+async def test_of_a_list_in_which_the_process_ended_nothing_is_left_and_it_can_be_sent_again(path):
+    before = Lists(path)
+
+    def end():
+        raise KilledError
+
+    before.begin(["first"])
+    before.storage.between = [partial(before.begin, ["b1"], "b"), end]
+    with pytest.raises(KilledError):
+        before.begin(names_of(LIST))
+    before.close(clean=False)
+    after = Lists(path)
+    assert after.names() == ["first"]
+    assert after.names(account_id="b") == ["b1"]
+    assert after.rows("SELECT count(*) FROM events") == [(2,)]
+    assert after.unfinished == []
+    assert not any(stored.duplicate for stored in after.publish(*names_of(LIST)))
+    assert after.names() == ["first", *names_of(LIST)]
+    after.close()
+
+
+def fill(house):
+    """Let the disk be full."""
+    [(pages,)] = house.rows("PRAGMA page_count")
+    house.rows(f"PRAGMA max_page_count = {pages}")
+
+
+async def test_a_list_that_the_disk_does_not_take_whole_is_refused_and_its_parts_are_taken_back(path):
+    house = Lists(path)
+    house.begin(["first"])
+
+    def other():
+        house.begin(["b1"], "b")
+
+    def then_full():
+        other()
+        fill(house)
+
+    house.storage.between = [other, lambda: fill(house)]
+    [refusal] = house.begin(names_of(20 * PART))
+    assert refusal.code == "unavailable"
+    assert house.unfinished == [("a",)]
+    house.rows("PRAGMA max_page_count = 1000000")
+    house.publish("b2", account_id="b")
+    assert house.unfinished == []
+    assert house.rows("SELECT count(*) FROM events") == [(3,)]
+    assert not any(stored.duplicate for stored in house.publish(*names_of(LIST)))
+    assert house.names() == ["first", *names_of(LIST)]
+    house.close()
+
+
+async def test_a_list_that_fails_in_the_middle_takes_nothing_of_others_with_it(path, monkeypatch, mock_clock):
+    house, told = Lists(path), []
+
+    def other():
+        told.append(house.begin(["b1"], "b"))
+
+    def fail(*_):
+        raise ValueError("at fault")
+
+    def other_then_fail():
+        told.append(house.begin(["b2"], "b"))
+        monkeypatch.setattr(house.engine._lists, "finish", fail)
+
+    house.storage.between = [other, other_then_fail]
+    [refusal] = house.begin(names_of(LIST))
+    monkeypatch.undo()
+    assert refusal.code == "internal"
+    assert all(not isinstance(outcome, RequestError) for outcomes in told for outcome in outcomes)
+    assert house.unfinished == [("a",)]
+    mock_clock.jump(400)
+    house.trim()
+    assert house.unfinished == []
+    house.hub.take_turns(float("inf"))
+    assert (house.names(), house.names(account_id="b")) == ([], ["b1", "b2"])
+    house.close()
+
+
+async def test_what_is_read_and_trimmed_meanwhile_knows_nothing_of_it(path, mock_clock):
+    house = Lists(path, storage=StorageConfig(keep_seconds=600.0, max_bytes=1))
+    mock_clock.jump(400)
+    found = []
+
+    def look():
+        house.begin(["b1"], "b")
+
+    def look_and_trim():
+        archive = house.engine.archive
+        moment = house.engine._wall_clock() + 1
+        found.append(at_once(archive.position_before("a", moment)))
+        house.storage._beside = None
+        house.database.connection.execute("SAVEPOINT trim")
+        house.engine._trim_step(house.database.connection, 2**62)
+        house.database.connection.execute("RELEASE trim")
+        house.storage._beside = []
+        house.begin(["b2"], "b")
+
+    house.storage.between = [look, look_and_trim]
+    told = house.begin(names_of(LIST))
+    assert found == [0]
+    assert len(told[0]["a"]) == LIST
+    assert house.rows("SELECT count(*) FROM events WHERE account = 'a'") == [(LIST,)]
+    house.close()
+
+
+async def test_what_comes_twice_in_a_list_is_stored_once_wherever_its_parts_end(path):
+    house = Lists(path)
+    house.begin(["e5", "e1000"])
+    house.storage.between = [partial(house.begin, [f"b{n}"], "b") for n in range(20)]
+    [stored] = house.begin([*names_of(LIST), *names_of(LIST)])
+    duplicates = [one.duplicate for one in stored["a"]]
+    assert [n for n in range(LIST) if duplicates[n]] == [5, 1000]
+    assert all(duplicates[LIST:])
+    positions = {one.event_id: one.position for one in stored["a"][:LIST]}
+    assert all(positions[one.event_id] == one.position for one in stored["a"][LIST:])
+    house.close()
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_whatever_happens_between_what_was_told_is_there_and_nothing_else(seed, path):
+    random, told = Random(seed), {"a": [], "b": [], "c": []}
+    house, number = Lists(path), 0
+
+    def publish(account_id, size):
+        nonlocal number
+        names = [f"e{number + n}" for n in range(size)]
+        number += size
+
+        def done(outcome):
+            if not isinstance(outcome, RequestError):
+                told[account_id].extend(names)
+
+        house.engine.begin({account_id: [prepared(name) for name in names]}, done)
+
+    def end():
+        raise KilledError
+
+    for _ in range(25):
+        account_id = random.choice("ab")
+        house.storage.between = [partial(publish, "c", random.choice([1, 5])) for _ in range(random.randrange(5))]
+        event = random.randrange(6)
+        if event == 0:
+            house.storage.between.append(end)
+        elif event == 1:
+            house.storage.between.append(partial(fill, house))
+        with suppress(KilledError):
+            publish(account_id, random.choice([1, 3, LIST, 2 * LIST]))
+        house.storage.between = []
+        house.rows("PRAGMA max_page_count = 1000000")
+        if event in (0, 2):
+            house.close(clean=event == 2)
+            house = Lists(path, replay=ReplayConfig(max_events_per_account=1_000_000))
+        house.hub.take_turns(float("inf"))
+        for one, names in told.items():
+            rows = house.rows(
+                f"SELECT event_id FROM events WHERE account = '{one}' AND position <= "
+                f"ifnull((SELECT head FROM accounts WHERE account = '{one}'), 0) ORDER BY position"
+            )
+            assert [name for (name,) in rows] == names
+    house.close()
+    after = Lists(path, replay=ReplayConfig(max_events_per_account=1_000_000))
+    for one, names in told.items():
+        assert after.names(account_id=one) == names
+    assert after.rows("SELECT count(*) FROM events") == [(sum(map(len, told.values())),)]
+    after.close()
+
+
+async def test_who_publishes_a_little_beside_a_list_is_told_before_it(tmp_path):
+    """In a real log: its thread, its commits."""
+    async with open_storage(str(tmp_path / "broker.db"), rooms=(EVENTS, ANSWERS)) as storage:
+        buffers = ReplayBuffers(ReplayConfig(), storage.epoch)
+        engine = SqliteEngine(buffers, Hub(buffers), storage, StorageConfig(), 300, time.monotonic, time.time)
+        told = []
+        async with trio.open_nursery() as nursery:
+            await nursery.start(storage.run)
+            await engine.recover()
+            done = trio.Event()
+
+            def tell(name, outcome):
+                told.append(name)
+                if len(told) == 3:
+                    done.set()
+
+            engine.begin({"a": [prepared(name) for name in names_of(10_000)]}, partial(tell, "list"))
+            engine.begin({"a": [prepared("after")]}, partial(tell, "after"))
+            engine.begin({"b": [prepared("e")]}, partial(tell, "other"))
+            with trio.fail_after(60):
+                await done.wait()
+            nursery.cancel_scope.cancel()
+        assert told == ["other", "list", "after"]
