@@ -11,8 +11,10 @@ from typing import Final, Protocol, TypeVar
 
 GROUP_WEIGHT: Final = 1_024
 """Rows that one commit has, about; a single piece of work may have more. Who had as many lets others go first."""
-SHARE: Final = 256
-"""Rows of one account in a commit after which it is others' turn, if there are others."""
+SHARE: Final = 512
+"""Rows of one account after which it is others' turn: they are looked for then, and have a commit with them."""
+ALONE: Final = 2_048
+"""Rows of one that is of one account, about: it goes on while nobody else comes."""
 LONG: Final = 512
 """A piece of work of so many rows is the last one of its commit, and one at a time is written."""
 
@@ -42,23 +44,20 @@ class Shares:
         self._share = share
         self._debts: dict[str, int] = {}
 
-    def choose(self, waiting: Sequence[W], beside: Weighed | None = None) -> tuple[list[W], list[W]]:
+    def choose(self, waiting: Sequence[W], beside: Sequence[str] | None = None) -> tuple[list[W], list[W]]:
         """Return what is next, at least one piece if any waits, and what goes on waiting, in its order.
 
-        ``beside``: a long piece that is under way. Then it is what is neither of its accounts nor long itself, if any.
+        ``beside``: the accounts of something that goes on. Then it is what is neither long nor of these, if any.
         """
         chosen, rest = self._of_whose_turn_it_is(waiting, beside)
         if not chosen and any(_may_go(work, beside) for work in rest):
             # All that wait have had more than their share: then nobody is kept waiting by them.
             self._debts.clear()
             chosen, rest = self._of_whose_turn_it_is(waiting, beside)
-        if not (chosen and chosen[-1].weight >= LONG):
-            more, rest = _that_fits(rest, self._group_weight - sum(work.weight for work in chosen), beside)
-            chosen += more
         self._note(chosen)
         return chosen, rest
 
-    def _of_whose_turn_it_is(self, waiting: Sequence[W], beside: Weighed | None) -> tuple[list[W], list[W]]:
+    def _of_whose_turn_it_is(self, waiting: Sequence[W], beside: Sequence[str] | None) -> tuple[list[W], list[W]]:
         """Return the work of those who have no debts, up to each one's share, and the rest."""
         chosen: list[W] = []
         rest: list[W] = []
@@ -88,21 +87,12 @@ class Shares:
         self._debts = {owner: debt for owner, debt in spent.items() if debt >= self._group_weight}
 
 
-def _may_go(work: Weighed, beside: Weighed | None) -> bool:
-    """Whether work may be done while something long is under way."""
-    return beside is None or (work.weight < LONG and set(beside.owners).isdisjoint(work.owners))
+def goes_on(chosen: Sequence[Weighed]) -> bool:
+    """Whether all that is chosen is of one account, and its commit has room for more."""
+    owners = {tuple(work.owners) for work in chosen}
+    return len(owners) == 1 and owners != {()} and sum(work.weight for work in chosen) < ALONE
 
 
-def _that_fits(waiting: Sequence[W], weight: int, beside: Weighed | None) -> tuple[list[W], list[W]]:
-    """Return what of this has room in a commit, and the rest."""
-    chosen: list[W] = []
-    rest: list[W] = []
-    stopped: set[str] = set()
-    for work in waiting:
-        if work.weight <= min(weight, LONG - 1) and stopped.isdisjoint(work.owners) and _may_go(work, beside):
-            chosen.append(work)
-            weight -= work.weight
-        else:
-            stopped.update(work.owners)
-            rest.append(work)
-    return chosen, rest
+def _may_go(work: Weighed, beside: Sequence[str] | None) -> bool:
+    """Whether work may be done while something of some accounts goes on."""
+    return beside is None or (work.weight < LONG and set(beside).isdisjoint(work.owners))

@@ -22,7 +22,7 @@ from msgspec import Struct
 from ..durations import Durations, DurationsStatistics
 from ..errors import BUSY_RETRY_MS, RequestError
 from .database import Database, LastRun, Room, Synchronous, connect, open_database
-from .shares import Shares
+from .shares import Shares, goes_on
 from .writing import DAMAGES, LOOK_SECONDS, OUTAGES, Begun, InParts, Work, Writer, damaged, is_fault_of_work
 
 logger = logging.getLogger(__name__)
@@ -321,11 +321,14 @@ class Storage:
         long: Begun | None = None
         was_last = False
 
-        def choose() -> list[Begun]:
-            nonlocal group, waiting, was_last
+        def more() -> list[Begun]:
+            """Return what else is written in this commit: of others, but not after such."""
+            nonlocal waiting, was_last
+            if long is None and not goes_on(group):
+                return []
             was_last = self._gather(waiting, seconds=0) or was_last
-            group, waiting = shares.choose(waiting, long)
-            return group
+            chosen, waiting = shares.choose(waiting, () if long is None else long.owners)
+            return chosen
 
         try:
             while waiting or long is not None or not was_last:
@@ -334,11 +337,12 @@ class Storage:
                     group, waiting = shares.choose(waiting)
                     long = group.pop() if group and group[-1].is_in_parts else None
                     if group:
-                        self._in_loop(self._committed, group, *self._writer.write(group))
+                        has_room = waiting and long is None and goes_on(group)
+                        self._in_loop(self._committed, group, *self._writer.write(group, more if has_room else None))
                 else:
-                    group, *rest = self._writer.write_parts(long, choose)
+                    written = self._writer.write_parts(long, group, more)
                     long = None if long in group else long
-                    self._in_loop(self._committed, group, *rest)
+                    self._in_loop(self._committed, group, *written)
                 group = []
                 self._writer.look_around()
         except Exception as error:

@@ -115,50 +115,71 @@ class Writer:
         """Whether the disk does not answer: what is written now was begun long ago."""
         return time.monotonic() - self.began_at > STUCK_SECONDS
 
-    def write(self, group: Sequence[Begun]) -> tuple[float, str | None]:
+    def write(self, group: list[Begun], more: Callable[[], Sequence[Begun]] | None = None) -> tuple[float, str | None]:
         """Write a group in one transaction; each then has its outcome.
 
-        Returns how many seconds that took, and what kind of outage there was, if it could not be stored. Raises
-        `StorageError` if the file is damaged.
+        ``more`` returns what else is to be written in it, if anything: it is called again after that, and that is in
+        the group, too. Returns how many seconds that took, and what kind of outage there was, if it could not be
+        stored. Raises `StorageError` if the file is damaged.
         """
-        return self._transact(group, partial(self._write_group, group, is_all=True))
+        if more is None:
+            return self._transact(group, partial(self._write_group, group, is_all=True))
 
-    def write_parts(self, long: Begun, choose: Callable[[], Sequence[Begun]]) -> tuple[list[Begun], float, str | None]:
+        def write() -> None:
+            self._write_group(group, is_all=True)
+            while self._connection.in_transaction and (chosen := more()):
+                group.extend(chosen)
+                together = group[0].write is not None and all(begun.write == group[0].write for begun in group)
+                self._write_group(chosen, is_all=together)
+                if not self._connection.in_transaction:  # what is written together fails together
+                    for begun in group:
+                        begun.outcome = chosen[0].outcome
+
+        return self._transact(group, write)
+
+    def write_parts(
+        self, long: Begun, group: list[Begun], more: Callable[[], Sequence[Begun]]
+    ) -> tuple[float, str | None]:
         """Write parts of a long piece of work until somebody else waits, and then what does, in one transaction.
 
-        ``choose`` returns that, and is called after each part. Returns those that have their outcome by now, and what
-        `write` does.
+        ``more`` returns that, and is called after each part; it is then in the group, and the long piece as well when
+        it has its outcome. Returns what `write` does.
         """
-        group = [long]
         has_ended = False
 
         def write() -> None:
             nonlocal has_ended
-            has_ended = self._write_some(long, group, choose)
-            self._write_group(group[1:])
+            has_ended = self._write_some(long, group, more)
+            if group and not self._connection.in_transaction:  # it failed, and took its own with it
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._write_group(group)
 
-        seconds, outage = self._transact(group, write)
+        seconds, outage = self._transact([long], write)
         if outage is not None:
             long.item.give_up()
-        return group if has_ended or outage is not None else group[1:], seconds, outage
+            for begun in group:
+                begun.outcome = long.outcome
+        if has_ended or outage is not None:
+            group.insert(0, long)
+        return seconds, outage
 
-    def _write_some(self, long: Begun, group: list[Begun], choose: Callable[[], Sequence[Begun]]) -> bool:
+    def _write_some(self, long: Begun, group: list[Begun], more: Callable[[], Sequence[Begun]]) -> bool:
         """Write parts until somebody waits, who then is in the group; return whether it has its outcome."""
-        more = True
+        is_left = True
 
         def parts(connection: sqlite3.Connection) -> Any:
-            nonlocal more
-            while more := long.item.write_part(connection):
-                group.extend(choose())
-                if len(group) > 1:
+            nonlocal is_left
+            while is_left := long.item.write_part(connection):
+                group.extend(more())
+                if group:
                     long.item.pause(connection)
                     return None
             return long.item.outcome
 
-        outcome = self._in_savepoint(parts)
+        outcome = self._alone(parts)
         if isinstance(outcome, RequestError):
             long.item.give_up()
-        elif more:
+        elif is_left:
             return False
         long.outcome = outcome
         return True
@@ -185,7 +206,7 @@ class Writer:
         return time.monotonic() - started, self._outage
 
     def _write_group(self, group: Sequence[Begun], *, is_all: bool = False) -> None:
-        """Write a group; ``is_all``: there is nothing else in the transaction."""
+        """Write a group; ``is_all``: there is nothing in the transaction that is to stay if this fails."""
         runs = [(write, list(run)) for write, run in groupby(group, key=lambda begun: begun.write)]
         if is_all and len(runs) == 1 and (len(group) == 1 or runs[0][0] is not None):
             self._write_run(*runs[0], self._alone)

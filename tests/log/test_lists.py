@@ -44,8 +44,8 @@ class StorageInParts(StorageInStep):
             self._waiting += 1
             group = []
             while begun not in group:
-                group, *rest = self._writer.write_parts(begun, self._choose)
-                self._committed(group, *rest)
+                group = []
+                self._committed(group, *self._writer.write_parts(begun, group, self._choose))
         else:
             super()._begin(begun)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.log.shares import GROUP_WEIGHT, LONG, SHARE, Shares
+from broker.log.shares import ALONE, GROUP_WEIGHT, LONG, SHARE, Shares, goes_on
 
 LIST = 10_000
 """Events of the longest list."""
@@ -50,9 +50,18 @@ def test_a_commit_has_no_more_than_its_rows_but_for_one_piece_of_work(works):
         assert sum(work.weight for work in chosen) - max(work.weight for work in chosen) < GROUP_WEIGHT
 
 
-def test_who_is_alone_has_whole_commits():
-    found = list(commits(Shares(), [Work(number, ("a",), 100) for number in range(40)]))
-    assert [len(chosen) for chosen in found] == [10, 10, 10, 10]
+def test_others_are_looked_for_when_an_account_has_had_its_share_and_while_there_are_none_its_commit_goes_on():
+    shares = Shares()
+    chosen, waiting = shares.choose([Work(number, ("a",), 100) for number in range(40)])
+    assert len(chosen) == -(-SHARE // 100)
+    while goes_on(chosen):
+        more, waiting = shares.choose(waiting, ())
+        chosen += more
+    assert len(chosen) >= ALONE // 100
+    assert [work.number for work in [*chosen, *waiting]] == list(range(40))
+    assert not goes_on([Work(0, ("a",)), Work(1, ("b",))])
+    assert not goes_on([Work(0, ("a",)), Work(1, ())])
+    assert not goes_on([Work(0, ())])
 
 
 def test_who_brings_a_little_waits_for_one_of_anothers_lists_and_not_for_all_of_them():
@@ -86,7 +95,7 @@ def test_what_is_of_nobody_waits_for_nobody():
 
 @given(works=works, accounts=owners)
 def test_beside_what_is_long_goes_what_is_neither_long_nor_of_its_accounts_nor_behind_such(works, accounts):
-    shares, long = Shares(), Work(99, accounts, LIST)
+    shares = Shares()
     waiting = [Work(number, *work) for number, work in enumerate(works)]
     stopped, may_go = set(accounts), []
     for work in waiting:
@@ -96,7 +105,7 @@ def test_beside_what_is_long_goes_what_is_neither_long_nor_of_its_accounts_nor_b
             may_go.append(work)
     done = []
     while True:
-        chosen, waiting = shares.choose(waiting, long)
+        chosen, waiting = shares.choose(waiting, accounts)
         if not chosen:
             break
         done += chosen

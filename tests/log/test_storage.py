@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from broker.errors import RequestError, StorageError
 from broker.log import writing
 from broker.log.database import Room
+from broker.log.shares import ALONE, SHARE
 from broker.log.storage import open_storage
 from broker.log.writing import Writer
 
@@ -175,7 +177,7 @@ async def test_where_the_writer_fails_who_waits_is_told_that_nothing_is_stored(t
 
     with pytest.RaisesGroup(ZeroDivisionError):
         async with storage_at(tmp_path) as storage:
-            monkeypatch.setattr(Writer, "write", lambda self, group: 1 / 0)
+            monkeypatch.setattr(Writer, "write", lambda *_: 1 / 0)
             for _ in range(3):
                 nursery.start_soon(write, storage)
             await trio.sleep_forever()
@@ -376,3 +378,76 @@ async def test_what_must_stay_free_is_looked_at(tmp_path):
         assert storage.statistics().bytes > 0
     async with storage_at(tmp_path, min_free_bytes=1 << 62) as storage:
         assert storage.short_of_room
+
+
+# --- one account alone, and others beside it ----------------------------------
+
+
+class Slow:
+    """Writes names, and waits in its first call until it is opened: so others come while it is at it."""
+
+    def __init__(self, fails_at=None):
+        self.entered, self.open = threading.Event(), threading.Event()
+        self.told = []
+        self.all_told = trio.Event()
+        self.calls = []
+        self._begun = 0
+        self._fails_at = fails_at
+
+    def begin(self, storage, account_id, number, weight=100):
+        self._begun += number
+        for n in range(number):
+            name = f"{account_id}{n}"
+            storage.begin_together(self.write, name, partial(self.tell, name), weight, (account_id,))
+
+    def tell(self, name, outcome):
+        self.told.append((name, outcome.code if isinstance(outcome, RequestError) else outcome))
+        if len(self.told) == self._begun:
+            self.all_told.set()
+
+    def write(self, connection, items):
+        self.calls.append(len(items))
+        if not self.entered.is_set():
+            self.entered.set()
+            assert self.open.wait(20)
+        if self._fails_at in items:
+            raise ValueError("at fault")
+        connection.executemany("INSERT INTO things VALUES (?)", [(name,) for name in items])
+        return ["done"] * len(items)
+
+
+async def test_the_commit_of_one_account_goes_on_while_nobody_else_comes(storage):
+    gate, slow = Gate(storage), Slow()
+    slow.open.set()
+    slow.begin(storage, "a", 40)
+    before = sum(storage.statistics().groups)
+    gate.open()
+    await slow.all_told.wait()
+    assert sum(storage.statistics().groups) - before == 1 + -(-40 * 100 // ALONE)
+    assert slow.calls[0] == -(-SHARE // 100)
+    assert [name for name, _ in slow.told] == [f"a{n}" for n in range(40)]
+
+
+async def test_who_comes_while_another_account_has_a_commit_is_in_it_and_ends_it(storage):
+    gate, slow = Gate(storage), Slow()
+    slow.begin(storage, "a", 20)
+    gate.open()
+    await trio.to_thread.run_sync(slow.entered.wait)
+    slow.begin(storage, "b", 1)
+    slow.open.set()
+    await slow.all_told.wait()
+    at = [name for name, _ in slow.told].index("b0")
+    assert at <= 2 * -(-SHARE // 100)
+    assert {outcome for _, outcome in slow.told} == {"done"}
+
+
+async def test_what_is_written_together_fails_together_and_what_comes_after_it_does_not(storage):
+    gate, slow = Gate(storage), Slow(fails_at="a8")
+    slow.open.set()
+    slow.begin(storage, "a", 30)
+    gate.open()
+    await slow.all_told.wait()
+    failed = [name for name, outcome in slow.told if outcome == "internal"]
+    assert failed == [f"a{n}" for n in range(len(failed))]
+    assert 9 <= len(failed) < 30
+    assert await storage.read(names) == [f"a{n}" for n in range(len(failed), 30)]
