@@ -20,6 +20,7 @@ from broker.log.engines.rows import (
     trim_events,
     trim_known,
     write_events,
+    write_heads,
 )
 
 
@@ -35,9 +36,10 @@ class Table:
     def commit(self, *publishes):
         """Store some publishes as one commit, each a dict of an account's events."""
         prefixed = [Publish(by_account, dict.fromkeys(by_account, "c.")) for by_account in publishes]
-        written, self.position = write_events(
+        written, heads, self.position = write_events(
             self.connection, self.ids, prefixed, self.position, self.now - 90, self.now
         )
+        write_heads(self.connection, heads, self.now)
         self.now += 1
         return written
 

@@ -18,7 +18,7 @@ from broker.log.archive import Kept, Older
 from broker.log.database import Room, open_database
 from broker.log.engines import pages, rows
 from broker.log.engines.answers import ANSWERS
-from broker.log.engines.rows import EVENTS, Ids, Publish, write_events
+from broker.log.engines.rows import EVENTS, Ids, Publish, write_events, write_heads
 from broker.log.engines.sqlite import Beside, SqliteEngine
 from broker.log.retention import ReplayBuffers
 from broker.protocol.framing import payload_of
@@ -363,7 +363,8 @@ def stored_in(path):
         for name in names:
             (head,) = database.connection.execute("SELECT ifnull(max(head), 0) FROM accounts").fetchone()
             publish = Publish({"a": [prepared(name)]}, {"a": "c."})
-            [written], _ = write_events(database.connection, ids, [publish], head + 1, at, at)
+            [written], heads, _ = write_events(database.connection, ids, [publish], head + 1, at, at)
+            write_heads(database.connection, heads, at)
             said.append(written.stored["a"][0].duplicate)
         return said
 

@@ -178,8 +178,7 @@ OWED = [
     *_in(
         "broker/log/writing.py", AS_A_PROCESS,
         ("kill: what is answered is committed",
-         'if self._connection.in_transaction:\n            self._connection.execute("COMMIT")',
-         'if self._connection.in_transaction:\n            self._connection.execute("COMMIT" if len(group) > 1 else "ROLLBACK")'),
+         'self._connection.execute("COMMIT")', 'self._connection.execute("COMMIT" if len(group) > 1 else "ROLLBACK")'),
     ),
 ]  # fmt: skip
 

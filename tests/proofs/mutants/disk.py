@@ -8,6 +8,38 @@ ROWS = "tests/log/test_rows.py tests/log/test_sqlite.py"
 
 MUTANTS: list[Mutant] = [
     *of(
+        "broker/log/engines/lists.py", "tests/log/test_lists.py",
+        ("what is written of a list is noted before a commit comes between",
+         "connection.executemany(_MARK, firsts)", "pass"),
+        ("a list that comes to its end leaves no note",
+         "connection.executemany(_FINISH, [(account_id,) for account_id in self._heads])", "pass"),
+        ("what is being written is not taken back",
+         "take_back(connection, self.under_way)", "take_back(connection)"),
+        ("what a list has left is taken back before anything is stored",
+         "        if self.has_left:\n", "        if False:\n"),
+    ),
+    *of(
+        "broker/log/engines/sqlite.py", "tests/log/test_lists.py",
+        ("what a killed process left of a list is taken back at the start",
+         "await storage.write(take_back)", "pass"),
+        ("what is written of a list is not trimmed",
+         "min(in_memory_from, first_unfinished(connection) or in_memory_from)", "in_memory_from"),
+    ),
+    *of(
+        "broker/log/engines/pages.py", "tests/log/test_lists.py",
+        ("nothing of a list that is being written is a place to begin at",
+         "ifnull((SELECT first FROM unfinished WHERE account = ?1), ?2)", "?2"),
+    ),
+    *of(
+        "broker/log/shares.py", "tests/log/test_shares.py",
+        ("what is for an account comes after its list", "and set(beside).isdisjoint(work.owners)", ""),
+        ("one long list is written at a time", "work.weight < LONG and ", ""),
+    ),
+    *of(
+        "broker/log/writing.py", "tests/log/test_lists.py",
+        ("a list that failed says so", "            long.item.give_up()\n        elif", "            pass\n        elif"),
+    ),
+    *of(
         "broker/log/engines/rows.py", ROWS,
         ("an id that is known is not stored again",
          "                if found is None and key in known:\n", "                if False:\n"),
@@ -89,7 +121,7 @@ MUTANTS: list[Mutant] = [
         ("times never go back along positions",
          "now, self._wall = self._clock(), max(self._wall, self._wall_clock())", "now, self._wall = self._clock(), self._wall_clock()"),
         ("positions go on from commit to commit",
-         "written, self._next = rows.write_events(", "written, _ = rows.write_events("),
+         "written, heads, self._next = rows.write_events(", "written, heads, _ = rows.write_events("),
         ("who stores beside an event is told of it",
          "                    beside.write(connection, account_id, entries)\n", "                    pass\n"),
         ("what is stored is given to the log",
