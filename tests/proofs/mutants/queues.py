@@ -59,7 +59,7 @@ MUTANTS: list[Mutant] = [
          "return next(iter(preferred or able), None)", "return next(iter(preferred or able[::-1]), None)"),
     ),
     *of(
-        "broker/queues/giving.py", "tests/queues/test_queues.py",
+        "broker/queues/giving.py", GIVING,
         ("a lease is current for its own account alone",
          "        if live is None or live.queue.account_id != account_id:\n", "        if live is None:\n"),
         ("a lease is over for the fence in the moment in which its time is",
@@ -68,7 +68,7 @@ MUTANTS: list[Mutant] = [
          "        if len(live.waiters) >= MAX_WAITERS:\n", "        if False:\n"),
     ),
     *of(
-        "broker/queues/giving.py", "tests/queues/test_keeping.py",
+        "broker/queues/giving.py", GIVING,
         ("who leaves while it waits is given nothing",
          "            if waiter.is_gone or live.number not in self._lives:\n", "            if live.number not in self._lives:\n"),
     ),
