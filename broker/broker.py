@@ -368,7 +368,8 @@ class Broker:
         if is_work(command):
             return Outcome(encode(await do_at_once(self.queues, key, command, partial(self._judge, key))))
         if command.action in BUILT_IN_ACTIONS:
-            raise RequestError("unknown_action", f"{command.action!r} is for the stream; events go to /v1/events")
+            instead = "; events go to /v1/events" if command.action == "publish" else ""
+            raise RequestError("unknown_action", f"{command.action!r} is for the stream{instead}")
         request = check_command(key, command, command.request_id or f"req_{secrets.token_hex(8)}", traceparent)
         lane = self.commands.lane(key, shared_rates_only=True)
         done = trio.Event()

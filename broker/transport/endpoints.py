@@ -300,13 +300,13 @@ async def _webhooks_of(broker: Broker, request: Request) -> tuple[Webhooks, Key,
 async def _read_as(broker: Broker, request: Request, key: Key, kind: type[StructT]) -> tuple[StructT, Held]:
     broker.require_open()
     body, held = await _read(broker, request, key, broker.config.limits.max_message_bytes)
-    return _decoded(body, kind, "inbox_ids", "event_types"), held
+    return _decoded(body, kind, "inbox_ids", "event_types", "since"), held
 
 
 def _decoded(
     body: bytes,
     kind: type[StructT],
-    *narrowing: Literal["inbox_ids", "event_types", "scopes", "ttl_seconds"],
+    *narrowing: Literal["inbox_ids", "event_types", "since", "scopes", "ttl_seconds"],
 ) -> StructT:
     """Decode a body; refuse what is nearly the name of a field that narrows: ignored, it would leave all."""
     decoded = decode_struct(body, kind)

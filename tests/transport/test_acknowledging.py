@@ -278,7 +278,7 @@ async def test_a_long_acknowledgement_is_counted_in_turns_and_answers_keep_their
 async def test_an_ack_is_for_the_stream_and_not_for_http():
     async with open_broker(config()) as broker:
         for action in ("ack", "hold"):
-            with pytest.raises(RequestError, match="is for the stream"):
+            with pytest.raises(RequestError, match=r"is for the stream$"):
                 await broker.call(ACCOUNT, action, {"event_ids": ["e1"], "seconds": 1})
 
 

@@ -520,6 +520,8 @@ async def test_what_was_delivered_is_posted_again_on_demand(hooks):
         ({"event_ids": ["a"] * 1001}, "$.event_ids"),
         ({"state": "waiting"}, "$.state"),
         ({"state": "dead", "since": "yesterday"}, "$.since"),
+        ({"state": "dead", "after": "1h"}, "$.after"),
+        ({"state": "dead", "sinc": "1h"}, "$.sinc"),
     ],
 )
 async def test_what_cannot_be_sent_again_is_refused_by_its_name(hooks, body, place):
