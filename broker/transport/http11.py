@@ -200,7 +200,7 @@ class _Connection:
         self._body_ends_by = min(self._body_ends_by, trio.current_time() + self._limits.body_seconds)
         with trio.move_on_at(self._body_ends_by) as reading:
             await self._receive()
-        if reading.cancelled_caught:
+        if reading.cancelled_caught and not await self._had_no_turn():
             raise RequestError("timeout_reading", "The request's body came too slowly")
 
     async def _receive(self) -> None:
@@ -211,6 +211,14 @@ class _Connection:
         if not data:
             raise PeerGoneError
         self._waiting += data
+
+    async def _had_no_turn(self) -> bool:
+        """Take what came in time, and waited for its turn when the time was over; return whether there was any."""
+        if not self._stream.has_waiting:
+            return False
+        await self._stream.come_in()
+        await self._receive()
+        return True
 
     def take_rest(self) -> bytes:
         """Return what was read and not used: it is of the protocol that comes next."""

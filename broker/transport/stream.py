@@ -164,6 +164,11 @@ class ClientStream(trio.abc.HalfCloseableStream):
         """Let ``data``, which was read too early, be read before anything else."""
         self._put_back = data
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something was read that is still to be received: whoever was to have it waited for his turn."""
+        return bool(self._put_back)
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read as the transport does; what was put back comes first."""
         if self._put_back:
@@ -424,7 +429,9 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     @property
     def has_unread(self) -> bool:
-        """Whether the peer has sent something that was not read yet."""
+        """Whether the peer has sent something that was not received yet."""
+        if self._put_back:
+            return True
         if self._closed or self._socket is None:
             return False
         unread = fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4))

@@ -464,6 +464,29 @@ async def test_between_requests_that_came_together_others_have_their_turn():
     assert turns[0] > number
 
 
+class Crowded(Turns):
+    """So many want a turn that one has to wait for half a minute."""
+
+    full = True
+
+    async def come_in(self, who: object) -> None:
+        await trio.sleep(35)
+
+
+@pytest.mark.parametrize("parts", [[GET], [post(b"")], [post(b"body")[:-4], b"body"]])
+async def test_what_came_in_time_is_answered_however_late_its_turn_is(parts, autojump_clock):
+    client, server = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_http, ClientStream(server, Crowded()), echo, HttpLimits())
+        for part in parts:
+            await client.send_all(part)
+            await trio.sleep(50)
+        with trio.fail_after(100):
+            (answer,) = parse_answers(bytes(await client.receive_some()))
+        await client.aclose()
+    assert (answer.status, answer.body) == (200, b"".join(parts[1:]))
+
+
 # ---------------------------------------------------------------- answers in pieces
 
 
