@@ -187,15 +187,12 @@ SHARED = [
         "broker/log/engines/valkey/scripts.py", TWO_NODES,
         ("nodes: an id is published once, whichever node it is sent to",
          "local before = here[identity] or seen[i + 1]", "local before = here[identity]"),
-        ("nodes: a cursor is the same place at each",
-         "redis.call('LTRIM', S, #gone, -1)", "redis.call('LTRIM', S, #gone + 1, -1)"),
+        ("nodes: what a node did not see comes in order",
+         "for j = #back, 1, -1 do page[#page + 1] = back[j] end", "for j = 1, #back do page[#page + 1] = back[j] end"),
     ),
     *_in(
         "broker/log/engines/valkey/tail.py", TWO_NODES,
         ("nodes: what was not sent along is read", "if not entries and not message.startswith(b\"h\"):", "if not entries:"),
-        ("nodes: what was before a node's log began is not left out",
-         "elif after > asked_after:\n                await self._skip(held, after)",
-         "elif after > asked_after:\n                self._restart(held, after)"),
     ),
     *_in(
         "broker/access/claims.py", TWO_NODES,

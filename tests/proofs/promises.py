@@ -125,9 +125,13 @@ class Promises(RuleBasedStateMachine):
     def open_clients(self):
         return [client for client in self.clients if client.stream is not None]
 
-    @property
-    def somebody_is_away(self):
-        return any(client.stream is None and client.selection for client in self.clients)
+    def away(self):
+        """Clients that can come back."""
+        return [c for c in self.clients if c.stream is None and c.selection and c.witness.last is not None]
+
+    def away_and_acknowledged(self):
+        """Those of them that can come back to what they acknowledged."""
+        return [] if self.narrowed else [client for client in self.away() if client.acked is not None]
 
     def address(self, number=0):
         return self.stage.address(number % self.stage.nodes)
@@ -209,54 +213,56 @@ class Promises(RuleBasedStateMachine):
         reached = NARROWED if self.narrowed else REACHED[INBOXES]
         return tuple(name for name in selection if name in reached) or tuple(NARROWED)
 
-    @precondition(lambda self: self.somebody_is_away)
+    @precondition(away)
     @rule(slot=slots, node=nodes)
     def come_back(self, slot, node):
         """Come back with the last cursor, to the same inboxes."""
-        client = self.clients[slot]
-        if client.stream is None and client.selection and client.witness.last is not None:
-            since = client.witness.last, client.witness.last
-            selection = self._within_reach(client, client.selection)
-            self.theatre.do(client.open, self.address(node), selection, client.types, since)
+        self._resume(_one_of(self.away(), slot), node)
 
-    @precondition(lambda self: self.somebody_is_away)
+    def _resume(self, client, node):
+        since = client.witness.last, client.witness.last
+        selection = self._within_reach(client, client.selection)
+        self.theatre.do(client.open, self.address(node), selection, client.types, since)
+
+    def all_come_back(self):
+        for number, client in enumerate(self.away()):
+            self._resume(client, number)
+
+    @precondition(away_and_acknowledged)
     @rule(slot=slots, node=nodes)
     def come_back_to_what_was_acknowledged(self, slot, node):
-        client = self.clients[slot]
-        if client.stream is None and client.acked is not None and not self.narrowed:
-            through = client.witness.history.position_of(client.acked)
-            client.witness.seen = {position for position in client.witness.seen if position <= through}
-            since = "acked", client.acked
-            self.theatre.do(client.open, self.address(node), client.selection, client.types, since)
+        client = _one_of(self.away_and_acknowledged(), slot)
+        through = client.witness.history.position_of(client.acked)
+        client.witness.seen = {position for position in client.witness.seen if position <= through}
+        since = "acked", client.acked
+        self.theatre.do(client.open, self.address(node), client.selection, client.types, since)
 
     @precondition(lambda self: self.open_clients())
     @rule(slot=slots)
     def read(self, slot):
         """Read all that is owed."""
-        client = self.clients[slot]
-        if client.stream is not None:
-            self.theatre.do(client.catch_up)
+        self.theatre.do(_one_of(self.open_clients(), slot).catch_up)
 
     @precondition(lambda self: self.open_clients())
     @rule(slot=slots)
     def be_cut(self, slot):
-        client = self.clients[slot]
-        if client.stream is not None:
-            self.theatre.do(client.leave)
+        self.theatre.do(_one_of(self.open_clients(), slot).leave)
 
     @precondition(lambda self: self.open_clients())
     @rule(slot=slots, node=nodes)
     def be_cut_and_come_back(self, slot, node):
         """The usual case: the network fails for a moment."""
-        self.be_cut(slot)
-        self.come_back(slot, node)
+        client = _one_of(self.open_clients(), slot)
+        self.theatre.do(client.leave)
+        if client.selection:
+            self._resume(client, node)
 
     @precondition(lambda self: self.open_clients())
     @rule(slot=slots, selection=selections, types=filters, back=st.none() | st.integers(0, 40))
     def subscribe(self, slot, selection, types, back):
         """Subscribe to more, from now on or from an event of before; perhaps to other types."""
-        client = self.clients[slot]
-        if client.stream is None or client.key == INBOXES or selection == ("*",):
+        client = _one_of(self.open_clients(), slot)
+        if client.key == INBOXES or selection == ("*",):
             return
         events = client.witness.history.events
         since = None
@@ -268,8 +274,8 @@ class Promises(RuleBasedStateMachine):
     @precondition(lambda self: self.open_clients())
     @rule(slot=slots, name=inboxes)
     def unsubscribe(self, slot, name):
-        client = self.clients[slot]
-        if client.stream is None or client.selection == (name,) or name not in client.selection:
+        client = _one_of(self.open_clients(), slot)
+        if client.selection == (name,) or name not in client.selection:
             return
         self._change(client, "unsubscribe", None, {"inbox_ids": [name]})
 
@@ -287,9 +293,7 @@ class Promises(RuleBasedStateMachine):
     @rule(slot=slots)
     def acknowledge(self, slot):
         """Acknowledge all that came."""
-        client = self.clients[slot]
-        if client.stream is None:
-            return
+        client = _one_of(self.open_clients(), slot)
 
         async def act():
             await client.catch_up()
@@ -350,8 +354,7 @@ class Promises(RuleBasedStateMachine):
                 history.begin_again()
             for client in self.clients:
                 client.witness.seen, client.acked = set(), None
-        for slot in range(len(SLOTS)):
-            self.come_back(slot, slot)
+        self.all_come_back()
 
     async def store_just_before(self, account, events, node):
         """Publish, just before a drain begins."""
@@ -364,6 +367,10 @@ class Promises(RuleBasedStateMachine):
     def nothing_but_what_was_done_ends_a_connection(self):
         for client in getattr(self, "clients", ()):
             assert client.stream is None or client.witness.closed is None, client.witness.closed
+
+
+def _one_of(clients, slot):
+    return clients[slot % len(clients)]
 
 
 def made(inbox, names, kind, size=10):

@@ -13,7 +13,7 @@ from clients import ACCOUNT, masked, post_events, until
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from proofs.clientele import ACCOUNTS, NAMES, SLOTS
+from proofs.clientele import ACCOUNTS, NAMES
 from proofs.promises import KINDS, Owing, Promises, accounts, kinds, made, nodes
 from proofs.proving import PROVING, more
 from proofs.stages import FAILURES, Pair, Process
@@ -112,8 +112,7 @@ class Killed(Owing):
                 await client.hear_the_rest()
 
         self.theatre.do(act)
-        for slot in range(len(SLOTS)):
-            self.come_back(slot, slot)
+        self.all_come_back()
 
     async def _send_again(self, account, name, kind):
         answer = await post_events(self.address(), made(NAMES[0], [name], kind, 300), key=ACCOUNTS[account])
