@@ -480,7 +480,7 @@ async def test_what_came_in_time_is_answered_however_late_its_turn_is(parts, aut
         nursery.start_soon(serve_http, ClientStream(server, Crowded()), echo, HttpLimits())
         for part in parts:
             await client.send_all(part)
-            await trio.sleep(50)
+            await trio.sleep(20)
         with trio.fail_after(100):
             (answer,) = parse_answers(bytes(await client.receive_some()))
         await client.aclose()
