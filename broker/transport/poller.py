@@ -94,7 +94,10 @@ class _Readiness:
             raise trio.ClosedResourceError("this socket was closed")
         if self._task is not None:
             raise trio.BusyResourceError("another task waits for this socket")
-        self._poller.ask(self, self._socket.fileno(), again=self._asked)
+        try:
+            self._poller.ask(self, self._socket.fileno(), again=self._asked)
+        except OSError as error:
+            raise trio.BrokenResourceError(f"the socket cannot be waited for: {error}") from error
         self._asked = True
         self._task = trio.lowlevel.current_task()
         self.who = who

@@ -15,7 +15,7 @@ _of_a_client: ContextVar[bool] = ContextVar("of_a_client", default=False)
 
 
 class Steps(trio.abc.Instrument):
-    """Counts the processor time of the broker's tasks: no other process's business can make it longer.
+    """Counts the processor time of the broker's tasks, and of the loop: no other process's business makes it longer.
 
     A full run of the garbage collector is not counted: it looks at all that lives, whoever's step it falls into.
     """
@@ -26,26 +26,33 @@ class Steps(trio.abc.Instrument):
         self.longest_of = ""
         """The task that did it."""
         self.longest_turn = 0.0
-        """Seconds of the longest turn: all steps between two looks at what the network brought."""
+        """Seconds of the longest turn: a look at what the network brought, and all steps until the next."""
         self.work = 0.0
-        """Seconds of all steps."""
+        """Seconds of all turns."""
         self.slowest: Counter[str] = Counter()
         """The longest step of each kind of task, in microseconds."""
         self._began = time.thread_time()
         self._turn = 0.0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._began = time.thread_time()
+        self._count()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        spent = time.thread_time() - self._began
         if task.context.get(_of_a_client):
+            self._began = time.thread_time()
             return
-        self.work += spent
-        self._turn += spent
+        spent = self._count()
         self.slowest[task.name] = max(self.slowest[task.name], round(spent * 1e6))
         if spent > self.longest:
             self.longest, self.longest_of = spent, task.name
+
+    def _count(self) -> float:
+        """Count what was done since the last time, and return it: a step, or what the loop did between two."""
+        now = time.thread_time()
+        spent, self._began = now - self._began, now
+        self.work += spent
+        self._turn += spent
+        return spent
 
     def collecting(self, phase: str, info: dict[str, int]) -> None:
         """Be told by the garbage collector that it begins, or has ended."""
@@ -53,6 +60,7 @@ class Steps(trio.abc.Instrument):
             self._began += time.thread_time() if phase == "stop" else -time.thread_time()
 
     def before_io_wait(self, timeout: float) -> None:
+        self._count()
         self.longest_turn = max(self.longest_turn, self._turn)
         self._turn = 0.0
 

@@ -27,11 +27,11 @@ from benchmarks.peers.process import free_ports
 from broker.config import EngineConfig, StorageConfig, parse_config
 from broker.transport.server import raise_open_files_limit
 
-LONGEST_STEP = 0.05
+LONGEST_STEP = 0.04
 """Seconds between two checkpoints of a task."""
-LONGEST_TURN = 0.075
-"""Seconds of all steps between two looks at what the network brought."""
-LONGEST_WAIT = 0.15
+LONGEST_TURN = 0.05
+"""Seconds of a look at what the network brought and of all steps until the next."""
+LONGEST_WAIT = 0.1
 """Seconds that the broker works while a neighbour waits for one answer."""
 LONGEST_WAITS = {"answers-unread": 0.05, "chunked-answers": 0.05, "hard-mails": 0.05}
 """The same of rows of many long things that go on one after the other."""
