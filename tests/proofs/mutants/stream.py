@@ -88,7 +88,7 @@ MUTANTS: list[Mutant] = [
         ("a peer by a socket file has no address",
          "if self._socket is None or not self.is_tcp:", "if self._socket is None:"),
         ("a peer that is gone has no address",
-         "        except OSError:\n            return None\n\n    def unacknowledged", "        except KeyError:\n            return None\n\n    def unacknowledged"),
+         'removeprefix("::ffff:")\n        except OSError:\n', 'removeprefix("::ffff:")\n        except KeyError:\n'),
         ("where the kernel knows of no acknowledgements there are none",
          "        if info is None:\n            return None\n", "        if info is None:\n            return 0.0\n"),
         ("what a stream holds is told",
