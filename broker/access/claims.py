@@ -34,7 +34,9 @@ local function room(slots, limit, leases)
   return #held < limit, held
 end
 """
-"""Whether there is room among an account's slots, after those of nodes that are gone; and if not, who has them."""
+"""Whether there is room among an account's slots, after those of nodes that are gone; and if not, who has them.
+
+Of looks there is one, by itself: so there is always room for it."""
 TAKE: Final = f"""{_ROOM}
 local slots, field, value = KEYS[1], ARGV[4], ARGV[5]
 local had = redis.call('HGET', slots, field)
@@ -176,7 +178,7 @@ class NodeSlots(Slots):
 
     async def claim(self, claim: Claim) -> list[str] | None:
         """Make a claim; None: it is made. Else who has the account's slots. Raises `RequestError` (`unavailable`)."""
-        limit = "" if claim.limit is None or claim.look else claim.limit
+        limit = "" if claim.limit is None else claim.limit
         arguments = (self._wire.leases, self._wire.channels, limit, claim.field, self._value(claim))
         self._claims[claim.token] = claim
         answer = await self._wire.call(TAKE, [self._key_of(claim)], arguments)
@@ -234,7 +236,7 @@ class NodeSlots(Slots):
         by_key: dict[tuple[str, int | None], list[Claim]] = {}
         for claim in self._claims.values():
             if claim.slot is not None and claim.state == "made":
-                by_key.setdefault((self._key_of(claim), None if claim.look else claim.limit), []).append(claim)
+                by_key.setdefault((self._key_of(claim), claim.limit), []).append(claim)
         try:
             for (key, limit), claims in by_key.items():
                 for start in range(0, len(claims), RECLAIMED_AT_ONCE):
