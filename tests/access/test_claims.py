@@ -294,6 +294,7 @@ async def test_one_that_lives_keeps_its_slot_and_who_comes_is_refused_at_once(at
         with trio.fail_after(GHOST_SECONDS):
             assert await one.refuses(tier="free") == "connection_limit"
         assert (client.asked, client.ended) == (True, None)
+        assert one.slots._suspects == {}, "nothing is kept of a question that is over"
 
 
 @pytest.mark.parametrize(("first", "second"), [(7, 4), (6, 3), (8, 2)])

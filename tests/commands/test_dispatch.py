@@ -561,7 +561,8 @@ async def test_a_handler_that_is_too_slow_is_cancelled_and_answered_with_timeout
         caller = Caller(opened)
         start = trio.current_time()
         sent, waiting = caller.send("work", "r1"), caller.send("patient")
-        await usual.ended.wait()
+        with trio.fail_after(100):
+            await usual.ended.wait()
         await blocked()
         assert trio.current_time() == start + 3
         assert sent.outcome == "timeout"
