@@ -37,6 +37,7 @@ class Keeping:
     ) -> None:
         self._config = config
         self._draining = draining
+        self._leaving = trio.Event()
         self._keeper: Keeper | None = None
         prefix: Callable[[str], str] = partial(cursor_prefix_of, epoch=disk.storage.epoch)
         if joined is not None:
@@ -54,8 +55,15 @@ class Keeping:
             await nursery.start(self.webhooks.run, accounts)
             await nursery.start(self.queues.run, accounts, self._draining)
             if keeper is not None:
-                await nursery.start(keeper.run, self._config.storage.keep_seconds, self._draining)
+                await nursery.start(keeper.run, self._config.storage.keep_seconds, self._leaving)
+                nursery.start_soon(self._leave)
             task_status.started()
+
+    async def _leave(self) -> None:
+        """Let another be the keeper when this drains, but not before it is known what became of the last posts."""
+        await self._draining.wait()
+        await self.webhooks.finished()
+        self._leaving.set()
 
     def statistics(self) -> KeeperStatistics | None:
         """Return how the keeper does; None: there are no other nodes."""

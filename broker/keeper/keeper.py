@@ -64,13 +64,13 @@ class Keeper(Followed):
     async def run(
         self,
         keep_seconds: float,
-        draining: trio.Event,
+        leaving: trio.Event,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Be the keeper whenever that can be, for ever."""
+        """Be the keeper whenever that can be, until ``leaving`` is set; keep house for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.lease.run, draining)
+            nursery.start_soon(self.lease.run, leaving)
             nursery.start_soon(self._forget, keep_seconds)
             task_status.started()
             while True:

@@ -38,7 +38,7 @@ class Lease:
         """The same while it has not."""
         self.lost.set()
         self.ended = trio.Event()
-        """Set when this node drains, and others may have it."""
+        """Set when this node has left, and others may have it."""
         self._other: str | None = None
         self._renewed = trio.Event()
         wire.follow(lambda _: None, self._again)
@@ -64,11 +64,11 @@ class Lease:
         self._lose()
         self._renewed.set()
 
-    async def run(self, draining: trio.Event) -> None:
-        """Take the lease and keep it, until this node drains; then give it back."""
+    async def run(self, leaving: trio.Event) -> None:
+        """Take the lease and keep it, until this node is leaving; then give it back."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep)
-            await draining.wait()
+            await leaving.wait()
             nursery.cancel_scope.cancel()
         if self.held:
             self._lose()

@@ -270,15 +270,22 @@ async def test_a_keeper_begins_without_its_engine_and_posts_when_that_is_there(e
             assert receiver.ids == ["e1"]
 
 
+@asynccontextmanager
+async def no_room_at(keeper):
+    """The keeper takes nothing in while the block lasts: its disk is short of room."""
+    writer = keeper.broker._disk.storage._writer
+    least, writer._min_free_bytes = writer._min_free_bytes, 1 << 62
+    await until(lambda: keeper.broker.statistics().storage.short_of_room)
+    yield
+    writer._min_free_bytes = least
+
+
 async def test_what_waits_at_the_disk_is_taken_in_when_there_is_room_again(engine, tmp_path):
     async with receiving() as receiver, node(engine, tmp_path / "db", webhooks=(hook(receiver),)) as keeper:
         await keeper.keeps()
-        writer = keeper.broker._disk.storage._writer
-        least, writer._min_free_bytes = writer._min_free_bytes, 1 << 62
-        await until(lambda: keeper.broker.statistics().storage.short_of_room)
-        await keeper.publish("e1")
-        assert keeper.broker.statistics().keeper.events == 0
-        writer._min_free_bytes = least
+        async with no_room_at(keeper):
+            await keeper.publish("e1")
+            assert keeper.broker.statistics().keeper.events == 0
         await receiver.received(1)
         assert keeper.broker.statistics().keeper.events == 1
 
@@ -386,6 +393,23 @@ async def test_what_is_acknowledged_while_the_keeper_is_away_is_not_posted_when_
                 await site.publish("e4")
                 await receiver.received(2)
                 assert receiver.ids == ["e3", "e4"]
+
+
+async def test_what_is_acknowledged_before_the_keeper_has_it_is_not_posted(engine, tmp_path):
+    async with receiving() as receiver:
+        webhooks = (hook(receiver, **WAITS),)
+        async with node(engine) as site, node(engine, tmp_path / "db", webhooks=webhooks) as keeper:
+            await settled(keeper)
+            async with connected(site.address, AGENT) as client:
+                async with no_room_at(keeper):
+                    await site.publish("e1")
+                    cursor = (await client.next_event())["cursor"]
+                    await client.say(action="ack", request_id="late", params={"cursor": cursor})
+                    assert (await client.answer("late"))["error"]["code"] == "unavailable"
+                await site.publish("e2")
+                await receiver.received(1)
+                assert receiver.ids == ["e2"]
+                assert (await say(client, "ack", event_ids=["e1", "e2"]))["claimed"] == ["e2"]
 
 
 async def test_a_client_holds_an_event_at_any_node(engine, tmp_path):
