@@ -35,6 +35,9 @@ TypePattern = Annotated[
 ]
 """One of a filter's: an event type, or a prefix of types with `.*`."""
 
+AsMade = Annotated[str, spelled(r"^active$(?!\n)", "`active`, which is what is made: a PATCH pauses it")]
+"""The `status` of what is to be made: one that says it is paused must not be at work."""
+
 Scope = Literal["subscribe", "command", "publish", "webhooks"]
 """What a key may do; `webhooks` is not among those it has unless that is said."""
 NameList = Literal["inbox_ids", "event_types", "event_ids", "lease_ids"]

@@ -16,7 +16,7 @@ from ..config import AccountQueueConfig, DeadAfter, LimitsConfig, QueueOrder
 from ..errors import RequestError
 from ..log.jobs import Intake, Terms
 from ..protocol.messages import format_time
-from ..protocol.names import ALL_INBOXES, Identifier, InboxName, TypePattern, too_many
+from ..protocol.names import ALL_INBOXES, AsMade, Identifier, InboxName, TypePattern, too_many
 from ..protocol.selection import NOTHING, Selection, TypeFilter
 
 MAX_QUEUES: Final = 16
@@ -50,6 +50,7 @@ class NewQueue(Struct, frozen=True):
     max_attempts: Attempts = DEFAULT_ATTEMPTS
     max_age_seconds: AgeSeconds = DEFAULT_AGE_SECONDS
     dead_after: DeadAfter = "continue"
+    status: AsMade = "active"
 
 
 class QueueChange(Struct, frozen=True):

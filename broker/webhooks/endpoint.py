@@ -16,7 +16,7 @@ from ..config import AccountWebhookConfig, LimitsConfig, WebhookSecret
 from ..errors import RequestError
 from ..log.letters import Route
 from ..protocol.messages import format_time
-from ..protocol.names import ALL_INBOXES, Identifier, InboxName, TypePattern, too_many
+from ..protocol.names import ALL_INBOXES, AsMade, Identifier, InboxName, TypePattern, too_many
 from ..protocol.selection import Selection, TypeFilter
 from ..protocol.wording import any_of, told
 from .guard import Guard, address_of
@@ -60,6 +60,7 @@ class NewEndpoint(Struct, frozen=True):
     fallback_seconds: FallbackSeconds = DEFAULT_FALLBACK_SECONDS
     order: Order = "none"
     secret: WebhookSecret | None = None
+    status: AsMade = "active"
 
 
 class EndpointChange(Struct, frozen=True):

@@ -455,6 +455,7 @@ async def test_the_routes_are_for_keys_with_the_scope_and_an_inbox_key_sees_what
     [
         ({}, "queue_id"),
         ({"queue_id": "q", "order": "type"}, "$.order"),
+        ({"queue_id": "q", "status": "paused"}, "$.status"),
         ({"queue_id": "q", "lease_seconds": 0}, "$.lease_seconds"),
         ({"queue_id": "q", "max_attempts": 101}, "$.max_attempts"),
         ({"queue_id": "q", "dead_after": "never"}, "$.dead_after"),

@@ -283,6 +283,7 @@ async def test_an_account_has_sixteen_endpoints_at_most(hooks):
         ({"url": URL, "mode": "fallback"}, "$.client_ids"),
         ({"url": URL, "mode": "sometimes"}, "$.mode"),
         ({"url": URL, "order": "time"}, "$.order"),
+        ({"url": URL, "status": "paused"}, "$.status"),
         ({"url": URL, "mode": "fallback", "client_ids": ["a"], "fallback_seconds": -1}, "$.fallback_seconds"),
         ({"url": URL, "client_ids": ["a b"]}, "$.client_ids[0]"),
         ({"url": URL, "client_ids": ["a"] * 101}, "$.client_ids"),
