@@ -217,7 +217,7 @@ class Promises(RuleBasedStateMachine):
     @rule(slot=slots, node=nodes)
     def come_back(self, slot, node):
         """Come back with the last cursor, to the same inboxes."""
-        self._resume(_one_of(self.away(), slot), node)
+        self._resume(one_of(self.away(), slot), node)
 
     def _resume(self, client, node):
         since = client.witness.last, client.witness.last
@@ -231,7 +231,9 @@ class Promises(RuleBasedStateMachine):
     @precondition(away_and_acknowledged)
     @rule(slot=slots, node=nodes)
     def come_back_to_what_was_acknowledged(self, slot, node):
-        client = _one_of(self.away_and_acknowledged(), slot)
+        self.resume_acknowledged(one_of(self.away_and_acknowledged(), slot), node)
+
+    def resume_acknowledged(self, client, node):
         through = client.witness.history.position_of(client.acked)
         client.witness.seen = {position for position in client.witness.seen if position <= through}
         since = "acked", client.acked
@@ -241,18 +243,18 @@ class Promises(RuleBasedStateMachine):
     @rule(slot=slots)
     def read(self, slot):
         """Read all that is owed."""
-        self.theatre.do(_one_of(self.open_clients(), slot).catch_up)
+        self.theatre.do(one_of(self.open_clients(), slot).catch_up)
 
     @precondition(lambda self: self.open_clients())
     @rule(slot=slots)
     def be_cut(self, slot):
-        self.theatre.do(_one_of(self.open_clients(), slot).leave)
+        self.theatre.do(one_of(self.open_clients(), slot).leave)
 
     @precondition(lambda self: self.open_clients())
     @rule(slot=slots, node=nodes)
     def be_cut_and_come_back(self, slot, node):
         """The usual case: the network fails for a moment."""
-        client = _one_of(self.open_clients(), slot)
+        client = one_of(self.open_clients(), slot)
         self.theatre.do(client.leave)
         if client.selection:
             self._resume(client, node)
@@ -261,7 +263,7 @@ class Promises(RuleBasedStateMachine):
     @rule(slot=slots, selection=selections, types=filters, back=st.none() | st.integers(0, 40))
     def subscribe(self, slot, selection, types, back):
         """Subscribe to more, from now on or from an event of before; perhaps to other types."""
-        client = _one_of(self.open_clients(), slot)
+        client = one_of(self.open_clients(), slot)
         if client.key == INBOXES or selection == ("*",):
             return
         events = client.witness.history.events
@@ -274,7 +276,7 @@ class Promises(RuleBasedStateMachine):
     @precondition(lambda self: self.open_clients())
     @rule(slot=slots, name=inboxes)
     def unsubscribe(self, slot, name):
-        client = _one_of(self.open_clients(), slot)
+        client = one_of(self.open_clients(), slot)
         if client.selection == (name,) or name not in client.selection:
             return
         self._change(client, "unsubscribe", None, {"inbox_ids": [name]})
@@ -293,8 +295,9 @@ class Promises(RuleBasedStateMachine):
     @rule(slot=slots)
     def acknowledge(self, slot):
         """Acknowledge all that came."""
-        client = _one_of(self.open_clients(), slot)
+        self.let_acknowledge(one_of(self.open_clients(), slot))
 
+    def let_acknowledge(self, client):
         async def act():
             await client.catch_up()
             cursor = client.witness.last
@@ -369,7 +372,8 @@ class Promises(RuleBasedStateMachine):
             assert client.stream is None or client.witness.closed is None, client.witness.closed
 
 
-def _one_of(clients, slot):
+def one_of(clients, slot):
+    """The client that is meant, of those that can."""
     return clients[slot % len(clients)]
 
 

@@ -14,7 +14,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from proofs.clientele import ACCOUNTS, NAMES
-from proofs.promises import KINDS, Owing, Promises, accounts, kinds, made, nodes
+from proofs.promises import KINDS, Owing, Promises, accounts, kinds, made, nodes, one_of, slots
 from proofs.proving import PROVING, more
 from proofs.stages import FAILURES, Pair, Process
 
@@ -138,6 +138,18 @@ class Joined(Promises):
         finally:
             if hasattr(self, "stage"):
                 self.stage.server.close()
+
+    @precondition(lambda self: self.open_clients() and not self.narrowed)
+    @rule(slot=slots, node=nodes, count=st.sampled_from((1, 3)))
+    def acknowledge_and_move(self, slot, node, count):
+        """Acknowledge, be cut, miss something, and go on from there at the other node."""
+        client = one_of(self.open_clients(), slot)
+        elsewhere = int(client.address == self.address(0))
+        self.let_acknowledge(client)
+        self.theatre.do(client.leave)
+        events = made(NAMES[0], self.new_names(count), KINDS[0])
+        self.theatre.do(self.store, client.account, events, node)
+        self.resume_acknowledged(client, elsewhere)
 
     @rule(account=accounts, kind=kinds, inbox=st.sampled_from(NAMES), node=nodes)
     def publish_at_both(self, account, kind, inbox, node):
