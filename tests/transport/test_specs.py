@@ -40,7 +40,7 @@ from broker.version import __version__
 
 DOCUMENTS = {"/asyncapi.json": ASYNCAPI, "/openapi.json": OPENAPI}
 each_document = pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS.keys())
-INSIDE = {"PreparedEvent", "Entry", "Proof", "Command", "ManyToSubscribe", "ManyToUnsubscribe"}
+INSIDE = {"PreparedEvent", "Entry", "Proof", "Command", "ManyToSubscribe", "ManyToUnsubscribe", "_Stored"}
 """Structs of the protocol that are never written to a client, nor read from one as they are."""
 
 
