@@ -62,7 +62,7 @@ class Keeping:
     async def _leave(self) -> None:
         """Let another be the keeper when this drains, but not before it is known what became of the last posts."""
         await self._draining.wait()
-        await self.webhooks.finished()
+        await self.webhooks.settled()
         self._leaving.set()
 
     def statistics(self) -> KeeperStatistics | None:

@@ -87,7 +87,6 @@ class Posting:
         """When the next post may begin, by their rate."""
         self._nursery: trio.Nursery | None = None
         self._under_way = 0
-        self._one_less = trio.lowlevel.ParkingLot()
         self._serving = 0
         """How many endpoints have a turn: what they claim is posted, too."""
         self._changed = trio.lowlevel.ParkingLot()
@@ -210,7 +209,6 @@ class Posting:
             if has_place:
                 self._places.give_back(live.endpoint.account_id)
             self._under_way -= 1
-            self._one_less.unpark_all()
             live.under_way -= 1
             self._changed.unpark_all()
         self.look_at(live)
@@ -278,11 +276,6 @@ class Posting:
             payload |= {"status": outcome.status, "error": outcome.error}
         logger.info("%s %s of account %s", kind, live.endpoint.webhook_id, live.endpoint.account_id)
         self._announce(live.endpoint.account_id, kind, payload)
-
-    async def finished(self) -> None:
-        """Wait until no post is under way."""
-        while self._under_way:
-            await self._one_less.park()
 
     async def try_out(self, live: Live, event_id: str, body: bytes) -> Outcome:
         """Post an event that is not stored, once. Raises `RequestError` (`rate_limited`)."""

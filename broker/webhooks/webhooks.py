@@ -158,10 +158,6 @@ class Webhooks:
         except RequestError as error:
             logger.warning("the webhooks of the new configuration are not all there: %s", error)
 
-    async def finished(self) -> None:
-        """Wait until no post is under way: where this drains, none follows."""
-        await self._posting.finished()
-
     def _disable(self, live: Live, because: Any) -> None:
         self.endpoints.disable(live, because)
 
