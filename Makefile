@@ -60,7 +60,7 @@ prove-storage: $(VENV)/.installed-dev
 	BROKER_KILLS=20 $(BIN)/python -m pytest tests/cli/test_killed.py
 
 # Many nodes under load, and what may befall them and their server, sixteen times each: three clusters side by side, since
-# most of it is waiting. Under ten minutes on two cores, though these have other things to do.
+# most of it is waiting. Under ten minutes on two cores, four of which are processor time; longer where these are crowded.
 prove-cluster: $(VENV)/.installed-dev
 	BROKER_CHAOS=16 BROKER_PROVE=1 $(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 -o faulthandler_timeout=600 \
 		tests/cli/test_cluster.py tests/cli/test_keeper_killed.py tests/keeper tests/log/test_valkey.py \

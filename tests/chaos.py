@@ -27,7 +27,7 @@ OPERATOR = "dm_operator_of_the_chaos"
 FAILURES = (OSError, AssertionError, Closed, ValueError, IndexError, trio.BrokenResourceError, trio.TooSlowError)
 """What a client may see of a node that fails; it tries again."""
 GIVE_UP_SECONDS = 30.0
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 300.0
 EVENTS_BETWEEN = 15
 """That are answered between two faults, at least."""
 ON_DISK = ("--appendonly", "yes", "--appendfsync", "always")

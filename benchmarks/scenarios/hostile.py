@@ -37,6 +37,7 @@ BRIEF = (
     "publish-ones",
     "empty-subscribes",
     "cut-streams",
+    "shared-takeovers",
 )
 """One of each kind."""
 BEFORE_SECONDS = 0.5

@@ -27,7 +27,7 @@ SECONDS = 600 if PROVING else 150
 ACCOUNTS = ("acct_0", "acct_1", "acct_2")
 PUBLISHERS, WORKERS = 3, 3
 EVENTS_BETWEEN = 15
-SETTLE_SECONDS = 60
+SETTLE_SECONDS = 300
 CONFIG = """
 [server]
 drain_seconds = 1
