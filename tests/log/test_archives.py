@@ -16,6 +16,7 @@ from broker.errors import RequestError
 from broker.fanout.hub import Hub
 from broker.log import past as past_module
 from broker.log.archive import Kept, Older, Reach
+from broker.log.engines import pages
 from broker.log.engines.rows import trim_events, trim_known
 from broker.log.past import QUESTIONS_AT_ONCE, Past
 from broker.log.retention import ReplayBuffers
@@ -215,12 +216,20 @@ async def test_of_a_quiet_account_whose_events_are_all_forgotten_a_later_moment_
     house.publish(["i1"] * 3)
     mock_clock.jump(100)
     house.publish(["i1"])
-    house.let_go(2)
-    storage = house.archive._storage
-    at_once(storage.write(partial(trim_known, stored_before=inf, most=10_000)))
-    assert await house.archive.position_before("a", wall_at(50).timestamp()) == house.after(3)
-    assert await house.archive.position_before("a", wall_at(0.5).timestamp()) == house.after(3)
-    assert await house.archive.position_before("a", wall_at(0).timestamp()) is None
+    let_go_of_rows(house.engine, "a", house.after(4))
+    at_once(house.archive._storage.write(partial(trim_known, stored_before=inf, most=10_000)))
+    assert await house.archive.position_before("a", wall_at(100.5).timestamp()) == house.after(4)
+    for moment in (100, 50, 0):
+        assert await house.archive.position_before("a", wall_at(moment).timestamp()) is None
+
+
+async def test_any_number_of_inboxes_is_counted(monkeypatch):
+    monkeypatch.setattr(pages, "_INBOXES_AT_ONCE", 2)
+    house = House("sqlite")
+    house.publish(["i1", "i2", "i3", "i1", "i4", "i5"])
+    some, rest = Selection(frozenset({"i1", "i2", "i3", "i4"})), Selection(None, frozenset({"i1", "i2", "i5"}))
+    for selection, count in ((some, 5), (rest, 2), (EVERYTHING, 6)):
+        assert (await house.archive.count("a", selection, 0, house.after(6))).count == count
 
 
 # --- who asks ----------------------------------------------------------------

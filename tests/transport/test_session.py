@@ -747,6 +747,7 @@ def test_a_client_that_takes_no_answers_is_not_read_from_until_it_does():
         talk.say("no json")
         talk.say({"action": "ping"})
         said += 1
+        assert talk.session.waiting_bytes < 2 * MAX_WAITING_ANSWER_BYTES
     taken = talk.session.take_answers()
     assert len(taken) > MAX_WAITING_ANSWER_BYTES
     assert not talk.session.congested
@@ -764,6 +765,7 @@ def test_a_client_with_many_replays_under_way_is_not_read_from_until_some_have_m
         talk.say({"action": "subscribe", "request_id": "r", "inbox_ids": [inbox], "since": talk.cursor(said)})
         talk.session.take_answers()
         said += 1
+        assert said <= MAX_REPLAYS + 1
     assert said == MAX_REPLAYS + 1
     talk.session.take()
     assert not talk.session.congested
