@@ -9,6 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import inf
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 HAND_OVER: Final = """
 local keeper = redis.call('GET', KEYS[1])
-local there = keeper and redis.call('EXISTS', ARGV[1] .. keeper) == 1
+if not keeper then return {} end
+local there = redis.call('EXISTS', ARGV[1] .. keeper) == 1
 local outcome = {}
 for i = 1, (#KEYS - 1) / 2 do
   local waited_for, list, at = KEYS[2 * i], KEYS[2 * i + 1], 5 + 3 * (i - 1)
@@ -46,7 +48,8 @@ return outcome
 """
 """KEYS: the keeper's; of each acknowledgement its account's clients that are waited for, and its list. ARGV: what
 stands before nodes in leases and in channels; for how many ms a list is kept, how many it has, how long one may be
-while the keeper is away; of each its client, itself, and what the keeper is told. Returns of each what became of it.
+while the keeper is away; of each its client, itself, and what the keeper is told. Returns of each what became of it;
+nothing, if there never was a keeper.
 """
 NOBODY_WAITS, HANDED, KEPT, REFUSED = 0, 1, 2, 3
 
@@ -58,6 +61,8 @@ KEPT_MS: Final = 86_400_000
 MAX_LISTED: Final = 1_000
 MAX_BYTES_KEPT: Final = 16_384
 AT_ONCE: Final = 32
+NO_KEEPER_SECONDS: Final = 0.5
+"""For so long after the server said that there never was a keeper it is not asked: the first one waits for longer."""
 ANSWER_SECONDS: Final = 3.0
 """How long the keeper may take."""
 
@@ -104,13 +109,14 @@ class Handing:
         self._numbers = count(1)
         self._waiting: list[tuple[str, Asked]] = []
         self._something = trio.Event()
+        self._no_keeper_until = -inf
         self._under_way: OrderedDict[int, tuple[float, Told]] = OrderedDict()
         """By their numbers: until when an answer is waited for, and who is told."""
         wire.follow(self._hear, _nothing)
 
     def waits_for(self, client: Client) -> int:
-        """Return that an endpoint may wait for this client: the server knows."""
-        return 1
+        """Return whether an endpoint may wait for this client: the server knows."""
+        return int(trio.current_time() >= self._no_keeper_until)
 
     def acknowledge(self, client: Client, covered: Covered, told: Told) -> None:
         """Have endpoints that wait for a client hear what it acknowledges: ``told`` hears which had begun before."""
@@ -161,10 +167,14 @@ class Handing:
         for account_id, asked in part:
             keys += [self._wire.key(WAITED_FOR, account_id), self._wire.key(LIST, account_id)]
             arguments += [asked.client_id, msgspec.json.encode(asked), msgspec.json.encode(["settle", account_id])]
+        began = trio.current_time()
         try:
             outcome = await self._wire.call(HAND_OVER, keys, arguments)
         except RequestError as error:
             outcome = [error] * len(part)
+        if not outcome:
+            self._no_keeper_until = began + NO_KEEPER_SECONDS
+            outcome = [NOBODY_WAITS] * len(part)
         for (_, asked), became in zip(part, outcome, strict=True):
             if isinstance(became, RequestError):
                 self._tell(asked.number, became)

@@ -17,12 +17,15 @@ logger = logging.getLogger(__name__)
 
 TAKE: Final = """
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] and redis.call('EXISTS', ARGV[2] .. holder) == 1 then return holder end
+if holder and holder ~= ARGV[1] and redis.call('EXISTS', ARGV[2] .. holder) == 1 then return {holder, 0} end
 redis.call('SET', KEYS[1], ARGV[1])
-return ARGV[1]
+return {ARGV[1], holder and 0 or 1}
 """
-"""KEYS: the keeper's. ARGV: a node, what stands before the keys of nodes' leases. Returns who is the keeper then."""
-GIVE_BACK: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+"""KEYS: the keeper's. ARGV: a node, what stands before the keys of nodes' leases. Returns who is the keeper then, and 1
+if there never was one."""
+GIVE_BACK: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], '') end return 1"
+NEW_SECONDS: Final = 1.0
+"""How long the first keeper of all waits: other nodes may think for a moment that there is none (`fanout.handed`)."""
 RENEW_SECONDS: Final = 1.0
 
 
@@ -79,10 +82,13 @@ class Lease:
     async def _keep(self) -> None:
         while True:
             try:
-                holder = await self._wire.call(TAKE, self._keys, (self._wire.node, self._wire.leases))
+                holder, is_first = await self._wire.call(TAKE, self._keys, (self._wire.node, self._wire.leases))
             except RequestError:
                 self._lose()
             else:
+                if is_first:
+                    await trio.sleep(NEW_SECONDS)
+                    continue
                 self._hear(holder.decode())
             self._renewed = trio.Event()
             with trio.move_on_after(RENEW_SECONDS):

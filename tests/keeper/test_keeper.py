@@ -37,6 +37,7 @@ SECRET = secret_of(bytes(range(32)))
 SCOPES = ("subscribe", "publish", "command", "webhooks")
 LOOPBACK = WebhooksConfig(allow_networks=("127.0.0.0/8",), allow_http=True)
 QUEUES = (AccountQueueConfig(id="support", order="none"),)
+KEEPER = "{daimon}keeper:"
 GUARD_SECONDS = 60
 
 
@@ -49,6 +50,7 @@ def engine():
 @pytest.fixture(autouse=True)
 def emptied(engine):
     engine.command("FLUSHALL")
+    engine.command("SET", KEEPER, "")  # there was a keeper before: who comes need not wait until all nodes know of one
 
 
 def config(engine, path=None, *, seconds=300, webhooks=(), queues=()):
@@ -104,7 +106,7 @@ class Site:
     async def leave(self):
         """Let another be the keeper."""
         self.broker.start_draining()
-        await until(lambda: self.engine.command("EXISTS", "{daimon}keeper:") == 0)
+        await until(lambda: self.engine.command("GET", KEEPER) == "")
 
     def cursors(self):
         return [each.cursor for each in self.broker.keeping._keeper.following._accounts.values() if each.cursor]
@@ -410,6 +412,24 @@ async def test_what_is_acknowledged_before_the_keeper_has_it_is_not_posted(engin
                 await receiver.received(1)
                 assert receiver.ids == ["e2"]
                 assert (await say(client, "ack", event_ids=["e1", "e2"]))["claimed"] == ["e2"]
+
+
+async def test_all_nodes_know_of_the_first_keeper_before_it_takes_anything_in(engine, tmp_path):
+    engine.command("DEL", KEEPER)
+    async with receiving() as receiver, node(engine) as site, connected(site.address, AGENT) as client:
+        handing = site.broker._joined.handing
+        assert (await say(client, "ack", event_ids=["e0"]))["claimed"] == []
+        assert not handing.waits_for(client)
+        async with node(engine, tmp_path / "db", webhooks=(hook(receiver, **WAITS),)) as keeper:
+            while not keeper.broker.statistics().keeper.held:
+                await say(client, "ack", event_ids=["e0"])
+            assert handing.waits_for(client)
+            await settled(keeper)
+            await site.publish("e1", "e2")
+            await client.next_event()
+            assert (await say(client, "ack", event_ids=["e1"]))["claimed"] == []
+            await receiver.received(1)
+            assert receiver.ids == ["e2"]
 
 
 async def test_a_client_holds_an_event_at_any_node(engine, tmp_path):
