@@ -129,6 +129,8 @@ class Witness:
         self._gap_follows: dict[str, Any] | None = None
         self._since: str | None = None
         self._asked: dict[str, _Asked] = {}
+        self._may_come: set[int] = set()
+        """Positions of events that need not come."""
         self._holds: frozenset[str] = frozenset()
         """What it asked for and was not refused: the broker is to name just that."""
 
@@ -137,7 +139,7 @@ class Witness:
     def opens(self, names: Iterable[str], types: tuple[str, ...] | None, since: str | None) -> None:
         """A new connection begins, to these inboxes, with this filter and this ``since``."""
         self.reached, self.closed, self.drained, self._gap_follows = {}, None, False, None
-        self._holds, self.types = frozenset(names), types
+        self._holds, self.types, self._may_come = frozenset(names), types, set()
         self._since, self._asked = since, {}
         self._waits_for_ready = True
 
@@ -164,7 +166,7 @@ class Witness:
         ]
 
     def _is_owed(self, event: Published) -> bool:
-        return self._is_next(event) and accepts(self.types, event.type)
+        return self._is_next(event) and accepts(self.types, event.type) and event.position not in self._may_come
 
     def _is_next(self, event: Published) -> bool:
         """Whether an event is of what it holds, and comes after what it has, whatever its type."""
@@ -234,6 +236,8 @@ class Witness:
     def _changed(self, frame: dict[str, Any]) -> None:
         result, request_id = frame["result"], frame["request_id"]
         asked = self._asked.pop(request_id)
+        if asked.types != self.types:
+            self._filter_ends()
         self._holds, self.types, since = asked.holds, asked.types, asked.since
         names, cursor = self._names(result["inbox_ids"]), self.history.position_of(result["cursor"])
         if frame["action"] == "unsubscribe":
@@ -249,6 +253,17 @@ class Witness:
             again = self.history.between(min((self.reached[name] for name in added), default=0), self.history.head)
             self.seen -= {event.position for event in again if event.inbox in added}
         self.last = result["cursor"]
+
+    def _filter_ends(self) -> None:
+        """What its filter kept away is not owed under the next: it had all else before it asked for another.
+
+        Where its broker may hear of an event late, that may come under the next filter.
+        """
+        if self.history.lags:
+            kept_away = self.history.between(min(self.reached.values(), default=0), self.history.head)
+            self._may_come |= {event.position for event in kept_away if not accepts(self.types, event.type)}
+        else:
+            self.reached = {name: max(reached, self.history.head) for name, reached in self.reached.items()}
 
     def _gap(self, frame: dict[str, Any]) -> None:
         to = self.history.position_of(frame["to"])
