@@ -43,7 +43,7 @@ from .ending import CANCELLED, CLIENT_GONE, Ending, closed_by_broker
 from .life import CLOSE_SECONDS, Admitted, Life
 from .reading import LentStream
 from .response import http_date
-from .session import Elsewhere, SubscribeRequest
+from .session import GRACE_SECONDS, Elsewhere, SubscribeRequest
 from .stream import ClientStream
 
 logger = logging.getLogger(__name__)
@@ -405,6 +405,14 @@ class Connection:
         self._flush()
         soonest = min([left for left in (patience - silent, patience - owed) if left > 0], default=math.inf)
         return now + min(self._config.limits.heartbeat_seconds, soonest + 0.001)
+
+    def beat_late(self, now: float) -> float | None:
+        """Ping the client, and judge it later: this process was away, and what was said meanwhile was not read yet."""
+        if self._life.is_over:
+            return None
+        if self._life.is_open:
+            self.ask_for_life()
+        return now + GRACE_SECONDS
 
     async def drain(self, reconnect_after_ms: int, deadline: float) -> None:
         """Say that the server goes, send everything up to the head, and close with 1012, until ``deadline``."""

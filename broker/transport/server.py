@@ -35,6 +35,7 @@ from .proxies import TrustedProxies
 from .refusals import Refusals
 from .request import Request
 from .response import Response
+from .session import GRACE_SECONDS
 from .sse import EventStream
 from .stream import ClientStream
 from .supervisor import Supervisor
@@ -176,7 +177,8 @@ class _Server:
 
     async def _run(self, connection: Connection | EventStream, watch: Watch, opened: OpenConnection) -> None:
         due = trio.current_time() + self.broker.config.limits.heartbeat_seconds
-        stop_beating = self.broker.schedule.add(due, connection.beat)
+        beat = connection.beat if isinstance(connection, EventStream) else _in_time(connection, due)
+        stop_beating = self.broker.schedule.add(due, beat)
         self.connections[connection.id] = connection
         self.broker.connections.enter(opened)
         if self._drain_one is not None:
@@ -264,6 +266,18 @@ async def serve(
                     await broker.keeping.left()
             inner.cancel_scope.cancel()
         clients.cancel_scope.cancel()
+
+
+def _in_time(connection: Connection, due: float) -> Callable[[float], float | None]:
+    """Return its heartbeat, first due then; where this process was away for long, that counts against no client."""
+
+    def beat(now: float) -> float | None:
+        nonlocal due
+        again = connection.beat_late(now) if now - due > GRACE_SECONDS else connection.beat(now)
+        due = now if again is None else again
+        return again
+
+    return beat
 
 
 def raise_open_files_limit() -> None:

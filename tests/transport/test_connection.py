@@ -680,6 +680,16 @@ async def test_a_client_whose_tcp_acknowledges_nothing_is_dead(quick_close, monk
         await served.until_gone()
 
 
+async def test_who_was_not_heard_while_the_broker_was_away_is_asked_before_it_is_given_up(mock_clock):
+    mock_clock.rate = 1.0
+    limits = LimitsConfig(heartbeat_seconds=1)
+    async with serving(configured(limits=limits)) as served, connected(served.address, seconds=1_000) as client:
+        mock_clock.jump(60)  # nothing was done meanwhile
+        await client.wait_for(PING)
+        await client.send(masked(PONG))
+        await client.ping()
+
+
 async def test_a_heartbeat_that_is_due_inside_the_handshake_is_put_off():
     async with serving() as served, connected(served.address) as client:
         connection = served.connection(client)
