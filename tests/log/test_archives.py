@@ -223,6 +223,21 @@ async def test_of_a_quiet_account_whose_events_are_all_forgotten_a_later_moment_
         assert await house.archive.position_before("a", wall_at(moment).timestamp()) is None
 
 
+@every_archive
+async def test_a_page_of_some_inboxes_has_no_more_events_than_it_may_and_the_next_has_the_rest(kind):
+    house = House(kind)
+    house.publish(["i1", "i2", "i3"] * 6)
+    selection, after, through = Selection(frozenset({"i1", "i2"})), 0, house.after(18)
+    found, sizes = [], []
+    while after < through:
+        page = await house.archive.read("a", Older(selection, after, through), max_events=5, max_bytes=10**9)
+        found += [entry.position for entry in page.entries]
+        sizes.append(len(page.entries))
+        after = page.reached
+    assert found == house.positions(selection, 0, through)
+    assert sizes == [5, 5, 2]
+
+
 async def test_any_number_of_inboxes_is_counted(monkeypatch):
     monkeypatch.setattr(pages, "_INBOXES_AT_ONCE", 2)
     house = House("sqlite")
