@@ -18,9 +18,6 @@ LONG_SECONDS: Final = 0.002
 FIRST_LET_IN: Final = 8
 MOST_LET_IN: Final = 16
 """Little, for what they begin goes on in the turns that follow, beside those who are let in then."""
-WOKEN_PER_COLLECTION: Final = 64
-COLLECTIONS_PER_OLDER: Final = 4
-"""After so many of what is young, the next generation of the garbage collector is looked at."""
 
 T = TypeVar("T")
 Who = Hashable | None

@@ -19,7 +19,7 @@ FULL_COLLECTIONS_PER_THAW: Final = 2_000
 LONG_SECONDS: Final = 0.0005
 """What a collection of what is young looked at for so long is left out from then on: that is the state of many."""
 WOKEN_PER_COLLECTION: Final = 64
-COLLECTIONS_PER_OLDER: Final = 8
+COLLECTIONS_PER_OLDER: Final = 4
 """After so many of what is young, the next generation is looked at."""
 _FULL: Final = 2
 

@@ -5,8 +5,9 @@ processor time of the broker's own tasks, which no other process makes longer. T
 to find takes ten to a thousand times as long.
 """
 
+import gc
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -24,6 +25,7 @@ from benchmarks.hostile.row import Row
 from benchmarks.hostile.table import ROWS
 from benchmarks.hostile.target import Target, configuration
 from benchmarks.peers.process import free_ports
+from broker.cli.garbage import WOKEN_PER_COLLECTION
 from broker.config import EngineConfig, StorageConfig, parse_config
 from broker.transport.server import raise_open_files_limit
 
@@ -61,6 +63,19 @@ def attacker():
         yield worker
 
 
+def collect_now_and_then() -> Callable[[], None]:
+    """Return what has young objects looked at little by little, as `broker serve` does."""
+    woken = 0
+
+    def count() -> None:
+        nonlocal woken
+        woken += 1
+        if woken % WOKEN_PER_COLLECTION == 0:
+            gc.collect(0)
+
+    return count
+
+
 @asynccontextmanager
 async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncIterator[Target]:
     """Serve a broker as the row has it, with other sections; afterwards nothing of its clients may be left."""
@@ -68,6 +83,7 @@ async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncI
     config = parse_config(configuration(0, api_port, row.settings, asks=row.asks), {})
     config = structs.replace(config, **sections)
     async with serving(config) as served:
+        served.broker.turns.woken = collect_now_and_then()
         rest = await at_rest(served)
         yield Target(*served.address, api_port)
         await rest.again()
