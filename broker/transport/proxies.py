@@ -33,6 +33,8 @@ class TrustedProxies:
         ``request.remote`` is who is connected, who is trusted if he came by a socket file. Where the two headers
         say different things, one of them is not the proxy's: then it is the proxy's address.
         """
+        if not (by_socket_file or self._networks):
+            return request.remote
         peer = None if request.remote is None else _address_of(request.remote)
         if not self._is_trusted(peer, by_socket_file=by_socket_file):
             return request.remote
@@ -46,13 +48,15 @@ class TrustedProxies:
         Of what came without, nothing is known: a proxy that stands further out may have ended its TLS. To be asked
         before ``request.remote`` is another.
         """
+        if not (by_socket_file or self._networks):
+            return by_tls
         peer = None if request.remote is None else _address_of(request.remote)
         if self._is_trusted(peer, by_socket_file=by_socket_file):
             return any(word in _BY_TLS for word in _forwarded_proto(request))
         return by_tls
 
     def _is_trusted(self, peer: IpAddress | None, *, by_socket_file: bool) -> bool:
-        return by_socket_file or (bool(self._networks) and peer is not None and self._trusts(peer))
+        return by_socket_file or (peer is not None and self._trusts(peer))
 
     def _trusts(self, address: IpAddress) -> bool:
         return any(address in network for network in self._networks)
