@@ -575,8 +575,12 @@ def note(connection, account_id, entries):
     connection.executemany("INSERT INTO notes VALUES (?, ?)", [(entry.position, account_id) for entry in entries])
 
 
+def one_each(account_id):
+    return 1
+
+
 async def test_rows_beside_are_in_the_events_own_transaction(path):
-    with house_at(path, beside=Beside(note)) as house:
+    with house_at(path, beside=Beside(note, one_each)) as house:
         first = house.publish("e1", "e2")
         house.publish("e1", account_id="b")
         house.publish("e1")
@@ -590,7 +594,7 @@ async def test_rows_beside_that_cannot_be_written_take_their_events_with_them(pa
         note(connection, account_id, entries)
         raise RequestError("unavailable", "no room")
 
-    with house_at(path, beside=Beside(refuse)) as house:
+    with house_at(path, beside=Beside(refuse, one_each)) as house:
         outcomes = []
         house.engine.begin({"a": [prepared("e1")]}, outcomes.append)
         assert [outcome.message for outcome in outcomes] == ["no room"]
@@ -614,7 +618,7 @@ async def test_rows_beside_are_counted_in_what_a_publish_is_of_a_commit(path, mo
 
 async def test_what_somebody_beside_needs_stays(path, mock_clock):
     needed = [None]
-    beside = Beside(note, lambda _: needed[0])
+    beside = Beside(note, one_each, lambda _: needed[0])
     with house_at(path, storage=StorageConfig(keep_seconds=REPLAY_SECONDS), beside=beside) as house:
         mock_clock.jump(REPLAY_SECONDS + 1)
         stored = house.publish("e1", "e2", "e3")

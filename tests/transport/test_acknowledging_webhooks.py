@@ -92,7 +92,7 @@ def with_webhook(tmp_path, monkeypatch):
             endpoint = partial(Desk.endpoint, delay_seconds=FALLBACK_SECONDS)
             route = await opened._disk.storage.write(lambda connection: endpoint(Desk(connection)))
             outbox.route(ACCOUNT, [route], {"agent": (route.webhook,)})
-            opened._engine.beside.append(Beside(outbox.add))
+            opened._engine.beside.append(Beside(outbox.add, outbox.rows_of))
             opened.on_disk.settling = Settling(outbox)
             with trio.fail_after(60):
                 yield opened, Webhook(opened._disk.storage, route)

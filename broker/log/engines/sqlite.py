@@ -49,10 +49,10 @@ class Beside(Struct, frozen=True):
 
     write: Callable[[sqlite3.Connection, str, Sequence[Entry]], None]
     """Called in it, with an account and new events of it. What it raises refuses the publishes that brought them."""
+    rows_of: Callable[[str], int]
+    """Called in the loop: returns how many rows an event of an account has there at most; 0: none are to be written."""
     needed_from: Callable[[sqlite3.Connection], int | None] = lambda _: None
     """Called in the writer's thread: returns the first position whose event must stay; None: none must."""
-    rows_of: Callable[[str], int] = lambda _: 0
-    """Called in the loop: returns how many rows an event of an account has there at most."""
 
 
 class SqliteEngine:
