@@ -108,6 +108,7 @@ class Connection:
 
     async def _live(self) -> None:
         """Answer the upgrade, then do what the client asks, until it or somebody else ends the connection."""
+        websocket = None
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -125,6 +126,8 @@ class Connection:
             logger.exception("connection %s failed", self.id)
             self._life.ending = closed_by_broker(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
+            if websocket is not None:
+                _let_go(websocket)
             self._publishing.give_up()
             if self._acknowledging is not None:
                 self._acknowledging.give_up()
@@ -438,6 +441,14 @@ class Connection:
     def ended(self) -> Ended:
         """Return what it had done by its end."""
         return self._life.ended()
+
+
+def _let_go(websocket: trio_websocket.WebSocketConnection) -> None:
+    """End wsproto's parser: a generator that holds who holds it would be left to the garbage collector."""
+    connection = websocket._wsproto.connection
+    if connection is not None:
+        with suppress(AttributeError):  # another version may have none
+            connection._proto._parse_more.close()
 
 
 def _ending_of(reason: trio_websocket.CloseReason | None) -> Ending:
