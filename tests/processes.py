@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 KEY = "dm_live_test_of_the_command_line"
 GUARD_SECONDS = 180 if os.environ.get("BROKER_PROVE") else 60
 """After which a process is taken for one that hangs; what proves long has many of them side by side."""
+LIFE_SECONDS = 600
+"""After which any process is killed: all tests of a module may look at the same, on a machine that has much to do."""
 COMMAND = [sys.executable, "-m", "broker"]
 
 
@@ -33,7 +35,7 @@ def _own_ports() -> range:
 
 @contextmanager
 def process(
-    *arguments, command=COMMAND, stdin=None, guard_seconds=GUARD_SECONDS, **options
+    *arguments, command=COMMAND, stdin=None, guard_seconds=LIFE_SECONDS, **options
 ) -> Iterator[subprocess.Popen[str]]:
     """A process, killed with the block, or when its time is up, so that no read waits for ever."""
     with subprocess.Popen(

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import termios
+import time
 from contextlib import contextmanager
 
 import click
@@ -132,8 +133,9 @@ class Terminal:
 
     def until(self, text):
         """Read until a text is drawn."""
+        due = time.monotonic() + GUARD_SECONDS
         while text not in click.unstyle(self.seen):
-            readable, _, _ = select.select([self._ours], [], [], GUARD_SECONDS)
+            readable, _, _ = select.select([self._ours], [], [], max(0, due - time.monotonic()))
             assert readable, f"{text!r} was not drawn, but {click.unstyle(self.seen)[-2_000:]}"
             self.seen += os.read(self._ours, 65_536).decode(errors="replace")
         self.seen = ""
