@@ -1,12 +1,15 @@
 """What changes between two snapshots of a broker, and numbers as people read them."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
 
 from ..observe.live import Buckets, Snapshot
 
+_ROUNDED_SECONDS: Final = 0.2
+"""An uptime may be told for so much less than it is."""
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _BINARY: Final = ("B", "KB", "MB", "GB", "TB")
 
@@ -25,6 +28,17 @@ class Rates(Struct, frozen=True):
     """From publish to the kernel of a batch's last subscriber; None: nothing was delivered."""
     delay_p99_seconds: float | None
     loop_lag_p99_seconds: float | None
+
+
+def is_another_run(before: Snapshot, now: Snapshot, *, lost: bool) -> bool:
+    """Return whether the broker was started again in between: it is up for less than it was.
+
+    Or, where it was ``lost`` meanwhile, for less than the time since then by its own clock.
+    """
+    if now.uptime_seconds < before.uptime_seconds:
+        return True
+    passed = datetime.fromisoformat(now.at) - datetime.fromisoformat(before.at)
+    return lost and now.uptime_seconds < passed.total_seconds() - _ROUNDED_SECONDS
 
 
 def rates_between(before: Snapshot, now: Snapshot) -> Rates | None:

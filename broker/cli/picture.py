@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from ..observe.census import ConnectionState
 from ..observe.choosing import OperatorConnection, OperatorPage, Order, Sort
 from ..observe.live import Snapshot
-from .figures import Rates, bytes_text, duration_text, number_text, rates_between, seconds_text
+from .figures import Rates, bytes_text, duration_text, is_another_run, number_text, rates_between, seconds_text
 from .lines import plain
 
 HISTORY: Final = 120
@@ -55,13 +55,13 @@ class Picture(Struct):
 
     def take(self, snapshot: Snapshot) -> None:
         """Show what a broker tells of itself now."""
+        restarted = self.snapshot is not None and is_another_run(self.snapshot, snapshot, lost=self.contact == "lost")
         before, self.snapshot, self.contact, self.said = self.snapshot, snapshot, "live", ""
-        self.rates = None if before is None else rates_between(before, snapshot)
+        self.restarts += restarted
+        self.rates = None if before is None or restarted else rates_between(before, snapshot)
         if self.rates is not None:
             self.incoming.append(self.rates.published_per_second)
             self.outgoing.append(self.rates.delivered_per_second)
-        elif before is not None and snapshot.uptime_seconds < before.uptime_seconds:
-            self.restarts += 1
 
     def lose(self, why: str) -> None:
         """Show that the broker does not tell of itself, and why; what it told last stays."""

@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from rich.console import Console
 from snapshots import NASTY, connection, page, snapshot
 
@@ -62,6 +63,18 @@ def test_a_restart_is_seen_and_makes_no_rates():
     assert "restarts seen: 1" in line_of(shown)
     shown.take(snapshot(uptime=1.5, published=3))
     assert "in 3/s" in line_of(shown)
+
+
+def test_a_restart_is_seen_though_the_broker_is_up_for_longer_than_it_was_before():
+    shown = Picture("ws://x/v1/stream")
+    shown.take(structs.replace(snapshot(uptime=0.3), at="2026-11-27T10:00:00.000Z"))
+    shown.lose("Connection refused")
+    shown.take(structs.replace(snapshot(uptime=0.5, published=3), at="2026-11-27T10:00:03.000Z"))
+    assert "restarts seen: 1" in line_of(shown)
+    assert shown.rates is None
+    shown.lose("the network was away")
+    shown.take(structs.replace(snapshot(uptime=2.5, published=3), at="2026-11-27T10:00:05.000Z"))
+    assert "restarts seen: 1" in line_of(shown)
 
 
 def test_a_lost_broker_is_told_with_why_and_what_was_told_last_stays():
