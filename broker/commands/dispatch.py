@@ -427,8 +427,11 @@ def _too_many() -> RequestError:
 
 
 def refused(error: RequestError) -> Outcome:
-    """Return the outcome of a command that the broker itself refused."""
-    return Outcome(b"", error, lasting=False)
+    """Return the outcome of a command that the broker itself refused.
+
+    Without the frames that it was raised in: they hold the command, and who has this outcome.
+    """
+    return Outcome(b"", error.with_traceback(None), lasting=False)
 
 
 def _reply_again(reply: Reply, outcome: Outcome) -> None:

