@@ -5,8 +5,9 @@ processor time of the broker's own tasks, which no other process makes longer. T
 to find takes ten to a thousand times as long.
 """
 
+import gc
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -24,17 +25,20 @@ from benchmarks.hostile.row import Row
 from benchmarks.hostile.table import ROWS
 from benchmarks.hostile.target import Target, configuration
 from benchmarks.peers.process import free_ports
+from broker.cli.garbage import WOKEN_PER_COLLECTION
 from broker.config import EngineConfig, StorageConfig, parse_config
 from broker.transport.server import raise_open_files_limit
 
-LONGEST_STEP = 0.05
+LONGEST_STEP = 0.04
 """Seconds between two checkpoints of a task."""
-LONGEST_TURN = 0.075
+LONGEST_TURN = 0.05
 """Seconds of a look at what the network brought and of all steps until the next."""
-LONGEST_WAIT = 0.15
+LONGEST_WAIT = 0.1
 """Seconds that the broker works while a neighbour waits for one answer."""
 LONGEST_WAITS = {"answers-unread": 0.05, "chunked-answers": 0.05, "hard-mails": 0.05}
 """The same of rows of many long things that go on one after the other."""
+LONGEST_WAIT_BESIDE = 0.5
+"""Seconds of the same where a publish is written to a disk or to a server: its commit is waited for, too."""
 ROUNDS = 3
 """So often, at least, a neighbour is served."""
 GUARD_SECONDS = 100
@@ -61,6 +65,19 @@ def attacker():
         yield worker
 
 
+def collect_now_and_then() -> Callable[[], None]:
+    """Return what has young objects looked at little by little, as `broker serve` does."""
+    woken = 0
+
+    def count() -> None:
+        nonlocal woken
+        woken += 1
+        if woken % WOKEN_PER_COLLECTION == 0:
+            gc.collect(0)
+
+    return count
+
+
 @asynccontextmanager
 async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncIterator[Target]:
     """Serve a broker as the row has it, with other sections; afterwards nothing of its clients may be left."""
@@ -68,6 +85,7 @@ async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncI
     config = parse_config(configuration(0, api_port, row.settings, asks=row.asks), {})
     config = structs.replace(config, **sections)
     async with serving(config) as served:
+        served.broker.turns.woken = collect_now_and_then()
         rest = await at_rest(served)
         yield Target(*served.address, api_port)
         await rest.again()
@@ -105,7 +123,7 @@ async def test_a_neighbour_is_served_while_another_client_publishes_to_a_log_on_
             await attack(attacker, ROWS[name], target, neighbour)
     assert steps.longest < LONGEST_STEP, steps.longest_of
     assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
-    assert neighbour.longest_wait < LONGEST_WAITS.get(name, LONGEST_WAIT), steps.slowest.most_common(3)
+    assert neighbour.longest_wait < LONGEST_WAIT_BESIDE, steps.slowest.most_common(3)
 
 
 @pytest.mark.parametrize("name", PUBLISHING)
@@ -117,7 +135,7 @@ async def test_a_neighbour_is_served_while_another_client_publishes_to_a_server_
                 await attack(attacker, ROWS[name], target, neighbour)
     assert steps.longest < LONGEST_STEP, steps.longest_of
     assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
-    assert neighbour.longest_wait < LONGEST_WAITS.get(name, LONGEST_WAIT), steps.slowest.most_common(3)
+    assert neighbour.longest_wait < LONGEST_WAIT_BESIDE, steps.slowest.most_common(3)
 
 
 @each_row_with_a_bound
