@@ -61,7 +61,7 @@ class _Round(Generic[T]):
 
     def lot(self, who: Who) -> T:
         """Return what waits for somebody, to add to it."""
-        those = self._accounts if isinstance(who, str) else self._strangers
+        those = self._those(who)
         lot = those.get(who)
         if lot is None:
             lot = those[who] = self._lot()
@@ -77,7 +77,10 @@ class _Round(Generic[T]):
 
     def put_back(self, who: Who, lot: T) -> None:
         """Let the rest of what waits for somebody wait for his next turn."""
-        (self._accounts if isinstance(who, str) else self._strangers)[who] = lot
+        self._those(who)[who] = lot
+
+    def _those(self, who: Who) -> OrderedDict[Who, T]:
+        return self._accounts if isinstance(who, str) else self._strangers
 
 
 class _Waiting:

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from .jobs import ALONE, BEHIND, HEAD, PAGE, PLACES, State, Terms, end_job, move_up
+from .statements import has_content
 
 KEPT_SECONDS: Final = 7 * 86_400.0
 """How long it is known what became of a job; a dead one can be done again for so long."""
@@ -19,13 +20,7 @@ WALK: Final = 10_000
 LATEST: Final = 2**63 - 1
 """After every position."""
 _SEEN: Final = "position, event_id, type, state, attempts, due_at, until, leased_at, holder, reason"
-_HAS_CONTENT: Final = "({})".format(
-    " OR ".join(
-        f"EXISTS (SELECT 1 FROM {table} WHERE {table}.position = jobs.position"
-        f" AND {table}.account = (SELECT account FROM queues WHERE number = jobs.queue))"
-        for table in PLACES
-    )
-)
+_HAS_CONTENT: Final = has_content(PLACES, "jobs", "queue", "queues")
 
 
 class Seen(Struct, frozen=True):

@@ -25,7 +25,7 @@ from msgspec import Struct
 from ..protocol.messages import Entry, PreparedEvent
 from ..protocol.selection import Selection, TypeFilter
 from .database import Room
-from .statements import in_statements, inserts
+from .statements import content_of, in_statements, inserts
 
 State = Literal["waiting", "leased", "acked", "dead"]
 STATES: Final[tuple[State, ...]] = ("waiting", "leased", "acked", "dead")
@@ -88,8 +88,7 @@ JOBS: Final = Room(
 _OF_EVENT = "inbox, type, event_id, created_at, payload, traceparent"
 PLACES: Final = ("events", "job_contents", "kept")
 """Where an event may be: in the log, among those that have left it, or beside a log that is elsewhere (`kept`)."""
-_THIS = "position = ?1 AND account = (SELECT account FROM queues WHERE number = ?2)"
-_CONTENT = " UNION ALL ".join(f"SELECT {_OF_EVENT} FROM {table} WHERE {_THIS}" for table in PLACES)
+_CONTENT: Final = content_of(_OF_EVENT, PLACES, "queues")
 _ADD_COLUMNS: Final = 9
 _ADD: Final = inserts(
     "INSERT OR IGNORE INTO jobs (queue, position, key, line, due_at, born_at, inbox, type, event_id, state)",

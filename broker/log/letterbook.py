@@ -9,19 +9,14 @@ from collections.abc import Collection
 from typing import Final
 
 from .letters import ALONE, BEHIND, KEPT_SECONDS, PAGE, PLACES, Seen, State, drop, end, move_up, tidy
+from .statements import has_content
 
 WALK: Final = 10_000
 """Letters that are gone through to find a page of those in one state."""
 LATEST: Final = 2**63 - 1
 """After every position."""
 _SEEN: Final = "position, event_id, type, state, attempts, due_at, tried_at, status, error, duration_ms, acked_by"
-_HAS_CONTENT: Final = "({})".format(
-    " OR ".join(
-        f"EXISTS (SELECT 1 FROM {table} WHERE {table}.position = letters.position"
-        f" AND {table}.account = (SELECT account FROM webhooks WHERE number = letters.webhook))"
-        for table in PLACES
-    )
-)
+_HAS_CONTENT: Final = has_content(PLACES, "letters", "webhook", "webhooks")
 
 
 def look_up(

@@ -24,7 +24,7 @@ from msgspec import Struct
 from ..protocol.messages import Entry, PreparedEvent
 from ..protocol.selection import Selection, TypeFilter
 from .database import Room
-from .statements import in_statements, inserts
+from .statements import content_of, in_statements, inserts
 
 State = Literal["waiting", "sending", "delivered", "acked", "dead"]
 STATES: Final[tuple[State, ...]] = ("waiting", "sending", "delivered", "acked", "dead")
@@ -92,8 +92,7 @@ _ADD: Final = inserts(
     ", 'waiting'",
 )
 _OF_EVENT = "account, inbox, type, event_id, created_at, payload, traceparent"
-_THIS = "position = ?1 AND account = (SELECT account FROM webhooks WHERE number = ?2)"
-_CONTENT = " UNION ALL ".join(f"SELECT {_OF_EVENT} FROM {table} WHERE {_THIS}" for table in PLACES)
+_CONTENT: Final = content_of(_OF_EVENT, PLACES, "webhooks")
 
 
 class Route(Struct, frozen=True):

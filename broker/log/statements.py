@@ -1,4 +1,4 @@
-"""Statements that take many rows at once.
+"""Statements that take many rows at once, and those that look for an event wherever it may be.
 
 Pure. SQLite gives the interpreter's lock away at each step, and waits to get it back: a row by itself may cost as much
 as thousands in one statement.
@@ -35,3 +35,23 @@ def in_statements(values: Sequence[Any], columns: int) -> Iterator[tuple[int, Se
         size = SIZES[bisect_left(SIZES, len(some) // columns)]
         missing = size * columns - len(some)
         yield size, [*some, *[None] * missing] if missing else some
+
+
+def content_of(columns: str, places: Sequence[str], owners: str) -> str:
+    """Return the statement that reads an event from the tables where it may be: one of the account of who owns it.
+
+    It is given the event's position, and the owner's number in the table ``owners``.
+    """
+    this = f"position = ?1 AND account = (SELECT account FROM {owners} WHERE number = ?2)"
+    return " UNION ALL ".join(f"SELECT {columns} FROM {place} WHERE {this}" for place in places)
+
+
+def has_content(places: Sequence[str], rows: str, owner: str, owners: str) -> str:
+    """Return the condition that the event of one of ``rows`` is in a place, whose column ``owner`` says who owns it."""
+    account = f"(SELECT account FROM {owners} WHERE number = {rows}.{owner})"
+    return "({})".format(
+        " OR ".join(
+            f"EXISTS (SELECT 1 FROM {place} WHERE {place}.position = {rows}.position AND {place}.account = {account})"
+            for place in places
+        )
+    )

@@ -33,10 +33,8 @@ class TrustedProxies:
         ``request.remote`` is who is connected, who is trusted if he came by a socket file. Where the two headers
         say different things, one of them is not the proxy's: then it is the proxy's address.
         """
-        if not (by_socket_file or self._networks):
-            return request.remote
-        peer = None if request.remote is None else _address_of(request.remote)
-        if not self._is_trusted(peer, by_socket_file=by_socket_file):
+        peer, is_trusted = self._peer(request, by_socket_file=by_socket_file)
+        if not is_trusted:
             return request.remote
         told = {self._untrusted(peer, hops) for hops in (_forwarded_for(request), _forwarded(request)) if hops}
         found = told.pop() if len(told) == 1 else peer
@@ -48,15 +46,17 @@ class TrustedProxies:
         Of what came without, nothing is known: a proxy that stands further out may have ended its TLS. To be asked
         before ``request.remote`` is another.
         """
-        if not (by_socket_file or self._networks):
-            return by_tls
-        peer = None if request.remote is None else _address_of(request.remote)
-        if self._is_trusted(peer, by_socket_file=by_socket_file):
+        _, is_trusted = self._peer(request, by_socket_file=by_socket_file)
+        if is_trusted:
             return any(word in _BY_TLS for word in _forwarded_proto(request))
         return by_tls
 
-    def _is_trusted(self, peer: IpAddress | None, *, by_socket_file: bool) -> bool:
-        return by_socket_file or (peer is not None and self._trusts(peer))
+    def _peer(self, request: Request, *, by_socket_file: bool) -> tuple[IpAddress | None, bool]:
+        """Return who is connected, and whether his word is taken. Where nobody's is, no address is parsed."""
+        if not (by_socket_file or self._networks):
+            return None, False
+        peer = None if request.remote is None else _address_of(request.remote)
+        return peer, by_socket_file or (peer is not None and self._trusts(peer))
 
     def _trusts(self, address: IpAddress) -> bool:
         return any(address in network for network in self._networks)
