@@ -104,13 +104,14 @@ class SharedAnswers:
         while True:
             await self._something.wait()
             self._something = trio.Event()
-            try:
-                while self._late:
-                    await self._wire.call(FINISH, *self._late[0])
-                    self._late.popleft()
-            except RequestError:
-                await trio.sleep(AGAIN_SECONDS)
-                self._something.set()
+            while self._late:
+                late = self._late.popleft()  # before the call: who comes meanwhile may push the first one out
+                try:
+                    await self._wire.call(FINISH, *late)
+                except RequestError:
+                    if len(self._late) < MOST_LATE:
+                        self._late.appendleft(late)
+                    await trio.sleep(AGAIN_SECONDS)
 
     async def begin(self, run: Run) -> Outcome | None:
         """Begin a run among all nodes; None: it is to be done here, and finished. Else what it came to elsewhere.

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import trio
+from logs import prepared
 from valkeys import KINDS, Server, promote_stale, server
 
 from broker import Broker, Config, EngineConfig, ReplayConfig, RequestError, open_broker
@@ -449,6 +450,17 @@ async def test_who_is_cancelled_takes_back_what_was_not_sent_and_nothing_else(va
         assert (await heard(subscriber, "e3"))[-2:] in (ids(1, 3), [None, *ids(3)])
         [again] = await other.publish("a", events(2))
         assert not again.duplicate
+
+
+async def test_what_is_taken_back_in_the_step_in_which_it_was_begun_ends_nobody(valkey):
+    async with nodes(valkey, 1) as [one], one.subscribe("a") as subscriber:
+        outcomes = []
+        take_back = engine_of(one).begin({"a": [prepared("e1")]}, outcomes.append)
+        take_back()
+        assert [outcome.code for outcome in outcomes] == ["unavailable"]
+        await trio.testing.wait_all_tasks_blocked()
+        await publish(one, 2)
+        assert await heard(subscriber, "e2") == ids(2)
 
 
 async def test_who_is_cancelled_when_it_was_sent_loses_only_the_answer(valkey):

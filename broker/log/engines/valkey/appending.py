@@ -126,7 +126,7 @@ class Appending:
     async def refuse_late(self) -> None:
         """Refuse what waits too long, for ever."""
         while True:
-            if not self._begun:
+            while not self._begun:  # it may be over before this task has its turn
                 self._first = trio.Event()
                 await self._first.wait()
             await trio.sleep_until(self._begun[0].deadline)
