@@ -55,7 +55,7 @@ class InMemory(Promises):
         self.theatre.set(jump)
         self.theatre.do(gone)
         for history in self.histories.values():
-            history.expired_through = history.head
+            history.expire(self.theatre.clock.current_time())
 
 
 class OnDisk(Owing):

@@ -14,6 +14,8 @@ from typing import Any
 OWN = ""
 """The inbox of an account's own events."""
 EVERYTHING = "*"
+REMEMBERED_SECONDS = 3_600
+"""How long it is known what was dropped."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class History:
     by_id: dict[tuple[str, str], str] = field(default_factory=dict)
     """Inbox and id -> the cursor that was answered."""
     expired_through: int = 0
+    forgotten_through: int = 0
+    """Up to where nobody need know any more what there was: it was dropped an hour ago."""
+    drops: list[tuple[float, int]] = field(default_factory=list)
+    """Since when something may be dropped, by a clock in seconds, and up to where."""
     prefix: str | None = None
     """What all cursors of this account, since the broker began, begin with."""
 
@@ -66,9 +72,19 @@ class History:
             return self.expired_through
         return max(self.expired_through, self.events[-self.window - 1].position)
 
+    def expire(self, now: float) -> None:
+        """All that is there is too old, at this time in seconds of a clock."""
+        since = self.drops[-1][0] if self.drops else 0.0
+        self.drops += (since, self.dropped_through), (now, self.head)
+        self.forgotten_through = max(
+            (through for at, through in self.drops if at + REMEMBERED_SECONDS <= now), default=0
+        )
+        self.expired_through = self.head
+
     def begin_again(self) -> None:
         """Nothing is left of it: the broker has begun anew without a log on disk."""
         self.events, self.by_id, self.expired_through, self.prefix = [], {}, 0, None
+        self.forgotten_through, self.drops = 0, []
 
     def between(self, after: int, through: int) -> list[Published]:
         start = bisect_right(self.events, after, key=lambda event: event.position)
@@ -81,7 +97,8 @@ class History:
         first = self.by_id.get((inbox, event_id))
         known = first is not None and (self.window is None or self.position_of(first) > self.dropped_through)
         told = answer.get("duplicate", False)
-        assert told is known or (self.shared and first is not None and told), f"{event_id} is there already: {known}"
+        is_longer = self.shared or self.lags  # the window, where nothing leaves it that is not delivered yet
+        assert told is known or (is_longer and first is not None and told), f"{event_id} is there already: {known}"
         if told:
             assert answer["cursor"] == first, "the first wins"
             return None
@@ -225,7 +242,8 @@ class Witness:
             event for event in self.history.between(position, self.history.dropped_through) if event.inbox in names
         ]
         recovered = replay["recovered"]
-        may_reach = known and (not dropped or (self.history.shared and recovered))
+        is_longer = self.history.shared or self.history.lags
+        may_reach = known and (not dropped or (is_longer and recovered))
         assert recovered is may_reach, f"from {since}, {self.history.dropped_through} are dropped"
         missing = [event for event in self.history.between(position, through) if event.inbox in names]
         if recovered:
@@ -237,7 +255,7 @@ class Witness:
         result, request_id = frame["result"], frame["request_id"]
         asked = self._asked.pop(request_id)
         if asked.types != self.types:
-            self._filter_ends()
+            self._filter_ends(self.history.position_of(result["cursor"]))
         self._holds, self.types, since = asked.holds, asked.types, asked.since
         names, cursor = self._names(result["inbox_ids"]), self.history.position_of(result["cursor"])
         if frame["action"] == "unsubscribe":
@@ -249,21 +267,27 @@ class Witness:
             self.reached |= dict.fromkeys(added, cursor)
         elif added or "replay" in result:
             self._replays(added, since, result["replay"], self.history.head)
+            # Where its broker may hear of an event late, ``since`` may lie before it: then it begins where that is.
+            before = {name: min(self.reached[name], cursor) for name in added} if self.history.lags else {}
+            self._may_come |= {
+                event.position
+                for event in self.history.between(cursor, self.history.head)
+                if event.inbox in added and event.position <= self.reached[event.inbox]
+            }
+            self.reached |= before
             # It asked for them: what it saw before it unsubscribed comes again.
             again = self.history.between(min((self.reached[name] for name in added), default=0), self.history.head)
             self.seen -= {event.position for event in again if event.inbox in added}
         self.last = result["cursor"]
 
-    def _filter_ends(self) -> None:
-        """What its filter kept away is not owed under the next: it had all else before it asked for another.
+    def _filter_ends(self, through: int) -> None:
+        """What its filter kept away up to there is not owed under the next: it had all else before.
 
-        Where its broker may hear of an event late, that may come under the next filter.
+        What it kept away after that may come: its broker is there or further.
         """
-        if self.history.lags:
-            kept_away = self.history.between(min(self.reached.values(), default=0), self.history.head)
-            self._may_come |= {event.position for event in kept_away if not accepts(self.types, event.type)}
-        else:
-            self.reached = {name: max(reached, self.history.head) for name, reached in self.reached.items()}
+        kept_away = self.history.between(through, self.history.head)
+        self._may_come |= {event.position for event in kept_away if not accepts(self.types, event.type)}
+        self.reached = {name: max(reached, through) for name, reached in self.reached.items()}
 
     def _gap(self, frame: dict[str, Any]) -> None:
         to = self.history.position_of(frame["to"])
@@ -275,10 +299,11 @@ class Witness:
             assert frame["from"] == expected["from"]
         else:
             self._nothing_left_out(self.history.position_of(frame["from"]))
-        if frame["from"] is None:
-            assert frame["count"] is None
+        after = 0 if frame["from"] is None else self.history.position_of(frame["from"])
+        if frame["count"] is None:
+            assert frame["from"] is None or after < self.history.forgotten_through, "not counted"
         else:
-            after = self.history.position_of(frame["from"])
+            assert frame["from"] is not None
             missing = [e for e in self.history.between(after, to) if e.inbox in names and self._is_next(e)]
             least = len(missing)
             if self.types is not None and expected is None and after < max(self.reached.values()):
