@@ -6,12 +6,19 @@ from typing import Any, Final
 from msgspec import Struct
 
 from ..access.keys import Key
+from ..broker import Broker
 from ..queues.looking import QueueDeliveries
 from ..queues.queue import NewQueue, QueueChange, QueueResend, QueueSeen, seen
 from ..queues.queues import Queues
+from ..queues.working import require_queues
 
 Answering = Callable[[Queues, Key, str, Any], Awaitable[Any]]
 """Answers for a key, about the queue in the path, what the body says; without one: what the query does."""
+
+
+def queues_of(broker: Broker) -> Queues:
+    """Return a broker's queues. Raises `RequestError` (`unavailable`) if there is no log on disk."""
+    return require_queues(broker.queues)
 
 
 async def _list(queues: Queues, key: Key, queue_id: str, asked: Any) -> dict[str, list[QueueSeen]]:

@@ -21,6 +21,7 @@ from clients import (
     bearer,
     broker_log,
     configured,
+    configured_key,
     connected,
     event,
     numbers,
@@ -35,8 +36,9 @@ from clients import (
     until,
     upgrade_head,
 )
+from msgspec.structs import replace
 
-from broker import Config, LimitsConfig, RateConfig, RatesConfig, RequestError, TierRatesConfig
+from broker import Config, LimitsConfig, RateConfig, RatesConfig, RequestError, StorageConfig, TierRatesConfig
 from broker.access.keyring import Keyring
 
 CLOSE = ("Connection", "Upgrade, close")
@@ -300,6 +302,20 @@ async def test_while_draining_it_lives_and_is_not_ready():
         check_refusal(await refused(served), 503, "draining")
         check_refusal(await post_events(served.address, []), 503, "draining")
         assert (await ask(served.address, "GET", "/healthz")).status == 200
+
+
+@pytest.mark.parametrize("what", ["webhooks", "queues"])
+async def test_while_draining_what_an_account_has_can_be_looked_at_and_not_changed(tmp_path, what):
+    config = configured(storage=StorageConfig(path=str(tmp_path / "broker.db")))
+    clerk = configured_key("dm_live_clerk", scopes=("webhooks",))
+    alice, *others = config.accounts
+    config = replace(config, accounts=(replace(alice, keys=(*alice.keys, clerk)), *others))
+    async with serving(config) as served, connected(served.address):
+        served.broker.start_draining()
+        for method, path, body in (("POST", "", b"{}"), ("PATCH", "/x", b"{}"), ("DELETE", "/x", b"")):
+            answer = await ask(served.address, method, f"/v1/{what}{path}", bearer("dm_live_clerk"), body=body)
+            check_refusal(answer, 503, "draining")
+        assert (await ask(served.address, "GET", f"/v1/{what}", bearer("dm_live_clerk"))).json["result"] == {what: []}
 
 
 # --- publishing (PROTOCOL section 6) -----------------------------------------
