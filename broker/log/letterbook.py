@@ -124,6 +124,22 @@ def put_in_line(connection: sqlite3.Connection, webhook: int, after: int, *, in_
     return rows[-1][0] if len(rows) == PAGE else None
 
 
+def hurry(connection: sqlite3.Connection, webhook: int, after: int, now: float) -> int | None:
+    """Let letters that wait for another attempt be due at once; return after which to go on, None: that were all."""
+    statement = (
+        "SELECT position, attempts FROM letters WHERE webhook = ? AND position > ? AND state = 'waiting'"
+        " ORDER BY position LIMIT ?"
+    )
+    rows = connection.execute(statement, (webhook, after, PAGE)).fetchall()
+    for position, attempts in rows:
+        if attempts:
+            connection.execute(
+                "UPDATE letters SET due_at = min(due_at, ?) WHERE webhook = ? AND position = ?",
+                (now, webhook, position),
+            )
+    return rows[-1][0] if len(rows) == PAGE else None
+
+
 def recover(connection: sqlite3.Connection, now: float) -> bool:
     """Let what was being sent when a process ended wait again, due at once. Returns whether there is more."""
     rows = connection.execute(

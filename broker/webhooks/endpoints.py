@@ -294,14 +294,16 @@ class Endpoints:
                 live.key = endpoint.key
         self._reroute(live)
         if endpoint.order != before.order:
-            await self._put_in_line(live)
+            await self._in_pages(partial(letterbook.put_in_line, webhook=live.number, in_order=live.route.in_order))
+        if is_another:
+            await self._in_pages(partial(letterbook.hurry, webhook=live.number, now=self._outbox.wall_clock()))
         self.woken(live.number, 0.0)
 
-    async def _put_in_line(self, live: Live) -> None:
+    async def _in_pages(self, step: Callable[..., int | None]) -> None:
+        """Write something of all letters of an endpoint, a page in a step: it says ``after`` which to go on."""
         after: int | None = 0
         while after is not None:
-            step = partial(letterbook.put_in_line, webhook=live.number, after=after, in_order=live.route.in_order)
-            after = await self._storage.write(step)
+            after = await self._storage.write(partial(step, after=after))
 
     async def _save(self, live: Live, endpoint: Endpoint, health: Health) -> None:
         row = (encode_endpoint(endpoint), health.failing_since, health.said, live.number)
