@@ -79,7 +79,10 @@ def serve(
     raise_open_files_limit()
 
     def load_again() -> Config:
-        return overriding(load_config(config_path, os.environ))
+        loaded = overriding(load_config(config_path, os.environ))
+        if config.accounts and not loaded.accounts and loaded.access.url is None:
+            raise ConfigError(f"{config_path}: all accounts are gone from it; to serve none, restart the broker")
+        return loaded
 
     try:
         with open_log(logs, None if place is None else place.number) as log:

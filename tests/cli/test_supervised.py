@@ -110,6 +110,11 @@ def test_it_is_told_that_a_reload_begins_and_ends_and_what_came_of_it(config_pat
         assert ends["STATUS"].startswith("the configuration was not reloaded")
         assert "porrt" in ends["STATUS"]
 
+        config_path.write_text("")  # as it is for a moment where it is being written
+        started.send_signal(signal.SIGHUP)
+        supervisor.hear()
+        assert "all accounts are gone" in supervisor.hear()["STATUS"]
+
 
 def test_it_is_told_that_the_drain_begins_and_how_long_it_may_take(config_path, notify):
     with listening(notify) as supervisor, serving("--config", config_path, NOTIFY_SOCKET=notify) as (started, url):
