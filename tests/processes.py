@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import IO
 
 KEY = "dm_live_test_of_the_command_line"
 GUARD_SECONDS = 180 if os.environ.get("BROKER_PROVE") else 60
@@ -53,6 +54,16 @@ def process(
         finally:
             guard.cancel()
             started.kill()
+
+
+def line_with(stream: IO[str], *words: str) -> str:
+    """The next line of a stream that has one of these words. Raises AssertionError if it ends before."""
+    said = []
+    for line in iter(stream.readline, ""):
+        if any(word in line for word in words):
+            return line
+        said.append(line)
+    raise AssertionError(f"nothing has {words}, but it said: {''.join(said)}")
 
 
 @contextmanager

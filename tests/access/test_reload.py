@@ -29,7 +29,7 @@ from clients import (
     until,
     upgrade_head,
 )
-from processes import GUARD_SECONDS, process
+from processes import GUARD_SECONDS, line_with, process
 from trio.testing import MockClock
 
 from broker import (
@@ -567,15 +567,7 @@ def toml(*keys: str, more: str = "") -> str:
 def running(path):
     """A running `broker serve` of a configuration, and its URL."""
     with process("serve", "--config", path, "--port", "0") as serving:
-        yield serving, re.search(r"http://127\.0\.0\.1:\d+", line_with(serving, "listening"))[0]
-
-
-def line_with(serving, *words: str) -> str:
-    """The next line on standard error that has one of these words."""
-    for line in iter(serving.stderr.readline, ""):
-        if any(word in line for word in words):
-            return line
-    raise AssertionError(f"no line with {words}")
+        yield serving, re.search(r"http://127\.0\.0\.1:\d+", line_with(serving.stderr, "listening"))[0]
 
 
 def test_sighup_loads_the_file_again_and_drops_only_those_whose_key_is_gone(tmp_path):
@@ -590,7 +582,7 @@ def test_sighup_loads_the_file_again_and_drops_only_those_whose_key_is_gone(tmp_
             assert "connection.ready" in tailing.stdout.readline()
         path.write_text(toml(BOB, "dm_live_new"))
         serving.send_signal(signal.SIGHUP)
-        line_with(serving, "reloaded")
+        line_with(serving.stderr, "reloaded")
         assert gone.wait(GUARD_SECONDS) != 0
         with process("publish", "--url", url, "--type", "a.b", "--payload", "{}", BROKER_KEY="dm_live_new") as new:
             assert new.wait(GUARD_SECONDS) == 0
@@ -616,14 +608,14 @@ def test_sighup_with_a_file_that_does_not_load_changes_nothing_and_says_why_in_o
             else:
                 path.write_text(text)
             serving.send_signal(signal.SIGHUP)
-            line = line_with(serving, "reloaded", "Traceback")
+            line = line_with(serving.stderr, "reloaded", "Traceback")
             assert '"level":"error"' in line
             assert "nothing has changed" in line
             assert why in line
         path.write_text(toml(ALICE, more="[limits]\nmax_inboxes_per_connection = 1"))
         serving.send_signal(signal.SIGHUP)
-        assert "reloaded" in line_with(serving, "reloaded", "Traceback")
-        assert "limits" in line_with(serving, "restart", "Traceback")
+        assert "reloaded" in line_with(serving.stderr, "reloaded", "Traceback")
+        assert "limits" in line_with(serving.stderr, "restart", "Traceback")
         with process("publish", "--url", url, "--type", "a.b", "--payload", "{}", BROKER_KEY=ALICE) as publishing:
             assert publishing.wait(GUARD_SECONDS) == 0
         assert json.loads(tailing.stdout.readline())["type"] == "a.b"

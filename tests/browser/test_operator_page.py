@@ -69,8 +69,7 @@ class Broker:
         headers = {"Authorization": f"Bearer {KEY}", "User-Agent": agent}
         url = f"{self.url}/v1/events/stream?inbox_ids=in_1&client_id={name}"
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as stream:
-            while not stream.readline().startswith(b"data:"):
-                pass
+            assert any(line.startswith(b"data:") for line in iter(stream.readline, b""))
             yield stream
         while name in self._clients():
             time.sleep(0.05)

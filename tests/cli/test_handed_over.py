@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.request
 
-from processes import GUARD_SECONDS
+from processes import GUARD_SECONDS, line_with
 
 START = """
 import os, sys
@@ -41,8 +41,8 @@ def test_workers_share_the_socket_that_is_handed_over_to_their_parent():
     with socket.create_server(("127.0.0.1", 0)) as given, started(given, BROKER_SERVER__WORKERS="2") as process:
         try:
             port = given.getsockname()[1]
-            while not (line := process.stderr.readline()).startswith("broker:"):
-                assert line
+            line = line_with(process.stderr, "listening on")
+            assert line.startswith("broker:")
             assert line.endswith(f"2 workers, listening on http://127.0.0.1:{port}\n")
             for _ in range(10):
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=GUARD_SECONDS) as answer:

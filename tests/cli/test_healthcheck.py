@@ -6,7 +6,7 @@ import socket
 import pytest
 from certificates import Authority
 from click.testing import CliRunner
-from processes import GUARD_SECONDS, KEY, free_port, process
+from processes import GUARD_SECONDS, KEY, free_port, line_with, process
 
 from broker.cli.cli import main
 from broker.keys import hash_key
@@ -57,8 +57,7 @@ def test_while_it_drains_it_lives_and_is_not_ready(tmp_path):
             client.sendall("\r\n".join([*lines, "Expect: 100-continue", "", ""]).encode())
             assert b" 100 " in client.recv(100)  # it is under way, and holds up the drain
             started.send_signal(signal.SIGTERM)
-            while "draining" not in started.stderr.readline():
-                pass
+            line_with(started.stderr, "draining")
             assert check("--config", path).exit_code == 0
             answer = check("--config", path, "--ready")
     assert answer.exit_code == 1

@@ -182,14 +182,20 @@ def serving_at_a_terminal(*arguments, **environment):
         started.wait()
 
 
+def read_some(terminal):
+    said = terminal.read(4_096)
+    assert said, "it has ended"
+    return said
+
+
 def said_at_a_terminal(*arguments, **environment):
     with serving_at_a_terminal(*arguments, **environment) as (started, terminal):
         said = b""
         while b"listening" not in said:
-            said += terminal.read(4_096)
+            said += read_some(terminal)
         started.send_signal(signal.SIGTERM)
         while b"draining" not in said:
-            said += terminal.read(4_096)
+            said += read_some(terminal)
     return said.decode()
 
 

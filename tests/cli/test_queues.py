@@ -7,7 +7,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from processes import KEY, process, serving
+from processes import KEY, line_with, process, serving
 
 from broker.cli.cli import main
 from broker.keys import hash_key
@@ -169,8 +169,7 @@ def test_who_is_asked_to_end_lets_the_command_end_first_and_takes_no_more(url, r
     with working(url, queue, "--", *python(program)) as worker:
         until(begun.exists)
         worker.send_signal(signal.SIGTERM)
-        while "taking no more" not in worker.stderr.readline():
-            pass
+        line_with(worker.stderr, "taking no more")
         goes_on.touch()
         assert worker.wait(GUARD_SECONDS) == 0
     assert states(run, queue) == {first: "acked", second: "waiting"}
@@ -183,8 +182,7 @@ def test_who_is_asked_twice_ends_the_command_and_its_event_waits_for_others(url,
     with working(url, queue, "--", *python(program)) as worker:
         until(begun.exists)
         worker.send_signal(signal.SIGTERM)
-        while "taking no more" not in worker.stderr.readline():
-            pass
+        line_with(worker.stderr, "taking no more")
         worker.send_signal(signal.SIGTERM)
         worker.wait(GUARD_SECONDS)
     assert states(run, queue) == {event_id: "waiting"}

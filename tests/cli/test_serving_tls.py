@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from certificates import Authority
 from click.testing import CliRunner
-from processes import GUARD_SECONDS, KEY, process, serving
+from processes import GUARD_SECONDS, KEY, line_with, process, serving
 
 from broker.cli.cli import main
 from broker.keys import hash_key
@@ -105,11 +105,6 @@ def own_server(tmp_path):
         yield started, url, ("--url", url, "--ca-file", str(authority.path))
 
 
-def line_with(started, words: str) -> str:
-    """The next line on standard error that has these words."""
-    return next(line for line in iter(started.stderr.readline, "") if words in line)
-
-
 def presented(url: str) -> str:
     """The certificate that a new connection is shown."""
     host, _, port = url.removeprefix("https://").partition(":")
@@ -124,7 +119,7 @@ def test_sighup_takes_a_new_certificate_for_new_connections_and_drops_none(tmp_p
         shutil.copy(new.tls_certificate, tmp_path / "server.pem")
         shutil.copy(new.tls_key, tmp_path / "server.key")
         started.send_signal(signal.SIGHUP)
-        line_with(started, "the certificate was reloaded")
+        line_with(started.stderr, "the certificate was reloaded")
         assert presented(url) != old
         answer = run("publish", "--url", url, "--ca-file", str(authority.path), "--type", "a.b", "--payload", "{}")
         assert answer.exit_code == 0, answer.output
@@ -136,7 +131,7 @@ def test_sighup_with_files_that_do_not_load_keeps_the_old_certificate_and_says_s
         old = presented(url)
         (tmp_path / "server.key").write_text("rubbish")
         started.send_signal(signal.SIGHUP)
-        line = line_with(started, "the certificate was not reloaded")
+        line = line_with(started.stderr, "the certificate was not reloaded")
         assert '"level":"error"' in line
         assert str(tmp_path / "server.key") in line
         assert presented(url) == old

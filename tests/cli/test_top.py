@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import click
 import pytest
 from click.testing import CliRunner
-from processes import COMMAND, GUARD_SECONDS, KEY, free_port, process, serving
+from processes import COMMAND, GUARD_SECONDS, KEY, free_port, line_with, process, serving
 
 import broker.cli.top
 from broker.cli.cli import main
@@ -77,12 +77,10 @@ def test_without_a_terminal_it_prints_lines_and_goes_on_over_a_restart(config_pa
     ):
         assert "serving" in watching.stdout.readline()
         first.send_signal(signal.SIGTERM)
-        while "lost" not in (said := watching.stdout.readline()):
-            assert said
+        line_with(watching.stdout, "lost")
         assert first.wait(GUARD_SECONDS) == 0
         with process("serve", "--config", config_path, "--port", port):
-            while "restarts seen: 1" not in (said := watching.stdout.readline()):
-                assert said
+            line_with(watching.stdout, "restarts seen: 1")
 
 
 def once(url, **environment):
