@@ -92,10 +92,12 @@ async def _exchanges(
         try:
             request = await connection.read_request()
         except RequestError as error:
+            await stream.come_in()  # the time of thousands may be over at once
             refused(error)
             await connection.answer(None, error_response(error, close=True))
             return None
         if request is None:
+            await stream.come_in()  # likewise
             return None
         with under_way, closing(request):
             answer = await _ask(handle, request)
@@ -237,7 +239,10 @@ class _Connection:
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                failure = None  # its frames, of which this is one, hold the request
         if self._left:
             raise PeerGoneError
         return result
