@@ -335,9 +335,9 @@ class Broker:
             command = decode_command(as_json(envelope, "$").decode())
             outcome = await self.do_command(Key("library", account_id, frozenset({"command"})), command)
             if outcome.error is not None:
-                raise outcome.error
+                raise outcome.error.again()
         except (BadFrameError, BadCommandError) as bad:
-            raise bad.error from None
+            raise bad.error.again() from None
         except RequestError as error:
             raise as_closed(error) from None
         return msgspec.json.decode(outcome.result)

@@ -132,6 +132,10 @@ class RequestError(BrokerError):
             self.code, self.message, retry_after_ms=self.retry_after_ms, headers=(*self.headers, *headers)
         )
 
+    def again(self) -> "RequestError":
+        """Return the same refusal, to be raised by who keeps this one: raised, it would hold what it is kept in."""
+        return self.with_headers(())
+
     def as_json(self) -> dict[str, Any]:
         """The ``error`` object of an answer (PROTOCOL section 4)."""
         body: dict[str, Any] = {"code": self.code, "message": self.message}

@@ -127,6 +127,23 @@ class Lane:
         return [*own, *shared]
 
 
+class _Waiter:
+    """Gives an outcome to who waits for it in a lane, where he waits no more.
+
+    No function, which would hold itself to leave, and with it all that it holds for the garbage collector.
+    """
+
+    __slots__ = ("_reply", "_waiting")
+
+    def __init__(self, waiting: dict[Reply, Run], reply: Reply) -> None:
+        self._waiting = waiting
+        self._reply = reply
+
+    def __call__(self, outcome: Outcome) -> None:
+        self._waiting.pop(self, None)
+        self._reply(outcome)
+
+
 class CommandsStatistics(Struct, frozen=True):
     """What the broker has of commands."""
 
@@ -280,12 +297,9 @@ class Commands:
         if not new and len(lane.waiting) >= self._config.commands.max_per_connection + MAX_WAITING_REPEATS:
             raise _too_many()
 
-        def answer(outcome: Outcome) -> None:
-            lane.waiting.pop(answer, None)
-            reply(outcome)
-
-        lane.waiting[answer] = run
-        run.replies.append(answer)
+        waiter = _Waiter(lane.waiting, reply)
+        lane.waiting[waiter] = run
+        run.replies.append(waiter)
         return run if new else None
 
     def finish(self, run: Run, outcome: Outcome) -> None:
@@ -413,8 +427,11 @@ def _too_many() -> RequestError:
 
 
 def refused(error: RequestError) -> Outcome:
-    """Return the outcome of a command that the broker itself refused."""
-    return Outcome(b"", error, lasting=False)
+    """Return the outcome of a command that the broker itself refused.
+
+    Without the frames that it was raised in: they hold the command, and who has this outcome.
+    """
+    return Outcome(b"", error.with_traceback(None), lasting=False)
 
 
 def _reply_again(reply: Reply, outcome: Outcome) -> None:

@@ -128,7 +128,7 @@ class Acknowledging:
         await ended.wait()
         [outcome] = outcomes
         if isinstance(outcome, RequestError):
-            raise outcome
+            raise outcome.again()
         return outcome
 
     def submit(self, request: AckRequest, reply: Reply) -> bool:

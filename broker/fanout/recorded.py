@@ -46,7 +46,7 @@ async def until_told(when_recorded: Callable[[Client, Told], None], client: Clie
     await told.wait()
     [error] = errors
     if error is not None:
-        raise error
+        raise error.again()
 
 
 class _Write:

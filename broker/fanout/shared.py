@@ -72,7 +72,7 @@ class SharedPositions:
             keys = [self._wire.key("a", account_id)]
             await self._wire.call(MOVE, keys, (MAX_CLIENTS_OF_ACCOUNT, KEPT_MS, *pairs))
         except RequestError as unavailable:
-            error = unavailable
+            error = unavailable.with_traceback(None)
             self._moved_to[account_id] = {**now, **self._moved_to.get(account_id, {})}
         waiting, self._under_way = self._under_way, {}
         for told in chain.from_iterable(waiting.values()):

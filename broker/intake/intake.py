@@ -148,7 +148,7 @@ class Intake:
         await trio.lowlevel.cancel_shielded_checkpoint()
         [outcome] = outcomes
         if isinstance(outcome, RequestError):
-            raise outcome
+            raise outcome.again()
         return outcome
 
     async def announce(self, account_id: str, kind: str, payload: Mapping[str, Any]) -> None:

@@ -113,7 +113,7 @@ class Past:
         while (question := asked.get(key)) is not None:
             await question.answered.wait()
             if question.error is not None:
-                raise question.error
+                raise question.error.again()
             if question.answer is not None:
                 self._shared += 1
                 return question.answer
@@ -124,7 +124,7 @@ class Past:
                 question.answer = await self._answer(ask)
             return question.answer
         except RequestError as error:
-            question.error = error
+            question.error = error.again()
             raise
         finally:
             del asked[key]

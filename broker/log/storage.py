@@ -75,7 +75,7 @@ class _Told(Generic[T]):
         await self._ended.wait()
         [outcome] = self._outcomes
         if isinstance(outcome, RequestError):
-            raise outcome
+            raise outcome.again()
         return outcome
 
 

@@ -161,7 +161,7 @@ def sound(command: Command) -> Command:
     """Return a command with its proof; one that has none yet is proved at once. Raises `RequestError` by its fault."""
     proved = command if command.proof is not None else at_once(prove_command(command))
     if proved.proof is not None and proved.proof.fault is not None:
-        raise proved.proof.fault
+        raise proved.proof.fault.again()
     return proved
 
 

@@ -141,7 +141,7 @@ class Giving:
             if not heard:
                 self.free([lease.lease_id for lease in waiter.leases])
         if waiter.error is not None:
-            raise waiter.error
+            raise waiter.error.again()
         return waiter.leases, waiter.waiting
 
     def shown(self, live: Live, leases: Iterable[Lease], waiting: int) -> LeaseResult:

@@ -333,7 +333,7 @@ class Connection:
         try:
             outcome = await self._await(asked.selection, asked.params, self._judge)
         except RequestError as error:
-            outcome = error
+            outcome = error.with_traceback(None)
         finally:
             self._waits -= 1
         self.session.answer(asked.request_id, "wait_for", outcome)

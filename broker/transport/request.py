@@ -120,9 +120,9 @@ class Request:
             if self._refusal is None:
                 await self._read_body(max_bytes, count)
         except RequestError as error:
-            self._refusal = error
+            self._refusal = error.with_traceback(None)
         if self._refusal is not None:
-            raise self._refusal
+            raise self._refusal.again()
         content = b"".join(self._content)
         self._content = [content]
         return content

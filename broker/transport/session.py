@@ -369,7 +369,7 @@ class Session:
                 case _:
                     return check_command(self.key, command, request_id, client_id=self._client_id)
         except RequestError as error:
-            outcome = error
+            outcome = error.with_traceback(None)  # which holds this step, and with it the message
         self.answer(request_id, command.action, outcome)
         self._say_gap(gap)
         return None

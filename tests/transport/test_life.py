@@ -242,3 +242,24 @@ async def test_an_ended_connection_leaves_nothing_for_the_garbage_collector(open
             assert before - kinds() == Counter()
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize(("action", "answer"), [("publish", "result"), ("unheard_of", "error"), ("ack", "error")])
+async def test_a_command_that_was_answered_leaves_nothing_for_it_either(action, answer):
+    async with serving() as served, connected(served.address) as client:
+
+        async def publish(request_id):
+            await client.say(action=action, request_id=request_id, events=[event(1)])
+            assert answer in await client.answer(request_id)
+            await blocked()
+
+        await publish("one")
+        gc.collect()
+        gc.disable()
+        try:
+            await publish("two")
+            before = kinds()
+            gc.collect()
+            assert before - kinds() == Counter()
+        finally:
+            gc.enable()

@@ -111,7 +111,7 @@ MUTANTS: list[Mutant] = [
         ("who has left waits no more",
          "            waiter.is_gone = True\n            _leave(live, waiter)\n", "            waiter.is_gone = True\n"),
         ("who is refused hears why",
-         "        if waiter.error is not None:\n            raise waiter.error\n", ""),
+         "        if waiter.error is not None:\n            raise waiter.error.again()\n", ""),
         ("what comes while others are served is given after that",
          "        live.is_new = True\n", ""),
         ("one look at a time is under way at a queue",
