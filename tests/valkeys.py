@@ -93,7 +93,7 @@ class Server:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
             connection.connect(self.path)
-            parts = [str(word).encode() for word in words]
+            parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
             connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(p), p) for p in parts))
             with connection.makefile("rb") as answer:
                 return read(answer)

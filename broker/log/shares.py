@@ -6,7 +6,7 @@ as many commits as that was worth; while nobody else is there it costs nothing. 
 in another order than it came.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol, TypeVar
 
 GROUP_WEIGHT: Final = 1_024
@@ -44,20 +44,21 @@ class Shares:
         self._share = share
         self._debts: dict[str, int] = {}
 
-    def choose(self, waiting: Sequence[W], beside: Sequence[str] | None = None) -> tuple[list[W], list[W]]:
+    def choose(self, waiting: Sequence[W], beside: Collection[str] | None = None) -> tuple[list[W], list[W]]:
         """Return what is next, at least one piece if any waits, and what goes on waiting, in its order.
 
         ``beside``: the accounts of something that goes on. Then it is what is neither long nor of these, if any.
         """
-        chosen, rest = self._of_whose_turn_it_is(waiting, beside)
-        if not chosen and any(_may_go(work, beside) for work in rest):
+        others = None if beside is None else frozenset(beside)
+        chosen, rest = self._of_whose_turn_it_is(waiting, others)
+        if not chosen and any(_may_go(work, others) for work in rest):
             # All that wait have had more than their share: then nobody is kept waiting by them.
             self._debts.clear()
-            chosen, rest = self._of_whose_turn_it_is(waiting, beside)
+            chosen, rest = self._of_whose_turn_it_is(waiting, others)
         self._note(chosen)
         return chosen, rest
 
-    def _of_whose_turn_it_is(self, waiting: Sequence[W], beside: Sequence[str] | None) -> tuple[list[W], list[W]]:
+    def _of_whose_turn_it_is(self, waiting: Sequence[W], beside: frozenset[str] | None) -> tuple[list[W], list[W]]:
         """Return the work of those who have no debts, up to each one's share, and the rest."""
         chosen: list[W] = []
         rest: list[W] = []
@@ -93,6 +94,6 @@ def goes_on(chosen: Sequence[Weighed]) -> bool:
     return len(owners) == 1 and owners != {()} and sum(work.weight for work in chosen) < ALONE
 
 
-def _may_go(work: Weighed, beside: Sequence[str] | None) -> bool:
+def _may_go(work: Weighed, beside: frozenset[str] | None) -> bool:
     """Whether work may be done while something of some accounts goes on."""
-    return beside is None or (work.weight < LONG and set(beside).isdisjoint(work.owners))
+    return beside is None or (work.weight < LONG and beside.isdisjoint(work.owners))

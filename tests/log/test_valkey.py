@@ -518,7 +518,8 @@ async def test_a_frozen_server_is_away_within_seconds_and_what_it_took_is_stored
         assert await heard(subscriber, "e3") == ids(3)
 
 
-async def test_an_own_repetition_of_a_lost_call_is_no_duplicate_but_the_same_id_twice_in_a_list_is(valkey):
+@pytest.mark.parametrize("others", [1, 600], ids=["short", "long"])
+async def test_an_own_repetition_of_a_lost_call_is_no_duplicate_but_the_same_id_twice_in_a_list_is(valkey, others):
     async with nodes(valkey, 1) as [one]:
         of_one = engine_of(one).link
         run, lost = of_one.run, []
@@ -532,9 +533,9 @@ async def test_an_own_repetition_of_a_lost_call_is_no_duplicate_but_the_same_id_
             return answer
 
         of_one.run = lose_the_answer
-        outcome = await one.publish("a", events(1, 2, 1))
+        outcome = await one.publish("a", events(*range(1, 1 + others), 1))
         assert lost
-        assert [published.duplicate for published in outcome] == [False, False, True]
+        assert [published.duplicate for published in outcome] == [False] * others + [True]
         of_one.run = run
         assert [published.duplicate for published in await one.publish("a", events(1))] == [True]
 
@@ -762,6 +763,36 @@ async def test_an_account_with_long_lists_keeps_no_other_waiting(valkey):
             await trio.sleep(0.15)
             nursery.start_soon(publish_and_note, "modest", 1)
     assert "modest" in order[:-1]
+
+
+async def test_the_events_of_a_list_are_few_words_of_a_call(valkey):
+    """Each word is taken apart by itself here, in one step, and by the server's one thread."""
+    async with nodes(valkey, 1) as [one]:
+        of_one = engine_of(one).link
+        run, words = of_one.run, []
+
+        async def count(script, keys, arguments):
+            words.append(len(arguments))
+            return await run(script, keys, arguments)
+
+        of_one.run = count
+        await one.publish("a", events(*range(5_000)))
+        assert max(words) < 100
+
+
+async def test_who_comes_while_a_long_list_is_written_out_is_stored_beside_it_but_no_other_of_its_accounts(valkey):
+    async with nodes(valkey, 1) as [one]:
+        await publish(one, 0)
+        begin, order = engine_of(one).appending.begin, []
+        begin(
+            {"greedy": [prepared(f"e{n}") for n in range(9_000)], "too": [prepared("e1")]},
+            lambda _: order.append("long"),
+        )
+        begin({"too": [prepared("e2")]}, lambda _: order.append("after it"))
+        await trio.lowlevel.checkpoint()
+        begin({"modest": [prepared("e1")]}, lambda _: order.append("beside it"))
+        await until_begun(one, 0)
+        assert order == ["beside it", "long", "after it"]
 
 
 async def test_positions_of_sixteen_digits_are_exact(any_server):

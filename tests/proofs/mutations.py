@@ -186,7 +186,7 @@ SHARED = [
     *_in(
         "broker/log/engines/valkey/scripts.py", TWO_NODES,
         ("nodes: an id is published once, whichever node it is sent to",
-         "local before = here[identity] or seen[i + 1]", "local before = here[identity]"),
+         "local before = here[identity] or seen[(at + 3) / 4 + 3]", "local before = here[identity]"),
         ("nodes: what a node did not see comes in order",
          "for j = #back, 1, -1 do page[#page + 1] = back[j] end", "for j = 1, #back do page[#page + 1] = back[j] end"),
     ),

@@ -32,7 +32,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "broker/log/shares.py", "tests/log/test_shares.py",
-        ("what is for an account comes after its list", "and set(beside).isdisjoint(work.owners)", ""),
+        ("what is for an account comes after its list", "and beside.isdisjoint(work.owners)", ""),
         ("one long list is written at a time", "work.weight < LONG and ", ""),
     ),
     *of(

@@ -22,8 +22,10 @@ databases, so their names have the database's number. Positions of a generation 
 which is the server's time in microseconds, and later than all that was there before: none is ever used twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
+
+import msgspec
 
 from ....protocol.framing import text_frame
 from ....protocol.messages import Entry, PreparedEvent, encode_event
@@ -36,6 +38,11 @@ FAR: Final = 1 << 53
 _NO_INBOX: Final = "*"
 """In the place of an inbox in an account's own events; no inbox is called so."""
 _HERE: Final = "\0"
+_PAGE_EVENTS: Final = 256
+"""Of one page that is appended: the script unpacks the ids of a page at once."""
+_PAGE_BYTES: Final = 65_536
+"""Of its payloads, about."""
+_packed: Final = msgspec.msgpack.Encoder().encode
 
 Moment = Callable[[float], float]
 """Returns the monotonic time of a time of day (seconds since 1970), by the server's clock."""
@@ -65,14 +72,25 @@ class Names:
         return f"{self._channels}t:{node}"
 
 
-def arguments_of(event: PreparedEvent, cursor_prefix: str) -> tuple[str, str, bytes, bytes]:
-    """Return an event as the script that appends takes it: its identity, its inbox, and its line before and after.
+def pages_of(events: Iterable[PreparedEvent], cursor_prefix: str) -> Iterator[bytes]:
+    """Yield events as the script that appends takes them: pages, each one word of the call and made in one step.
 
-    Between the two comes its position, with which its cursor ends.
+    A page is a list in MessagePack, four texts an event: its identity, its inbox, and its line before and after.
+    Between the two comes its position, with which its cursor ends. So neither end takes ten thousand words one by one.
     """
-    inbox = event.inbox_id or _NO_INBOX
-    before, _, after = encode_event(event, f"{cursor_prefix}{_HERE}").partition(_HERE.encode())
-    return f"{event.event_id} {inbox}", inbox, b"%b %b" % (event.type.encode(), before), after
+    texts: list[str] = []
+    size = 0
+    for event in events:
+        inbox = event.inbox_id or _NO_INBOX
+        before, _, after = encode_event(event, f"{cursor_prefix}{_HERE}").decode().partition(_HERE)
+        texts += (f"{event.event_id} {inbox}", inbox, f"{event.type} {before}", after)
+        size += len(event.payload)
+        if len(texts) >= 4 * _PAGE_EVENTS or size >= _PAGE_BYTES:
+            yield _packed(texts)
+            texts.clear()
+            size = 0
+    if texts:
+        yield _packed(texts)
 
 
 def entry_of(line: bytes, moment: Moment) -> Entry:

@@ -1,7 +1,8 @@
 """Publishes on their way to the server: what waits while a call is under way goes together with the next one.
 
-One task writes. A call that was lost is made again with the next link: the ids of its events keep it from being stored
-twice. What is not told within `DEADLINE_SECONDS` is refused, and may be stored all the same.
+One task writes, and another while a long list is under way: that takes a while to be written out, and to be told of.
+A call that was lost is made again with the next link: the ids of its events keep it from being stored twice. What is
+not told within `DEADLINE_SECONDS` is refused, and may be stored all the same.
 """
 
 import logging
@@ -17,9 +18,9 @@ from ....config import ReplayConfig
 from ....errors import RequestError, request_id_reused
 from ....protocol.messages import ENTRY_OVERHEAD_BYTES, PreparedEvent
 from ...replay import cursor_prefix_of
-from ...shares import Shares
+from ...shares import LONG, Shares
 from .. import Answer, Done, EventsByAccount, Stored, Withdraw
-from . import arguments_of
+from . import pages_of
 from .link import Link, RefusedError, unavailable
 from .scripts import APPEND
 
@@ -44,8 +45,12 @@ _MARK: Final = 4
 _REUSED: Final = 2
 """What the server says of events that it does not store, since their publish came before with other content."""
 _LINE_OVERHEAD: Final = ENTRY_OVERHEAD_BYTES - 60
+_STEP_BYTES: Final = 65_536
+"""That are written out before others have their turn."""
+_ACCOUNT_BYTES: Final = 1_024
+"""What an account costs beside its events, in bytes of these."""
 _SLICE: Final = 256
-"""Events that are written out, or told of, before others have their turn."""
+"""Events that are told of before others have their turn."""
 _ACCOUNT: Final = 4
 """What an account costs beside its events, in events."""
 
@@ -87,6 +92,8 @@ class Appending:
         ]
         self._shares = Shares(CALL_EVENTS, ACCOUNT_EVENTS_OF_CALL)
         self._waiting: list[_Publish] = []
+        self._long: list[_Publish] = []
+        """The call with a long list that is under way: others' calls go beside it, for other accounts."""
         self._begun: deque[_Publish] = deque()
         """All that are not over, and maybe some that are, in their order."""
         self._bytes = 0
@@ -138,27 +145,46 @@ class Appending:
 
     async def write(self) -> None:
         """Store what waits, call by call. Raises `LinkLostError`; then what was under way waits again."""
+        self._waiting[:0], self._long = self._long, []  # what the last link ended before it had a turn
         while True:
-            if not self._waiting:
-                self._more = trio.Event()
-                await self._more.wait()
             chosen = self._choose()
             if not chosen:
-                continue  # what waited was refused, or taken back
-            try:
-                await self._call(chosen)
-            except RefusedError as refused:
-                self._refuse(chosen, refused)
-            finally:
-                again = [publish for publish in chosen if publish.done is not None]
-                for publish in again:
-                    publish.sent_before = True
-                self._waiting[:0] = again
+                self._more = trio.Event()
+                await self._more.wait()
+            elif chosen[-1].weight >= LONG:
+                self._long = chosen
+                self._link.start_soon(self._store_long)
+            else:
+                await self._store(chosen)
+
+    async def _store_long(self) -> None:
+        """Store a long list while others' calls go on."""
+        chosen = self._long
+        try:
+            await self._store(chosen)
+        finally:
+            self._long = []
+            self._more.set()
+
+    async def _store(self, chosen: list[_Publish]) -> None:
+        """Store some publishes. Raises `LinkLostError`; then they wait again."""
+        try:
+            await self._call(chosen)
+        except RefusedError as refused:
+            self._refuse(chosen, refused)
+        finally:
+            again = [publish for publish in chosen if publish.done is not None]
+            for publish in again:
+                publish.sent_before = True
+            self._waiting[:0] = again
 
     def _choose(self) -> list[_Publish]:
-        """Take what goes with the next call."""
+        """Take what goes with the next call: beside a list that is under way, what is not for its accounts."""
         self._waiting = [publish for publish in self._waiting if publish.done is not None]
-        if sum(publish.weight for publish in self._waiting) <= CALL_EVENTS:
+        if self._long:
+            beside = [owner for publish in self._long for owner in publish.owners]
+            chosen, self._waiting = self._shares.choose(self._waiting, beside)
+        elif sum(publish.weight for publish in self._waiting) <= CALL_EVENTS:
             chosen, self._waiting = self._waiting, []
         else:
             chosen, self._waiting = self._shares.choose(self._waiting)
@@ -177,22 +203,20 @@ class Appending:
             prefix = prefixes[account_id] = cursor_prefix_of(account_id, link.generation.encode())
             keys += [link.names.of_account(kind, account_id) for kind in "msdxqp"]
             marked = marks.get(account_id, [])
-            arguments += [link.names.events(account_id), len(events), len(marked) // _MARK, *marked]
-            written += _ACCOUNT
-            for start in range(0, len(events), _SLICE):
-                part = events[start : start + _SLICE]
-                for event in part:
-                    arguments += arguments_of(event, prefix)
-                written += len(part)
-                if written > _SLICE:
+            pages = []
+            for page in pages_of(events, prefix):
+                pages.append(page)
+                written += _ACCOUNT_BYTES + len(page)
+                if written > _STEP_BYTES:
                     written = 0
                     await trio.lowlevel.checkpoint()
+            arguments += [link.names.events(account_id), len(pages), len(marked) // _MARK, *marked, *pages]
         answer = await link.run(APPEND, keys, arguments)
         self.calls += 1
         self.events += sum(map(len, by_account.values()))
         replicated = await link.replicated()
         self.refused = None
-        places = {account_id: iter(told) for account_id, told in zip(by_account, answer, strict=True)}
+        places = {account_id: iter(told.split()) for account_id, told in zip(by_account, answer, strict=True)}
         for publish, of_publish in parts:
             outcome, reused = {}, False
             for number, (account_id, of_account) in enumerate(of_publish.items(), start=1):
@@ -245,7 +269,7 @@ def _gathered(publishes: list[_Publish]) -> tuple[dict[str, list[PreparedEvent]]
 
 
 async def _stored(
-    events: Sequence[PreparedEvent], places: Iterator[bytes | int], prefix: str, sent_before: bool
+    events: Sequence[PreparedEvent], places: Iterator[bytes], prefix: str, sent_before: bool
 ) -> list[Stored] | None:
     """Return where events are, by the next of ``places``; others have their turn between slices. None: they are not.
 

@@ -72,7 +72,7 @@ local outcome = {}
 local a = 10
 for key = 2, #KEYS, 6 do
   local M, S, D, X, Q, P = unpack(KEYS, key, key + 5)
-  local channel, count, marked = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+  local channel, paged, marked = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
   a = a + 3
   local meta = redis.call('HMGET', M, 'g', 'n', 'l')
   local head, born = tonumber(meta[2]) or 0, false
@@ -89,38 +89,35 @@ for key = 2, #KEYS, 6 do
     end
   end
   a = a + 4 * marked
-  local seen = {}
-  for from = 0, count - 1, 1000 do
-    local asked = {}
-    for i = from, math.min(from + 999, count - 1) do asked[#asked + 1] = ARGV[a + 4 * i] end
-    local found = redis.call('HMGET', D, unpack(asked))
-    for i = 1, #asked do seen[from + i] = found[i] end
-  end
-  local marks = redis.call('HMGET', D, '#y', '#o', '#t')
-  local length = redis.call('LLEN', S)
-  local bytes, oldest, touched = tonumber(marks[1]) or 0, tonumber(marks[2]) or ms, tonumber(marks[3]) or 0
-  if length == 0 then bytes = 0; oldest = ms end
-  local lines, ids, index, results, here, size = {}, {}, {}, {}, {}, 0
-  for i = 0, count - 1 do
-    local at = a + 4 * i
-    local identity = ARGV[at]
-    local before = here[identity] or seen[i + 1]
-    if reused[i + 1] then
-      results[2 * i + 1] = '0'; results[2 * i + 2] = 2
-    elseif before then
-      results[2 * i + 1] = before; results[2 * i + 2] = 1
-    else
-      head = head + 1
-      local position = digits(head)
-      local line = position .. ' ' .. digits(ms) .. ' ' .. identity .. ' ' .. ARGV[at + 2] .. position .. ARGV[at + 3]
-      lines[#lines + 1] = line; size = size + #line; here[identity] = position
-      ids[#ids + 1] = identity; ids[#ids + 1] = position
-      index[#index + 1] = digits(ms) .. ' ' .. ARGV[at + 1]
-      results[2 * i + 1] = position; results[2 * i + 2] = 0
+  local lines, ids, index, results, here, marks = {}, {}, {}, {}, {}, nil
+  local stamp, i, fresh, size = digits(ms) .. ' ', 0, 0, 0
+  local stamped = ' ' .. stamp
+  for from = a, a + paged - 1 do
+    local page, asked = cmsgpack.unpack(ARGV[from]), {'#y', '#o', '#t'}
+    for at = 1, #page, 4 do asked[(at + 3) / 4 + 3] = page[at] end
+    local seen = redis.call('HMGET', D, unpack(asked))
+    marks = marks or seen
+    for at = 1, #page, 4 do
+      i = i + 1
+      local identity = page[at]
+      local before = here[identity] or seen[(at + 3) / 4 + 3]
+      if reused[i] then
+        results[2 * i - 1] = '0'; results[2 * i] = 2
+      elseif before then
+        results[2 * i - 1] = before; results[2 * i] = 1
+      else
+        head = head + 1; fresh = fresh + 1
+        local position = digits(head)
+        local line = position .. stamped .. identity .. ' ' .. page[at + 2] .. position .. page[at + 3]
+        lines[fresh] = line; size = size + #line; here[identity] = position
+        ids[2 * fresh - 1] = identity; ids[2 * fresh] = position
+        index[fresh] = stamp .. page[at + 1]
+        results[2 * i - 1] = position; results[2 * i] = 0
+      end
     end
   end
-  a = a + 4 * count
-  outcome[#outcome + 1] = results
+  a = a + paged
+  outcome[#outcome + 1] = table.concat(results, ' ')
   if born then redis.call('HSET', M, 'g', generation, 'b', born, 'n', born); redis.call('PEXPIRE', M, meta_ms) end
   if #noted > 0 then
     local begun = redis.call('HGET', Q, '#')
@@ -132,15 +129,16 @@ for key = 2, #KEYS, 6 do
     for from = 1, #noted, 2 do redis.call('HSET', Q, noted[from], noted[from + 1]) end
     redis.call('PEXPIRE', Q, digits(2 * window + 1))
   end
-  local fresh = #lines
   if fresh > 0 then
+    local length
     for from = 1, fresh, 1000 do
       local last = math.min(from + 999, fresh)
-      redis.call('RPUSH', S, unpack(lines, from, last))
+      length = redis.call('RPUSH', S, unpack(lines, from, last))
       redis.call('RPUSH', X, unpack(index, from, last))
-      redis.call('HSET', D, unpack(ids, 2 * from - 1, 2 * last))
+      if last < fresh then redis.call('HSET', D, unpack(ids, 2 * from - 1, 2 * last)) end
     end
-    length = length + fresh
+    local bytes, oldest, touched = tonumber(marks[1]) or 0, tonumber(marks[2]) or ms, tonumber(marks[3]) or 0
+    if length == fresh then bytes = 0; oldest = ms end
     bytes = bytes + size + overhead * fresh
     local budget = 2 * fresh + 64
     while budget > 0 and length > fresh and (oldest < ms - window or length > most or bytes > most_bytes) do
@@ -168,7 +166,9 @@ for key = 2, #KEYS, 6 do
       if old > 0 then redis.call('LTRIM', X, old, -1) end
       redis.call('LTRIM', X, -most_known, -1)
     end
-    redis.call('HSET', D, '#y', digits(bytes), '#o', digits(oldest), '#t', digits(touched))
+    local counts = {'#y', digits(bytes), '#o', digits(oldest), '#t', digits(touched)}
+    for _, word in ipairs(counts) do ids[#ids + 1] = word end
+    redis.call('HSET', D, unpack(ids, 2 * (fresh - (fresh - 1) % 1000) - 1))
     if renew then
       redis.call('PEXPIRE', M, meta_ms)
       redis.call('PEXPIRE', S, digits(window + 60000))
@@ -186,11 +186,11 @@ return outcome
 
 KEYS: generation, then meta, window, ids, index and marks, young and old, of each account. ARGV: the generation, one if
 another begins; the window in ms, events and bytes; for how many ms meta and index are kept; how many bytes are
-published at once; what an event counts beside its line; then of each account its channel, how many events and how many
-marks; of each mark the first and the last event (from 1) of a publish that may be sent again, whose it is and what
-stands for its content; of each event its identity, its inbox, and its line before and after the position. Returns of
-each account a list: position, 1 if it was there before, 2 if its publish came before with other content and nothing of
-it is stored.
+published at once; what an event counts beside its line; then of each account its channel, how many pages of events and
+how many marks; of each mark the first and the last event (from 1) of a publish that may be sent again, whose it is and
+what stands for its content; then its pages, as `pages_of` makes them. Returns of each account one text, of each event
+two words: its position, and 1 if it was there before, 2 if its publish came before with other content and nothing of it
+is stored.
 """
 
 HEADS: Final = Script(
