@@ -97,7 +97,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 
 # What looks for bytes that no reader expects; where there is no wheel of it, the proofs say that it is not there.
 $(VENV)/.installed-prove: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --only-binary atheris --group prove || echo "atheris has no wheel for this machine"
+	$(BIN)/python -m pip install --quiet --only-binary atheris --group prove || echo "atheris could not be installed: make prove says which proofs it leaves out"
 	touch $@
 
 # A browser's driver, for tests/browser; the browser itself is Debian's chromium-headless-shell.

@@ -344,3 +344,9 @@ def test_the_changelog_knows_this_version():
 @pytest.mark.xfail(raises=ValueError, reason="raised on purpose")
 async def test_the_exception_of_an_async_test_arrives_bare():
     raise ValueError
+
+
+def test_each_group_that_the_makefile_installs_is_in_pyproject() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    installed = set(re.findall(r"--group (\S+)", (ROOT / "Makefile").read_text()))
+    assert installed == groups.keys()

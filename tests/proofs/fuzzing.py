@@ -101,11 +101,12 @@ def command(data: bytes) -> None:
         check_command(KEY, proved, "r")
     except RequestError:
         return
-    for raw in proved.params.values():
+    params = {name: raw for name, raw in proved.params.items() if proved.paths[name] != "$.traceparent"}
+    for raw in params.values():
         json.loads(bytes(raw))  # it is handed on as it is
-    again = {"action": proved.action, "request_id": proved.request_id, "params": proved.params}
+    again = {"action": proved.action, "request_id": proved.request_id, "params": params}
     second = sound(decode_command(msgspec.json.encode(again).decode()))
-    if proved.request_id is not None and "traceparent" not in proved.params:
+    if proved.request_id is not None:
         assert second.proof == proved.proof, "the same command has two contents"
 
 

@@ -59,6 +59,8 @@ def prove(part: tuple[str, str]) -> bool:
     with _printing:
         counted = ran.stdout.rstrip().rpartition("\n")[2].partition(" in ")[0].strip("= ")
         print(f"{'held' if held else 'BROKE':5} {time.monotonic() - began:6.1f} s  {says} ({counted})", flush=True)
+        for left_out in dict.fromkeys(line for line in ran.stdout.splitlines() if line.startswith("SKIPPED")):
+            print(f"      left out: {left_out.partition(': ')[2]}", flush=True)
         if not held:
             print(ran.stdout + ran.stderr, flush=True)
         elif COSTS in ran.stdout:
