@@ -31,6 +31,7 @@ from broker.config import (
     StorageConfig,
     WebhooksConfig,
 )
+from broker.fanout.handed import LIST
 from broker.webhooks.signing import secret_of
 
 SECRET = secret_of(bytes(range(32)))
@@ -248,16 +249,19 @@ async def test_another_history_of_the_engine_is_a_gap_and_what_comes_then_is_pos
             await keeper.keeps()
             await site.publish("e1")
             await receiver.received(1)
-            lose(engine)
-            while True:  # the same event again, in the new history, and one more
-                answer = await post_events(site.address, [event(name) for name in ("e1", "e2")])
-                if answer.status == 200:
-                    break
-            await receiver.received(3)
-            posted = [json.loads(request.body) for request in receiver.requests]
-            [gap] = [each for each in posted if each["type"] == "webhook.gap"]
-            assert gap["payload"]["count"] is None
-            assert sorted(each["event_id"] for each in posted if each is not gap) == ["e1", "e2"]
+            for times in (1, 2):
+                lose(engine)
+                names = ["e1", *(f"new{number}" for number in range(times))]
+                while True:  # the same event again, in the new history, and one more
+                    answer = await post_events(site.address, [event(name) for name in names])
+                    if answer.status == 200:
+                        break
+                await receiver.received(1 + 2 * times)
+                posted = [json.loads(request.body) for request in receiver.requests]
+                gaps = [each for each in posted if each["type"] == "webhook.gap"]
+                assert [gap["payload"]["count"] for gap in gaps] == [None] * times
+                assert len({gap["event_id"] for gap in gaps}) == times
+                assert sorted(each["event_id"] for each in posted if each not in gaps) == names
 
 
 async def test_a_keeper_begins_without_its_engine_and_posts_when_that_is_there(engine, tmp_path):
@@ -285,8 +289,10 @@ async def no_room_at(keeper):
 async def test_what_waits_at_the_disk_is_taken_in_when_there_is_room_again(engine, tmp_path):
     async with receiving() as receiver, node(engine, tmp_path / "db", webhooks=(hook(receiver),)) as keeper:
         await keeper.keeps()
-        async with no_room_at(keeper):
+        async with no_room_at(keeper), connected(keeper.address, "inbox_ids=*") as client:
             await keeper.publish("e1")
+            await client.next_event()
+            await trio.testing.wait_all_tasks_blocked(0.1)
             assert keeper.broker.statistics().keeper.events == 0
         await receiver.received(1)
         assert keeper.broker.statistics().keeper.events == 1
@@ -315,6 +321,25 @@ async def test_of_two_nodes_with_a_log_on_disk_one_stands_by_until_the_other_is_
                 await first.publish("e2")
                 await receiver.received(2)
                 assert receiver.ids == ["e1", "e2"]
+                assert (await first.ask("POST", "queues", {"queue_id": "mine"})).status == 200
+
+
+async def test_who_has_lost_the_lease_keeps_nothing(engine, tmp_path):
+    async with (
+        receiving() as receiver,
+        receiving() as others,
+        node(engine, tmp_path / "first", webhooks=(hook(receiver),)) as first,
+    ):
+        await first.keeps()
+        async with node(engine, tmp_path / "second", webhooks=(hook(others),)) as second:
+            await until(lambda: second.broker.keeping._keeper.lease.is_others)
+            engine.command("SET", KEEPER, second.broker._joined.wire.node)
+            await until(lambda: not first.broker.statistics().keeper.held)
+            await second.keeps()
+            await first.publish("e1")
+            await others.received(1)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert (receiver.ids, others.ids) == ([], ["e1"])
 
 
 async def seen(site):
@@ -363,6 +388,8 @@ async def test_what_a_client_acknowledges_at_any_node_is_not_posted(engine, tmp_
             await site.publish("e4")
             await receiver.received(2)
             assert receiver.ids == ["e3", "e4"]
+            taken = keeper.broker._joined.wire.key(LIST, ACCOUNT)
+            await until(lambda: engine.command("LLEN", taken) == 0)
 
 
 async def test_who_acknowledges_too_late_is_told_what_the_keeper_had_begun_with(engine, tmp_path):
@@ -440,7 +467,8 @@ async def test_a_client_holds_an_event_at_any_node(engine, tmp_path):
             async with connected(site.address, AGENT) as client:
                 await site.publish("e1", "e2")
                 await client.next_event()
-                assert (await say(client, "hold", event_ids=["e1"], seconds=60))["claimed"] == []
+                for event_id, seconds in (("e1", 60), ("e2", 1)):
+                    assert (await say(client, "hold", event_ids=[event_id], seconds=seconds))["claimed"] == []
                 await receiver.received(1)
                 await say(client, "ack", event_ids=["e1"])
                 await site.publish("e3")
@@ -453,5 +481,31 @@ async def test_who_needs_an_account_no_longer_does_not_follow_it(engine, tmp_pat
         while (answer := await keeper.ask("POST", "webhooks", {"url": receiver.url})).status != 200:
             pass
         assert keeper.broker.statistics().keeper.accounts == 1
+        await keeper.publish("e1")
+        await receiver.received(1)
         await keeper.ask("DELETE", f"webhooks/{answer.result['webhook_id']}")
         assert keeper.broker.statistics().keeper.accounts == 0
+        await until(lambda: keeper.broker.statistics().hub.live == 0)
+
+
+async def test_it_is_written_down_how_far_an_account_was_where_nothing_was_for_anybody(engine, tmp_path):
+    async with receiving() as receiver:
+        webhooks = (hook(receiver, event_types=("message.received",)),)
+        async with node(engine, tmp_path / "db", webhooks=webhooks) as keeper:
+            await keeper.keeps()
+            [cursor] = await keeper.publish("e1", kind="message.sent")
+            await until_written(keeper, cursor)
+
+
+async def test_an_endpoint_that_is_made_again_gets_nothing_of_what_came_meanwhile(engine, tmp_path):
+    async with receiving() as receiver, node(engine) as site:
+        for number, name in ((1, "e1"), (2, "e2")):
+            async with node(engine, tmp_path / "db") as keeper:
+                while (answer := await keeper.ask("POST", "webhooks", {"url": receiver.url})).status != 200:
+                    pass
+                await site.publish(name)
+                await receiver.received(number)
+                await keeper.ask("DELETE", f"webhooks/{answer.result['webhook_id']}")
+                await keeper.leave()
+            await site.publish(f"after_{name}")
+        assert receiver.ids == ["e1", "e2"]

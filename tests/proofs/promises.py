@@ -270,12 +270,14 @@ class Promises(RuleBasedStateMachine):
         client = one_of(self.of_some(), slot)
         if selection == ("*",):
             selection = NAMES
-        events = client.witness.history.events
-        since = None
-        if back is not None and events:
-            since = f"{client.witness.history.prefix}.{events[-min(back, len(events) - 1) - 1].position}"
         fields = {"inbox_ids": list(selection)} | ({} if types is None else {"event_types": list(types)})
-        self._change(client, "subscribe", since, fields)
+        self._change(client, "subscribe", None if back is None else self._cursor_of(client, back), fields)
+
+    def _cursor_of(self, client, back):
+        """The cursor of an event of before; None if there is none."""
+        history = client.witness.history
+        events = history.events
+        return f"{history.prefix}.{events[-min(back, len(events) - 1) - 1].position}" if events else None
 
     @precondition(lambda self: self.of_some())
     @rule(slot=slots, name=inboxes)
@@ -284,6 +286,15 @@ class Promises(RuleBasedStateMachine):
         if client.selection == (name,) or name not in client.selection:
             return
         self._change(client, "unsubscribe", None, {"inbox_ids": [name]})
+
+    @precondition(lambda self: self.of_some())
+    @rule(slot=slots, name=inboxes, back=st.integers(0, 12))
+    def leave_an_inbox_and_come_back_to_it(self, slot, name, back):
+        """What came meanwhile, and a little of what was before, comes then."""
+        client = one_of(self.of_some(), slot)
+        if name in client.selection and client.selection != (name,):
+            for action, since in (("unsubscribe", None), ("subscribe", self._cursor_of(client, back))):
+                self._change(client, action, since, {"inbox_ids": [name]})
 
     def _change(self, client, action, since, fields):
         async def act():

@@ -326,6 +326,7 @@ class Witness:
         assert position > self.reached[inbox], f"twice, or out of order: {frame['event_id']}"
         assert position not in self.seen or position <= self.seen_through, "twice, over a reconnect"
         self.seen.add(position)
+        self._nothing_left_out(position - 1)
         self.reached[inbox] = position
         self._told(frame["cursor"])
 

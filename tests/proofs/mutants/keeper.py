@@ -14,7 +14,6 @@ def promised(*tests: str) -> str:
 POSTED = promised("what_is_published_at_any_node_is_posted_by_the_keeper")
 MADE = promised("an_endpoint_that_is_made_gets_what_is_published_at_another_node_from_its_answer_on")
 QUEUES = promised("queues_give_what_was_published_at_any_node")
-TAKEN_OVER = promised("a_file_that_was_a_log_before_is_taken_over_with_what_it_owes")
 BACK = promised("a_keeper_that_comes_back_posts_what_was_published_while_it_was_away")
 GAP = promised("what_left_the_window_while_the_keeper_was_away_is_told")
 HISTORY = promised("another_history_of_the_engine_is_a_gap_and_what_comes_then_is_posted_once")
@@ -27,6 +26,9 @@ AWAY = promised("what_is_acknowledged_while_the_keeper_is_away_is_not_posted_whe
 EARLY = promised("what_is_acknowledged_before_the_keeper_has_it_is_not_posted")
 FIRST = promised("all_nodes_know_of_the_first_keeper_before_it_takes_anything_in")
 HELD = promised("a_client_holds_an_event_at_any_node")
+REACHED = promised("it_is_written_down_how_far_an_account_was_where_nothing_was_for_anybody")
+MADE_AGAIN = promised("an_endpoint_that_is_made_again_gets_nothing_of_what_came_meanwhile")
+LOST = promised("who_has_lost_the_lease_keeps_nothing")
 NO_LONGER = promised("who_needs_an_account_no_longer_does_not_follow_it")
 
 MUTANTS: list[Mutant] = [
@@ -60,11 +62,6 @@ MUTANTS: list[Mutant] = [
         ("a gap says where it begins", '"from": account.cursor, "to": gap.to', '"from": gap.to, "to": gap.to'),
         ("a gap says how many were missed", '"count": gap.count}', '"count": None}'),
         ("a gap is counted", "        self.missed += gap.count or 0\n", ""),
-        (
-            "a gap is passed when it was said",
-            "        await self._write(account, gap.to, ())\n        how_many",
-            "        how_many",
-        ),
     ),
     *of(
         "broker/keeper/following.py",
@@ -79,11 +76,6 @@ MUTANTS: list[Mutant] = [
         "broker/keeper/following.py",
         MADE,
         (
-            "who makes an endpoint waits until its account is followed",
-            "            with trio.move_on_after(BEGIN_SECONDS):\n                await account.known.wait()\n            if not account.known.is_set():",
-            "            if False:",
-        ),
-        (
             "an account begins where its log is now",
             "            await self._write(account, subscriber.cursor, ())\n        reached",
             "            pass\n        reached",
@@ -96,11 +88,6 @@ MUTANTS: list[Mutant] = [
             "nobody makes a queue of which nothing could come",
             "            if not account.known.is_set():\n",
             "            if False:\n",
-        ),
-        (
-            "an account is followed when the engine is there",
-            "                except RequestError:\n                    await trio.sleep(RETRY_SECONDS)\n\n    async def _take",
-            "                except RequestError:\n                    return\n\n    async def _take",
         ),
     ),
     *of(
@@ -121,11 +108,6 @@ MUTANTS: list[Mutant] = [
             "            if account.scope is not None:\n                account.scope.cancel()\n",
             "",
         ),
-        (
-            "where an account was is forgotten with it",
-            "            self._nursery.start_soon(self._forget_cursor, account.account_id)\n        elif",
-            "        elif",
-        ),
     ),
     *of(
         "broker/keeper/following.py",
@@ -139,11 +121,6 @@ MUTANTS: list[Mutant] = [
             "what is for somebody is written down at once",
             "if entries or trio.current_time() >=",
             "if trio.current_time() >=",
-        ),
-        (
-            "it is written down how far it was where nothing was for anybody",
-            "                if waited.cancelled_caught:\n                    await self._write(account, reached, ())\n",
-            "",
         ),
     ),
     *of(
@@ -244,16 +221,6 @@ MUTANTS: list[Mutant] = [
             "        return account_id in self._taken\n",
             "        return True\n",
         ),
-        (
-            "who comes back takes what was acknowledged meanwhile",
-            "            self._to_say |= dict.fromkeys(self._outbox.waiting_accounts())",
-            "            pass",
-        ),
-        (
-            "when that is taken, what waits is looked at",
-            "                self._outbox.woken(webhook, 0.0)\n",
-            "                pass\n",
-        ),
     ),
     *of(
         "broker/keeper/settling.py",
@@ -270,8 +237,44 @@ MUTANTS: list[Mutant] = [
         ("a hold is no acknowledgement", "            if asked.seconds is None:\n", "            if True:\n"),
     ),
     *of(
+        "broker/keeper/following.py",
+        WITHOUT,
+        (
+            "who makes an endpoint waits until its account is followed",
+            "            with trio.move_on_after(BEGIN_SECONDS):\n                await account.known.wait()\n            if not account.known.is_set():",
+            "            if False:",
+        ),
+    ),
+    *of(
+        "broker/keeper/following.py",
+        ROOM,
+        (
+            "an account is followed when the engine is there",
+            "                except RequestError:\n                    await trio.sleep(RETRY_SECONDS)\n\n    async def _take",
+            "                except RequestError:\n                    return\n\n    async def _take",
+        ),
+    ),
+    *of(
+        "broker/keeper/following.py",
+        MADE_AGAIN,
+        (
+            "where an account was is forgotten with it",
+            "            self._nursery.start_soon(self._forget_cursor, account.account_id)\n        elif",
+            "        elif",
+        ),
+    ),
+    *of(
+        "broker/keeper/following.py",
+        REACHED,
+        (
+            "it is written down how far it was where nothing was for anybody",
+            "                if waited.cancelled_caught:\n                    await self._write(account, reached, ())\n",
+            "",
+        ),
+    ),
+    *of(
         "broker/keeper/keeper.py",
-        STANDS_BY,
+        LOST,
         (
             "who has lost the lease keeps nothing",
             "                    keeping.cancel_scope.cancel()\n",
@@ -280,20 +283,11 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "broker/keeper/keeper.py",
-        MADE,
+        STANDS_BY,
         (
             "who asks is refused where another node is the keeper",
             "        self.require()\n        async with",
             "        async with",
-        ),
-    ),
-    *of(
-        "broker/keeper/keeper.py",
-        TAKEN_OVER,
-        (
-            "what a file has of a log from before leaves it",
-            "while await storage.write(partial(trim_events,",
-            "while False and await storage.write(partial(trim_events,",
         ),
     ),
 ]
