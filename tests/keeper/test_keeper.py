@@ -417,6 +417,7 @@ async def test_what_is_acknowledged_while_the_keeper_is_away_is_not_posted_when_
             await client.next_event()
             cursor = (await client.next_event())["cursor"]
             assert (await say(client, "ack", cursor=cursor))["claimed"] == []
+            fields = {"webhooks": (hook(receiver, **(WAITS | {"fallback_seconds": 0})),)}
             async with node(engine, tmp_path / "db", **fields) as keeper:
                 await settled(keeper)
                 await site.publish("e4")

@@ -27,7 +27,6 @@ EARLY = promised("what_is_acknowledged_before_the_keeper_has_it_is_not_posted")
 FIRST = promised("all_nodes_know_of_the_first_keeper_before_it_takes_anything_in")
 HELD = promised("a_client_holds_an_event_at_any_node")
 REACHED = promised("it_is_written_down_how_far_an_account_was_where_nothing_was_for_anybody")
-MADE_AGAIN = promised("an_endpoint_that_is_made_again_gets_nothing_of_what_came_meanwhile")
 LOST = promised("who_has_lost_the_lease_keeps_nothing")
 NO_LONGER = promised("who_needs_an_account_no_longer_does_not_follow_it")
 
@@ -252,15 +251,6 @@ MUTANTS: list[Mutant] = [
             "an account is followed when the engine is there",
             "                except RequestError:\n                    await trio.sleep(RETRY_SECONDS)\n\n    async def _take",
             "                except RequestError:\n                    return\n\n    async def _take",
-        ),
-    ),
-    *of(
-        "broker/keeper/following.py",
-        MADE_AGAIN,
-        (
-            "where an account was is forgotten with it",
-            "            self._nursery.start_soon(self._forget_cursor, account.account_id)\n        elif",
-            "        elif",
         ),
     ),
     *of(
