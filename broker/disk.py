@@ -1,8 +1,10 @@
 """What a broker has on disk: one log, and the rooms of all who keep something in it."""
 
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
@@ -16,6 +18,7 @@ from .fanout.settling import Settling
 from .log.backlog import Backlog
 from .log.engines import Log
 from .log.engines.answers import ANSWERS
+from .log.engines.lists import take_back
 from .log.engines.rows import EVENTS
 from .log.engines.sqlite import Beside, SqliteEngine
 from .log.jobs import JOBS
@@ -56,13 +59,24 @@ class Disk:
         """Return where what clients acknowledge is kept, and settled with webhooks that wait for it."""
         return OnDisk(Recorded(acknowledged, self.storage, time.time), Settling(self.outbox))
 
+    async def take_back(self) -> None:
+        """Where the log is elsewhere by now, take back what lists have left of the one that was here.
+
+        Raises `RequestError` (`unavailable`).
+        """
+        await self.storage.write(partial(take_back, beside=self._take_back_beside))
+
+    def _take_back_beside(self, connection: sqlite3.Connection, account_id: str, first: int) -> None:
+        for one in (self.outbox, self.backlog):
+            one.take_back(connection, account_id, first)
+
     def engine(self, buffers: ReplayBuffers, log: Log) -> SqliteEngine:
         """Return the engine that fills a log from it, and keeps it there."""
         config = self._config
         engine = SqliteEngine(buffers, log, self.storage, config.storage, config.replay.seconds, self._clock, time.time)
         engine.beside += [
-            Beside(self.outbox.add, rows_of=self.outbox.rows_of),
-            Beside(self.backlog.add, rows_of=self.backlog.rows_of),
+            Beside(one.write, rows_of=one.rows_of, finish=one.finish, take_back=one.take_back)
+            for one in (self.outbox, self.backlog)
         ]
         return engine
 

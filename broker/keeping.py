@@ -36,6 +36,7 @@ class Keeping:
         subscribe: Subscribe,
     ) -> None:
         self._config = config
+        self._disk = disk
         self._draining = draining
         self._leaving = trio.Event()
         self._keeper: Keeper | None = None
@@ -50,6 +51,7 @@ class Keeping:
         """Take back what was kept, then post, give, and follow, for ever. Raises `RequestError`."""
         accounts, keeper = self._config.accounts, self._keeper
         if keeper is not None:
+            await self._disk.take_back()
             await keeper.following.load()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.webhooks.run, accounts)

@@ -13,8 +13,8 @@ from ..log import kept
 from ..log.backlog import Backlog
 from ..log.engines.rows import trim_events
 from ..log.kept import Followed, KeeperStatistics
-from ..log.letterbook import LATEST
 from ..log.outbox import Outbox
+from ..log.statements import LATEST
 from ..nodes import Wire
 from .following import BEGIN_SECONDS, Following, Subscribe, Tell
 from .lease import Lease

@@ -11,15 +11,14 @@ from typing import Final
 from msgspec import Struct
 
 from .jobs import ALONE, BEHIND, HEAD, PAGE, PLACES, State, Terms, end_job, move_up
-from .statements import has_content
+from .statements import LATEST, has_content, in_log
 
 KEPT_SECONDS: Final = 7 * 86_400.0
 """How long it is known what became of a job; a dead one can be done again for so long."""
 WALK: Final = 10_000
 """Jobs that are gone through to find a page of those in one state."""
-LATEST: Final = 2**63 - 1
-"""After every position."""
 _SEEN: Final = "position, event_id, type, state, attempts, due_at, until, leased_at, holder, reason"
+_IN_LOG: Final = in_log("queues")
 _HAS_CONTENT: Final = has_content(PLACES, "jobs", "queue", "queues")
 
 
@@ -53,12 +52,12 @@ def look_up(
     """
     before = LATEST if before is None else before
     if event_id is not None:
-        statement = f"SELECT {_SEEN} FROM jobs WHERE queue = ? AND event_id = ? AND position < ?"
+        statement = f"SELECT {_SEEN} FROM jobs WHERE queue = ? AND event_id = ? AND position < ? AND {_IN_LOG}"
         found = [Seen(*row) for row in connection.execute(statement, (queue, event_id, before))]
         return sorted((s for s in found if state in (None, s.state)), key=lambda s: -s.position)[:limit], None
     statement = (
-        f"SELECT {_SEEN} FROM (SELECT * FROM jobs WHERE queue = ? AND position < ? ORDER BY position DESC LIMIT ?)"
-        " WHERE ?4 IS NULL OR state = ?4 LIMIT ?5"
+        f"SELECT {_SEEN} FROM (SELECT * FROM jobs WHERE queue = ? AND position < ? AND {_IN_LOG}"
+        " ORDER BY position DESC LIMIT ?) WHERE ?4 IS NULL OR state = ?4 LIMIT ?5"
     )
     walked = WALK if state is not None else limit
     seen = [Seen(*row) for row in connection.execute(statement, (queue, before, walked, state, limit))]
@@ -180,6 +179,22 @@ def forget_contents(connection: sqlite3.Connection, after: int) -> int | None:
         "DELETE FROM job_contents WHERE position = ?", [(position,) for position, is_needed in rows if not is_needed]
     )
     return rows[-1][0] if len(rows) == PAGE else None
+
+
+def take_back(connection: sqlite3.Connection, account_id: str, first: int) -> list[int]:
+    """Forget an account's jobs from a position on: their events did not become the log's.
+
+    Whoever stands behind them moves up; returns the queues of whom that is.
+    """
+    these = "queue IN (SELECT number FROM queues WHERE account = ?) AND position >= ?"
+    values = (account_id, first)
+    heads = connection.execute(
+        f"SELECT DISTINCT queue, key FROM jobs WHERE {these} AND line = {HEAD}", values
+    ).fetchall()
+    connection.execute(f"DELETE FROM jobs WHERE {these}", values)
+    for queue, key in heads:
+        move_up(connection, queue, key)
+    return list(dict.fromkeys(queue for queue, _ in heads))
 
 
 def remove(connection: sqlite3.Connection, queue: int) -> bool:

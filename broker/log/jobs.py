@@ -25,7 +25,7 @@ from msgspec import Struct
 from ..protocol.messages import Entry, PreparedEvent
 from ..protocol.selection import Selection, TypeFilter
 from .database import Room
-from .statements import content_of, in_statements, inserts
+from .statements import content_of, in_log, in_statements, inserts
 
 State = Literal["waiting", "leased", "acked", "dead"]
 STATES: Final[tuple[State, ...]] = ("waiting", "leased", "acked", "dead")
@@ -89,6 +89,7 @@ _OF_EVENT = "inbox, type, event_id, created_at, payload, traceparent"
 PLACES: Final = ("events", "job_contents", "kept")
 """Where an event may be: in the log, among those that have left it, or beside a log that is elsewhere (`kept`)."""
 _CONTENT: Final = content_of(_OF_EVENT, PLACES, "queues")
+_DUE: Final = f"queue = ?1 AND state = 'waiting' AND line < 2 AND {in_log('queues')}"
 _ADD_COLUMNS: Final = 9
 _ADD: Final = inserts(
     "INSERT OR IGNORE INTO jobs (queue, position, key, line, due_at, born_at, inbox, type, event_id, state)",
@@ -247,8 +248,7 @@ def grant(
     leases: dict[int, list[Lease]] = {}
     most = min(GRANTS, sum(room.values()), MAX_LEASED - counts(connection, terms.queue).get("leased", 0))
     statement = (
-        "SELECT position, attempts, prefers FROM jobs WHERE queue = ? AND state = 'waiting' AND line < 2"
-        " AND due_at <= ? ORDER BY due_at, position LIMIT ?"
+        f"SELECT position, attempts, prefers FROM jobs WHERE {_DUE} AND due_at <= ?2 ORDER BY due_at, position LIMIT ?3"
     )
     size = 0
     for position, attempts, prefers in connection.execute(statement, (terms.queue, now, max(most, 0))).fetchall():
@@ -304,9 +304,7 @@ def _event(
 
 def next_due(connection: sqlite3.Connection, queue: int) -> float | None:
     """Return when the first of a queue's jobs may be given; None: none waits, or is at work."""
-    [due_at] = connection.execute(
-        "SELECT min(due_at) FROM jobs WHERE queue = ? AND state = 'waiting' AND line < 2", (queue,)
-    ).fetchone()
+    [due_at] = connection.execute(f"SELECT min(due_at) FROM jobs WHERE {_DUE}", (queue,)).fetchone()
     until = next_over(connection, queue)
     return min((float(moment) for moment in (due_at, until) if moment is not None), default=None)
 

@@ -8,14 +8,13 @@ import sqlite3
 from collections.abc import Collection
 from typing import Final
 
-from .letters import ALONE, BEHIND, KEPT_SECONDS, PAGE, PLACES, Seen, State, drop, end, move_up, tidy
-from .statements import has_content
+from .letters import ALONE, BEHIND, HEAD, KEPT_SECONDS, PAGE, PLACES, Seen, State, drop, end, move_up, tidy
+from .statements import LATEST, has_content, in_log
 
 WALK: Final = 10_000
 """Letters that are gone through to find a page of those in one state."""
-LATEST: Final = 2**63 - 1
-"""After every position."""
 _SEEN: Final = "position, event_id, type, state, attempts, due_at, tried_at, status, error, duration_ms, acked_by"
+_IN_LOG: Final = in_log("webhooks")
 _HAS_CONTENT: Final = has_content(PLACES, "letters", "webhook", "webhooks")
 
 
@@ -34,12 +33,12 @@ def look_up(
     """
     before = LATEST if before is None else before
     if event_id is not None:
-        statement = f"SELECT {_SEEN} FROM letters WHERE webhook = ? AND event_id = ? AND position < ?"
+        statement = f"SELECT {_SEEN} FROM letters WHERE webhook = ? AND event_id = ? AND position < ? AND {_IN_LOG}"
         found = [Seen(*row) for row in connection.execute(statement, (webhook, event_id, before))]
         return sorted((s for s in found if state in (None, s.state)), key=lambda s: -s.position)[:limit], None
     statement = (
-        f"SELECT {_SEEN} FROM (SELECT * FROM letters WHERE webhook = ? AND position < ? ORDER BY position DESC LIMIT ?)"
-        " WHERE ?4 IS NULL OR state = ?4 LIMIT ?5"
+        f"SELECT {_SEEN} FROM (SELECT * FROM letters WHERE webhook = ? AND position < ? AND {_IN_LOG}"
+        " ORDER BY position DESC LIMIT ?) WHERE ?4 IS NULL OR state = ?4 LIMIT ?5"
     )
     walked = WALK if state is not None else limit
     seen = [Seen(*row) for row in connection.execute(statement, (webhook, before, walked, state, limit))]
@@ -217,6 +216,22 @@ def forget_contents(connection: sqlite3.Connection, after: int) -> int | None:
         "DELETE FROM contents WHERE position = ?", [(position,) for position, is_needed in rows if not is_needed]
     )
     return rows[-1][0] if len(rows) == PAGE else None
+
+
+def take_back(connection: sqlite3.Connection, account_id: str, first: int) -> list[int]:
+    """Forget an account's letters from a position on: their events did not become the log's.
+
+    Whoever stands behind them moves up; returns the endpoints of whom that is.
+    """
+    these = "webhook IN (SELECT number FROM webhooks WHERE account = ?) AND position >= ?"
+    values = (account_id, first)
+    heads = connection.execute(
+        f"SELECT DISTINCT webhook, inbox FROM letters WHERE {these} AND line = {HEAD}", values
+    ).fetchall()
+    connection.execute(f"DELETE FROM letters WHERE {these}", values)
+    for webhook, inbox in heads:
+        move_up(connection, webhook, inbox)
+    return list(dict.fromkeys(webhook for webhook, _ in heads))
 
 
 def remove(connection: sqlite3.Connection, webhook: int) -> bool:

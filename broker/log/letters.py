@@ -24,7 +24,7 @@ from msgspec import Struct
 from ..protocol.messages import Entry, PreparedEvent
 from ..protocol.selection import Selection, TypeFilter
 from .database import Room
-from .statements import content_of, in_statements, inserts
+from .statements import content_of, in_log, in_statements, inserts
 
 State = Literal["waiting", "sending", "delivered", "acked", "dead"]
 STATES: Final[tuple[State, ...]] = ("waiting", "sending", "delivered", "acked", "dead")
@@ -93,6 +93,7 @@ _ADD: Final = inserts(
 )
 _OF_EVENT = "account, inbox, type, event_id, created_at, payload, traceparent"
 _CONTENT: Final = content_of(_OF_EVENT, PLACES, "webhooks")
+_DUE: Final = f"webhook = ?1 AND state = 'waiting' AND line < 2 AND {in_log('webhooks')}"
 
 
 class Route(Struct, frozen=True):
@@ -210,16 +211,15 @@ def move_up(connection: sqlite3.Connection, webhook: int, inbox: str) -> None:
 
 def next_due(connection: sqlite3.Connection, webhook: int) -> float | None:
     """Return when the first of an endpoint's letters is due; None: none waits."""
-    statement = "SELECT min(due_at) FROM letters WHERE webhook = ? AND state = 'waiting' AND line < 2"
-    [due_at] = connection.execute(statement, (webhook,)).fetchone()
+    [due_at] = connection.execute(f"SELECT min(due_at) FROM letters WHERE {_DUE}", (webhook,)).fetchone()
     return None if due_at is None else float(due_at)
 
 
 def claim(connection: sqlite3.Connection, webhook: int, now: float, most: int) -> Claimed:
     """Claim letters of an endpoint that are due: from here on they are being sent, and nobody else's."""
     statement = (
-        "SELECT position, attempts, born_at FROM letters WHERE webhook = ? AND state = 'waiting' AND line < 2"
-        " AND due_at <= ? ORDER BY due_at, position LIMIT ?"
+        f"SELECT position, attempts, born_at FROM letters WHERE {_DUE}"
+        " AND due_at <= ?2 ORDER BY due_at, position LIMIT ?3"
     )
     letters = []
     for position, attempts, born_at in connection.execute(statement, (webhook, now, most)).fetchall():

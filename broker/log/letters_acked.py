@@ -15,10 +15,13 @@ from msgspec import Struct
 from ..errors import RequestError
 from ..protocol.selection import Selection
 from .letters import HEAD, PAGE, move_up
+from .statements import in_log
 
 MAX_OF_IDS: Final = 1_024
 """Letters that the ids of one piece of work may have; in how many inboxes an id is, is the publisher's choice."""
 
+_IN_LOG: Final = in_log("webhooks", "json_extract(?1, '$[0]')")
+"""All are of one account."""
 _FOUND: Final = (
     "SELECT json_group_array(json_array(webhook, position, inbox, type, event_id, state, line)) FROM"
     " (SELECT * FROM letters WHERE {} AND state IN ('waiting', 'sending', 'delivered') AND acked_at IS NULL"
@@ -26,7 +29,7 @@ _FOUND: Final = (
 )
 _OF_IDS: Final = _FOUND.format(
     "webhook IN (SELECT value FROM json_each(?1)) AND event_id IN (SELECT value FROM json_each(?2))"
-    " AND (?3 IS NULL OR inbox = ?3)",
+    f" AND (?3 IS NULL OR inbox = ?3) AND {_IN_LOG}",
     "webhook, event_id",
 )
 _OF_RANGE: Final = _FOUND.format("webhook = ? AND position > ? AND position <= ?", "position")

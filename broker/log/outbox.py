@@ -1,6 +1,6 @@
 """What is owed to webhook endpoints, for the loop: who gets what, what clients acknowledge, who is to be woken.
 
-`letters` has the rows and their states. The engine adds letters in its events' own transaction (`Outbox.add`), by the
+`letters` has the rows and their states. The engine adds letters in its events' own transaction (`Outbox.write`), by the
 routes that stand here; without routes that costs nothing. What a client acknowledges is a compare-and-set in the one
 writer, against the post that may begin at the same time: `Outbox.acknowledge` and `Outbox.hold` say what it won.
 """
@@ -16,7 +16,7 @@ import trio
 from ..errors import RequestError
 from ..protocol.messages import Entry
 from ..protocol.selection import Selection
-from . import letters, letters_acked
+from . import letterbook, letters, letters_acked
 from .kept import Followed
 from .letters import Due, Route
 from .letters_acked import Acknowledged
@@ -48,6 +48,8 @@ class Outbox:
         self._fallbacks: dict[str, dict[str, tuple[int, ...]]] = {}
         """By account and `client_id`: the endpoints that wait for this client."""
         self._loop: trio.lowlevel.TrioToken | None = None
+        self._due: dict[str, Due] = {}
+        """By account, of letters that nobody is woken for yet. For the writer's thread."""
         self.followed = Followed()
         """Who has the events of accounts that have routes."""
 
@@ -85,14 +87,30 @@ class Outbox:
     # --- in the events' transaction, in the writer's thread
 
     def add(self, connection: sqlite3.Connection, account_id: str, entries: Sequence[Entry]) -> None:
-        """Add the letters of events that an account has just got; for the engine, in their own transaction."""
+        """Add the letters of events that an account has just got, in their own transaction, and wake for them."""
+        self.write(connection, account_id, entries)
+        self.finish(account_id)
+
+    def write(self, connection: sqlite3.Connection, account_id: str, entries: Sequence[Entry]) -> None:
+        """Add the letters, in the transaction of their events: these may be a part of a list, and not the log's yet."""
         routes = self._routes.get(account_id)
         if routes:
-            due = letters.add(connection, routes, entries, self.wall_clock())
-            if due and self._loop is not None:
-                # Whoever is woken asks the same writer, whose turn for that comes after this commit.
-                with suppress(trio.RunFinishedError):
-                    self._loop.run_sync_soon(self._wake, due)
+            due = self._due.setdefault(account_id, {})
+            for webhook, due_at in letters.add(connection, routes, entries, self.wall_clock()).items():
+                due[webhook] = min(due_at, due.get(webhook, due_at))
+
+    def finish(self, account_id: str) -> None:
+        """Wake for the letters that were added, in the transaction after which their events are the log's."""
+        due = self._due.pop(account_id, None)
+        if due and self._loop is not None:
+            # Whoever is woken asks the same writer, whose turn for that comes after this commit.
+            with suppress(trio.RunFinishedError):
+                self._loop.run_sync_soon(self._wake, due)
+
+    def take_back(self, connection: sqlite3.Connection, account_id: str, first: int) -> None:
+        """Forget the letters of an account's events from a position on, which did not become the log's."""
+        self._due[account_id] = dict.fromkeys(letterbook.take_back(connection, account_id, first), 0.0)
+        self.finish(account_id)
 
     def _wake(self, due: Due) -> None:
         for webhook, due_at in due.items():

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Rows of one statement."""
+LATEST: Final = 2**63 - 1
+"""After every position."""
 
 
 def inserts(into: str, columns: int, beside: str = "") -> dict[int, str]:
@@ -44,6 +46,15 @@ def content_of(columns: str, places: Sequence[str], owners: str) -> str:
     """
     this = f"position = ?1 AND account = (SELECT account FROM {owners} WHERE number = ?2)"
     return " UNION ALL ".join(f"SELECT {columns} FROM {place} WHERE {this}" for place in places)
+
+
+def in_log(owners: str, number: str = "?1") -> str:
+    """Return the condition that a row's event is the log's, and not of a list that is still being written.
+
+    Whose rows these are is known by its ``number`` in the table ``owners``. No index is chosen for it.
+    """
+    account = f"(SELECT account FROM {owners} WHERE number = {number})"
+    return f"+position < ifnull((SELECT first FROM unfinished WHERE account = {account}), {LATEST})"
 
 
 def has_content(places: Sequence[str], rows: str, owner: str, owners: str) -> str:

@@ -23,6 +23,8 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 """What is done in a thread, within a transaction that is not its own: it neither begins nor commits."""
 
+PARTS: Final = 8
+"""Of a long piece of work, of one commit while nobody else waits: who comes meanwhile waits for its sync, too."""
 LOOK_SECONDS: Final = 1.0
 """How often it is looked how much room there is."""
 _ALIVE_SECONDS: Final = 10.0
@@ -140,7 +142,7 @@ class Writer:
     def write_parts(
         self, long: Begun, group: list[Begun], more: Callable[[], Sequence[Begun]]
     ) -> tuple[float, str | None]:
-        """Write parts of a long piece of work until somebody else waits, and then what does, in one transaction.
+        """Write some parts of a long piece of work, until somebody else waits, and then what does, in one transaction.
 
         ``more`` returns that, and is called after each part; it is then in the group, and the long piece as well when
         it has its outcome. Returns what `write` does.
@@ -164,17 +166,20 @@ class Writer:
         return seconds, outage
 
     def _write_some(self, long: Begun, group: list[Begun], more: Callable[[], Sequence[Begun]]) -> bool:
-        """Write parts until somebody waits, who then is in the group; return whether it has its outcome."""
+        """Write some parts, until somebody waits, who then is in the group; return whether it has its outcome."""
         is_left = True
 
         def parts(connection: sqlite3.Connection) -> Any:
             nonlocal is_left
-            while is_left := long.item.write_part(connection):
+            for _ in range(PARTS):
+                is_left = long.item.write_part(connection)
+                if not is_left:
+                    return long.item.outcome
                 group.extend(more())
                 if group:
-                    long.item.pause(connection)
-                    return None
-            return long.item.outcome
+                    break
+            long.item.pause(connection)
+            return None
 
         outcome = self._alone(parts)
         if isinstance(outcome, RequestError):

@@ -19,6 +19,7 @@ from broker.log.engines.rows import EVENTS
 from broker.log.engines.sqlite import SqliteEngine
 from broker.log.retention import ReplayBuffers
 from broker.log.storage import open_storage
+from broker.log.writing import PARTS
 
 LIST = 5 * PART
 """Events of a list here."""
@@ -116,6 +117,16 @@ async def test_while_nobody_else_waits_a_list_is_one_commit(path):
     house.begin(names_of(LIST))
     after = house.storage.statistics()
     assert (after.works - before.works, sum(after.groups) - sum(before.groups)) == (1, 1)
+    house.close()
+
+
+async def test_a_commit_has_eight_parts_of_a_list_at_most_for_who_comes_meanwhile_waits_for_its_sync(path):
+    house = Lists(path)
+    before = house.storage.statistics()
+    house.begin(names_of(2 * PARTS * PART + 1))
+    after = house.storage.statistics()
+    assert (after.works - before.works, sum(after.groups) - sum(before.groups)) == (1, 3)
+    assert house.unfinished == []
     house.close()
 
 

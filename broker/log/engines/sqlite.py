@@ -48,11 +48,18 @@ class Beside(Struct, frozen=True):
     """Rows that somebody wants in an event's own transaction."""
 
     write: Callable[[sqlite3.Connection, str, Sequence[Entry]], None]
-    """Called in it, with an account and new events of it. What it raises refuses the publishes that brought them."""
+    """Called in it, with an account and new events of it. What it raises refuses the publishes that brought them.
+
+    These may be a part of a list: until ``finish`` nobody may see the rows.
+    """
     rows_of: Callable[[str], int]
     """Called in the loop: returns how many rows an event of an account has there at most; 0: none are to be written."""
     needed_from: Callable[[sqlite3.Connection], int | None] = lambda _: None
     """Called in the writer's thread: returns the first position whose event must stay; None: none must."""
+    finish: Callable[[str], None] = lambda _: None
+    """Called in the last transaction of what was written, with its account: after that the events are the log's."""
+    take_back: Callable[[sqlite3.Connection, str, int], None] = lambda *_: None
+    """Called with an account and a position, from which on its events did not become the log's: the rows go, too."""
 
 
 class SqliteEngine:
@@ -90,7 +97,7 @@ class SqliteEngine:
         self._moments = deque[tuple[float, int]]()
         """Moments of the monotonic clock, each with a position: what was stored later than then lies from there on."""
         self._is_full = False
-        self._lists = Lists(self._write_part, self._finish)
+        self._lists = Lists(self._write_part, self._finish, self._take_back_beside)
         self._ids: rows.Ids | None = None
         """None: what is on disk was not taken back yet."""
 
@@ -111,10 +118,11 @@ class SqliteEngine:
             return
         prefixes = {account_id: self._buffers.open(account_id).cursor_prefix for account_id in by_account}
         publish, owners = rows.Publish(by_account, prefixes, answer), tuple(by_account)
-        weight = sum(len(events) * self._rows_of(account_id) for account_id, events in by_account.items())
+        rows_of = {account_id: self._rows_of(account_id) for account_id in by_account}
+        weight = sum(len(events) * rows_of[account_id] for account_id, events in by_account.items())
         stored = partial(self._stored, done)
-        if weight >= LONG and weight == sum(map(len, by_account.values())):  # rows beside it have no parts
-            self._storage.begin_in_parts(self._lists.of(publish), stored, weight, owners)
+        if weight >= LONG:
+            self._storage.begin_in_parts(self._lists.of(publish, max(rows_of.values())), stored, weight, owners)
         else:
             self._storage.begin_together(self._write, publish, stored, weight, owners)
 
@@ -127,11 +135,24 @@ class SqliteEngine:
         written, heads = self._write_rows(connection, publishes)
         rows.write_heads(connection, heads, self._wall)
         self._write_answers(connection, publishes, written)
+        self._write_beside(connection, written)
+        self._finish_beside(written)
+        return written
+
+    def _write_beside(self, connection: sqlite3.Connection, written: Sequence[rows.Written]) -> None:
         for beside in self.beside:
             for outcome in written:
                 for account_id, entries in outcome.fresh.items():
                     beside.write(connection, account_id, entries)
-        return written
+
+    def _finish_beside(self, written: Sequence[rows.Written]) -> None:
+        for beside in self.beside:
+            for account_id in dict.fromkeys(account_id for outcome in written for account_id in outcome.fresh):
+                beside.finish(account_id)
+
+    def _take_back_beside(self, connection: sqlite3.Connection, account_id: str, first: int) -> None:
+        for beside in self.beside:
+            beside.take_back(connection, account_id, first)
 
     def _write_rows(
         self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]
@@ -145,6 +166,7 @@ class SqliteEngine:
 
     def _write_part(self, connection: sqlite3.Connection, part: rows.Publish) -> tuple[rows.Written, dict[str, int]]:
         [written], heads = self._write_rows(connection, [part])
+        self._write_beside(connection, [written])
         return written, heads
 
     def _finish(
@@ -152,6 +174,7 @@ class SqliteEngine:
     ) -> None:
         rows.write_heads(connection, heads, self._wall)
         self._write_answers(connection, [publish], [written])
+        self._finish_beside([written])
 
     def _write_answers(
         self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish], written: Sequence[rows.Written]
@@ -202,7 +225,7 @@ class SqliteEngine:
         To be done once, before anything is begun. Raises `RequestError` (`unavailable`) if it cannot be read.
         """
         storage = self._storage
-        await storage.write(take_back)
+        await storage.write(partial(take_back, beside=self._take_back_beside))
         self._ids = await storage.write(rows.Ids)
         last, last_at = await storage.read(rows.last_position)
         now, wall = self._clock(), self._wall_clock()

@@ -14,14 +14,36 @@ MUTANTS: list[Mutant] = [
         ("a list that comes to its end leaves no note",
          "connection.executemany(_FINISH, [(account_id,) for account_id in self._heads])", "pass"),
         ("what is being written is not taken back",
-         "take_back(connection, self.under_way)", "take_back(connection)"),
+         "take_back(connection, self._take_back_beside, self.under_way)", "take_back(connection, self._take_back_beside)"),
         ("what a list has left is taken back before anything is stored",
          "        if self.has_left:\n", "        if False:\n"),
     ),
     *of(
+        "broker/log/engines/lists.py", "tests/log/test_lists_beside.py",
+        ("of a list that is taken back the letters and jobs go, too",
+         "            beside(connection, account_id, first)  #", "            pass  #"),
+        ("the parts of a list are counted with what is beside its events",
+         "max(1, PART // rows)", "PART"),
+    ),
+    *of(
+        "broker/log/statements.py", "tests/log/test_lists_beside.py",
+        ("nothing of a list that is being written is given to anybody",
+         'f"position < ifnull(', 'f"0 < ifnull('),
+    ),
+    *of(
+        "broker/log/engines/sqlite.py", "tests/log/test_lists_beside.py",
+        ("whoever waits for the letters and jobs of a list is woken at its end",
+         "        self._finish_beside([written])\n", ""),
+    ),
+    *of(
+        "broker/log/letterbook.py", "tests/log/test_lists_beside.py",
+        ("who stands behind letters that are taken back moves up",
+         "    for webhook, inbox in heads:\n        move_up(connection, webhook, inbox)\n", ""),
+    ),
+    *of(
         "broker/log/engines/sqlite.py", "tests/log/test_lists.py",
         ("what a killed process left of a list is taken back at the start",
-         "await storage.write(take_back)", "pass"),
+         "await storage.write(partial(take_back, beside=self._take_back_beside))", "pass"),
         ("what is written of a list is not trimmed",
          "min(in_memory_from, first_unfinished(connection) or in_memory_from)", "in_memory_from"),
     ),
@@ -37,6 +59,8 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "broker/log/writing.py", "tests/log/test_lists.py",
+        ("a commit has some parts of a list, and no more, though nobody waits",
+         "for _ in range(PARTS):", "while True:"),
         ("a list that failed says so", "            long.item.give_up()\n        elif", "            pass\n        elif"),
     ),
     *of(

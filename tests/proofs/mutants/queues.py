@@ -30,7 +30,7 @@ MUTANTS: list[Mutant] = [
         ("large events are given a few at a time",
          "        if worker is None or size >= GRANT_BYTES:\n", "        if worker is None:\n"),
         ("what is due later is not given",
-         '" AND due_at <= ? ORDER BY due_at, position LIMIT ?"\n    )\n    size', '" AND (due_at <= ? OR 1) ORDER BY due_at, position LIMIT ?"\n    )\n    size'),
+         ' AND due_at <= ?2 ORDER BY due_at', ' AND (due_at <= ?2 OR 1) ORDER BY due_at'),
         ("an attempt is counted when it is given",
          "position, attempts + 1, worker, now, new_id, content)", "position, attempts or 1, worker, now, new_id, content)"),
         ("a lease whose time is over is over",

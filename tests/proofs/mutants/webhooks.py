@@ -118,7 +118,7 @@ MUTANTS: list[Mutant] = [
         ("in order one of an inbox is sent at a time",
          "behind = inbox in taken or head_of(connection, webhook, inbox) is not None", "behind = inbox in taken"),
         ("a letter is claimed when it is due",
-         "AND due_at <= ? ORDER BY due_at, position LIMIT ?\"", "AND (due_at <= ? OR 1) ORDER BY due_at, position LIMIT ?\""),
+         "AND due_at <= ?2 ORDER BY due_at", "AND (due_at <= ?2 OR 1) ORDER BY due_at"),
         ("what is due first is claimed first",
          "ORDER BY due_at, position LIMIT", "ORDER BY due_at DESC, position LIMIT"),
         ("an attempt is counted when it begins",
