@@ -19,6 +19,8 @@ WALK: Final = 10_000
 """Jobs that are gone through to find a page of those in one state."""
 _SEEN: Final = "position, event_id, type, state, attempts, due_at, until, leased_at, holder, reason"
 _IN_LOG: Final = in_log("queues")
+_BY_ID: Final = "jobs INDEXED BY jobs_id"
+"""Left to itself SQLite goes through all jobs of the queue."""
 _HAS_CONTENT: Final = has_content(PLACES, "jobs", "queue", "queues")
 
 
@@ -52,7 +54,7 @@ def look_up(
     """
     before = LATEST if before is None else before
     if event_id is not None:
-        statement = f"SELECT {_SEEN} FROM jobs WHERE queue = ? AND event_id = ? AND position < ? AND {_IN_LOG}"
+        statement = f"SELECT {_SEEN} FROM {_BY_ID} WHERE queue = ? AND event_id = ? AND position < ? AND {_IN_LOG}"
         found = [Seen(*row) for row in connection.execute(statement, (queue, event_id, before))]
         return sorted((s for s in found if state in (None, s.state)), key=lambda s: -s.position)[:limit], None
     statement = (
@@ -71,7 +73,7 @@ def look_up(
 def do_again(connection: sqlite3.Connection, queue: int, event_ids: Collection[str], now: float) -> int:
     """Let jobs that have ended wait again, if what they are about is still there; return how many those are."""
     which = f"event_id = ? AND state IN ('acked', 'dead') AND {_HAS_CONTENT}"
-    return sum(_again(connection, queue, which, (event_id,), now) for event_id in event_ids)
+    return sum(_again(connection, queue, which, (event_id,), now, _BY_ID) for event_id in event_ids)
 
 
 def do_dead_again(connection: sqlite3.Connection, queue: int, since: float, now: float) -> tuple[int, bool]:
@@ -80,8 +82,10 @@ def do_dead_again(connection: sqlite3.Connection, queue: int, since: float, now:
     return done, done == PAGE
 
 
-def _again(connection: sqlite3.Connection, queue: int, which: str, values: tuple[object, ...], now: float) -> int:
-    statement = f"SELECT position, key, line FROM jobs WHERE queue = ? AND {which} ORDER BY position LIMIT {PAGE}"
+def _again(
+    connection: sqlite3.Connection, queue: int, which: str, values: tuple[object, ...], now: float, jobs: str = "jobs"
+) -> int:
+    statement = f"SELECT position, key, line FROM {jobs} WHERE queue = ? AND {which} ORDER BY position LIMIT {PAGE}"
     rows = connection.execute(statement, (queue, *values)).fetchall()
     for position, key, line in rows:
         stands = line if line else BEHIND if key else ALONE  # one at which its key stopped is its head still

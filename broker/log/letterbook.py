@@ -15,6 +15,8 @@ WALK: Final = 10_000
 """Letters that are gone through to find a page of those in one state."""
 _SEEN: Final = "position, event_id, type, state, attempts, due_at, tried_at, status, error, duration_ms, acked_by"
 _IN_LOG: Final = in_log("webhooks")
+_BY_ID: Final = "letters INDEXED BY letters_id"
+"""Left to itself SQLite goes through all letters of the endpoint."""
 _HAS_CONTENT: Final = has_content(PLACES, "letters", "webhook", "webhooks")
 
 
@@ -33,7 +35,7 @@ def look_up(
     """
     before = LATEST if before is None else before
     if event_id is not None:
-        statement = f"SELECT {_SEEN} FROM letters WHERE webhook = ? AND event_id = ? AND position < ? AND {_IN_LOG}"
+        statement = f"SELECT {_SEEN} FROM {_BY_ID} WHERE webhook = ? AND event_id = ? AND position < ? AND {_IN_LOG}"
         found = [Seen(*row) for row in connection.execute(statement, (webhook, event_id, before))]
         return sorted((s for s in found if state in (None, s.state)), key=lambda s: -s.position)[:limit], None
     statement = (
@@ -55,17 +57,11 @@ def send_again(
     connection: sqlite3.Connection, webhook: int, event_ids: Collection[str], now: float, *, in_order: bool
 ) -> int:
     """Let letters that have ended wait again, if what they brought is still there; return how many those are."""
-    sent = 0
-    for event_id in event_ids:
-        sent += _again(
-            connection,
-            webhook,
-            f"event_id = ? AND state IN ('delivered', 'acked', 'dead') AND {_HAS_CONTENT}",
-            (event_id,),
-            now,
-            in_order=in_order,
-        )
-    return sent
+    which = f"event_id = ? AND state IN ('delivered', 'acked', 'dead') AND {_HAS_CONTENT}"
+    return sum(
+        _again(connection, webhook, which, (event_id,), now, in_order=in_order, letters=_BY_ID)
+        for event_id in event_ids
+    )
 
 
 def send_dead_again(
@@ -91,8 +87,9 @@ def _again(
     now: float,
     *,
     in_order: bool,
+    letters: str = "letters",
 ) -> int:
-    statement = f"SELECT position, inbox FROM letters WHERE webhook = ? AND {which} ORDER BY position LIMIT {PAGE}"
+    statement = f"SELECT position, inbox FROM {letters} WHERE webhook = ? AND {which} ORDER BY position LIMIT {PAGE}"
     rows = connection.execute(statement, (webhook, *values)).fetchall()
     for position, inbox in rows:
         connection.execute(

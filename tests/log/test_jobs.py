@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from log.test_letters import steps_of
 
 from broker.log import jobbook, jobs
 from broker.log.engines.rows import EVENTS
@@ -79,6 +80,22 @@ def test_jobs_of_a_list_are_added_in_few_statements():
     assert jobs.add(counted, [shop.intake], entries, 0.0) == [shop.queue]
     assert [call[0] for call in counted.method_calls] == ["execute"] * 2
     assert list(shop.states()) == [entry.event_id for entry in entries]
+
+
+def test_what_is_given_found_by_its_id_and_done_again_costs_the_same_however_many_jobs_there_are():
+    shop = Shop(order="inbox")
+    costs = []
+    for more in (20, 2_000):
+        for _ in range(more):
+            shop.publish()
+        works = (
+            lambda: jobbook.do_again(shop.connection, shop.queue, ["e1", "e2"], 1.0),
+            lambda: jobbook.look_up(shop.connection, shop.queue, event_id="e1"),
+            lambda: jobs.next_due(shop.connection, shop.queue),
+            lambda: shop.lease(8, now=-1.0),
+        )
+        costs.append([steps_of(shop.connection, work) for work in works])
+    assert all(many <= few + 5 for few, many in zip(*costs, strict=True)), costs
 
 
 def test_events_of_one_thread_are_given_one_after_the_other_and_those_of_others_beside_them():

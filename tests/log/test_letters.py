@@ -95,6 +95,37 @@ def test_letters_of_a_list_are_added_in_few_statements_and_so_that_each_endpoint
         assert list(desk.states(route)) == [entry.position for entry in entries if entry.inbox == f"in_{number % 2}"]
 
 
+def steps_of(connection, work):
+    """How many steps SQLite takes for something, by tens."""
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    connection.set_progress_handler(count, 10)
+    work()
+    connection.set_progress_handler(None, 0)
+    return steps
+
+
+def test_what_is_claimed_found_by_its_id_and_sent_again_costs_the_same_however_many_letters_there_are(desk):
+    route = desk.endpoint(in_order=True)
+    costs = []
+    for count in (20, 2_000):
+        for _ in range(count):
+            desk.publish(route)
+        works = (
+            lambda: letterbook.send_again(desk.connection, route.webhook, ["evt_1", "evt_2"], 1.0, in_order=True),
+            lambda: letterbook.look_up(desk.connection, route.webhook, event_id="evt_1"),
+            lambda: letters.next_due(desk.connection, route.webhook),
+            lambda: letters.claim(desk.connection, route.webhook, -1.0, 8),
+            lambda: letters_acked.hold_ids(desk.connection, [route.webhook], ["evt_5"], EVERYTHING, 0.0),
+        )
+        costs.append([steps_of(desk.connection, work) for work in works])
+    assert all(many <= few + 5 for few, many in zip(*costs, strict=True)), costs
+
+
 def test_an_event_is_for_the_endpoints_that_want_it(desk):
     everything = desk.endpoint("all")
     inbox = desk.endpoint("inbox", selection=Selection(frozenset({"in_1"})))

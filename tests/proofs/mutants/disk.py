@@ -28,7 +28,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "broker/log/statements.py", "tests/log/test_lists_beside.py",
         ("nothing of a list that is being written is given to anybody",
-         'f"position < ifnull(', 'f"0 < ifnull('),
+         'f"+position < ifnull(', 'f"0 < ifnull('),
     ),
     *of(
         "broker/log/engines/sqlite.py", "tests/log/test_lists_beside.py",
@@ -39,6 +39,18 @@ MUTANTS: list[Mutant] = [
         "broker/log/letterbook.py", "tests/log/test_lists_beside.py",
         ("who stands behind letters that are taken back moves up",
          "    for webhook, inbox in heads:\n        move_up(connection, webhook, inbox)\n", ""),
+    ),
+    *of(
+        "broker/log/letterbook.py", "tests/log/test_letters.py",
+        ("a letter is found by its event's id", " INDEXED BY letters_id", ""),
+    ),
+    *of(
+        "broker/log/jobbook.py", "tests/log/test_jobs.py",
+        ("a job is found by its event's id", " INDEXED BY jobs_id", ""),
+    ),
+    *of(
+        "broker/log/statements.py", "tests/log/test_letters.py",
+        ("what is due is found by when it is, whatever is being written", "+position < ifnull(", "position < ifnull("),
     ),
     *of(
         "broker/log/engines/sqlite.py", "tests/log/test_lists.py",
