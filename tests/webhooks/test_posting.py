@@ -393,6 +393,21 @@ async def test_another_url_begins_anew_at_once(autojump_clock):
         assert {post.event_id for post in work.posts.posts if post.url == new.url} == events
 
 
+async def test_what_failed_at_one_url_is_posted_to_another_at_once(autojump_clock):
+    async with working() as work:
+        endpoint = await work.make()
+        work.posts.answer = 500
+        work.publish()
+        await trio.sleep(HOUR)  # its next attempt is an hour and a half away
+        before = len(work.posts.posts)
+        await trio.sleep(HOUR / 2)
+        assert len(work.posts.posts) == before
+        new = EndpointChange(url="https://new.example.com/")
+        await work.webhooks.endpoints.change(work.key(), endpoint.webhook_id, new)
+        await trio.sleep(1)
+        assert [post.url for post in work.posts.posts[before:]] == [new.url]
+
+
 async def test_another_url_does_not_hurry_what_waits_for_a_client(autojump_clock):
     async with working() as work:
         endpoint = await work.make(mode="fallback", client_ids=["agent"], fallback_seconds=600)
