@@ -760,7 +760,7 @@ async def test_an_account_with_long_lists_keeps_no_other_waiting(valkey):
         async with trio.open_nursery() as nursery:
             for _ in range(6):
                 nursery.start_soon(publish_and_note, "greedy", 3_000)
-            await trio.sleep(0.15)
+            await until(lambda: bool(order))
             nursery.start_soon(publish_and_note, "modest", 1)
     assert "modest" in order[:-1]
 
