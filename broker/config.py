@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -314,7 +314,7 @@ def load_config(path: str | Path | None, environment: Mapping[str, str]) -> Conf
     text = ""
     if path is not None:
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a mark before it
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
         except UnicodeDecodeError as error:
@@ -365,11 +365,19 @@ def _override(section: str, name: str, variable: str, value: str) -> Any:
     if name not in kinds:
         raise ConfigError(f"{variable}: [{section}] has no setting `{name}`")
     try:
-        if get_origin(kinds[name]) is tuple:
+        if _is_list(kinds[name], value):
             return msgspec.convert([item.strip() for item in value.split(",")], kinds[name])
         return msgspec.convert(value, kinds[name], strict=False)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigError(located(str(error), variable)) from None
+
+
+def _is_list(kind: Any, value: str) -> bool:
+    """Whether a variable's text is a list: always, or, where one value alone may stand, if it has commas."""
+    if get_origin(kind) is tuple:
+        return True
+    several = (get_args(each)[0] for each in get_args(kind) if get_origin(each) is Annotated)
+    return "," in value and any(get_origin(each) is tuple for each in several)
 
 
 def _checked(raw: Any, source: str) -> Config:

@@ -38,6 +38,10 @@ def config(**sections: Any) -> Config:
     return Config(**({"accounts": (account,)} | sections))
 
 
+_UNREAD: Final = 1_000_000
+"""Frames that a test may leave unread: its client still answers pings, as a socket's kernel acknowledges them."""
+
+
 class SlowStream(trio.abc.HalfCloseableStream):
     """A stream that writes only as much as it may, as a socket whose peer does not read.
 
@@ -195,7 +199,12 @@ async def _handshake(
     sockets_stream: Any = stream  # what trio-websocket's annotation asks for; any stream will do
     headers = [(b"Authorization", f"Bearer {key}".encode())]
     return await trio_websocket.wrap_client_stream(
-        nursery, sockets_stream, "broker.test", target, extra_headers=headers
+        nursery,
+        sockets_stream,
+        "broker.test",
+        target,
+        extra_headers=headers,
+        message_queue_size=_UNREAD,
     )
 
 

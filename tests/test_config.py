@@ -150,6 +150,12 @@ def test_a_directory_is_no_configuration(tmp_path):
         load_config(tmp_path, {})
 
 
+def test_a_file_may_begin_with_the_mark_that_some_editors_put_there(tmp_path):
+    path = tmp_path / "broker.toml"
+    path.write_text("[server]\nport = 1\n", "utf-8-sig")
+    assert load_config(path, {}).server.port == 1
+
+
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "latin.toml"
     path.write_bytes(b'[server]\nhost = "\xff"')
@@ -523,3 +529,8 @@ def test_a_host_and_a_socket_file_of_the_environment_count_first():
 @pytest.mark.parametrize("setting", ["host = []", "host = 1", 'host = ["a", 1]', 'unix = ""', "unix = 1"])
 def test_a_host_or_socket_file_that_cannot_be_one_is_named(setting):
     assert f"$.server.{setting.partition(' ')[0]}" in refusal(f"[server]\n{setting}")
+
+
+def test_several_hosts_of_the_environment_stand_between_commas():
+    assert load_config(None, {"BROKER_SERVER__HOST": "127.0.0.1, ::1"}).server.host == ("127.0.0.1", "::1")
+    assert load_config(None, {"BROKER_SERVER__HOST": "::1"}).server.host == "::1"

@@ -61,6 +61,14 @@ async def test_minutes_pass_in_no_time_and_a_client_that_answers_pings_stays(aut
         assert "server_time" in await client.ask("ping")
 
 
+async def test_a_client_that_has_much_unread_stays(autojump_clock):
+    async with open_broker(config()) as broker, connect(broker) as client:
+        await broker.publish(ACCOUNT, [event(number) for number in range(5)])
+        await trio.sleep(200)
+        await broker.publish(ACCOUNT, event(5))
+        assert [(await client.receive())["payload"]["n"] for _ in range(6)] == list(range(6))
+
+
 async def test_a_drain_ends_the_client_with_its_code(autojump_clock):
     async with open_broker(config()) as broker, connect(broker) as client:
         await broker.publish(ACCOUNT, event(1))

@@ -6,7 +6,7 @@ import re
 import secrets as chance
 from collections.abc import Collection
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 
@@ -14,6 +14,7 @@ from ..access.keys import MAX_CONNECTIONS, TOKEN_PREFIX, Access, Key
 from ..config import AccountConfig, Config, parse_config
 from ..errors import ConfigError
 from ..keys import hash_key, new_key
+from ..protocol.names import Scope
 from .options import (
     UsageError,
     config_option,
@@ -157,7 +158,7 @@ def _described(key: Key) -> list[str]:
     reach = "the whole account, with its own events" if key.inbox_ids is None else ", ".join(sorted(key.inbox_ids))
     return [
         f"{key.id} of {key.account_id}, tier {key.tier} ({'any number of' if most is None else most} connections)",
-        f"may     {', '.join(scope for scope in ALL_SCOPES if scope in key.scopes)}",
+        f"may     {', '.join(scope for scope in get_args(Scope) if scope in key.scopes)}",
         f"reaches {reach}",
     ]
 

@@ -31,6 +31,8 @@ END_SECONDS: Final = 5.0
 """Between SIGTERM and SIGKILL to a command whose lease is lost."""
 LATER, DEAD = os.EX_TEMPFAIL, os.EX_DATAERR
 """Exit codes of a command: 75, not now; 65, nobody is to try again."""
+NOT_STARTED: Final = 126
+"""The exit code of a command that could not be started, as shells have it."""
 _FOR_A_WHILE: Final = frozenset({408, 429, 500, 502, 503, 504})
 """After these the same may be asked again."""
 
@@ -209,9 +211,13 @@ class Worker:
             "BROKER_INBOX_ID": event.get("inbox_id", ""),
             "BROKER_ATTEMPT": str(lease["attempt"]),
         }
-        process = await trio.lowlevel.open_process(
-            self._job.command, stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, **variables}
-        )
+        try:
+            process = await trio.lowlevel.open_process(
+                self._job.command, stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, **variables}
+            )
+        except OSError as error:  # for this event alone: what was moved away may be there for the next
+            say(f"{event['event_id']}: {self._job.command[0]} cannot be started: {error.strerror or error}")
+            return NOT_STARTED
         try:
             assert process.stdin is not None
             with suppress(trio.BrokenResourceError):  # it does not read it

@@ -118,6 +118,7 @@ def open_database(
     if sqlite3.sqlite_version_info < LEAST_SQLITE:
         least = ".".join(map(str, LEAST_SQLITE))
         raise StorageError(f"{path}: SQLite {least} or newer is needed, this Python has {sqlite3.sqlite_version}")
+    path = os.path.realpath(path)  # beside which its WAL and its lock are, whatever leads there
     lock, seen_run = take_lock(path)
     connection = None
     try:

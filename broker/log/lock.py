@@ -8,7 +8,13 @@ from ..errors import StorageError
 
 
 def take_lock(path: str) -> tuple[int, int]:
-    """Return the descriptor that keeps others from the file until `release_lock`; and the last run's number."""
+    """Return the descriptor that keeps others from the file until `release_lock`; and the last run's number.
+
+    Whoever names the file otherwise, by a link, finds it by the same. Raises `StorageError`.
+    """
+    path = os.path.realpath(path)
+    if os.path.exists(path) and os.stat(path).st_nlink > 1:
+        raise StorageError(f"{path}: it has a second name (a hard link), by which another process could change it")
     if not Path(path).parent.is_dir():
         raise StorageError(f"{path}: there is no directory {str(Path(path).parent)!r}")
     try:
@@ -42,7 +48,7 @@ def say_owner(lock: int, run: int) -> None:
 def owner_of(path: str) -> int | None:
     """Return the process that has a file; None: nobody has."""
     try:
-        lock = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(f"{os.path.realpath(path)}.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -114,6 +114,9 @@ def test_check_says_whose_a_key_is_and_what_it_may(path):
     for part in ("key_agent of acct_one", "developer (10", "subscribe, command, publish", "inbox_a, inbox_b"):
         assert part in answer.stdout
     assert "op_main" in run("keys", "check", key=OPERATOR).stdout
+    clerk, lines = made("--account", "acct_two", "--scope", "webhooks")
+    path.write_text(path.read_text() + lines)
+    assert "may     webhooks\n" in run("keys", "check", key=clerk).stdout
 
 
 def test_check_says_that_a_key_reaches_the_whole_account(path):

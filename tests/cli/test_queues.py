@@ -158,6 +158,19 @@ def test_so_many_commands_run_at_once(url, run, queue, tmp_path):
     assert set(states(run, queue).values()) == {"acked"}
 
 
+def test_a_command_that_cannot_be_started_is_that_events_end_and_no_other(url, run, queue, tmp_path):
+    command = tmp_path / "command"
+    command.write_text(f"#!/bin/sh\nmv {command} {tmp_path}/elsewhere; sleep 1\n")
+    command.chmod(0o755)
+    publish(run, queue, 2)
+    with working(url, queue, "--count", "2", "--concurrency", "1", "--", str(command)) as worker:
+        _, said = worker.communicate(timeout=GUARD_SECONDS)
+    assert worker.returncode == 0
+    assert "cannot be started: No such file or directory" in said
+    assert "Traceback" not in said
+    assert sorted(states(run, queue).values()) == ["acked", "waiting"]
+
+
 def test_who_is_asked_to_end_lets_the_command_end_first_and_takes_no_more(url, run, queue, tmp_path):
     first, second = publish(run, queue, 2)
     begun, goes_on = tmp_path / "begun", tmp_path / "on"

@@ -11,6 +11,7 @@ import pytest
 from broker.errors import StorageError
 from broker.log import database
 from broker.log.database import Room, connect, file_bytes, open_database
+from broker.log.lock import owner_of
 
 THINGS = Room("things", (("CREATE TABLE things (name TEXT NOT NULL) STRICT",),))
 
@@ -139,6 +140,21 @@ def test_two_processes_do_not_have_the_same_file(path):
     assert f"{path}: another broker (pid {os.getpid()}) has it" in held.stderr
     made.close(clean=True)
     assert things(path) == 0
+
+
+def test_nor_do_two_that_call_it_otherwise(path, tmp_path):
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    made = opened(path)
+    with pytest.raises(StorageError, match="another broker"):
+        opened(str(link))
+    assert owner_of(str(link)) == os.getpid()
+    made.close(clean=True)
+    opened(str(link)).close(clean=True)
+    link.unlink()
+    os.link(path, link)
+    with pytest.raises(StorageError, match="second name"):
+        opened(str(link))
 
 
 def test_a_sqlite_that_is_too_old_is_named(path, monkeypatch):

@@ -69,7 +69,7 @@ class DaimonWebSocket(Calls):
         *,
         url: str | None = None,
         token: TokenFunction | None = None,
-        inbox_ids: Iterable[str] | None = None,
+        inbox_ids: str | Iterable[str] | None = None,
         event_types: Iterable[str] | None = None,
         auto_reconnect: bool = True,
         reconnect_delay: float = 5.0,

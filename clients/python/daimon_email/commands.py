@@ -34,7 +34,10 @@ class Commands:
         self._ended: DaimonError | None = None
 
     def give(self, action: str, fields: Mapping[str, Any], request_id: str | None = None) -> tuple[str, Pending]:
-        """Note a command; return its request_id and what is to be sent. Raises `OverflowingError`, or why it ended."""
+        """Note a command; return its request_id and what is to be sent.
+
+        Raises `OverflowingError`, or why it ended; ValueError and TypeError if the fields are no JSON.
+        """
         if self._ended is not None:
             raise self._ended
         if len(self._pending) >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
@@ -42,7 +45,8 @@ class Commands:
         if request_id in self._pending:
             raise ValueError(f"request_id: {request_id!r} waits for its answer already")
         request_id = request_id or f"req_{secrets.token_hex(12)}"
-        pending = Pending(json.dumps({"action": action, "request_id": request_id, **fields}, separators=(",", ":")))
+        command = {"action": action, "request_id": request_id, **fields}
+        pending = Pending(json.dumps(command, separators=(",", ":"), allow_nan=False))
         self._pending[request_id] = pending
         self._bytes += len(pending.text)
         return request_id, pending

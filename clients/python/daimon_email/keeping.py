@@ -39,6 +39,8 @@ class FileStore:
             said = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except ValueError:
+            said = None
         if not isinstance(said, dict) or not isinstance(said.get("client_id"), str):
             raise ValueError(f"{self._path} is no cursor store")
         return Kept(said["client_id"], said.get("cursor"))

@@ -103,6 +103,7 @@ class Leases(AsyncIterator[Lease]):
         self._report = report
 
     async def __anext__(self) -> Lease:
+        told = ""
         fields = {"queue_id": self._queue_id, "max": 1, "wait_seconds": WAIT_SECONDS, "seconds": LEASE_SECONDS}
         while True:
             try:
@@ -113,6 +114,9 @@ class Leases(AsyncIterator[Lease]):
             except CommandError as error:
                 if error.code not in _LATER:
                     raise
+                if str(error) != told:  # once: it may be long until there is an event
+                    told = str(error)
+                    await self._report(f"lease from {self._queue_id}", error)
                 await anyio.sleep((error.retry_after_ms or 1_000) / 1_000)
                 continue
             except ConnectionEndedError as error:

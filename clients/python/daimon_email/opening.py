@@ -37,6 +37,8 @@ def key_of(api_key: str | None, token: TokenFunction | None) -> str | None:
     key = api_key or os.environ.get("DAIMON_API_KEY")
     if not key:
         raise ValueError("api_key: there is none, and no DAIMON_API_KEY in the environment")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("api_key: it has characters that no key has, perhaps a line break at its end")
     return key
 
 

@@ -11,8 +11,8 @@ ALL: Final = "*"
 class Selection:
     """The inboxes that are wanted; not said yet means all that the key reaches."""
 
-    def __init__(self, inbox_ids: Iterable[str] | None) -> None:
-        self._inbox_ids: frozenset[str] | None = None if inbox_ids is None else frozenset(inbox_ids)
+    def __init__(self, inbox_ids: str | Iterable[str] | None) -> None:
+        self._inbox_ids: frozenset[str] | None = None if inbox_ids is None else frozenset(names_of(inbox_ids))
 
     @property
     def names(self) -> list[str]:

@@ -104,9 +104,10 @@ def test_a_program_that_starts_again_goes_on_where_it_was(local_broker, run, tmp
 
 def test_a_file_that_is_no_store_is_said_to_be_none(tmp_path):
     assert FileStore(tmp_path / "cursor").load() is None
-    (tmp_path / "cursor").write_text("[1]")
-    with pytest.raises(ValueError, match="is no cursor store"):
-        FileStore(tmp_path / "cursor").load()
+    for content in ("[1]", "", '{"client'):
+        (tmp_path / "cursor").write_text(content)
+        with pytest.raises(ValueError, match="cursor is no cursor store"):
+            FileStore(tmp_path / "cursor").load()
 
 
 def test_a_store_that_fails_is_reported_and_stops_nothing(local_broker, run):

@@ -1,7 +1,8 @@
 """What needs no network: how far a client has come, which inboxes it follows, when it comes back."""
 
 import pytest
-from daimon_email import CommandError, Event, is_processed, processed
+from daimon_email import CommandError, DaimonWebSocket, Event, is_processed, processed
+from daimon_email.commands import Commands
 from daimon_email.ending import BackOff, closed, refused
 from daimon_email.opening import stream_url, url_of, warn_of_clear_text
 from daimon_email.place import Place, Seen
@@ -139,6 +140,22 @@ def test_where_to_is_what_is_given_then_the_environment_then_the_plan(monkeypatc
     assert url_of("https://broker.example/elsewhere?x=1") == "wss://broker.example/elsewhere?x=1"
     with pytest.raises(ValueError, match="url: 'ftp://x'"):
         url_of("ftp://x")
+
+
+@pytest.mark.parametrize("key", ["dm_live_secret\n", "dm_live_secret ", "dm_live_s\xe9cret"])
+def test_a_key_that_cannot_be_one_is_refused_and_not_told(key):
+    with pytest.raises(ValueError, match="api_key") as refused:
+        DaimonWebSocket(key, url="ws://127.0.0.1:1")
+    assert "cret" not in str(refused.value)
+
+
+def test_one_inbox_is_a_name_and_no_list_of_letters():
+    assert Selection("in_1").names == ["in_1"]
+
+
+def test_what_is_no_json_is_refused_before_it_is_sent():
+    with pytest.raises(ValueError, match="JSON"):
+        Commands().give("x", {"n": float("nan")})
 
 
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:1/v1/stream", "ws://[::1]/", "ws://localhost/", "wss://a.example/"])

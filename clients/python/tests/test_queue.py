@@ -2,8 +2,8 @@
 
 import anyio
 import pytest
-from daimon_email import DaimonWebSocket
-from daimon_email.leases import Lease
+from daimon_email import CommandError, DaimonWebSocket
+from daimon_email.leases import Lease, Leases
 from processes import KEY, serving
 from test_pure import event
 
@@ -105,6 +105,21 @@ async def test_a_lease_is_held_for_as_long_as_it_is_worked_on(autojump_clock):
     async with broker.lease():
         await anyio.sleep(50)
     assert broker.given == [("hold", ["lse_1"]), ("hold", ["lse_1"]), ("ack", ["lse_1"])]
+
+
+async def test_why_a_queue_gives_nothing_now_is_told_once(autojump_clock):
+    answers = [CommandError("unavailable", "Queues need a log on disk")] * 3 + [CommandError("not_found", "No queue")]
+    told = []
+
+    async def ask(*_):
+        raise answers.pop(0)
+
+    async def report(what, error):
+        told.append((what, error.code))
+
+    with pytest.raises(CommandError, match="No queue"):
+        await anext(Leases("support", anyio.Lock(), ask, report))
+    assert told == [("lease from support", "unavailable")]
 
 
 async def test_work_whose_lease_is_lost_is_cancelled(autojump_clock):
