@@ -17,6 +17,10 @@ _SEEN: Final = "position, event_id, type, state, attempts, due_at, tried_at, sta
 _IN_LOG: Final = in_log("webhooks")
 _BY_ID: Final = "letters INDEXED BY letters_id"
 """Left to itself SQLite goes through all letters of the endpoint."""
+_WAITING: Final = (
+    "SELECT position, inbox, attempts FROM letters WHERE webhook = ? AND position > ? AND state = 'waiting'"
+    " ORDER BY position LIMIT ?"
+)
 _HAS_CONTENT: Final = has_content(PLACES, "letters", "webhook", "webhooks")
 
 
@@ -105,12 +109,8 @@ def _again(
 
 def put_in_line(connection: sqlite3.Connection, webhook: int, after: int, *, in_order: bool) -> int | None:
     """Let letters that wait stand in line, or in none; return after which to go on, None: that were all."""
-    statement = (
-        "SELECT position, inbox FROM letters WHERE webhook = ? AND position > ? AND state = 'waiting'"
-        " ORDER BY position LIMIT ?"
-    )
-    rows = connection.execute(statement, (webhook, after, PAGE)).fetchall()
-    for position, inbox in rows:
+    rows = connection.execute(_WAITING, (webhook, after, PAGE)).fetchall()
+    for position, inbox, _ in rows:
         connection.execute(
             "UPDATE letters SET line = ? WHERE webhook = ? AND position = ?",
             (BEHIND if in_order else ALONE, webhook, position),
@@ -122,12 +122,8 @@ def put_in_line(connection: sqlite3.Connection, webhook: int, after: int, *, in_
 
 def hurry(connection: sqlite3.Connection, webhook: int, after: int, now: float) -> int | None:
     """Let letters that wait for another attempt be due at once; return after which to go on, None: that were all."""
-    statement = (
-        "SELECT position, attempts FROM letters WHERE webhook = ? AND position > ? AND state = 'waiting'"
-        " ORDER BY position LIMIT ?"
-    )
-    rows = connection.execute(statement, (webhook, after, PAGE)).fetchall()
-    for position, attempts in rows:
+    rows = connection.execute(_WAITING, (webhook, after, PAGE)).fetchall()
+    for position, _, attempts in rows:
         if attempts:
             connection.execute(
                 "UPDATE letters SET due_at = min(due_at, ?) WHERE webhook = ? AND position = ?",

@@ -138,17 +138,17 @@ async def _admitted(broker: Broker, request: Request, query: Mapping[str, str]) 
     key = await authenticate(broker, request, tokens=True)
     judge = _judge_of(broker, query, key)
     since = query.get("since")
-    hold = broker.hold(str(key.account_id))
+    holding = broker.hold(str(key.account_id))
     async with AsyncExitStack() as stack:
         client_id = None
         if since is not None or key.is_operator:
             client_id = judge()[1].client_id  # who is refused is not kept waiting; operators have no account to hold
-        account = await stack.enter_async_context(hold)
+        account = await stack.enter_async_context(holding)
         if since is not None:
             await broker.reach(account, since, key, client_id)
         worth, opening, slot = await admit(broker.slots, judge)
         stack.pop_all()
-        return Admitted(worth, opening, slot, account, hold, request.remote, request.agent)
+        return Admitted(worth, opening, slot, account, holding, request.remote, request.agent)
 
 
 def _judge_of(broker: Broker, query: Mapping[str, str], key: Key) -> Judge:

@@ -72,6 +72,11 @@ class History:
             return self.expired_through
         return max(self.expired_through, self.events[-self.window - 1].position)
 
+    @property
+    def is_longer(self) -> bool:
+        """Whether the window may hold more: of other nodes, or since nothing leaves it that is not delivered yet."""
+        return self.shared or self.lags
+
     def expire(self, now: float) -> None:
         """All that is there is too old, at this time in seconds of a clock."""
         since = self.drops[-1][0] if self.drops else 0.0
@@ -97,8 +102,7 @@ class History:
         first = self.by_id.get((inbox, event_id))
         known = first is not None and (self.window is None or self.position_of(first) > self.dropped_through)
         told = answer.get("duplicate", False)
-        is_longer = self.shared or self.lags  # the window, where nothing leaves it that is not delivered yet
-        assert told is known or (is_longer and first is not None and told), f"{event_id} is there already: {known}"
+        assert told is known or (self.is_longer and first is not None and told), f"{event_id} is there already: {known}"
         if told:
             assert answer["cursor"] == first, "the first wins"
             return None
@@ -242,8 +246,7 @@ class Witness:
             event for event in self.history.between(position, self.history.dropped_through) if event.inbox in names
         ]
         recovered = replay["recovered"]
-        is_longer = self.history.shared or self.history.lags
-        may_reach = known and (not dropped or (is_longer and recovered))
+        may_reach = known and (not dropped or (self.history.is_longer and recovered))
         assert recovered is may_reach, f"from {since}, {self.history.dropped_through} are dropped"
         missing = [event for event in self.history.between(position, through) if event.inbox in names]
         if recovered:
