@@ -134,11 +134,11 @@ func (c *Client) Run(ctx context.Context) error {
 func (c *Client) begin(ctx context.Context) (*life, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch c.state {
-	case running, leaving, closing:
+	if c.isClosed() {
+		return nil, errStaysClosed()
+	}
+	if c.state == running || c.state == leaving {
 		return nil, errors.New("websocket: the client is run already")
-	case over:
-		return nil, errClosed()
 	}
 	c.state = running
 	c.commands.ended = nil
@@ -208,6 +208,9 @@ func (c *Client) Close(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
+
+// isClosed says whether the client was closed, or is about to be; the lock is held.
+func (c *Client) isClosed() bool { return c.state == closing || c.state == over }
 
 // leave begins to end the client; it returns what is to be waited for.
 func (c *Client) leave(why state) *life {

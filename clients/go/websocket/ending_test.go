@@ -232,9 +232,16 @@ func TestClosedBeforeItIsRunItIsNotRun(t *testing.T) {
 	if err := client.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	var gone *ConnectionEndedError
-	if err := client.Connect(); !errors.As(err, &gone) || gone.CloseCode != 1000 {
-		t.Errorf("it ended with %v", err)
+	subscribed := func(_ *Subscription, err error) error { return err }
+	for _, err := range []error{
+		client.Connect(),
+		subscribed(client.Subscribe(t.Context(), []string{All})),
+		subscribed(client.Unsubscribe(t.Context(), []string{"in_1"})),
+	} {
+		var gone *ConnectionEndedError
+		if !errors.As(err, &gone) || gone.CloseCode != 1000 || !strings.Contains(gone.Message, "make another") {
+			t.Errorf("it ended with %v", err)
+		}
 	}
 }
 

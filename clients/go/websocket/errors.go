@@ -22,6 +22,10 @@ func errClosed() *ConnectionEndedError {
 	return &ConnectionEndedError{CloseCode: 1000, Message: "the client is closed"}
 }
 
+func errStaysClosed() *ConnectionEndedError {
+	return &ConnectionEndedError{CloseCode: 1000, Message: "the client is closed, and stays so: make another"}
+}
+
 // CommandError says that the broker, or who does the command, refused it.
 type CommandError struct {
 	Code       string

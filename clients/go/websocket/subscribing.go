@@ -48,6 +48,10 @@ func (c *Client) Subscribe(ctx context.Context, inboxIDs []string, options ...Su
 		option(&asked)
 	}
 	c.mu.Lock()
+	if c.isClosed() {
+		defer c.mu.Unlock()
+		return nil, errStaysClosed()
+	}
 	if c.connection == nil && (asked.since == "" || c.place.received == "") {
 		defer c.mu.Unlock()
 		c.selection.add(inboxIDs)
@@ -76,6 +80,10 @@ func (c *Client) Unsubscribe(ctx context.Context, inboxIDs []string) (*Subscript
 		return nil, errNoInbox
 	}
 	c.mu.Lock()
+	if c.isClosed() {
+		defer c.mu.Unlock()
+		return nil, errStaysClosed()
+	}
 	if c.connection == nil {
 		defer c.mu.Unlock()
 		if err := c.selection.remove(inboxIDs); err != nil {

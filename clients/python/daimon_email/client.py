@@ -18,7 +18,7 @@ from .calls import COMMAND_SECONDS, Calls, Once
 from .commands import Commands, too_large
 from .connection import Connection, EndedError, open_connection
 from .ending import BackOff, Ending, not_opened
-from .errors import ConnectionEndedError, DaimonError, TimedOutError
+from .errors import ConnectionEndedError, DaimonError, TimedOutError, closed
 from .events import Event, Fields
 from .handling import Handlers, Order, Queue, handling, inside
 from .incoming import Incoming
@@ -113,7 +113,8 @@ class DaimonWebSocket(Calls):
         self._incoming = Incoming(self._place, self._selection, self._commands, self._queue, self._notices, self._keep)
         self._acknowledging = Acknowledging(self._place, self._give)
         self._connection: Connection | None = None
-        self._state: Literal["new", "running", "closing", "closed"] = "new"
+        self._state: Literal["new", "running", "closing", "ended", "closed"] = "new"
+        """`closed` by `close`, for good; `ended` in any other way: it may connect again."""
         self._hurry = anyio.Event()
         """Ends the wait before the next attempt."""
         self._life: anyio.CancelScope | None = None
@@ -153,7 +154,7 @@ class DaimonWebSocket(Calls):
     # --- its life
 
     async def connect(self) -> None:
-        """Run until the client is closed. Raises `ConnectionEndedError` if it cannot go on."""
+        """Run until the client is closed. Raises `ConnectionEndedError` if it cannot go on, or was closed before."""
         async with self._running(anyio.Event()) as done:
             await done.wait()
 
@@ -180,7 +181,8 @@ class DaimonWebSocket(Calls):
     @asynccontextmanager
     async def _running(self, connected: anyio.Event) -> AsyncIterator[anyio.Event]:
         """Run beside the block, which is cancelled if the client cannot go on; then raise why."""
-        if self._state in ("running", "closing"):
+        self._be_open()
+        if self._state == "running":
             raise RuntimeError("the client is connected already")
         self._begin()
         ending = list[DaimonError]()
@@ -193,6 +195,8 @@ class DaimonWebSocket(Calls):
             if len(group.exceptions) > 1:
                 raise
             lone = group.exceptions[0]
+        finally:
+            self._ended()  # also where it was cancelled before it began
         if lone is not None:
             raise lone
         if ending:
@@ -200,6 +204,7 @@ class DaimonWebSocket(Calls):
 
     def _begin(self) -> None:
         self._state = "running"
+        self._tasks = None
         self._done = anyio.Event()
         self._commands.begin()
         self._queue.begin()
@@ -221,35 +226,51 @@ class DaimonWebSocket(Calls):
                 self._life = life = anyio.CancelScope()
                 tasks.start_soon(self._queue.run, tasks)
                 tasks.start_soon(self._notices.run)
+                if self._state == "closing":  # in the same moment
+                    tasks.start_soon(self._finish)
                 if self._ack == "auto":
                     tasks.start_soon(self._acknowledging.run, lambda: self._connection is not None)
                 task_status.started()
                 with life:
                     ending.append(await self._live(connected))
-                self._commands.end(ending[0] if ending else ConnectionEndedError("the client is closed", code=1000))
+                self._commands.end(ending[0] if ending else closed())
                 self._queue.stop()
                 with anyio.move_on_after(COMMAND_SECONDS):
                     await self._queue.idle()
                     await self._notices.told()
                 tasks.cancel_scope.cancel()
         finally:
-            self._commands.end(ConnectionEndedError("the client is closed", code=1000))
-            self._state = "closed"
-            self._done.set()
+            self._ended()
             connected.set()
             if ending:
                 block.cancel()
 
+    def _ended(self) -> None:
+        if not self._done.is_set():
+            self._commands.end(closed())
+            self._state = "closed" if self._state == "closing" else "ended"
+            self._done.set()
+
     async def close(self) -> None:
         """End: finish the handlers that are at work, acknowledge, say goodbye.
 
-        In a handler it returns at once, and the client ends when the handler has returned.
+        In a handler it returns at once, and the client ends when the handler has returned. A client that was closed,
+        also before it connected, stays so: `connect` raises.
         """
-        if self._state == "running" and self._tasks is not None:
+        if self._state == "running":
             self._state = "closing"
-            self._tasks.start_soon(self._finish)
+            if self._tasks is not None:
+                self._tasks.start_soon(self._finish)
+        elif self._state != "closing":
+            self._state = "closed"
+            self._commands.end(closed())
         if self._state == "closing" and not inside.get():
             await self._done.wait()
+
+    def _be_open(self) -> None:
+        """Raise `ConnectionEndedError` if the client was closed."""
+        if self._state in ("closing", "closed"):
+            raise closed(", and stays so: make another")
 
     async def _finish(self) -> None:
         self._queue.stop()
@@ -477,6 +498,7 @@ class DaimonWebSocket(Calls):
         """
         names = names_of(inbox_ids)
         types = None if event_types is None else list(event_types)
+        self._be_open()
         if self._connection is None and (since is None or self._place.received is None):
             self._selection.add(names)
             self._since = since or self._since
@@ -490,6 +512,7 @@ class DaimonWebSocket(Calls):
     async def unsubscribe(self, inbox_ids: str | Iterable[str] = "*") -> Fields:
         """Follow these inboxes no longer. Raises as `command`."""
         names = names_of(inbox_ids)
+        self._be_open()
         if self._connection is None:
             self._selection.remove(names)
             return Fields({"inbox_ids": self._selection.names})

@@ -18,6 +18,11 @@ class ConnectionEndedError(DaimonError):
         self.status = status
 
 
+def closed(more: str = "") -> ConnectionEndedError:
+    """Return what a client says that is closed."""
+    return ConnectionEndedError(f"the client is closed{more}", code=1000)
+
+
 class CommandError(DaimonError):
     """The broker, or who does the command, refused it."""
 

@@ -1,5 +1,7 @@
 """The client against a real broker, on both event loops."""
 
+from contextlib import suppress
+
 import anyio
 import pytest
 from certificates import Authority
@@ -103,38 +105,41 @@ def test_what_a_block_raises_comes_out_as_it_is(local_broker, run):
     assert str(caught.value.__cause__) == "the cause"
 
 
-def test_after_close_the_block_goes_on_and_the_client_may_connect_again(local_broker, run):
+def test_after_close_the_block_goes_on(local_broker, run):
     async def main():
-        client = client_of(local_broker)
-        heard = anyio.Event()
-        client.on("message.received", lambda message: heard.set())
-        async with client:
+        async with client_of(local_broker) as client:
             await client.close()
-            local_broker.receive_mail()  # comes between
             await anyio.lowlevel.checkpoint()
             with pytest.raises(ConnectionEndedError):
                 await client.ping()
-        async with client:
-            await heard.wait()
 
     run(main)
 
 
-def test_a_client_that_a_module_holds_runs_in_one_loop_after_another(local_broker, run):
+def test_a_client_that_was_cancelled_goes_on_where_it_was_also_in_another_loop(local_broker, run):
     client = client_of(local_broker)
-    heard = []
+    connected, heard = [], []
+    client.on("connected", lambda: connected.append(1) or (len(connected) == 1 and local_broker.receive_mail()))
+    come = None
 
     @client.on("message.received")
-    async def last(message):
-        heard.append(message.subject)
-        await client.close()
+    def take(message, event):
+        heard.append(event.event_id)
+        come.set()
 
-    for subject in ("one", "two"):
-        local_broker.receive_mail(subject=subject)
-        client.on("connected", lambda subject=subject: local_broker.receive_mail(subject=subject))
-        run(client.connect)
-    assert heard[0] == "one"
-    assert "two" in heard
+    async def main():
+        nonlocal come
+        come = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.connect)
+            await come.wait()
+            await anyio.wait_all_tasks_blocked()  # the handler has returned
+            tasks.cancel_scope.cancel()
+
+    run(main)
+    local_broker.receive_mail()  # comes between
+    run(main)
+    assert heard == ["evt_1", "evt_2"]
 
 
 def test_a_handler_may_close_the_client_and_is_finished_before(local_broker, run):
@@ -209,6 +214,81 @@ def test_a_client_connects_once_at_a_time(local_broker, run):
         async with client_of(local_broker) as client:
             with pytest.raises(RuntimeError, match="connected already"):
                 await client.connect()
+
+    run(main)
+
+
+def test_a_client_that_was_closed_stays_so(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        async with client:
+            pass
+        await client.close()
+        for call, said in (
+            (client.connect, "stays so: make another"),
+            (client.subscribe, "stays so: make another"),
+            (client.unsubscribe, "stays so: make another"),
+            (client.ping, "closed"),
+        ):
+            with pytest.raises(ConnectionEndedError, match=said) as caught:
+                await call()
+            assert caught.value.code == 1000
+
+    run(main)
+
+
+def test_closed_before_it_connects_it_does_not_connect(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        refused = []
+
+        async def ping():
+            try:
+                await client.ping()
+            except ConnectionEndedError as error:
+                refused.append(error.code)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ping)
+            await anyio.wait_all_tasks_blocked()
+            await client.close()
+        with pytest.raises(ConnectionEndedError, match="make another"):
+            async with client:
+                raise AssertionError("it is open")
+        return refused
+
+    assert run(main) == [1000]
+
+
+def test_closed_in_the_moment_in_which_it_connects_it_ends(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+
+        async def connect():
+            with suppress(ConnectionEndedError):  # closed first
+                await client.connect()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connect)
+            tasks.start_soon(client.close)
+
+    run(main)
+
+
+def test_one_that_was_cancelled_may_connect_again_or_be_closed(local_broker, run):
+    async def main():
+        client = client_of(local_broker)
+        for _ in range(2):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await client.connect()
+        async with client:
+            await client.ping()
+        cancelled = client_of(local_broker)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await cancelled.connect()
+        await cancelled.close()
 
     run(main)
 

@@ -5,7 +5,7 @@ import { Commanding } from './commanding.js';
 import { Commands, randomHex } from './commands.js';
 import { Connections } from './connections.js';
 import { Deferred } from './deferred.js';
-import { ConnectionEndedError } from './errors.js';
+import { ConnectionEndedError, closedError } from './errors.js';
 import type { DaimonEvent, Fields, Message } from './events.js';
 import { Handlers } from './handlers.js';
 import { Incoming } from './incoming.js';
@@ -44,7 +44,8 @@ export class Client extends Listening {
   readonly #acknowledging: Acknowledging;
   readonly #turns = new Turns();
 
-  #state: 'new' | 'opening' | 'open' | 'closing' | 'closed' = 'new';
+  /** `closed` by `close`, for good; `ended` in any other way: it may connect again. */
+  #state: 'new' | 'opening' | 'open' | 'closing' | 'ended' | 'closed' = 'new';
   #hasLoaded = false;
   /** Of the connections, one after another. */
   #life = new AbortController();
@@ -115,12 +116,13 @@ export class Client extends Listening {
   /**
    * Open the stream, and keep it open. Resolves when it is.
    *
-   * Rejects with `ConnectionEndedError` if it cannot be: what comes to nothing for now is tried again. That it cannot
-   * go on later is told by `closed`, and by `error`.
+   * Rejects with `ConnectionEndedError` if it cannot be, or the client was closed before: what comes to nothing for now
+   * is tried again. That it cannot go on later is told by `closed`, and by `error`.
    */
   async connect(): Promise<void> {
-    if (this.#state !== 'new' && this.#state !== 'closed') throw new Error('the client is connected already');
-    if (this.#state === 'closed') this.#closed = new Deferred();
+    this.#beOpen();
+    if (this.#state === 'opening' || this.#state === 'open') throw new Error('the client is connected already');
+    if (this.#state === 'ended') this.#closed = new Deferred();
     this.#state = 'opening';
     this.#life = new AbortController();
     this.#opened = new Deferred();
@@ -144,13 +146,13 @@ export class Client extends Listening {
     } catch (thrown) {
       error = thrown as Error; // of the store
     }
-    const end = new ConnectionEndedError('the client is closed', 1000);
+    const end = closedError();
     if (error !== undefined && this.#state === 'open') this.#failed('the client', error);
     this.#commands.end(error instanceof ConnectionEndedError ? error : end);
     this.#queue.stop();
     this.#acknowledging.stop();
     await within(timing.command, Promise.all([this.#queue.idle(), this.#notices.told(), this.#keeping?.kept()]));
-    this.#state = 'closed';
+    this.#state = this.#state === 'closing' ? 'closed' : 'ended';
     opened.reject(error ?? end);
     if (error === undefined) this.#closed.resolve();
     else this.#closed.reject(error);
@@ -178,16 +180,26 @@ export class Client extends Listening {
   /**
    * End: finish the handlers that are at work, acknowledge, say goodbye.
    *
-   * In a handler it returns at once, and the client ends when the handler has returned.
+   * In a handler it returns at once, and the client ends when the handler has returned. A client that was closed, also
+   * before it connected, stays so: `connect` rejects.
    */
   async close(): Promise<void> {
     if (this.#state === 'opening' || this.#state === 'open') {
       this.#state = 'closing';
       void this.#finish();
+    } else if (this.#state !== 'closing') {
+      this.#state = 'closed';
+      this.#commands.end(closedError());
+      this.#closed.resolve();
     }
     if (this.#state === 'closing' && !this.#handlers.surroundings.inside) {
       await this.#closed.promise.catch(() => {});
     }
+  }
+
+  /** Throw `ConnectionEndedError` if the client was closed. */
+  #beOpen(): void {
+    if (this.#state === 'closing' || this.#state === 'closed') throw closedError(', and stays so: make another');
   }
 
   async #finish(): Promise<void> {
@@ -261,6 +273,7 @@ export class Client extends Listening {
     const names = namesOf(inboxIds);
     const { since } = options;
     const types = options.eventTypes && [...options.eventTypes];
+    this.#beOpen();
     if (!this.#connections.open && (since === undefined || this.#place.received === undefined)) {
       this.#selection.add(names);
       this.#since = since ?? this.#since;
@@ -275,6 +288,7 @@ export class Client extends Listening {
 
   async unsubscribe(inboxIds: string | Iterable<string> = '*'): Promise<Fields> {
     const names = namesOf(inboxIds);
+    this.#beOpen();
     if (!this.#connections.open) {
       this.#selection.remove(names);
       return { inbox_ids: this.#selection.names };

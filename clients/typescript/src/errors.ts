@@ -22,6 +22,11 @@ export class ConnectionEndedError extends DaimonError {
   }
 }
 
+/** What a client says that is closed. */
+export function closedError(more = ''): ConnectionEndedError {
+  return new ConnectionEndedError(`the client is closed${more}`, 1000);
+}
+
 /** The broker, or who does the command, refused it. */
 export class CommandError extends DaimonError {
   override name = 'CommandError';

@@ -301,15 +301,39 @@ describe('a client', () => {
     expect(await error).toMatchObject({ code: 4401, message: 'the key was revoked' });
   });
 
-  it('that was closed may connect again, where it was', async () => {
+  it('that could not go on may connect again, where it was', async () => {
     const client = clientOf();
     await client.connect();
     const handled = next(client, 'message.received');
     stub.mail();
     await handled;
-    await client.close();
+    stub.sockets[0]?.close(4401);
+    await expect(client.closed).rejects.toMatchObject({ code: 4401 });
     await client.connect();
     expect(new URL(stub.requests[1]?.url ?? '', 'ws://stub').searchParams.get('since')).toBe('c1');
+  });
+
+  it('that was closed stays so', async () => {
+    const client = clientOf();
+    await client.connect();
+    await client.close();
+    await client.closed;
+    const said = { code: 1000, message: expect.stringContaining('stays so: make another') };
+    await expect(client.connect()).rejects.toMatchObject(said);
+    await expect(client.subscribe()).rejects.toMatchObject(said);
+    await expect(client.unsubscribe()).rejects.toMatchObject(said);
+    await expect(client.ping()).rejects.toMatchObject({ code: 1000 });
+    expect(stub.requests).toHaveLength(1);
+  });
+
+  it('that was closed before it connected does not connect', async () => {
+    const client = clientOf();
+    const early = expect(client.ping()).rejects.toMatchObject({ code: 1000 });
+    await client.close();
+    await client.closed;
+    await early;
+    await expect(client.connect()).rejects.toMatchObject({ code: 1000 });
+    expect(stub.requests).toHaveLength(0);
   });
 
   it('acknowledges before a planned close what is handled', async () => {

@@ -37,12 +37,13 @@ async function settled(client: DaimonWebSocket): Promise<void> {
 }
 
 describe('an event', () => {
-  it('that waited for its handler when the client was closed comes again', async () => {
+  it('that waited for its handler when the client could not go on comes again', async () => {
     const client = await connected({ ack: 'off' });
     client.pause();
     stub.mail({}, { event_id: 'evt_again' });
     await settled(client);
-    await client.close();
+    stub.sockets[0]?.close(4401);
+    await expect(client.closed).rejects.toMatchObject({ code: 4401 });
     const handled = next(client, 'message.received');
     await client.connect();
     stub.mail({ subject: 'again' }, { event_id: 'evt_again' });
