@@ -1,8 +1,9 @@
 """Counting what the code does between two checkpoints: work, not time."""
 
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -57,3 +58,28 @@ def counting(target: str, amount: Callable[[Any], int] = lambda _: 1) -> Iterato
             yield work
         finally:
             trio.lowlevel.remove_instrument(work)
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts the turns of the loop: how often the network was looked at."""
+
+    number = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.number += 1
+
+
+class Growth(trio.abc.Instrument):
+    """Notes how long a list is at each look at the network."""
+
+    def __init__(self, watched: Sequence[Any]) -> None:
+        self._watched = watched
+        self._lengths = [0]
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._lengths.append(len(self._watched))
+
+    @property
+    def most(self) -> int:
+        """By how much it grew at most between two."""
+        return max(after - before for before, after in pairwise(self._lengths))

@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 import trio
+from steps import Rounds
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from broker.turns import FIRST_LET_IN, FULL_SECONDS, LONG_SECONDS, MOST_LET_IN, Turns, in_turns
@@ -50,15 +51,6 @@ async def test_what_a_step_raises_comes_out():
 
     with pytest.raises(ValueError, match="here"):
         await in_turns(steps())
-
-
-class Rounds(trio.abc.Instrument):
-    """Counts how often the network was looked at."""
-
-    number = 0
-
-    def before_io_wait(self, timeout: float) -> None:
-        self.number += 1
 
 
 async def test_of_many_at_the_turnstile_one_goes_on_between_two_looks_at_the_network_who_came_first_first():

@@ -28,7 +28,7 @@ from ..protocol.messages import Entry, Gap, decode_stored
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 1.0
-"""When an account is followed again that could not be: the engine is away, or the disk full."""
+"""When the keeper tries again what it could not do: the engine is away, or the disk full."""
 BEGIN_SECONDS: Final = 5.0
 """How long whoever makes an endpoint or a queue waits until its account is followed."""
 WRITE_SECONDS: Final = 10.0

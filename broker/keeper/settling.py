@@ -18,7 +18,7 @@ from ..fanout.settling import Settling
 from ..log.letters_acked import Acknowledged
 from ..log.outbox import Outbox
 from ..nodes import Wire
-from .following import Following
+from .following import RETRY_SECONDS, Following
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ FIRST: Final = "return redis.call('LRANGE', KEYS[1], 0, tonumber(ARGV[1]) - 1)"
 DONE: Final = "return redis.call('LTRIM', KEYS[1], ARGV[1], -1)"
 KEPT_MS: Final = 7 * 86_400_000
 SAY_AGAIN_SECONDS: Final = 3_600.0
-RETRY_SECONDS: Final = 1.0
 _PAGE: Final = 16
 
 

@@ -15,15 +15,12 @@ from broker.config import Config
 from broker.disk import Disk
 from broker.errors import RequestError
 from broker.log import jobbook, jobs, letterbook, letters, letters_acked
-from broker.log.backlog import Backlog
 from broker.log.database import open_database
 from broker.log.engines.answers import ANSWERS
 from broker.log.engines.lists import PART
 from broker.log.engines.rows import EVENTS
-from broker.log.engines.sqlite import Beside
 from broker.log.jobs import JOBS, Intake, Terms, Worker
 from broker.log.letters import LETTERS, Route
-from broker.log.outbox import Outbox
 from broker.protocol.selection import EVERYTHING
 
 ROOMS = (EVENTS, ANSWERS, NOTES, LETTERS, JOBS)
@@ -41,27 +38,7 @@ class Owing(Lists):
     rooms = ROOMS
 
     def __init__(self, path):
-        self.outbox, self.backlog, self.woken = Outbox(None), Backlog(None), []
-        self.outbox.woken = lambda webhook, due_at: self.woken.append(("webhook", webhook))
-        self.backlog.woken = lambda queue: self.woken.append(("queue", queue))
-        both = (self.outbox, self.backlog)
-
-        def write(connection, account_id, entries):
-            for one in both:
-                one.write(connection, account_id, entries)
-
-        def finish(account_id):
-            for one in both:
-                one.finish(account_id)
-
-        def take_back(connection, account_id, first):
-            for one in both:
-                one.take_back(connection, account_id, first)
-
-        def rows_of(account_id):
-            return sum(one.rows_of(account_id) for one in both)
-
-        super().__init__(path, beside=Beside(write, rows_of, finish=finish, take_back=take_back))
+        super().__init__(path)
         if not self.rows("SELECT * FROM queues"):
             for webhook_id in ("wh_1", "wh_2"):
                 self.rows(f"INSERT INTO webhooks (account, webhook_id, record) VALUES ('a', '{webhook_id}', x'')")
@@ -72,6 +49,13 @@ class Owing(Lists):
         ]
         self.outbox.route("a", routes, {})
         self.backlog.take_in("a", [Intake(1, EVERYTHING, None, "inbox")])
+
+    def make_engine(self, *_):
+        disk, self.woken = Disk(Config(), self.storage), []
+        self.outbox, self.backlog = disk.outbox, disk.backlog
+        self.outbox.woken = lambda webhook, due_at: self.woken.append(("webhook", webhook))
+        self.backlog.woken = lambda queue: self.woken.append(("queue", queue))
+        return disk.engine(self.buffers, self.hub)
 
     def owed(self):
         """How many letters and jobs there are, whoever may have them."""

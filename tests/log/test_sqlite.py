@@ -48,10 +48,13 @@ class House:
         self.buffers = ReplayBuffers(replay or ReplayConfig(), self.database.epoch)
         self.hub = Hub(self.buffers)
         config = storage or StorageConfig()
-        self.engine = SqliteEngine(self.buffers, self.hub, self.storage, config, REPLAY_SECONDS, clock, wall_clock)
+        self.engine = self.make_engine(config, clock, wall_clock)
         if beside is not None:
             self.engine.beside.append(beside)
         at_once(self.engine.recover())
+
+    def make_engine(self, config, clock, wall_clock):
+        return SqliteEngine(self.buffers, self.hub, self.storage, config, REPLAY_SECONDS, clock, wall_clock)
 
     def publish(self, *names, inbox="i1", account_id="a"):
         stored = begin(self.engine, account_id, [prepared(name, inbox) for name in names])

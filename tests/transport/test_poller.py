@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from steps import Rounds
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker.transport import poller
@@ -14,15 +15,6 @@ from broker.transport.poller import FEW, PolledSocket, open_pollers
 from broker.turns import FIRST_LET_IN, MOST_LET_IN, Turns
 
 pytestmark = pytest.mark.skipif(not poller.IS_USABLE, reason="this system has no epoll")
-
-
-class Rounds(trio.abc.Instrument):
-    """Counts the turns of the loop."""
-
-    number = 0
-
-    def before_io_wait(self, timeout):
-        self.number += 1
 
 
 class Client:

@@ -1,11 +1,11 @@
 """`LentStream`: what trio-websocket reads of a client, when, and for how long."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import trio
 from clients import CLOSE, PING, PONG, TEXT, masked
+from steps import Growth
 from trio.testing import memory_stream_pair
 from trio.testing import wait_all_tasks_blocked as blocked
 
@@ -19,22 +19,6 @@ from broker.turns import Turns, Who
 HALF = masked(TEXT, b"half", first_byte=TEXT)
 """The first fragment of a message."""
 COMMAND = masked(TEXT, b"{}")
-
-
-class Rounds(trio.abc.Instrument):
-    """Notes how long a list is at each look at the network."""
-
-    def __init__(self, watched: list) -> None:
-        self._watched = watched
-        self._lengths = [0]
-
-    def before_io_wait(self, timeout: float) -> None:
-        self._lengths.append(len(self._watched))
-
-    @property
-    def most(self) -> int:
-        """By how much it grew at most between two."""
-        return max(after - before for before, after in pairwise(self._lengths))
 
 
 class Lent(LentStream):
@@ -129,13 +113,13 @@ async def test_of_many_who_flood_one_piece_is_handed_on_between_two_looks_at_the
     lents = [opened(turns=turns) for _ in range(20)]
     for lent in lents:
         await lent.client.send_all(masked(PONG) * PIECE_FRAMES * 10)
-    rounds = Rounds(pieces)
-    trio.lowlevel.add_instrument(rounds)
+    growth = Growth(pieces)
+    trio.lowlevel.add_instrument(growth)
     async with trio.open_nursery() as nursery:
         for lent in lents:
             nursery.start_soon(read, lent)
     assert len(pieces) == 20 * 9
-    assert rounds.most == 1
+    assert growth.most == 1
 
 
 async def test_answers_are_flushed_before_the_client_is_waited_for_and_not_between_pieces():
@@ -202,14 +186,14 @@ async def say_too_much(lent: Lent) -> None:
 @pytest.mark.parametrize("how", [leave, close, say_too_much])
 async def test_of_many_who_end_at_once_one_ends_between_two_looks_at_the_network(how):
     turns, gone = Turns(), []
-    rounds = Rounds(gone)
+    growth = Growth(gone)
 
     async def read(lent: Lent) -> None:
         assert await lent.receive_some() == b""
         gone.append(lent)
 
     lents = [opened(turns=turns) for _ in range(20)]
-    trio.lowlevel.add_instrument(rounds)
+    trio.lowlevel.add_instrument(growth)
     async with trio.open_nursery() as nursery:
         for lent in lents:
             nursery.start_soon(read, lent)
@@ -217,7 +201,7 @@ async def test_of_many_who_end_at_once_one_ends_between_two_looks_at_the_network
         for lent in lents:
             await how(lent)
     assert len(gone) == 20
-    assert rounds.most == 1
+    assert growth.most == 1
 
 
 async def test_a_connection_that_breaks_is_the_end():

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import socket
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import trio
@@ -28,6 +27,7 @@ from clients import (
     serving,
     upgrade_head,
 )
+from steps import Growth
 from trio.testing import memory_stream_pair
 from trio.testing import wait_all_tasks_blocked as blocked
 
@@ -252,15 +252,11 @@ async def test_what_was_stored_just_before_the_drain_still_comes():
 
 
 async def test_of_many_clients_one_is_told_between_two_looks_at_the_network(monkeypatch):
-    real, told, rounds = broker.transport.connection.Connection.drain, [], [0]
+    real, told = broker.transport.connection.Connection.drain, []
 
     async def noted(connection, *args: object) -> None:
         told.append(connection)
         await real(connection, *args)
-
-    class Rounds(trio.abc.Instrument):
-        def before_io_wait(self, timeout: float) -> None:
-            rounds.append(len(told))
 
     monkeypatch.setattr(broker.transport.connection.Connection, "drain", noted)
     async with (
@@ -269,14 +265,14 @@ async def test_of_many_clients_one_is_told_between_two_looks_at_the_network(monk
     ):
         for _ in range(20):
             await stack.enter_async_context(connected(served.address))
-        instrument = Rounds()
-        trio.lowlevel.add_instrument(instrument)
+        growth = Growth(told)
+        trio.lowlevel.add_instrument(growth)
         served.broker.start_draining()
         with trio.fail_after(10):
             await served.ended.wait()
-        trio.lowlevel.remove_instrument(instrument)
+        trio.lowlevel.remove_instrument(growth)
     assert len(told) == 20
-    assert max(after - before for before, after in pairwise(rounds)) == 1
+    assert growth.most == 1
 
 
 async def test_the_clients_are_told_different_times():
