@@ -32,7 +32,7 @@ from .fanout.hub import Account, Hub
 from .fanout.subscriber import Subscriber, Subscribers
 from .holding import Hold
 from .intake.budget import Bodies
-from .intake.intake import EventLike, Intake, as_json
+from .intake.intake import EventLike, Intake, as_json, as_list
 from .joined import join
 from .keeping import Keeping
 from .log.engines import Engine, Log
@@ -48,7 +48,7 @@ from .observe.log_writer import dropped_lines
 from .observe.siblings import Siblings
 from .observe.statistics import BrokerStatistics
 from .protocol.decoding import decode_command
-from .protocol.messages import Command, NewEvent, Published, encode, format_time
+from .protocol.messages import Command, Published, encode, format_time
 from .protocol.names import ACKED, ALL_INBOXES, check_identifier, check_list, check_since, require_lists
 from .protocol.selection import TypeFilter
 from .queues.asked import is_work
@@ -143,13 +143,12 @@ class Broker:
 
         An event is a `NewEvent` or a mapping of the same fields (PROTOCOL section 6). Returns what became of each,
         once they are stored; waits while the fan-out is behind. A cancelled call has stored all or nothing.
-        Raises `RequestError`, which names the field, and `BrokerClosedError` while the broker drains.
+        Raises `RequestError`, which names the field, TypeError for what is neither, and `BrokerClosedError` while the
+        broker drains.
         """
         check_identifier(account_id, "account_id")
         try:
-            return await self.intake.publish(
-                account_id, [events] if isinstance(events, (NewEvent, Mapping)) else list(events)
-            )
+            return await self.intake.publish(account_id, as_list(events))
         except RequestError as error:
             raise as_closed(error) from None
 
@@ -185,7 +184,7 @@ class Broker:
 
         ``since``: a cursor, a duration or a time (PROTOCOL section 2); ``event_types``: exact types or prefixes
         with ``.*``. With a ``client_id`` it may `ack`, and ``since="acked"`` goes on where that was done last.
-        Raises `RequestError` for a bad name, `TypeError` for one string in the place of a list, and
+        Raises `RequestError` for a bad name, TypeError for what is no list of names, and
         `BrokerClosedError` while the broker drains. A reader that is slow keeps nothing but its position.
         """
         check_identifier(account_id, "account_id")
@@ -235,9 +234,8 @@ class Broker:
         """
         check_identifier(account_id, "account_id")
         require_lists(inbox_ids=inbox_ids, event_types=event_types, extract=extract)
-        params: dict[str, Any] = {"event_types": list(event_types), "where": where, "extract": list(extract)}
-        if inbox_ids is not None:
-            params["inbox_ids"] = list(inbox_ids)
+        lists = {"inbox_ids": inbox_ids, "event_types": event_types, "extract": extract}
+        params: dict[str, Any] = {"where": where} | {name: list(of) for name, of in lists.items() if of is not None}
         envelope = {"action": "wait_for", "since": since, "timeout_seconds": timeout_seconds, "params": params}
         key = Key("library", account_id, frozenset({"subscribe"}))
         try:

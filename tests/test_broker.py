@@ -102,6 +102,9 @@ BAD = {
     "an id that is no name": (NewEvent("a", {}, event_id=""), "event_id"),
     "a time without a zone": (NewEvent("a", {}, created_at=datetime(2026, 1, 1)), "created_at"),
     "a mapping with a number for a name": ({1: 2}, ""),
+    "text": ("x", "Expected a `NewEvent` or a mapping, not str - at `$[1]`"),
+    "nothing": (None, "not NoneType"),
+    "a number that JSON does not have": (NewEvent("a", {"x": [1.0, float("nan")]}), "`$[1].payload.x[1]`"),
 }
 
 
@@ -137,6 +140,46 @@ async def test_one_string_where_a_list_is_meant_is_refused_with_the_list(given):
         [(name, value)] = given.items()
         with pytest.raises(TypeError, match=rf"`{name}` .*\['{value}'\]"):
             await opened.subscribe("acct", **given).__aenter__()
+
+
+@pytest.mark.parametrize("given", ["x", b"{}", 5, None], ids=repr)
+async def test_what_is_no_event_and_no_list_is_refused_by_its_name(given):
+    async with open_broker() as opened:
+        with pytest.raises(TypeError, match=rf"`events` is an event or a list of events, not {type(given).__name__}"):
+            await opened.publish("acct", given)
+
+
+@pytest.mark.parametrize("name", ["inbox_ids", "event_types"])
+@pytest.mark.parametrize("given", [5, b"message.received", True], ids=repr)
+async def test_what_is_no_list_of_names_is_refused_by_its_name(name, given):
+    async with open_broker() as opened:
+        said = rf"`{name}` is a list of names, not {type(given).__name__}"
+        with pytest.raises(TypeError, match=said):
+            await opened.subscribe("acct", **{name: given}).__aenter__()
+        with pytest.raises(TypeError, match=said):
+            await opened.wait_for("acct", **{name: given})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ({"since": 5}, "since"),
+        ({"since": None}, "since"),
+        ({"where": "x"}, "where"),
+        ({"where": {"from": 5}}, "where.from"),
+        ({"timeout_seconds": "60"}, "timeout_seconds"),
+        ({"timeout_seconds": float("nan")}, "timeout_seconds"),
+        ({"inbox_ids": [5]}, "inbox_ids"),
+        ({"event_types": [5]}, "event_types"),
+        ({"extract": [5]}, "extract"),
+    ],
+    ids=repr,
+)
+async def test_a_wait_for_something_of_another_type_is_refused_by_its_name(arguments, place):
+    async with open_broker() as opened:
+        with pytest.raises(RequestError) as raised:
+            await opened.wait_for("acct", **arguments)
+        assert place in raised.value.message
 
 
 async def test_an_event_over_the_limit_is_too_large():
@@ -361,6 +404,11 @@ async def test_event_types_hold_for_live_and_replayed_events():
         ({"event_types": ["a", "A"]}, "event_types[1]"),
         ({"event_types": []}, "event_types"),
         ({"since": ""}, "`since`"),
+        ({"since": 5}, "Expected a cursor, a duration or a time, as text, not int - at `since`"),
+        ({"since": timedelta(minutes=5)}, "not timedelta - at `since`"),
+        ({"client_id": 5}, "`client_id`"),
+        ({"inbox_ids": [5]}, "inbox_ids[0]"),
+        ({"event_types": [None]}, "event_types[0]"),
     ],
 )
 async def test_a_bad_name_is_refused_and_named(arguments, field):

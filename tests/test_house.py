@@ -24,7 +24,7 @@ HOUSE_PLAN = [
         "protocol",
         1,
         [
-            ("framing", "selection", "wording"),
+            ("framing", "selection", "wording", "faithful"),
             ("names", "documents"),
             ("proving", "canonical", "messages"),
             ("events", "decoding"),
@@ -96,7 +96,7 @@ PURE = {
     "fanout.replays", "fanout.listeners", "fanout.acknowledged", "fanout.covered",
     "logline", "errors", "address", "accounts", "durations", "config",
     "log.engines.valkey", "log.engines.valkey.scripts", "protocol.framing", "protocol.selection",
-    "protocol.wording",
+    "protocol.wording", "protocol.faithful",
     "protocol.names",
     "protocol.documents", "protocol.proving", "protocol.canonical", "protocol.messages", "protocol.events",
     "protocol.decoding",

@@ -26,6 +26,7 @@ from ..fairness import FairLimiter
 from ..log.engines.answers import AnswerKey
 from ..protocol.decoding import decode_params, is_long, prove_command
 from ..protocol.documents import at_once
+from ..protocol.faithful import encode_faithfully, require_json
 from ..protocol.messages import Command, Proof
 from ..tracing import Tracing
 from ..turns import in_turns
@@ -444,7 +445,9 @@ async def _outcome_of(handler: ActionHandler, params: Any, context: CommandConte
     outcome = None
     try:
         result = await handler.function(params, context)
-        outcome = Outcome(msgspec.json.encode({} if result is None else result))
+        text = encode_faithfully({} if result is None else result)
+        require_json(text)
+        outcome = Outcome(text)
     except* (CommandError, RequestError) as group:
         outcome = _refusal_of(first_of(group), context.action)
     except* Exception:
@@ -458,7 +461,8 @@ def _refusal_of(refusal: BaseException, action: str) -> Outcome:
     retry_after_ms = refusal.retry_after_ms if isinstance(refusal, RequestError) else None
     error = RequestError(refusal.code, refusal.message, retry_after_ms=retry_after_ms)
     try:
-        msgspec.json.decode(msgspec.json.encode([error.code, error.message]), type=list[str])
+        text = encode_faithfully([error.code, error.message, retry_after_ms])
+        msgspec.json.decode(text, type=tuple[str, str, int | float | None])
     except Exception:
         return _failed(action)
     lasting = error.code not in ASK_AGAIN and not error.code.startswith("invalid_")

@@ -17,6 +17,7 @@ from ..log.archive import Older, Reached
 from ..log.past import Past
 from ..protocol.framing import payload_of
 from ..protocol.messages import Acked, AckParams, Entry, Event, Gap, Held, HoldParams, Replay, decode_event
+from ..protocol.names import require_lists
 from ..protocol.selection import EVERYTHING, Selection, TypeFilter
 from ..protocol.wording import located
 from .acknowledged import AckRequest, Client
@@ -167,8 +168,7 @@ class Subscriber:
 
 
 def _listed(event_ids: Iterable[str]) -> list[str]:
-    if isinstance(event_ids, str):
-        raise TypeError(f"`event_ids` is a list of ids, not one string: [{event_ids!r}]")
+    require_lists(event_ids=event_ids)
     return list(event_ids)
 
 

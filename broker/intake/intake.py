@@ -8,7 +8,7 @@ the answer only, but for what waits for a server that many nodes share, which he
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +31,7 @@ from ..fanout.hub import Hub
 from ..fanout.places import Place
 from ..log.engines import Answer, Engine, Stored, StoredByAccount, Withdraw
 from ..protocol.events import ProvedJson, prepare_event, prove_events, split_events, too_many_events
+from ..protocol.faithful import UnfaithfulError, encode_faithfully
 from ..protocol.messages import NewEvent, PreparedEvent, Published, encode, format_time, time_ordered_id
 from ..tracing import Kind, Span, Tracing
 from ..turns import Turns
@@ -425,10 +426,24 @@ def _of_another_account(key: Key | None, path: str) -> RequestError:
     return RequestError("forbidden", f"The key is of another account - at `{path}.account_id`")
 
 
+def as_list(events: EventLike | Iterable[EventLike]) -> list[EventLike]:
+    """Return one event or several as a list. Raises TypeError for what is neither."""
+    if isinstance(events, (NewEvent, Mapping)):
+        return [events]
+    if isinstance(events, (str, bytes)) or not isinstance(events, Iterable):
+        raise TypeError(f"`events` is an event or a list of events, not {type(events).__name__}")
+    return list(events)
+
+
 def as_json(given: EventLike, path: str) -> bytes:
     """Return what the library was given as the JSON it would have come as, so that one check serves all."""
+    if not isinstance(given, (NewEvent, Mapping)):
+        said = f"Expected a `NewEvent` or a mapping, not {type(given).__name__}"
+        raise RequestError("invalid_params", f"{said} - at `{path}`")
     try:
-        return encode(given if isinstance(given, NewEvent) else dict(given))
+        return encode_faithfully(given if isinstance(given, NewEvent) else dict(given))
+    except UnfaithfulError as error:
+        raise RequestError("invalid_params", f"{error.said} - at `{path}{error.place}`") from None
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise RequestError("invalid_params", f"{error} - at `{path}`") from None
 

@@ -109,8 +109,11 @@ def parse_time(text: str) -> datetime:
     return moment
 
 
-def check_since(text: str) -> None:
-    """Check that a `since` says something. Raises `RequestError` (`bad_request`) that names it."""
+def check_since(text: object) -> None:
+    """Check that a `since` is text that says something. Raises `RequestError` (`bad_request`) that names it."""
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise RequestError("bad_request", f"Expected a cursor, a duration or a time, as text, not {kind} - at `since`")
     if not text:
         raise RequestError("bad_request", "A cursor, a duration or a time is missing - at `since`")
 
@@ -212,7 +215,9 @@ def _is_near(one: str, other: str) -> bool:
 
 
 def require_lists(**given: Iterable[str] | None) -> None:
-    """Raise `TypeError` for one string where names are meant: each of its letters would be one."""
+    """Raise TypeError for what is no list of names; of one string each letter would be one."""
     for name, names in given.items():
         if isinstance(names, str):
             raise TypeError(f"`{name}` is a list of names, not one string: [{names!r}]")
+        if isinstance(names, bytes) or not isinstance(names, Iterable | None):
+            raise TypeError(f"`{name}` is a list of names, not {type(names).__name__}")

@@ -37,7 +37,7 @@ from commanding import (
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 from trio.testing import MockClock
 from trio.testing import wait_all_tasks_blocked as blocked
 
@@ -267,8 +267,28 @@ class Cyclic(dict):
 
 @pytest.mark.parametrize(
     "result",
-    [object(), {"a": {1j}}, "\ud800", {"\ud800": 1}, Cyclic()],
-    ids=["an object", "a complex number", "half a character", "half a character as a name", "a circle"],
+    [
+        object(),
+        {"a": {1j}},
+        "\ud800",
+        {"\ud800": 1},
+        Cyclic(),
+        {"score": float("nan")},
+        [1, float("-inf")],
+        Raw(b"nope"),
+        {"a": Raw(b"1, 2}")},
+    ],
+    ids=[
+        "an object",
+        "a complex number",
+        "half a character",
+        "half a character as a name",
+        "a circle",
+        "no number",
+        "an infinity",
+        "text as it is",
+        "text as it is that ends too soon",
+    ],
 )
 async def test_a_result_that_is_no_json_is_internal_and_logged_once(result, caplog, autojump_clock):
     async with open_broker(configured()) as opened:
@@ -276,6 +296,28 @@ async def test_a_result_that_is_no_json_is_internal_and_logged_once(result, capl
         sent = await Caller(opened).ask("work", "r1")
         await desk.do(result)
         assert sent.outcome == "internal"
+        assert len(logged(caplog)) == 1
+
+
+async def test_the_log_says_where_in_a_result_a_number_stands_that_json_does_not_have(caplog, autojump_clock):
+    async with open_broker(configured()) as opened:
+
+        @opened.command("work")
+        async def work(params, context):
+            return {"mails": [{"score": 0.5}, {"score": float("nan")}]}
+
+        assert (await Caller(opened).ask("work", "r1")).outcome == "internal"
+        assert "nan is no number in JSON - at `$.mails[1].score`" in caplog.text
+
+
+async def test_a_refusal_whose_delay_is_no_number_is_internal(caplog, autojump_clock):
+    async with open_broker(configured()) as opened:
+
+        @opened.command("work")
+        async def work(params, context):
+            raise RequestError("rate_limited", "later", retry_after_ms=float("nan"))
+
+        assert (await Caller(opened).ask("work", "r1")).outcome == "internal"
         assert len(logged(caplog)) == 1
 
 

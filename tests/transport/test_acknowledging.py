@@ -340,5 +340,8 @@ async def test_a_subscriber_without_a_name_or_with_bad_parameters_is_told():
                 await events.ack(event_ids=["a b"])
             with pytest.raises(TypeError, match="one string"):
                 await events.ack(event_ids="e1")
+            for given in (5, b"e1"):
+                with pytest.raises(TypeError, match="`event_ids` is a list of names, not"):
+                    await events.hold(given, 60)
             with pytest.raises(RequestError, match="`cursor`"):
                 await events.ack("cnothing.1")
