@@ -27,13 +27,15 @@ async def asked(target: Target, method: str, path: str, body: Any = None) -> Ans
 
 
 async def great_endpoints(target: Target, rounds: int = 10) -> None:
-    """Make 16 endpoints that name all they may, list them and change them again and again."""
+    """Make 16 endpoints that name all they may, list them, change them again and again, and remove them."""
     for number in range(ENDPOINTS):
         await asked(target, "POST", "", {"url": FAR, "webhook_id": f"wh_{number}", "inbox_ids": INBOXES})
     for _ in range(rounds):
         await asked(target, "GET", "")
         for number in range(ENDPOINTS):
             await asked(target, "PATCH", f"/wh_{number}", {"inbox_ids": INBOXES[::-1], "order": "inbox"})
+    for number in range(ENDPOINTS):
+        await asked(target, "DELETE", f"/wh_{number}")
 
 
 async def rubbish_endpoint(target: Target) -> None:

@@ -16,8 +16,9 @@ from ..disk import require_storage
 from ..errors import ConfigError, StorageError, first_of
 from ..observe.log_writer import LogWriter
 from ..observe.siblings import Siblings
+from ..transport.files import raise_open_files_limit
 from ..transport.listeners import Address, handed_over, text_of
-from ..transport.server import raise_open_files_limit, serve_until_signal
+from ..transport.server import serve_until_signal
 from ..transport.tls import certificate_of
 from ..version import __version__
 from ..workers.parent import run_workers

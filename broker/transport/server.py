@@ -8,7 +8,6 @@ Listeners live in the inner nursery, clients in the outer: while the broker drai
 import logging
 import os
 import random
-import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -278,12 +277,6 @@ def _in_time(connection: Connection, due: float) -> Callable[[float], float | No
         return again
 
     return beat
-
-
-def raise_open_files_limit() -> None:
-    """Raise the soft limit of open files to the hard one: each client is a file."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve_until_signal(

@@ -34,7 +34,7 @@ from broker import CloseCode, ReplayConfig
 from broker.logline import LogLine
 from broker.observe.connections import SLICE, Connections, ConnectionStatistics, Ended, OpenConnection
 from broker.protocol.selection import EVERYTHING
-from broker.transport.server import raise_open_files_limit
+from broker.transport.files import raise_open_files_limit
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,7 +27,7 @@ from clients import PING, PONG, TEXT, Closed, WebSocket, ask, connected, masked,
 from proofs.accounting import MIB, Sample, Subscriber, not_flat
 
 from broker.keys import hash_key
-from broker.transport.server import raise_open_files_limit
+from broker.transport.files import raise_open_files_limit
 
 ACCOUNTS = [f"acct_{number}" for number in range(8)]
 INBOXES = [f"in_{number}" for number in range(25)]

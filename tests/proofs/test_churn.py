@@ -17,8 +17,8 @@ from proofs.proving import more
 
 import broker.transport.server
 from broker.fanout.follower import Follower
+from broker.transport.files import raise_open_files_limit
 from broker.transport.poller import FEW
-from broker.transport.server import raise_open_files_limit
 from broker.transport.stream import ClientStream
 
 TIMES, TIMES_TO_FIND = more(800, 8_000), 400

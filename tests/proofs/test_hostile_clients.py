@@ -22,8 +22,8 @@ import broker.transport.server
 import broker.transport.session
 import broker.transport.stream
 from broker import LimitsConfig, ReplayConfig, ServerConfig
+from broker.transport.files import raise_open_files_limit
 from broker.transport.http11 import HttpLimits
-from broker.transport.server import raise_open_files_limit
 
 LEFT_BYTES = 250_000
 """What may differ between two moments of rest beside the window: tables that grew, lines of the latest clients."""
