@@ -36,7 +36,8 @@ HOUSE_PLAN = [
     (
         "log",
         3,
-        ["lock", ("shares", "statements"), "database", ("upkeep", "writing", "kept"), ("storage", "letters", "jobs"),
+        ["lock", ("shares", "statements"), "database", ("upkeep", "writing", "kept", "owed"),
+         ("storage", "letters", "jobs"),
          ("letterbook", "letters_acked", "positions", "jobbook"), ("outbox", "backlog"),
          "dropped", "replay", ("retention", "archive"), "engines",
          ("engines.memory", "engines.rows", "engines.answers", "past"), ("engines.pages", "engines.lists"),

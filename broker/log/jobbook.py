@@ -5,12 +5,13 @@ there is more.
 """
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from msgspec import Struct
 
-from .jobs import ALONE, BEHIND, HEAD, PAGE, PLACES, State, Terms, end_job, move_up
+from .jobs import ALONE, BEHIND, HEAD, PLACES, State, Terms, end_job, move_up
+from .owed import PAGE, Of, page_of
 from .statements import LATEST, has_content, in_log
 
 KEPT_SECONDS: Final = 7 * 86_400.0
@@ -22,6 +23,14 @@ _IN_LOG: Final = in_log("queues")
 _BY_ID: Final = "jobs INDEXED BY jobs_id"
 """Left to itself SQLite goes through all jobs of the queue."""
 _HAS_CONTENT: Final = has_content(PLACES, "jobs", "queue", "queues")
+_OF_ID: Final = (
+    f"SELECT position, key, line, state IN ('acked', 'dead') AND {_HAS_CONTENT} FROM {_BY_ID}"
+    " WHERE queue = ? AND event_id = ? AND position > ? ORDER BY position LIMIT ?"
+)
+_DEAD: Final = (
+    f"SELECT position, key, line, ended_at >= ?2 AND {_HAS_CONTENT} FROM jobs INDEXED BY jobs_dead"
+    " WHERE queue = ?1 AND state = 'dead' AND position > ?3 ORDER BY position LIMIT ?4"
+)
 
 
 class Seen(Struct, frozen=True):
@@ -53,41 +62,46 @@ def look_up(
     Of one state it goes through `WALK` jobs at most, so a page may have few, or none.
     """
     before = LATEST if before is None else before
-    if event_id is not None:
-        statement = f"SELECT {_SEEN} FROM {_BY_ID} WHERE queue = ? AND event_id = ? AND position < ? AND {_IN_LOG}"
-        found = [Seen(*row) for row in connection.execute(statement, (queue, event_id, before))]
-        return sorted((s for s in found if state in (None, s.state)), key=lambda s: -s.position)[:limit], None
+    jobs, of_it, its = ("jobs", "", ()) if event_id is None else (_BY_ID, " AND event_id = ?", (event_id,))
+    these, values = f"FROM {jobs} WHERE queue = ?{of_it} AND position < ?", (queue, *its, before)
     statement = (
-        f"SELECT {_SEEN} FROM (SELECT * FROM jobs WHERE queue = ? AND position < ? AND {_IN_LOG}"
-        " ORDER BY position DESC LIMIT ?) WHERE ?4 IS NULL OR state = ?4 LIMIT ?5"
+        f"SELECT {_SEEN} FROM (SELECT * {these} AND {_IN_LOG} ORDER BY position DESC LIMIT ?)"
+        " WHERE ifnull(state = ?, 1) LIMIT ?"
     )
     walked = WALK if state is not None else limit
-    seen = [Seen(*row) for row in connection.execute(statement, (queue, before, walked, state, limit))]
+    seen = [Seen(*row) for row in connection.execute(statement, (*values, walked, state, limit))]
     if len(seen) == limit:
         return seen, seen[-1].position
-    statement = "SELECT position FROM jobs WHERE queue = ? AND position < ? ORDER BY position DESC LIMIT 1 OFFSET ?"
-    last = connection.execute(statement, (queue, before, walked - 1)).fetchone()
+    statement = f"SELECT position {these} ORDER BY position DESC LIMIT 1 OFFSET ?"
+    last = connection.execute(statement, (*values, walked - 1)).fetchone()
     return seen, None if last is None else last[0]
 
 
-def do_again(connection: sqlite3.Connection, queue: int, event_ids: Collection[str], now: float) -> int:
-    """Let jobs that have ended wait again, if what they are about is still there; return how many those are."""
-    which = f"event_id = ? AND state IN ('acked', 'dead') AND {_HAS_CONTENT}"
-    return sum(_again(connection, queue, which, (event_id,), now, _BY_ID) for event_id in event_ids)
+def do_again(connection: sqlite3.Connection, of: Of, now: float) -> tuple[int, Of | None]:
+    """Let a queue's jobs that have ended wait again, if what they are about is still there: of a page of these.
+
+    Returns how many those are, and with what to go on; None: that were all.
+    """
+    found, rest = page_of(connection, _OF_ID, of)
+    return _again(connection, of.owner, found, now), rest
 
 
-def do_dead_again(connection: sqlite3.Connection, queue: int, since: float, now: float) -> tuple[int, bool]:
-    """Let dead jobs wait again that died at a time or later; return how many, and whether there may be more."""
-    done = _again(connection, queue, f"state = 'dead' AND ended_at >= ? AND {_HAS_CONTENT}", (since,), now)
-    return done, done == PAGE
+def do_dead_again(
+    connection: sqlite3.Connection, queue: int, since: float, after: int, now: float
+) -> tuple[int, int | None]:
+    """Let dead jobs wait again that died at a time or later, of a page of those after a position.
+
+    Returns how many those are, and after which position to go on; None: that were all.
+    """
+    found = connection.execute(_DEAD, (queue, since, after, PAGE)).fetchall()
+    done = _again(connection, queue, found, now)
+    return done, found[-1][0] if len(found) == PAGE else None
 
 
-def _again(
-    connection: sqlite3.Connection, queue: int, which: str, values: tuple[object, ...], now: float, jobs: str = "jobs"
-) -> int:
-    statement = f"SELECT position, key, line FROM {jobs} WHERE queue = ? AND {which} ORDER BY position LIMIT {PAGE}"
-    rows = connection.execute(statement, (queue, *values)).fetchall()
-    for position, key, line in rows:
+def _again(connection: sqlite3.Connection, queue: int, found: Iterable[tuple[int, bytes, int, int]], now: float) -> int:
+    """Let those of some jobs wait again that are to; return how many those are."""
+    again = [(position, key, line) for position, key, line, is_to in found if is_to]
+    for position, key, line in again:
         stands = line if line else BEHIND if key else ALONE  # one at which its key stopped is its head still
         connection.execute(
             "UPDATE jobs SET state = 'waiting', line = ?, due_at = ?, born_at = ?, attempts = 0, prefers = '',"
@@ -95,7 +109,7 @@ def _again(
             (stands, now, now, queue, position),
         )
         move_up(connection, queue, key)
-    return len(rows)
+    return len(again)
 
 
 def open_keys(connection: sqlite3.Connection, queue: int, after: int) -> int | None:
@@ -149,7 +163,7 @@ def forget(connection: sqlite3.Connection, now: float) -> bool:
 def shed_dead(connection: sqlite3.Connection) -> int:
     """Forget a page of dead jobs for want of room, the oldest; return how many."""
     statement = (
-        "SELECT queue, position, key FROM jobs WHERE state = 'dead' AND ended_at IS NOT NULL ORDER BY ended_at LIMIT ?"
+        "SELECT queue, position, key FROM jobs INDEXED BY jobs_died WHERE state = 'dead' ORDER BY ended_at LIMIT ?"
     )
     rows = connection.execute(statement, (PAGE,)).fetchall()
     _delete(connection, rows)

@@ -30,8 +30,6 @@ from .statements import content_of, in_log, in_statements, inserts
 State = Literal["waiting", "leased", "acked", "dead"]
 STATES: Final[tuple[State, ...]] = ("waiting", "leased", "acked", "dead")
 
-PAGE: Final = 256
-"""Jobs that one piece of work looks at."""
 GRANTS: Final = 64
 """Leases that are given in one step, at most."""
 GRANT_BYTES: Final = 524_288
@@ -80,6 +78,10 @@ JOBS: Final = Room(
             "CREATE TRIGGER jobs_moved AFTER UPDATE OF state ON jobs WHEN OLD.state <> NEW.state BEGIN"
             " UPDATE job_counts SET n = n - 1 WHERE queue = OLD.queue AND state = OLD.state;"
             " INSERT INTO job_counts VALUES (NEW.queue, NEW.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END",
+        ),
+        (
+            "CREATE INDEX jobs_dead ON jobs (queue, position) WHERE state = 'dead'",
+            "CREATE INDEX jobs_died ON jobs (ended_at) WHERE state = 'dead'",
         ),
     ),
 )

@@ -5,10 +5,11 @@ there is more.
 """
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Final
 
-from .letters import ALONE, BEHIND, HEAD, KEPT_SECONDS, PAGE, PLACES, Seen, State, drop, end, move_up, tidy
+from .letters import ALONE, BEHIND, HEAD, KEPT_SECONDS, PLACES, Seen, State, drop, end, move_up, tidy
+from .owed import PAGE, STRIDE, Of, page_of
 from .statements import LATEST, has_content, in_log
 
 WALK: Final = 10_000
@@ -17,11 +18,18 @@ _SEEN: Final = "position, event_id, type, state, attempts, due_at, tried_at, sta
 _IN_LOG: Final = in_log("webhooks")
 _BY_ID: Final = "letters INDEXED BY letters_id"
 """Left to itself SQLite goes through all letters of the endpoint."""
-_WAITING: Final = (
-    "SELECT position, inbox, attempts FROM letters WHERE webhook = ? AND position > ? AND state = 'waiting'"
-    " ORDER BY position LIMIT ?"
-)
+_NEXT: Final = f"FROM letters WHERE webhook = ? AND position > ? ORDER BY position LIMIT {STRIDE}"
+_WAITING: Final = f"SELECT position, inbox, attempts FROM (SELECT * {_NEXT}) WHERE state = 'waiting' LIMIT {PAGE}"
+_GONE_THROUGH: Final = f"SELECT count(*), max(position) FROM (SELECT position {_NEXT})"
 _HAS_CONTENT: Final = has_content(PLACES, "letters", "webhook", "webhooks")
+_OF_ID: Final = (
+    f"SELECT position, inbox, state IN ('delivered', 'acked', 'dead') AND {_HAS_CONTENT} FROM {_BY_ID}"
+    " WHERE webhook = ? AND event_id = ? AND position > ? ORDER BY position LIMIT ?"
+)
+_DEAD: Final = (
+    f"SELECT position, inbox, ended_at >= ?2 AND {_HAS_CONTENT} FROM letters INDEXED BY letters_dead"
+    " WHERE webhook = ?1 AND state = 'dead' AND position > ?3 ORDER BY position LIMIT ?4"
+)
 
 
 def look_up(
@@ -38,64 +46,48 @@ def look_up(
     Of one state it goes through `WALK` letters at most, so a page may have few, or none.
     """
     before = LATEST if before is None else before
-    if event_id is not None:
-        statement = f"SELECT {_SEEN} FROM {_BY_ID} WHERE webhook = ? AND event_id = ? AND position < ? AND {_IN_LOG}"
-        found = [Seen(*row) for row in connection.execute(statement, (webhook, event_id, before))]
-        return sorted((s for s in found if state in (None, s.state)), key=lambda s: -s.position)[:limit], None
+    letters, of_it, its = ("letters", "", ()) if event_id is None else (_BY_ID, " AND event_id = ?", (event_id,))
+    these, values = f"FROM {letters} WHERE webhook = ?{of_it} AND position < ?", (webhook, *its, before)
     statement = (
-        f"SELECT {_SEEN} FROM (SELECT * FROM letters WHERE webhook = ? AND position < ? AND {_IN_LOG}"
-        " ORDER BY position DESC LIMIT ?) WHERE ?4 IS NULL OR state = ?4 LIMIT ?5"
+        f"SELECT {_SEEN} FROM (SELECT * {these} AND {_IN_LOG} ORDER BY position DESC LIMIT ?)"
+        " WHERE ifnull(state = ?, 1) LIMIT ?"
     )
     walked = WALK if state is not None else limit
-    seen = [Seen(*row) for row in connection.execute(statement, (webhook, before, walked, state, limit))]
+    seen = [Seen(*row) for row in connection.execute(statement, (*values, walked, state, limit))]
     if len(seen) == limit:
         return seen, seen[-1].position
-    statement = (
-        "SELECT position FROM letters WHERE webhook = ? AND position < ? ORDER BY position DESC LIMIT 1 OFFSET ?"
-    )
-    last = connection.execute(statement, (webhook, before, walked - 1)).fetchone()
+    statement = f"SELECT position {these} ORDER BY position DESC LIMIT 1 OFFSET ?"
+    last = connection.execute(statement, (*values, walked - 1)).fetchone()
     return seen, None if last is None else last[0]
 
 
-def send_again(
-    connection: sqlite3.Connection, webhook: int, event_ids: Collection[str], now: float, *, in_order: bool
-) -> int:
-    """Let letters that have ended wait again, if what they brought is still there; return how many those are."""
-    which = f"event_id = ? AND state IN ('delivered', 'acked', 'dead') AND {_HAS_CONTENT}"
-    return sum(
-        _again(connection, webhook, which, (event_id,), now, in_order=in_order, letters=_BY_ID)
-        for event_id in event_ids
-    )
+def send_again(connection: sqlite3.Connection, of: Of, now: float, *, in_order: bool) -> tuple[int, Of | None]:
+    """Let an endpoint's letters that have ended wait again, if what they brought is still there: of a page of these.
+
+    Returns how many those are, and with what to go on; None: that were all.
+    """
+    found, rest = page_of(connection, _OF_ID, of)
+    return _again(connection, of.owner, found, now, in_order=in_order), rest
 
 
 def send_dead_again(
-    connection: sqlite3.Connection, webhook: int, since: float, now: float, *, in_order: bool
-) -> tuple[int, bool]:
-    """Let dead letters wait again that died at a time or later; return how many, and whether there may be more."""
-    sent = _again(
-        connection,
-        webhook,
-        f"state = 'dead' AND ended_at >= ? AND {_HAS_CONTENT}",
-        (since,),
-        now,
-        in_order=in_order,
-    )
-    return sent, sent == PAGE
+    connection: sqlite3.Connection, webhook: int, since: float, after: int, now: float, *, in_order: bool
+) -> tuple[int, int | None]:
+    """Let dead letters wait again that died at a time or later, of a page of those after a position.
+
+    Returns how many those are, and after which position to go on; None: that were all.
+    """
+    found = connection.execute(_DEAD, (webhook, since, after, PAGE)).fetchall()
+    sent = _again(connection, webhook, found, now, in_order=in_order)
+    return sent, found[-1][0] if len(found) == PAGE else None
 
 
 def _again(
-    connection: sqlite3.Connection,
-    webhook: int,
-    which: str,
-    values: tuple[object, ...],
-    now: float,
-    *,
-    in_order: bool,
-    letters: str = "letters",
+    connection: sqlite3.Connection, webhook: int, found: Iterable[tuple[int, str, int]], now: float, *, in_order: bool
 ) -> int:
-    statement = f"SELECT position, inbox FROM {letters} WHERE webhook = ? AND {which} ORDER BY position LIMIT {PAGE}"
-    rows = connection.execute(statement, (webhook, *values)).fetchall()
-    for position, inbox in rows:
+    """Let those of some letters wait again that are to; return how many those are."""
+    again = [(position, inbox) for position, inbox, is_to in found if is_to]
+    for position, inbox in again:
         connection.execute(
             "UPDATE letters SET state = 'waiting', line = ?, due_at = ?, born_at = ?, attempts = 0,"
             " failing_since = NULL, acked_at = NULL, acked_by = NULL, ended_at = NULL"
@@ -104,12 +96,12 @@ def _again(
         )
         if in_order:
             move_up(connection, webhook, inbox)
-    return len(rows)
+    return len(again)
 
 
 def put_in_line(connection: sqlite3.Connection, webhook: int, after: int, *, in_order: bool) -> int | None:
     """Let letters that wait stand in line, or in none; return after which to go on, None: that were all."""
-    rows = connection.execute(_WAITING, (webhook, after, PAGE)).fetchall()
+    rows, reached = _waiting(connection, webhook, after)
     for position, inbox, _ in rows:
         connection.execute(
             "UPDATE letters SET line = ? WHERE webhook = ? AND position = ?",
@@ -117,19 +109,28 @@ def put_in_line(connection: sqlite3.Connection, webhook: int, after: int, *, in_
         )
         if in_order:
             move_up(connection, webhook, inbox)
-    return rows[-1][0] if len(rows) == PAGE else None
+    return reached
 
 
 def hurry(connection: sqlite3.Connection, webhook: int, after: int, now: float) -> int | None:
     """Let letters that wait for another attempt be due at once; return after which to go on, None: that were all."""
-    rows = connection.execute(_WAITING, (webhook, after, PAGE)).fetchall()
+    rows, reached = _waiting(connection, webhook, after)
     for position, _, attempts in rows:
         if attempts:
             connection.execute(
                 "UPDATE letters SET due_at = min(due_at, ?) WHERE webhook = ? AND position = ?",
                 (now, webhook, position),
             )
-    return rows[-1][0] if len(rows) == PAGE else None
+    return reached
+
+
+def _waiting(connection: sqlite3.Connection, webhook: int, after: int) -> tuple[list[tuple[int, str, int]], int | None]:
+    """Return a page of letters that wait after a position, and after which to go on; None: that were all."""
+    rows = connection.execute(_WAITING, (webhook, after)).fetchall()
+    if len(rows) == PAGE:
+        return rows, rows[-1][0]
+    gone_through, last = connection.execute(_GONE_THROUGH, (webhook, after)).fetchone()
+    return rows, last if gone_through == STRIDE else None
 
 
 def recover(connection: sqlite3.Connection, now: float) -> bool:
@@ -171,7 +172,7 @@ def forget(connection: sqlite3.Connection, now: float) -> bool:
 def shed_dead(connection: sqlite3.Connection) -> int:
     """Forget a page of dead letters for want of room, the oldest of all; return how many."""
     rows = connection.execute(
-        "SELECT webhook, position FROM letters WHERE ended_at IS NOT NULL AND state = 'dead' ORDER BY ended_at LIMIT ?",
+        "SELECT webhook, position FROM letters INDEXED BY letters_died WHERE state = 'dead' ORDER BY ended_at LIMIT ?",
         (PAGE,),
     ).fetchall()
     connection.executemany("DELETE FROM letters WHERE webhook = ? AND position = ?", rows)

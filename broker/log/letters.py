@@ -33,8 +33,6 @@ ASIDE_SECONDS: Final = 3_600.0
 """How long the head of a line may fail before it steps aside."""
 KEPT_SECONDS: Final = 7 * 86_400.0
 """How long it is known what became of a letter; a dead one can be sent again for so long."""
-PAGE: Final = 256
-"""Letters that one piece of work looks at."""
 
 ALONE, HEAD, BEHIND = 0, 1, 2
 """Where a letter stands: in no line, at the head of its inbox's, or behind it."""
@@ -78,6 +76,10 @@ LETTERS: Final = Room(
             "CREATE TRIGGER letters_moved AFTER UPDATE OF state ON letters WHEN OLD.state <> NEW.state BEGIN"
             " UPDATE letter_counts SET n = n - 1 WHERE webhook = OLD.webhook AND state = OLD.state;"
             " INSERT INTO letter_counts VALUES (NEW.webhook, NEW.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END",
+        ),
+        (
+            "CREATE INDEX letters_dead ON letters (webhook, position) WHERE state = 'dead'",
+            "CREATE INDEX letters_died ON letters (ended_at) WHERE state = 'dead'",
         ),
     ),
 )

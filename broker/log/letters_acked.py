@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from ..errors import RequestError
 from ..protocol.selection import Selection
-from .letters import HEAD, PAGE, move_up
+from .letters import HEAD, move_up
+from .owed import PAGE, STRIDE
 from .statements import in_log
 
 MAX_OF_IDS: Final = 1_024
@@ -22,17 +23,18 @@ MAX_OF_IDS: Final = 1_024
 
 _IN_LOG: Final = in_log("webhooks", "json_extract(?1, '$[0]')")
 """All are of one account."""
-_FOUND: Final = (
-    "SELECT json_group_array(json_array(webhook, position, inbox, type, event_id, state, line)) FROM"
-    " (SELECT * FROM letters WHERE {} AND state IN ('waiting', 'sending', 'delivered') AND acked_at IS NULL"
-    " ORDER BY {} LIMIT ?)"
+_FOUND: Final = "SELECT json_group_array(json_array(webhook, position, inbox, type, event_id, state, line))"
+_NOT_ACKED: Final = "state IN ('waiting', 'sending', 'delivered') AND acked_at IS NULL"
+_OF_IDS: Final = (
+    f"{_FOUND} FROM (SELECT * FROM letters WHERE webhook IN (SELECT value FROM json_each(?1))"
+    " AND event_id IN (SELECT value FROM json_each(?2)) AND (?3 IS NULL OR inbox = ?3)"
+    f" AND {_IN_LOG} AND {_NOT_ACKED} ORDER BY webhook, event_id LIMIT ?4)"
 )
-_OF_IDS: Final = _FOUND.format(
-    "webhook IN (SELECT value FROM json_each(?1)) AND event_id IN (SELECT value FROM json_each(?2))"
-    f" AND (?3 IS NULL OR inbox = ?3) AND {_IN_LOG}",
-    "webhook, event_id",
+_RANGE: Final = "FROM letters WHERE webhook = ?1 AND position > ?2 AND position <= ?3 ORDER BY position"
+_OF_RANGE: Final = (
+    f"{_FOUND}, (SELECT position {_RANGE} LIMIT 1 OFFSET {STRIDE - 1})"
+    f" FROM (SELECT * FROM (SELECT * {_RANGE} LIMIT {STRIDE}) WHERE {_NOT_ACKED} LIMIT ?4)"
 )
-_OF_RANGE: Final = _FOUND.format("webhook = ? AND position > ? AND position <= ?", "position")
 _THESE: Final = (
     "(webhook, position) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
 )
@@ -81,9 +83,11 @@ def acknowledge_range(
     reached = through
     most = max(1, PAGE // len(webhooks))
     for webhook in webhooks:
-        letters = _found(connection, _OF_RANGE, (webhook, after, through, most))
+        rows, last = connection.execute(_OF_RANGE, (webhook, after, through, most)).fetchone()
+        letters = _decoded(rows)
         if len(letters) == most:
-            reached = min(reached, max(letter.position for letter in letters))
+            last = max(letter.position for letter in letters)
+        reached = reached if last is None else min(reached, last)
         found += letters
     covered = [each for each in found if each.position <= reached and covers(each.position, each.inbox, each.type)]
     return _acknowledge(connection, covered, client_id, reached, now)
@@ -139,14 +143,14 @@ def _of_ids(
     """Return the letters of these events that are not acknowledged yet. Raises `RequestError` if these are too many."""
     named = None if reach.inboxes is None or len(reach.inboxes) > 1 else next(iter(reach.inboxes), None)
     asked = (json.dumps(list(webhooks)), json.dumps(list(event_ids)), named, MAX_OF_IDS + 1)
-    found = _found(connection, _OF_IDS, asked)
+    [rows] = connection.execute(_OF_IDS, asked).fetchone()
+    found = _decoded(rows)
     if len(found) > MAX_OF_IDS:
         raise RequestError("too_large", "These ids are in too many inboxes: name one as `inbox_id` - at `event_ids`")
     return [letter for letter in found if letter.inbox in reach]
 
 
-def _found(connection: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> list[_Found]:
-    [rows] = connection.execute(statement, values).fetchone()
+def _decoded(rows: str) -> list[_Found]:
     return [_Found(*row) for row in json.loads(rows)]
 
 

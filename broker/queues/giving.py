@@ -19,6 +19,7 @@ from ..errors import BUSY_RETRY_MS, RequestError
 from ..log import jobs
 from ..log.backlog import Backlog
 from ..log.jobs import Fallen, Granted, Lease, Settled, Worker
+from ..log.owed import PAGE
 from ..protocol.messages import encode_event
 from ..schedule import Schedule
 from ..turns import Turns
@@ -340,8 +341,8 @@ class Giving:
             live = self._live_of(lease_id)
             if live is not None:
                 live.leases.pop(lease_id, None)
-        for start in range(0, len(lease_ids), jobs.PAGE):
-            some = lease_ids[start : start + jobs.PAGE]
+        for start in range(0, len(lease_ids), PAGE):
+            some = lease_ids[start : start + PAGE]
             work = partial(jobs.free, lease_ids=some, now=self._backlog.wall_clock())
             self._storage.begin_write(work, self._freed)
 

@@ -10,14 +10,13 @@ from ..errors import RequestError
 from ..log import jobbook
 from ..log.backlog import Backlog
 from ..log.jobs import STATES, State
+from ..log.owed import Of
 from ..protocol.names import Duration, check_identifier, parse_since
 from ..protocol.wording import any_of
 from .queue import QueueResend, time_of
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
-_IDS: Final = 100
-"""That are looked up in one step."""
 
 
 class LastLease(Struct, frozen=True):
@@ -81,14 +80,15 @@ async def resend(backlog: Backlog, queue: int, asked: QueueResend) -> int:
         raise RequestError("invalid_params", "Expected `event_ids`, or `state` and maybe `since` - at `$`")
     done = 0
     if not isinstance(asked.event_ids, UnsetType):
-        for start in range(0, len(asked.event_ids), _IDS):
-            ids, now = asked.event_ids[start : start + _IDS], backlog.wall_clock()
-            done += await backlog.storage.write(partial(jobbook.do_again, queue=queue, event_ids=ids, now=now))
+        of: Of | None = Of(queue, asked.event_ids)
+        while of is not None:
+            count, of = await backlog.storage.write(partial(jobbook.do_again, of=of, now=backlog.wall_clock()))
+            done += count
         return done
-    since, more = _since(asked.since, backlog.wall_clock()), True
-    while more:
-        work = partial(jobbook.do_dead_again, queue=queue, since=since, now=backlog.wall_clock())
-        count, more = await backlog.storage.write(work)
+    dead_again = partial(jobbook.do_dead_again, queue=queue, since=_since(asked.since, backlog.wall_clock()))
+    after: int | None = 0
+    while after is not None:
+        count, after = await backlog.storage.write(partial(dead_again, after=after, now=backlog.wall_clock()))
         done += count
     return done
 

@@ -23,6 +23,7 @@ from ..log import letterbook
 from ..log.engines.rows import used_bytes
 from ..log.letters import STATES, Seen, State
 from ..log.outbox import Outbox
+from ..log.owed import Of
 from ..protocol.messages import encode, time_ordered_id
 from ..protocol.names import Duration, check_identifier, parse_since
 from ..protocol.wording import any_of
@@ -222,18 +223,19 @@ class Webhooks:
         in_order = live.route.in_order
         sent = 0
         if not isinstance(asked.event_ids, UnsetType):
-            for start in range(0, len(asked.event_ids), 100):
-                ids, now = asked.event_ids[start : start + 100], self.outbox.wall_clock()
-                sent += await self._storage.write(
-                    partial(letterbook.send_again, webhook=live.number, event_ids=ids, now=now, in_order=in_order)
-                )
+            of: Of | None = Of(live.number, asked.event_ids)
+            while of is not None:
+                again = partial(letterbook.send_again, of=of, now=self.outbox.wall_clock(), in_order=in_order)
+                count, of = await self._storage.write(again)
+                sent += count
         else:
-            since, more = self._since(asked.since), True
-            while more:
-                now = self.outbox.wall_clock()
-                count, more = await self._storage.write(
-                    partial(letterbook.send_dead_again, webhook=live.number, since=since, now=now, in_order=in_order)
-                )
+            dead_again = partial(
+                letterbook.send_dead_again, webhook=live.number, since=self._since(asked.since), in_order=in_order
+            )
+            after: int | None = 0
+            while after is not None:
+                work = partial(dead_again, after=after, now=self.outbox.wall_clock())
+                count, after = await self._storage.write(work)
                 sent += count
         self.endpoints.woken(live.number, 0.0)
         return sent

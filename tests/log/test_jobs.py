@@ -14,6 +14,7 @@ from broker.log import jobbook, jobs
 from broker.log.engines.rows import EVENTS
 from broker.log.jobbook import KEPT_SECONDS
 from broker.log.jobs import JOBS, Intake, Terms, Worker
+from broker.log.owed import PAGE, Of
 from broker.protocol.messages import Entry, PreparedEvent
 from broker.protocol.selection import EVERYTHING, Selection, TypeFilter
 
@@ -88,9 +89,14 @@ def test_what_is_given_found_by_its_id_and_done_again_costs_the_same_however_man
     for more in (20, 2_000):
         for _ in range(more):
             shop.publish()
+        shop.connection.execute(
+            "UPDATE jobs SET state = 'acked', line = 0, ended_at = 5.0 WHERE position % 2 AND position > 5"
+        )
         works = (
-            lambda: jobbook.do_again(shop.connection, shop.queue, ["e1", "e2"], 1.0),
+            lambda: jobbook.do_again(shop.connection, Of(shop.queue, ["e1", "e2"]), 1.0),
+            lambda: jobbook.do_dead_again(shop.connection, shop.queue, 0.0, 0, 1.0),
             lambda: jobbook.look_up(shop.connection, shop.queue, event_id="e1"),
+            lambda: jobbook.shed_dead(shop.connection),
             lambda: jobs.next_due(shop.connection, shop.queue),
             lambda: shop.lease(8, now=-1.0),
         )
@@ -160,11 +166,36 @@ def test_where_a_dead_event_stops_its_thread_that_goes_on_when_it_was_done_again
     shop.publish("a"), shop.publish("a"), shop.publish("b")
     shop.nack(shop.lease()["e1"], dead=True)
     assert set(shop.lease(10)) == {"e3"}
-    assert jobbook.do_again(shop.connection, shop.queue, ["e1"], 1.0) == 1
+    assert jobbook.do_again(shop.connection, Of(shop.queue, ["e1"]), 1.0) == (1, None)
     again = shop.lease(10, now=1.0)
     assert set(again) == {"e1"}
     shop.ack(again["e1"], now=2.0)
     assert set(shop.lease(10, now=2.0)) == {"e2"}
+
+
+def test_very_many_dead_events_are_done_again_page_by_page_whatever_others_died_before():
+    shop = Shop(order="inbox")
+    for _ in range(2 * PAGE + 10):
+        shop.publish()
+    for position in range(1, shop.position + 1):
+        jobs.end_job(shop.connection, shop.queue, position, "dead", 5.0 if position <= PAGE else 20.0, None)
+    after, done = 0, []
+    while after is not None:
+        count, after = jobbook.do_dead_again(shop.connection, shop.queue, 10.0, after, 100.0)
+        done.append(count)
+    assert done == [0, PAGE, 10]
+    assert set(shop.lease(now=100.0)) == {f"e{PAGE + 1}"}
+
+
+def test_events_that_are_done_again_by_their_ids_are_looked_for_in_pages():
+    shop = Shop(order="none")
+    for _ in range(PAGE + 1):
+        shop.publish()
+    for position in range(1, shop.position + 1):
+        jobs.end_job(shop.connection, shop.queue, position, "acked", 5.0, None)
+    done, rest = jobbook.do_again(shop.connection, Of(shop.queue, list(shop.states())), 9.0)
+    assert (done, rest) == (PAGE, Of(shop.queue, [f"e{PAGE}", f"e{PAGE + 1}"], PAGE))
+    assert jobbook.do_again(shop.connection, rest, 9.0) == (1, None)
 
 
 def test_threads_that_stopped_go_on_when_the_queue_is_to_continue():
@@ -392,7 +423,7 @@ class Work(RuleBasedStateMachine):
 
     @rule()
     def send_dead_again(self):
-        jobbook.do_dead_again(self.shop.connection, self.shop.queue, 0.0, self.now)
+        jobbook.do_dead_again(self.shop.connection, self.shop.queue, 0.0, 0, self.now)
         for job in self.model.values():
             if job["state"] == "dead":
                 job |= {"state": "waiting", "attempts": 0, "due": self.now}

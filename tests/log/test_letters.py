@@ -15,7 +15,8 @@ from broker.errors import RequestError
 from broker.log import letterbook, letters, letters_acked
 from broker.log.database import open_database
 from broker.log.engines.rows import EVENTS
-from broker.log.letters import ASIDE_SECONDS, KEPT_SECONDS, LETTERS, PAGE, Route, Tried
+from broker.log.letters import ASIDE_SECONDS, KEPT_SECONDS, LETTERS, Route, Tried
+from broker.log.owed import PAGE, STRIDE, Of
 from broker.protocol.messages import Entry, PreparedEvent
 from broker.protocol.selection import EVERYTHING, Selection, TypeFilter
 
@@ -115,9 +116,14 @@ def test_what_is_claimed_found_by_its_id_and_sent_again_costs_the_same_however_m
     for count in (20, 2_000):
         for _ in range(count):
             desk.publish(route)
+        desk.connection.execute(
+            "UPDATE letters SET state = 'acked', line = 0, ended_at = 5.0 WHERE position % 2 AND position > 5"
+        )
         works = (
-            lambda: letterbook.send_again(desk.connection, route.webhook, ["evt_1", "evt_2"], 1.0, in_order=True),
+            lambda: letterbook.send_again(desk.connection, Of(route.webhook, ["evt_1", "evt_2"]), 1.0, in_order=True),
+            lambda: letterbook.send_dead_again(desk.connection, route.webhook, 0.0, 0, 1.0, in_order=True),
             lambda: letterbook.look_up(desk.connection, route.webhook, event_id="evt_1"),
+            lambda: letterbook.shed_dead(desk.connection),
             lambda: letters.next_due(desk.connection, route.webhook),
             lambda: letters.claim(desk.connection, route.webhook, -1.0, 8),
             lambda: letters_acked.hold_ids(desk.connection, [route.webhook], ["evt_5"], EVERYTHING, 0.0),
@@ -389,14 +395,14 @@ def test_what_an_open_or_dead_letter_needs_stays_when_its_event_leaves_the_log(d
     desk.trim()
     assert desk.states(route) == {3: "dead", 4: "sending", 5: "waiting"}
     assert desk.claim(route) == [5]
-    assert letterbook.send_again(desk.connection, route.webhook, ["evt_3"], 9.0, in_order=False) == 1
+    assert letterbook.send_again(desk.connection, Of(route.webhook, ["evt_3"]), 9.0, in_order=False) == (1, None)
     [letter] = letters.claim(desk.connection, route.webhook, 9.0, 8).letters
     assert (letter.position, letter.attempts, letter.born_at, letter.event.payload) == (3, 1, 9.0, b"{}")
     for position in (3, 4, 5):
         desk.take(route, position)
     assert letterbook.forget_contents(desk.connection, 0) is None
     assert desk.connection.execute("SELECT count(*) FROM contents").fetchone() == (0,)
-    assert letterbook.send_again(desk.connection, route.webhook, ["evt_3"], 9.0, in_order=False) == 0
+    assert letterbook.send_again(desk.connection, Of(route.webhook, ["evt_3"]), 9.0, in_order=False) == (0, None)
 
 
 def test_dead_letters_are_sent_again_on_demand_those_that_died_since_a_time(desk):
@@ -407,12 +413,73 @@ def test_dead_letters_are_sent_again_on_demand_those_that_died_since_a_time(desk
         for position in desk.claim(route):
             desk.fail(route, position, None, now=float(position * 10))
     assert set(desk.states(route).values()) == {"dead"}
-    sent = letterbook.send_dead_again(desk.connection, route.webhook, 15.0, 100.0, in_order=True)
-    assert sent == (2, False)
-    assert letterbook.send_dead_again(desk.connection, route.webhook, 0.0, 100.0, in_order=True) == (1, False)
+    sent = letterbook.send_dead_again(desk.connection, route.webhook, 15.0, 0, 100.0, in_order=True)
+    assert sent == (2, None)
+    assert letterbook.send_dead_again(desk.connection, route.webhook, 0.0, 0, 100.0, in_order=True) == (1, None)
     assert desk.claim(route, 100.0) == [2, 3]
     desk.take(route, 2)
     assert desk.claim(route, 100.0) == [1]
+
+
+def test_very_many_dead_letters_are_sent_again_page_by_page_in_their_order_whatever_others_died_before(desk):
+    route = desk.endpoint(in_order=True)
+    for _ in range(2 * PAGE + 10):
+        desk.publish(route)
+    for position in range(1, desk.position + 1):
+        letters.end(desk.connection, route.webhook, position, "dead", 5.0 if position <= PAGE else 20.0)
+    after, sent = 0, []
+    while after is not None:
+        count, after = letterbook.send_dead_again(desk.connection, route.webhook, 10.0, after, 100.0, in_order=True)
+        sent.append(count)
+    assert sent == [0, PAGE, 10]
+    assert desk.claim(route, 100.0) == [PAGE + 1]
+
+
+def test_an_event_whose_id_very_many_inboxes_have_is_sent_again_in_pages_and_looked_up_so(desk):
+    route = desk.endpoint()
+    for name, inboxes in (("evt_a", 2), ("evt_x", 2 * PAGE), ("evt_z", 1)):
+        for number in range(inboxes):
+            desk.publish(route, inbox=f"in_{number}", event_id=name)
+    for position in range(1, desk.position + 1):
+        letters.end(desk.connection, route.webhook, position, "delivered", 5.0)
+    of, sent = Of(route.webhook, ["evt_a", "evt_none", "evt_x", "evt_z"]), []
+    while of is not None:
+        count, of = letterbook.send_again(desk.connection, of, 9.0, in_order=False)
+        sent.append(count)
+    assert sent == [PAGE - 1, PAGE, 4]
+    assert set(desk.states(route).values()) == {"waiting"}
+    before, found = None, []
+    while before is not None or not found:
+        seen, before = letterbook.look_up(
+            desk.connection, route.webhook, event_id="evt_x", before=before, limit=PAGE + 1
+        )
+        found.append(len(seen))
+    assert found == [PAGE + 1, PAGE - 1]
+
+
+def test_a_page_of_ids_that_nobody_has_is_a_page_too(desk):
+    route = desk.endpoint()
+    desk.publish(route, event_id="evt_last")
+    letters.end(desk.connection, route.webhook, 1, "delivered", 5.0)
+    of = Of(route.webhook, [*(f"evt_{n}" for n in range(PAGE)), "evt_last"])
+    sent, rest = letterbook.send_again(desk.connection, of, 9.0, in_order=False)
+    assert (sent, rest) == (0, Of(route.webhook, ["evt_last"]))
+    assert letterbook.send_again(desk.connection, rest, 9.0, in_order=False) == (1, None)
+
+
+def test_what_waits_and_what_a_client_acknowledges_is_found_in_steps_behind_very_many_that_have_ended(desk):
+    route = desk.endpoint(in_order=True)
+    letters.add(desk.connection, [route], [entry for _ in range(STRIDE + 2) for entry in desk.entries()], 0.0)
+    desk.connection.execute("UPDATE letters SET state = 'delivered', acked_at = 0, line = 0")
+    desk.publish(route)
+    webhook, last = route.webhook, desk.position
+    assert letterbook.put_in_line(desk.connection, webhook, 0, in_order=False) == STRIDE
+    assert letterbook.put_in_line(desk.connection, webhook, STRIDE, in_order=False) is None
+    assert letterbook.hurry(desk.connection, webhook, 0, 1.0) == STRIDE
+    told = desk.ack(route, last)
+    assert (told.acked, told.reached) == (0, STRIDE)
+    told = desk.ack(route, last, after=STRIDE)
+    assert (told.acked, told.reached) == (1, last)
 
 
 def test_letters_that_nobody_took_in_their_time_are_dead_and_later_forgotten(desk):

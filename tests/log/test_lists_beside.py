@@ -21,6 +21,7 @@ from broker.log.engines.lists import PART
 from broker.log.engines.rows import EVENTS
 from broker.log.jobs import JOBS, Intake, Terms, Worker
 from broker.log.letters import LETTERS, Route
+from broker.log.owed import Of
 from broker.protocol.selection import EVERYTHING
 
 ROOMS = (EVENTS, ANSWERS, NOTES, LETTERS, JOBS)
@@ -165,7 +166,7 @@ async def test_what_was_sent_again_behind_a_list_that_is_taken_back_moves_up(pat
 
     def again():
         house.begin(["b1"], "b")
-        assert letterbook.send_again(connection, 2, ["first"], 0.0, in_order=True) == 1
+        assert letterbook.send_again(connection, Of(2, ["first"]), 0.0, in_order=True) == (1, None)
 
     house.storage.between = [lambda: house.begin(["b0"], "b"), again, lambda: fill(house)]
     house.begin(names_of(20 * PART))

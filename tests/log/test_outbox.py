@@ -10,8 +10,9 @@ from log.test_letters import ACCOUNT, Desk
 
 from broker.log import letters
 from broker.log.engines.rows import EVENTS
-from broker.log.letters import LETTERS, PAGE
+from broker.log.letters import LETTERS
 from broker.log.outbox import Outbox
+from broker.log.owed import PAGE
 from broker.log.storage import open_storage
 from broker.protocol.selection import EVERYTHING
 

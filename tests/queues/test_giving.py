@@ -466,7 +466,7 @@ async def test_of_many_events_that_are_dead_some_are_named_and_all_counted(autoj
 
 
 async def test_any_number_of_leases_is_given_back_unused_in_pages(autojump_clock, monkeypatch):
-    monkeypatch.setattr(jobs, "PAGE", 2)
+    monkeypatch.setattr(giving, "PAGE", 2)
     async with Desk().open() as desk:
         for number in range(5):
             desk.publish(str(number))

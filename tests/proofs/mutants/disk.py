@@ -43,10 +43,30 @@ MUTANTS: list[Mutant] = [
     *of(
         "broker/log/letterbook.py", "tests/log/test_letters.py",
         ("a letter is found by its event's id", " INDEXED BY letters_id", ""),
+        ("what is dead is found by its index", "FROM letters INDEXED BY letters_dead", "FROM letters INDEXED BY letters_id"),
+        ("what is dead and goes for want of room is found by its index",
+         "FROM letters INDEXED BY letters_died WHERE", "FROM letters INDEXED BY letters_ended WHERE ended_at > 0 AND"),
+        ("what waits is found in steps", "last if gone_through == STRIDE else None", "None"),
+        ("dead letters are sent again in pages", "found[-1][0] if len(found) == PAGE else None", "None"),
+    ),
+    *of(
+        "broker/log/letters_acked.py", "tests/log/test_letters.py",
+        ("how far an acknowledgement goes in a step is told", "LIMIT 1 OFFSET {STRIDE - 1}", "LIMIT 0 OFFSET {STRIDE - 1}"),
+        ("how far an acknowledgement came is told", "reached if last is None else min(reached, last)", "reached"),
+    ),
+    *of(
+        "broker/log/owed.py", "tests/log/test_letters.py",
+        ("letters that are named are sent again a page at a time", "after, PAGE - looked)).fetchall()", "after, PAGE)).fetchall()"),
+        ("ids that nobody has are a page, too", "max(1, len(found))", "len(found)"),
+        ("what is named goes on where the last page ended", "Of(of.owner, of.event_ids[index:], found[-1][0])", "Of(of.owner, of.event_ids[index + 1 :])"),
     ),
     *of(
         "broker/log/jobbook.py", "tests/log/test_jobs.py",
         ("a job is found by its event's id", " INDEXED BY jobs_id", ""),
+        ("a dead job is found by its index", "FROM jobs INDEXED BY jobs_dead", "FROM jobs INDEXED BY jobs_id"),
+        ("a dead job that goes for want of room is found by its index",
+         "FROM jobs INDEXED BY jobs_died WHERE", "FROM jobs INDEXED BY jobs_ended WHERE ended_at > 0 AND"),
+        ("dead jobs are done again in pages", "found[-1][0] if len(found) == PAGE else None", "None"),
     ),
     *of(
         "broker/log/statements.py", "tests/log/test_letters.py",

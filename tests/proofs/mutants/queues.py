@@ -179,7 +179,7 @@ MUTANTS: list[Mutant] = [
         ("a lease that is given back is not current",
          "                live.leases.pop(lease_id, None)\n        for start", "                pass\n        for start"),
         ("any number of leases is given back in pages",
-         "some = lease_ids[start : start + jobs.PAGE]", "some = lease_ids[start:]"),
+         "some = lease_ids[start : start + PAGE]", "some = lease_ids[start:]"),
         ("leases that were given back unused are counted as such",
          '            self._settled("freed", settled)\n', "            pass\n"),
         ("leases that were lost are counted",
