@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
+
+import pytest
 
 KEY = "dm_live_test_of_the_command_line"
 GUARD_SECONDS = 180 if os.environ.get("BROKER_PROVE") else 60
@@ -77,3 +80,16 @@ def serving(*arguments, **options) -> Iterator[tuple[subprocess.Popen[str], str]
         found = re.search(r"https?://127\.0\.0\.1:\d+", line)
         assert found, said
         yield started, found[0]
+
+
+def shut_in(user: str, *writable: str) -> list[str]:
+    """A command before a command: it is done by a user without rights, who can write nothing but what is named."""
+    if shutil.which("bwrap") is None:
+        pytest.skip("there is no bwrap (bubblewrap): nothing is done with a read-only root")
+    shutting = ["bwrap", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    shutting += [word for path in writable for word in ("--bind", path, path)]
+    shutting += ["--unshare-user", "--uid", user, "--gid", user]
+    tried = subprocess.run([*shutting, "true"], capture_output=True, text=True, check=False, timeout=GUARD_SECONDS)
+    if tried.returncode:
+        pytest.skip(f"bwrap is not allowed to do its work: {tried.stderr.strip()}")
+    return shutting

@@ -139,7 +139,7 @@ def open_database(
             connection.close()
         release_lock(lock)
         if isinstance(error, sqlite3.Error | OSError):
-            raise StorageError(f"{path}: {in_words(error)}") from None
+            raise refusal(path, error) from None
         raise
     return Database(path, connection, lock, epoch, last_run, wall_clock)
 
@@ -183,7 +183,7 @@ def opened_for_upkeep(path: str) -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"{path}: {in_words(error)}") from None
+        raise refusal(path, error) from None
     finally:
         release_lock(lock)
 
@@ -195,6 +195,19 @@ def mark_as_copy(path: str) -> None:
         connection.executemany(_SET, {"clean": 0, "boot_id": "", "synchronous": "normal"}.items())
     finally:
         connection.close()
+
+
+def refusal(path: str, error: Exception) -> StorageError:
+    """Return what is said of a file that cannot be opened, or was not good any more: its name, and why."""
+    words, file = in_words(error), Path(path).absolute()
+    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_CANTOPEN") and not os.access(file.parent, os.W_OK):
+        is_mount = bool(os.statvfs(file.parent).f_flag & os.ST_RDONLY)
+        folder = "its file system is read-only" if is_mount else "its folder may not be written"
+        words = (
+            f"{folder}, and who reads it needs {file.name}-wal and {file.name}-shm beside it: "
+            f"copy it, with {file.name}-wal if there is one, to a folder where they can be made"
+        )
+    return StorageError(f"{path}: {words}")
 
 
 def require_ours(path: str) -> None:

@@ -68,4 +68,6 @@ def in_words(error: Exception) -> str:
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return f"it is damaged: {error}"
+    if name.startswith("SQLITE_READONLY"):
+        return f"it is read-only, or the file system that it is on ({error})"
     return str(error)

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from ..errors import StorageError
-from .database import connect, free_bytes, mark_as_copy, opened_for_upkeep, require_known, require_ours
+from .database import connect, free_bytes, mark_as_copy, opened_for_upkeep, refusal, require_known, require_ours
 from .lock import in_words, owner_of
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'meta' ORDER BY name"
@@ -50,7 +50,7 @@ def _looking_into(path: str) -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"{path}: {in_words(error)}") from None
+        raise refusal(path, error) from None
 
 
 def report(path: str) -> FileReport:
@@ -108,7 +108,10 @@ def backup(path: str, copy: str) -> int:
         raise StorageError(f"{unfinished}: {in_words(error)}") from None
     try:
         with _looking_into(path) as connection:
-            connection.execute("VACUUM INTO ?", (unfinished,))
+            try:
+                connection.execute("VACUUM INTO ?", (unfinished,))
+            except sqlite3.Error as error:
+                raise StorageError(f"{path}: it cannot be copied to {copy}: {in_words(error)}") from None
         mark_as_copy(unfinished)
         os.link(unfinished, copy)  # unlike a rename it replaces nothing
     except (sqlite3.Error, OSError) as error:

@@ -10,9 +10,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import pytest
 from documents import ROOT
-from processes import GUARD_SECONDS, free_port, process
+from processes import GUARD_SECONDS, free_port, process, shut_in
 
 from broker.cli.cli import main
 from broker.config import Config
@@ -131,25 +130,13 @@ def ignored():
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def shut_in():
-    """A command before a command: a user without rights, who can write nothing anywhere."""
-    if shutil.which("bwrap") is None:
-        pytest.skip("there is no bwrap (bubblewrap): the broker is not run with a read-only root")
-    shutting = ["bwrap", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    shutting += ["--unshare-user", "--uid", USER, "--gid", USER]
-    tried = subprocess.run([*shutting, "true"], capture_output=True, text=True, check=False, timeout=GUARD_SECONDS)
-    if tried.returncode:
-        pytest.skip(f"bwrap is not allowed to do its work: {tried.stderr.strip()}")
-    return shutting
-
-
 def test_the_log_on_disk_is_in_the_volume():
     [volume] = of("VOLUME")
     assert Path(environment()["BROKER_STORAGE__PATH"]).parent == Path(words(volume)[0])
 
 
 def test_it_runs_as_nobody_with_a_root_that_is_read_only_and_is_found_healthy():
-    shutting = [*shut_in(), "--tmpfs", "/mnt", "--chdir", "/etc"]
+    shutting = [*shut_in(USER), "--tmpfs", "/mnt", "--chdir", "/etc"]
     settings = {name: value for name, value in environment().items() if name != "PATH"}
     assert settings["BROKER_SERVER__HOST"] == "0.0.0.0"
     settings["BROKER_STORAGE__PATH"] = "/mnt/broker.db"  # as in the volume, which is not here

@@ -2,11 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
 from durable import publish, stream
-from processes import GUARD_SECONDS, KEY, process, serving
+from processes import GUARD_SECONDS, KEY, process, serving, shut_in
 
 from broker.cli.cli import main
 from broker.keys import hash_key
@@ -122,6 +124,38 @@ def test_what_is_no_log_or_is_not_there_is_named(tmp_path, verb):
     assert f"{other}: there is no such file" in refused(verb, "--storage", other)
     other.write_text("notes" * 100)
     assert f"{other}: it is not a broker's log" in refused(verb, "--storage", other)
+
+
+def refused_shut_in(*arguments, writable=()):
+    shutting = shut_in(str(os.getuid()), *map(str, writable))
+    command = [*shutting, sys.executable, "-m", "broker", "storage", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GUARD_SECONDS)
+    assert done.returncode == 1, done.stdout
+    return done.stderr
+
+
+@pytest.mark.parametrize("verb", ["info", "check"])
+def test_on_a_read_only_mount_it_says_why_it_cannot_look_and_what_can_be_done(filled, verb):
+    told = refused_shut_in(verb, "--storage", filled)
+    assert f"{filled}: its file system is read-only, and who reads it needs broker.db-wal" in told
+    assert "copy it, with broker.db-wal if there is one, to a folder where they can be made" in told
+
+
+def test_a_backup_of_or_to_a_read_only_mount_says_which_of_them_is(filled, tmp_path):
+    (folder := tmp_path / "copies").mkdir()
+    copy = folder / "copy.db"
+    told = refused_shut_in("backup", "--storage", filled, copy, writable=[folder])
+    assert f"{filled}: its file system is read-only" in told
+    assert f"{copy}.part: Read-only file system" in refused_shut_in("backup", "--storage", filled, copy)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_that_may_not_be_written_is_not_compacted(filled):
+    shutting = [*shut_in(str(os.getuid()), str(filled.parent)), "--ro-bind", str(filled), str(filled)]
+    command = [*shutting, sys.executable, "-m", "broker", "storage", "compact", "--storage", str(filled)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GUARD_SECONDS)
+    assert done.returncode == 1
+    assert f"{filled}: it is read-only, or the file system that it is on" in done.stderr
 
 
 def test_without_a_file_it_says_how_to_name_one(tmp_path, monkeypatch):

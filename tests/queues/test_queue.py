@@ -63,7 +63,8 @@ def test_what_is_left_out_is_one_event_without_waiting_for_as_long_as_the_queue_
         ("hold", {"lease_ids": ["l"], "seconds": 1}),
         ("hold", {"lease_ids": ["l"], "seconds": 3_600}),
         ("nack", {"lease_ids": ["l"], "retry_after_ms": 0, "reason": ""}),
-        ("nack", {"lease_ids": ["l"], "retry_after_ms": 86_400_000, "dead": True, "reason": "x" * 256}),
+        ("nack", {"lease_ids": ["l"], "retry_after_ms": 86_400_000, "dead": False, "reason": "x" * 256}),
+        ("nack", {"lease_ids": ["l"], "dead": True}),
     ],
 )
 def test_a_worker_may_ask_for_the_least_and_the_most(action, fields):
@@ -94,6 +95,11 @@ def test_less_or_more_than_that_is_refused_by_its_name(action, fields, path):
     code, message = refusal(said, action, **fields)
     assert code == "invalid_params"
     assert f"`{path}`" in message
+
+
+def test_who_says_when_an_event_is_tried_again_and_that_it_is_not_is_told_both_names():
+    code, message = refusal(said, "nack", lease_ids=["l"], dead=True, retry_after_ms=0)
+    assert (code, message) == ("invalid_params", "`retry_after_ms` or `dead`, not both - at `$.retry_after_ms`")
 
 
 def test_only_what_names_leases_is_refused_for_naming_what_does_not_go_with_them():
