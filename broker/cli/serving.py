@@ -14,10 +14,11 @@ from ..config import Config, LogFormat, LogLevel, LogsConfig, load_config
 from ..config import check_config as checked
 from ..disk import require_storage
 from ..errors import ConfigError, StorageError, first_of
+from ..log.lock import require_folder
 from ..observe.log_writer import LogWriter
 from ..observe.siblings import Siblings
 from ..transport.files import raise_open_files_limit
-from ..transport.listeners import Address, handed_over, text_of
+from ..transport.listeners import Address, handed_over, naming, require_place, text_of
 from ..transport.server import serve_until_signal
 from ..transport.tls import certificate_of
 from ..version import __version__
@@ -109,6 +110,22 @@ def _require_servable(config: Config) -> None:
     certificate_of(config.server)
 
 
+def _require_places(config: Config) -> None:
+    """Raise `ConfigError` where a file that is to be made has no place. `serve` finds that out by making it."""
+    unix, path = config.server.unix, config.storage.path
+    try:
+        if unix is not None:
+            with naming(unix):
+                require_place(unix)
+    except OSError as error:
+        raise ConfigError(f"`server.unix`: {error.strerror}") from None
+    try:
+        if path is not None:
+            require_folder(path)
+    except StorageError as error:
+        raise ConfigError(f"`storage.path`: {error}") from None
+
+
 def _of_a_worker(config_path: str | None, config: Config, logs: LogsConfig) -> list[str]:
     """Return what a worker of this configuration is given: what flags have overridden, they override in it, too."""
     flags = {
@@ -186,6 +203,7 @@ def check_config(config_path: str | None, *, as_json: bool) -> None:
     config = load(config_path)
     try:
         _require_servable(config)
+        _require_places(config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     keys = sum(len(account.keys) for account in config.accounts)

@@ -15,8 +15,7 @@ def take_lock(path: str) -> tuple[int, int]:
     path = os.path.realpath(path)
     if os.path.exists(path) and os.stat(path).st_nlink > 1:
         raise StorageError(f"{path}: it has a second name (a hard link), by which another process could change it")
-    if not Path(path).parent.is_dir():
-        raise StorageError(f"{path}: there is no directory {str(Path(path).parent)!r}")
+    require_folder(path)
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -30,6 +29,13 @@ def take_lock(path: str) -> tuple[int, int]:
         raise StorageError(f"{path}: another broker (pid {pid}) has it") from None
     say_owner(lock, int(run))
     return lock, int(run)
+
+
+def require_folder(path: str) -> None:
+    """Raise `StorageError` where no file can be made: there is no such directory."""
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise StorageError(f"{path}: there is no directory {str(folder)!r}")
 
 
 def release_lock(lock: int) -> None:

@@ -4,6 +4,7 @@ Pure. msgspec skips a value at a few nanoseconds a byte, and proves grammar, esc
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -64,6 +65,9 @@ def _refusal(error: Exception, text: Any, path: str) -> RequestError:
             return RequestError("invalid_json", f"The document is nested too deeply - at `{path}`")
     if any(word in str(error) for word in _SAID_OF_HALF) and (half := _half_of_a_pair(text)):
         return RequestError("invalid_json", f"`{half}` is half of a surrogate pair, and no character - at `{path}`")
+    start = text[:1].encode() if isinstance(text, str) else bytes(text[:3])
+    if start == BOM_UTF8:
+        return RequestError("invalid_json", f"It begins with a byte order mark - at `{path}`")
     return RequestError("invalid_json", located(str(error), path))
 
 

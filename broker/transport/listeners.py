@@ -26,6 +26,8 @@ RETRY_SECONDS: Final = 0.1
 ALL_ADDRESSES: Final = "::"
 """Alone, this host is all addresses, those of IPv4 too; beside others, those of IPv6."""
 _USED_UP: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_LONGEST_PATH: Final = 107
+"""What a `sockaddr_un` has room for, beside its end."""
 _FIRST_HANDED: Final = 3
 """The descriptor behind those of standard input, output and error."""
 _SOCKET_UMASK: Final = 0o117
@@ -138,6 +140,7 @@ def listening_at(path: str) -> Iterator[socket.socket]:
     listening = socket.socket(socket.AF_UNIX)
     with naming(path):
         try:
+            require_place(path)
             _remove_stale(path)
             before = os.umask(_SOCKET_UMASK)
             try:
@@ -157,12 +160,21 @@ def listening_at(path: str) -> Iterator[socket.socket]:
                 os.unlink(path)
 
 
-def _remove_stale(path: str) -> None:
-    """Remove a socket file on which nobody listens. Raises `OSError` if somebody does, or if it is another file."""
-    try:
+def require_place(path: str) -> None:
+    """Raise `OSError` where no socket file can be: there is no directory, or another file, or the path is too long."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise OSError(errno.ENOENT, f"there is no directory {folder!r}")
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"the path of a socket has at most {_LONGEST_PATH} bytes")
+    with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EEXIST, "there is a file that is no socket")
-    except FileNotFoundError:
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file on which nobody listens. Raises `OSError` if somebody does."""
+    if not os.path.lexists(path):
         return
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)

@@ -3,6 +3,7 @@
 Pure: where the bytes come from is `Wire`'s. Nothing of a header or a query is ever logged: keys are there.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
@@ -111,6 +112,7 @@ class Request:
     async def body(self, max_bytes: int = MAX_BODY_BYTES, count: Callable[[int], None] = _count_nothing) -> bytes:
         """Read the whole body, asking for it with 100-continue if the client waits for that (RFC 9110 section 10.1.1).
 
+        A byte order mark before it is passed over, as RFC 8259 section 8.1 allows: some editors write one.
         ``count`` is called with the size of each piece before it is kept, and may raise. Raises `RequestError`:
         ``too_large`` (before anything is read if Content-Length says so), ``unsupported_media_type``,
         ``timeout_reading``, ``bad_request`` if its framing is broken; `PeerGoneError` if the client leaves. It may be
@@ -125,7 +127,7 @@ class Request:
             raise self._refusal.again()
         content = b"".join(self._content)
         self._content = [content]
-        return content
+        return content.removeprefix(BOM_UTF8)
 
     async def _read_body(self, max_bytes: int, count: Callable[[int], None]) -> None:
         if self.body_bytes != 0 and not {b"identity"}.issuperset(self.tokens(b"content-encoding")):

@@ -72,6 +72,12 @@ def test_a_payload_that_is_no_json_is_said_to_be_where_it_came_from(url):
     assert "standard input, the payload, is not JSON" in run("publish", "--url", url, "--type", "job.done").stderr
 
 
+@pytest.mark.parametrize(("options", "text"), [(["--type", "a"], "{}"), ([], '{"type":"a","payload":{}}\n')])
+def test_a_byte_order_mark_before_standard_input_is_passed_over(url, options, text):
+    answer = run("publish", "--url", url, *options, text="\ufeff" + text)
+    assert (answer.exit_code, "event_id" in answer.stdout) == (0, True), answer.stderr
+
+
 def test_publish_says_that_it_waits_for_what_is_typed(url):
     ours, theirs = pty.openpty()
     with process("publish", "--url", url, "--type", "job.done", stdin=theirs) as publishing:

@@ -192,6 +192,31 @@ def test_what_needs_a_log_on_disk_where_there_is_none_is_told_before_it_is_serve
         assert (there.exit_code, there.output[:3]) == (0, "ok:")
 
 
+@pytest.mark.parametrize(
+    ("setting", "path", "said"),
+    [
+        ("unix", "gone/broker.sock", "`server.unix`: cannot listen on {path}: there is no directory '{folder}/gone'"),
+        ("unix", "broker.toml", "`server.unix`: cannot listen on {path}: there is a file that is no socket"),
+        ("path", "gone/broker.db", "`storage.path`: {path}: there is no directory '{folder}/gone'"),
+    ],
+)
+def test_check_config_names_a_file_that_is_to_be_made_and_has_no_place(setting, path, said, config_path):
+    folder = config_path.parent
+    config_path.rename(folder / "broker.toml")
+    variable = {"unix": "BROKER_SERVER__UNIX", "path": "BROKER_STORAGE__PATH"}[setting]
+    answer = run("check-config", "--config", str(folder / "broker.toml"), **{variable: str(folder / path)})
+    said = said.format(path=folder / path, folder=folder)
+    assert (answer.exit_code, answer.output) == (1, f"Error: {said}\n")
+
+
+def test_check_config_is_content_with_a_file_that_can_be_made_or_is_a_brokers_at_work(config_path):
+    folder = config_path.parent
+    settings = {"BROKER_SERVER__UNIX": str(folder / "b.sock"), "BROKER_STORAGE__PATH": str(folder / "broker.db")}
+    with serving("--config", config_path, **settings):
+        assert run("check-config", "--config", str(config_path), **settings).exit_code == 0
+    assert run("check-config", "--config", str(config_path), **settings).exit_code == 0
+
+
 def test_serve_with_an_engine_says_where_that_is_without_its_password_and_warns_once_that_it_is_away(config_path):
     url = f"redis://me:hush@127.0.0.1:{free_port()}/3"
     with process("serve", "--config", config_path, "--port", "0", BROKER_ENGINE__URL=url) as started:

@@ -15,6 +15,7 @@ from clients import (
     LISTENER,
     OPERATOR,
     PUBLISHER,
+    TEXT,
     WEBSOCKET_HEADERS,
     Answer,
     ask,
@@ -24,6 +25,7 @@ from clients import (
     configured_key,
     connected,
     event,
+    masked,
     numbers,
     open_socket,
     parse_answer,
@@ -450,6 +452,41 @@ async def test_a_list_with_one_bad_event_publishes_nothing_and_the_error_names_i
         assert alone.code == code
         assert served.broker.statistics().published == 0
         assert served.broker.statistics().replay.events == 0
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"type":"a","payload":{}}', "application/json"),
+        (b' [{"type":"a","payload":{}}, {"type":"a","payload":{}}]', "application/json"),
+        (b'{"type":"a","payload":{}}\n{"type":"a","payload":{}}\n', "application/x-ndjson"),
+    ],
+    ids=["one event", "a list", "lines"],
+)
+async def test_a_byte_order_mark_before_a_body_is_passed_over(body, content_type):
+    async with serving() as served:
+        headers = (bearer(ALICE), ("Content-Type", content_type))
+        answer = await ask(served.address, "POST", "/v1/events", *headers, body=MARK + body)
+        assert answer.status == 200
+        assert served.broker.statistics().published == body.count(b"payload")
+        token = await ask(served.address, "POST", "/v1/websocket/token", bearer(ALICE), body=MARK + b"{}")
+        assert token.status == 200
+        command = MARK + b'{"action":"ping"}'
+        assert (await ask(served.address, "POST", "/v1/commands", bearer(ALICE), body=command)).status == 200
+
+
+async def test_a_byte_order_mark_anywhere_else_is_refused_by_its_name():
+    line = b'{"type":"a","payload":{}}\n'
+    async with serving() as served, connected(served.address) as client:
+        for body, place in ((MARK * 2 + line, "$[0]"), (line + MARK + line, "$[1]")):
+            answer = await post_events(served.address, body, NDJSON)
+            check_refusal(answer, 400, "invalid_json")
+            assert answer.message == f"It begins with a byte order mark - at `{place}`"
+        await client.send(masked(TEXT, MARK + b'{"action":"ping"}'))
+        assert (await client.next())["error"]["message"] == "It begins with a byte order mark - at `$`"
 
 
 BAD_BODIES = {

@@ -160,6 +160,20 @@ async def test_a_file_that_is_no_socket_is_left_alone_and_named(tmp_path):
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("gone/broker.sock", "there is no directory '.*/gone'"),
+        (f"{'x' * 100}.sock", "the path of a socket has"),
+    ],
+)
+async def test_a_socket_file_that_has_no_place_is_named_with_the_reason(tmp_path, path, said):
+    path = str(tmp_path / path)
+    async with open_broker(configured(server=ServerConfig(port=0, unix=path))) as opened:
+        with pytest.raises(OSError, match=rf"cannot listen on {path}: {said}"):
+            await serve(opened)
+
+
 async def test_a_socket_file_that_somebody_else_has_put_there_is_not_removed(tmp_path):
     path = tmp_path / "broker.sock"
     async with served(port=0, unix=str(path)):
