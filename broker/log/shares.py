@@ -16,7 +16,7 @@ SHARE: Final = 512
 ALONE: Final = 2_048
 """Rows of one that is of one account, about: it goes on while nobody else comes."""
 LONG: Final = 512
-"""A piece of work of so many rows is the last one of its commit, and one at a time is written."""
+"""A piece of work of so many rows is the last one of its commit, or alone in it, and one at a time is written."""
 
 
 class Weighed(Protocol):
@@ -39,26 +39,31 @@ W = TypeVar("W", bound=Weighed)
 class Shares:
     """What accounts had of the commits so far, as far as it was more than their share."""
 
-    def __init__(self, group_weight: int = GROUP_WEIGHT, share: int = SHARE) -> None:
+    def __init__(self, group_weight: int = GROUP_WEIGHT, share: int = SHARE, *, long_alone: bool = False) -> None:
         self._group_weight = group_weight
         self._share = share
+        self._long_alone = long_alone
         self._debts: dict[str, int] = {}
 
-    def choose(self, waiting: Sequence[W], beside: Collection[str] | None = None) -> tuple[list[W], list[W]]:
-        """Return what is next, at least one piece if any waits, and what goes on waiting, in its order.
+    def choose(
+        self, waiting: Sequence[W], beside: Collection[str] = (), *, short: bool = False
+    ) -> tuple[list[W], list[W]]:
+        """Return what is next, at least one piece if any may be, and what goes on waiting, in its order.
 
-        ``beside``: the accounts of something that goes on. Then it is what is neither long nor of these, if any.
+        ``beside``: accounts for which nothing may be done now. ``short``: nothing long is next.
         """
-        others = None if beside is None else frozenset(beside)
-        chosen, rest = self._of_whose_turn_it_is(waiting, others)
-        if not chosen and any(_may_go(work, others) for work in rest):
+        others = frozenset(beside)
+        chosen, rest = self._of_whose_turn_it_is(waiting, others, short)
+        if not chosen and any(_may_go(work, others, short) for work in rest):
             # All that wait have had more than their share: then nobody is kept waiting by them.
             self._debts.clear()
-            chosen, rest = self._of_whose_turn_it_is(waiting, others)
+            chosen, rest = self._of_whose_turn_it_is(waiting, others, short)
         self._note(chosen)
         return chosen, rest
 
-    def _of_whose_turn_it_is(self, waiting: Sequence[W], beside: frozenset[str] | None) -> tuple[list[W], list[W]]:
+    def _of_whose_turn_it_is(
+        self, waiting: Sequence[W], beside: frozenset[str], short: bool
+    ) -> tuple[list[W], list[W]]:
         """Return the work of those who have no debts, up to each one's share, and the rest."""
         chosen: list[W] = []
         rest: list[W] = []
@@ -67,7 +72,8 @@ class Shares:
         stopped = set(self._debts)
         for work in waiting:
             is_full = total >= self._group_weight or (bool(chosen) and chosen[-1].weight >= LONG)
-            if is_full or not stopped.isdisjoint(work.owners) or not _may_go(work, beside):
+            is_late = self._long_alone and bool(chosen) and work.weight >= LONG
+            if is_full or is_late or not stopped.isdisjoint(work.owners) or not _may_go(work, beside, short):
                 stopped.update(work.owners)  # what is for these, too, comes after it
                 rest.append(work)
                 continue
@@ -94,6 +100,6 @@ def goes_on(chosen: Sequence[Weighed]) -> bool:
     return len(owners) == 1 and owners != {()} and sum(work.weight for work in chosen) < ALONE
 
 
-def _may_go(work: Weighed, beside: frozenset[str] | None) -> bool:
-    """Whether work may be done while something of some accounts goes on."""
-    return beside is None or (work.weight < LONG and beside.isdisjoint(work.owners))
+def _may_go(work: Weighed, beside: frozenset[str], short: bool) -> bool:
+    """Whether work may be done now, but for debts."""
+    return not (short and work.weight >= LONG) and beside.isdisjoint(work.owners)

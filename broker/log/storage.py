@@ -327,7 +327,7 @@ class Storage:
             if long is None and not goes_on(group):
                 return []
             was_last = self._gather(waiting, seconds=0) or was_last
-            chosen, waiting = shares.choose(waiting, () if long is None else long.owners)
+            chosen, waiting = shares.choose(waiting, () if long is None else long.owners, short=True)
             return chosen
 
         try:

@@ -55,7 +55,7 @@ def test_others_are_looked_for_when_an_account_has_had_its_share_and_while_there
     chosen, waiting = shares.choose([Work(number, ("a",), 100) for number in range(40)])
     assert len(chosen) == -(-SHARE // 100)
     while goes_on(chosen):
-        more, waiting = shares.choose(waiting, ())
+        more, waiting = shares.choose(waiting, short=True)
         chosen += more
     assert len(chosen) >= ALONE // 100
     assert [work.number for work in [*chosen, *waiting]] == list(range(40))
@@ -105,7 +105,7 @@ def test_beside_what_is_long_goes_what_is_neither_long_nor_of_its_accounts_nor_b
             may_go.append(work)
     done = []
     while True:
-        chosen, waiting = shares.choose(waiting, accounts)
+        chosen, waiting = shares.choose(waiting, accounts, short=True)
         if not chosen:
             break
         done += chosen
@@ -116,3 +116,17 @@ def test_what_is_long_is_the_last_of_its_commit():
     chosen, rest = Shares().choose([Work(0, ("a",)), Work(1, ("b",), LONG), Work(2, ("c",)), Work(3, ())])
     assert [work.number for work in chosen] == [0, 1]
     assert [work.number for work in rest] == [2, 3]
+
+
+def test_what_is_long_may_be_alone_and_waits_for_no_more_than_came_before_it():
+    shares = Shares(long_alone=True)
+    works = [Work(0, ("a",)), Work(1, ("b",), LONG), Work(2, ("c",)), Work(3, ("b",))]
+    assert [[work.number for work in chosen] for chosen in commits(shares, works)] == [[0, 2], [1], [3]]
+
+
+def test_of_what_may_not_be_done_now_nothing_is_chosen_and_what_is_long_only_where_it_may_be():
+    shares = Shares()
+    works = [Work(0, ("a",)), Work(1, ("b",), LONG), Work(2, ("a", "c")), Work(3, ("c",))]
+    chosen, rest = shares.choose(works, ["a"])
+    assert [work.number for work in chosen] == [1]
+    assert shares.choose(rest, ["a"], short=True) == ([], rest)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -18,7 +19,7 @@ from broker import Broker, Config, EngineConfig, ReplayConfig, RequestError, ope
 from broker.address import parse_address
 from broker.errors import ConfigError
 from broker.fanout.subscriber import Subscriber
-from broker.log.engines.valkey import appending, link, scripts, tail
+from broker.log.engines.valkey import appending, calls, link, scripts, tail
 from broker.log.engines.valkey.engine import ValkeyEngine
 from broker.log.engines.valkey.scripts import Script
 from broker.log.engines.valkey.tail import Standing, Tail
@@ -214,7 +215,7 @@ async def test_what_is_larger_than_a_message_between_nodes_arrives_all_the_same(
         assert engine_of(other).tail.reads > 3  # a megabyte at a time
 
 
-async def test_a_list_of_ten_thousand_is_stored_in_one_step_and_a_longer_one_refused(valkey):
+async def test_a_list_of_ten_thousand_is_stored_and_a_longer_one_refused(valkey):
     async with nodes(valkey) as [one, other], other.subscribe("a") as subscriber:
         await one.publish("a", [{"type": "x.y", "payload": {}, "event_id": f"e{n}"} for n in range(10_000)])
         assert len(await heard(subscriber, "e9999")) == 10_000
@@ -518,15 +519,19 @@ async def test_a_frozen_server_is_away_within_seconds_and_what_it_took_is_stored
         assert await heard(subscriber, "e3") == ids(3)
 
 
-@pytest.mark.parametrize("others", [1, 600], ids=["short", "long"])
-async def test_an_own_repetition_of_a_lost_call_is_no_duplicate_but_the_same_id_twice_in_a_list_is(valkey, others):
+@pytest.mark.parametrize(
+    ("others", "losing"), [(1, "APPEND"), (600, "APPEND"), (600, "FINISH")], ids=["short", "long", "last of long"]
+)
+async def test_an_own_repetition_of_a_lost_call_is_no_duplicate_but_the_same_id_twice_in_a_list_is(
+    valkey, others, losing
+):
     async with nodes(valkey, 1) as [one]:
         of_one = engine_of(one).link
         run, lost = of_one.run, []
 
         async def lose_the_answer(script, *rest):
             answer = await run(script, *rest)
-            if script is appending.APPEND and not lost:
+            if script is getattr(calls, losing) and not lost:
                 lost.append(answer)
                 of_one.drop("its answer is lost")
                 raise link.LinkLostError("lost")
@@ -795,6 +800,155 @@ async def test_who_comes_while_a_long_list_is_written_out_is_stored_beside_it_bu
         assert order == ["beside it", "long", "after it"]
 
 
+# --- long lists --------------------------------------------------------------
+
+
+def long_list(first: int = 0, number: int = 1_500) -> list[dict]:
+    return [{"type": "x.y", "event_id": f"l{n}", "payload": {}} for n in range(first, first + number)]
+
+
+async def publish_for_many(broker: Broker, account_ids: list[str], first: int = 0, number: int = 1_500) -> Any:
+    """Publish a list of which each account gets every so-manieth event; return what became of it."""
+    of_each = [range(first + n, first + number, len(account_ids)) for n in range(len(account_ids))]
+    outcome: list[Any] = []
+    told = trio.Event()
+
+    def done(said: Any) -> None:
+        outcome.append(said)
+        told.set()
+
+    by_account = {name: [prepared(f"l{n}") for n in some] for name, some in zip(account_ids, of_each, strict=True)}
+    engine_of(broker).begin(by_account, done)
+    await told.wait()
+    return outcome[0]
+
+
+class Halted:
+    """Lets a node's calls of a script wait from the one of a number on, until it may go on."""
+
+    def __init__(self, broker: Broker, script: str, number: int = 0) -> None:
+        self.script = getattr(calls, script)
+        self.here, self.may_go_on = trio.Event(), trio.Event()
+        self._link = engine_of(broker).link
+        self._run = self._link.run
+        self._left = number
+
+    async def _wait_with(self, script, keys, arguments):
+        if script is self.script:
+            self._left -= 1
+            if self._left < 0:
+                self.here.set()
+                await self.may_go_on.wait()
+        return await self._run(script, keys, arguments)
+
+    def __enter__(self) -> "Halted":
+        self._link.run = self._wait_with  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.may_go_on.set()
+        self._link.run = self._run  # type: ignore[method-assign]
+
+
+async def test_while_a_list_is_written_others_are_stored_and_nobody_sees_any_of_it_until_all_is_there(any_server):
+    async with nodes(any_server) as [one, other], other.subscribe("a") as on_a, other.subscribe("b") as on_b:
+        await publish(one, 1)
+        async with trio.open_nursery() as nursery:
+            with Halted(one, "FINISH") as halted:
+                nursery.start_soon(publish_for_many, one, ["b", "a"])
+                await halted.here.wait()
+                await other.publish("c", events(1))
+                await one.publish("c", events(2))
+                nursery.start_soon(publish, other, 2)
+                nursery.start_soon(publish, one, 3)
+                await until_begun(other, 1)
+                async with one.subscribe("a", since="1m") as late:
+                    assert await heard(late, "e1") == [None, "e1"] or late.replay.recovered
+                assert await heard(on_a, "e1") == ids(1)
+        found = await heard(on_a, "l1499")
+        assert [event_id for event_id in found if event_id not in ids(2, 3)] == [f"l{n}" for n in range(1, 1_500, 2)]
+        assert await heard(on_b, "l1498") == [f"l{n}" for n in range(0, 1_500, 2)]
+        [second, third] = await other.publish("a", events(2, 3))
+        assert second.duplicate
+        assert third.duplicate
+
+
+async def test_a_list_whose_node_dies_in_the_middle_was_never_there(any_server, monkeypatch):
+    monkeypatch.setattr(calls, "LIST_MS", 300)
+    async with nodes(any_server, 1) as [other], other.subscribe("a") as subscriber:
+        async with nodes(any_server, 1) as [one]:
+            async with trio.open_nursery() as nursery:
+                halted = Halted(one, "APPEND", 2).__enter__()
+                nursery.start_soon(one.publish, "a", long_list())
+                await halted.here.wait()
+                nursery.cancel_scope.cancel()
+        await publish(other, 1)
+        assert await heard(subscriber, "e1") == ids(1)
+        names = engine_of(other).link.names
+        assert any_server.command("LLEN", names.of_account("s", "a")) == 1
+        assert {published.duplicate for published in await other.publish("a", long_list())} == {False}
+
+
+async def test_two_nodes_whose_lists_are_for_the_same_accounts_in_another_order_wait_for_each_other(valkey):
+    accounts = [f"acct_{n}" for n in range(8)]
+    async with nodes(valkey) as [one, other]:
+        outcomes: list[Any] = []
+
+        async def publish_all(broker: Broker, named: list[str], first: int) -> None:
+            outcomes.append(await publish_for_many(broker, named, first, 1_600))
+
+        async with trio.open_nursery() as nursery:
+            for turn in range(3):
+                nursery.start_soon(publish_all, one, accounts, 10_000 * turn)
+                nursery.start_soon(publish_all, other, accounts[::-1], 10_000 * turn + 5_000)
+        assert [sum(map(len, outcome.values())) for outcome in outcomes] == [1_600] * 6
+        names = engine_of(one).link.names
+        assert [valkey.command("LLEN", names.of_account("s", name)) for name in accounts] == [1_200] * 8
+
+
+async def test_a_list_that_lost_its_place_is_stored_anew_and_once(valkey):
+    async with nodes(valkey) as [one, other], other.subscribe("a") as subscriber:
+        async with trio.open_nursery() as nursery:
+            with Halted(one, "FINISH") as halted:
+                nursery.start_soon(one.publish, "a", long_list())
+                await halted.here.wait()
+                for key in valkey.command("KEYS", "*u:*"):
+                    valkey.command("DEL", key)
+                await publish(other, 1)
+        assert await heard(subscriber, "l1499") == ["e1", *(f"l{n}" for n in range(1_500))]
+
+
+async def test_a_list_that_a_full_server_refuses_in_its_middle_leaves_nothing(any_server, caplog):
+    async with nodes(any_server) as [one, other], other.subscribe("a") as subscriber:
+        with Halted(one, "APPEND", 2) as halted:
+            async with trio.open_nursery() as nursery:
+
+                async def be_refused() -> None:
+                    with pytest.raises(RequestError) as refused:
+                        await one.publish("a", long_list())
+                    assert refused.value.code == "unavailable"
+
+                nursery.start_soon(be_refused)
+                await halted.here.wait()
+                any_server.command("CONFIG", "SET", "maxmemory", 1)
+                halted.may_go_on.set()
+        names = engine_of(one).link.names
+        assert any_server.command("LLEN", names.of_account("s", "a")) == 0
+        any_server.command("CONFIG", "SET", "maxmemory", 0)
+        await publish(one, 1)
+        assert await heard(subscriber, "e1") == ids(1)
+
+
+async def test_a_list_takes_no_more_room_than_a_window_may_when_it_is_over(valkey):
+    replay = {"max_events_per_account": 1_000}
+    async with nodes(valkey, 1, replay=replay) as [one]:
+        await publish(one, *range(900))
+        await one.publish("a", long_list(number=600))
+        names = engine_of(one).link.names
+        await until(lambda: valkey.command("LLEN", names.of_account("s", "a")) == 1_000)
+        assert valkey.command("HLEN", names.of_account("d", "a")) == 1_000 + len("yot")
+
+
 async def test_positions_of_sixteen_digits_are_exact(any_server):
     async with nodes(any_server, 1) as [one]:
         cursors = await publish(one, *range(2_000))
@@ -830,7 +984,7 @@ async def test_another_history_begins_after_all_that_a_node_has_seen_though_the_
 def without_fence(patch: pytest.MonkeyPatch) -> None:
     """Go by what stands in the database, whichever server has it."""
     blind = scripts.PRELUDE.replace("known[2] == replid", "known[2]")
-    for module, name in ((link, "HELLO"), (appending, "APPEND"), (tail, "HEADS")):
+    for module, name in ((link, "HELLO"), (calls, "APPEND"), (calls, "FINISH"), (tail, "HEADS")):
         text = getattr(module, name).text
         assert scripts.PRELUDE in text
         patch.setattr(module, name, Script(text.replace(scripts.PRELUDE, blind)))

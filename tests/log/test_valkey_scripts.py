@@ -1,4 +1,4 @@
-"""scripts.py: what the server does in one step, against plain lists; on both kinds of server."""
+"""scripts.py, storing.py: what the server does in one step, against plain lists; on both kinds of server."""
 
 from dataclasses import dataclass, field
 
@@ -6,12 +6,20 @@ import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from processes import free_port
 from valkeys import KINDS, Server, read, server
 
 from broker.log.engines.valkey import TAG, Names
-from broker.log.engines.valkey.scripts import APPEND, HEADS, HELLO, INDEX, READ, READ_BACK, Script
+from broker.log.engines.valkey.scripts import HEADS, HELLO, INDEX, READ, READ_BACK, Script
+from broker.log.engines.valkey.storing import APPEND, FINISH, TAKE_BACK, TAKEN_BACK, TRIM
 
 ACCOUNTS = ("a", "b")
 MOST, MOST_BYTES, OVERHEAD, LONG_MS = 7, 1_100, 40, 10_000_000
@@ -23,6 +31,7 @@ events = st.lists(
     max_size=9,
 )
 """Id, inbox, and how long it is."""
+batches = st.dictionaries(accounts, events.filter(bool), min_size=1)
 
 
 def page_of(batch) -> bytes:
@@ -49,18 +58,36 @@ class Scripts:
         self.generation = self.run(HELLO, [NAMES.generation], candidate)[0]
         return self.generation
 
-    def append(self, by_account, generation: str | None = None, marks=()):
+    def append(self, by_account, generation: str | None = None, marks=(), of_list="", *, begin=False):
         keys, arguments = [NAMES.generation], []
         for account_id, batch in by_account.items():
             keys += [NAMES.of_account(kind, account_id) for kind in "msdxqp"]
             pages = [page_of(batch[start : start + self.page]) for start in range(0, len(batch), self.page)]
             words = [word for mark in marks for word in mark]
             arguments += [NAMES.events(account_id), len(pages), len(marks), *words, *pages]
-        answer = self.run(APPEND, keys, generation or self.generation, "candidate", *self.limits, *arguments)
-        if answer[0] == "stale":
+        of_lists = [NAMES.long_list(""), of_list, LONG_MS, "begin" if begin else ""]
+        limits = [*self.limits, *of_lists]
+        answer = self.run(APPEND, keys, generation or self.generation, "candidate", *limits, *arguments)
+        if answer[0] in ("stale", "busy", "lost", "reused") or isinstance(answer, str):
             return answer
         told = [text.split() for text in answer]
         return [[int(word) if at % 2 else word for at, word in enumerate(words)] for words in told]
+
+    def finish(self, of_list: str, behind, mark=("", "")):
+        keys, arguments = [NAMES.generation, NAMES.long_list(of_list)], [of_list, self.limits[0], *mark]
+        for account_id, number in behind.items():
+            keys += [NAMES.of_account(kind, account_id) for kind in "mdqp"]
+            arguments += [number, NAMES.events(account_id)]
+        return self.run(FINISH, keys, self.generation, "candidate", *arguments)
+
+    def take_back(self, of_list: str, *of: str):
+        keys = [NAMES.of_account(kind, account_id) for account_id in of for kind in "msdx"]
+        return self.run(TAKE_BACK, [NAMES.long_list(of_list), *keys], of_list)
+
+    def trim(self, keep):
+        keys = [NAMES.of_account(kind, account_id) for account_id in keep for kind in "msd"]
+        limits = [*self.limits[:3], OVERHEAD]
+        return self.run(TRIM, [NAMES.generation, *keys], self.generation, "candidate", *limits, *keep.values())
 
     def heads(self, *floors: int, of=ACCOUNTS):
         keys = [NAMES.generation, *(NAMES.of_account("m", account_id) for account_id in of)]
@@ -79,6 +106,10 @@ class Log:
     all: list[tuple[str, str, int]] = field(default_factory=list)
     """Identity, inbox, and how long its line is."""
     held: int = 0
+    owner: str | None = None
+    """The list that it is of, which may be dead."""
+    behind: list[tuple[str, str, int]] = field(default_factory=list)
+    """What stands behind the head."""
 
     @property
     def head(self) -> int:
@@ -89,6 +120,19 @@ class Log:
 
     def identity(self, position: int) -> str:
         return self.all[position - self.birth - 1][0]
+
+    def known(self) -> dict[str, int]:
+        """Where what is not stored again is."""
+        behind = {identity: self.head + n for n, (identity, _, _) in enumerate(self.behind, start=1)}
+        return {self.identity(position): position for position in self.window()} | behind
+
+    def take_back(self) -> None:
+        self.owner = None
+        self.behind.clear()
+
+    def trim(self, keep: int) -> None:
+        while self.held > keep and (self.held > MOST or self.bytes() > MOST_BYTES):
+            self.held -= 1
 
     def bytes(self) -> int:
         return sum(size + OVERHEAD for _, _, size in self.all[len(self.all) - self.held :])
@@ -103,34 +147,98 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        self.list: str | None = None
+        """The list that lives."""
+        self.lists = 0
         self.at.command("FLUSHALL")
         self.scripts = Scripts(self.at)
         self.scripts.hello("first")
         numbers = self.scripts.heads(0, 0)
         self.logs = {name: Log(int(head)) for name, head in zip(ACCOUNTS, numbers[::2], strict=True)}
 
-    @rule(by_account=st.dictionaries(accounts, events.filter(bool), min_size=1))
+    @rule(by_account=batches)
     def append(self, by_account) -> None:
+        owners = {account_id: self.logs[account_id].owner for account_id in by_account}
         outcome = self.scripts.append(by_account)
+        for account_id, owner in owners.items():
+            if owner is not None and owner != self.list:
+                self.logs[account_id].take_back()
+        busy = [str(n) for n, owner in enumerate(owners.values(), start=1) if owner is not None and owner == self.list]
+        if busy:
+            assert outcome == ["busy", *busy]
+            return
         for (account_id, batch), flat in zip(by_account.items(), outcome, strict=True):
             log = self.logs[account_id]
-            held = {log.identity(position): position for position in log.window()}
-            fresh = 0
-            for (event_id, inbox, size), position, known in zip(batch, flat[::2], flat[1::2], strict=True):
-                identity = f"{event_id} {inbox}"
-                assert bool(known) == (identity in held)
-                if not known:
-                    fresh += 1
-                    ms = len("1795720568204 ")
-                    line = (
-                        len(f"{position} ") + ms + len(f'{identity} t {{"cursor":"c.{position}","payload":""}}') + size
-                    )
-                    log.all.append((identity, inbox, line))
-                    log.held += 1
-                    held[identity] = log.head
-                assert int(position) == held[identity]
-            while fresh and log.held > fresh and (log.held > MOST or log.bytes() > MOST_BYTES):
-                log.held -= 1
+            fresh = self.stored(log, batch, flat)
+            log.all += fresh
+            log.held += len(fresh)
+            if fresh:
+                log.trim(len(fresh))
+
+    def stored(self, log: Log, batch, flat) -> list[tuple[str, str, int]]:
+        """Look at where events are; return those that are new, which come after all that there is."""
+        known, last, fresh = log.known(), log.head + len(log.behind), []
+        for (event_id, inbox, size), position, was_known in zip(batch, flat[::2], flat[1::2], strict=True):
+            identity = f"{event_id} {inbox}"
+            assert bool(was_known) == (identity in known)
+            if not was_known:
+                ms = len("1795720568204 ")
+                line = len(f"{position} ") + ms + len(f'{identity} t {{"cursor":"c.{position}","payload":""}}') + size
+                fresh.append((identity, inbox, line))
+                known[identity] = last + len(fresh)
+            assert int(position) == known[identity]
+        return fresh
+
+    @rule(by_account=batches)
+    def put_behind(self, by_account) -> None:
+        begin = self.list is None
+        if self.list is None:
+            self.lists += 1
+            self.list = f"list_{self.lists}"
+        outcome = self.scripts.append(by_account, of_list=self.list, begin=begin)
+        for (account_id, batch), flat in zip(by_account.items(), outcome, strict=True):
+            log = self.logs[account_id]
+            if log.owner != self.list:
+                log.take_back()
+            log.owner = self.list
+            log.behind += self.stored(log, batch, flat)
+
+    @precondition(lambda self: self.list is not None)
+    @rule(miscounted=st.integers(0, 4))
+    def finish(self, miscounted) -> None:
+        mine = {name: log for name, log in self.logs.items() if log.owner == self.list}
+        behind = {name: len(log.behind) for name, log in mine.items()}
+        if miscounted == 0:
+            wrong = {name: number + 1 for name, number in behind.items()}
+            assert self.scripts.finish(self.list, wrong) == ["lost"]
+        assert self.scripts.finish(self.list, behind) == ["stored"]
+        assert self.scripts.finish(self.list, behind) == ["lost"]
+        self.list = None
+        for log in mine.values():
+            log.all += log.behind
+            log.held += len(log.behind)
+            log.take_back()
+        assert self.scripts.trim(behind) == 0
+        for name, log in mine.items():
+            log.trim(behind[name])
+
+    @precondition(lambda self: self.list is not None)
+    @rule()
+    def die(self) -> None:
+        """What is left of it is taken back by whoever stores next."""
+        self.scripts.at.command("DEL", NAMES.long_list(self.list))
+        assert self.scripts.append({"a": [("e1", "i1", 1)]}, of_list=self.list) == ["lost"]
+        assert self.scripts.finish(self.list, {}) == ["lost"]
+        self.list = None
+
+    @precondition(lambda self: self.list is not None)
+    @rule()
+    def take_back(self) -> None:
+        assert self.scripts.take_back(self.list, *ACCOUNTS) == 0
+        for log in self.logs.values():
+            if log.owner == self.list:
+                log.take_back()
+        self.list = None
 
     @rule(account_id=accounts, back=st.integers(-3, 20), most=st.integers(1, 5), room=st.integers(1, 500))
     def read(self, account_id, back, most, room) -> None:
@@ -185,7 +293,7 @@ class Machine(RuleBasedStateMachine):
     def the_ids_that_are_known_are_those_of_the_window(self) -> None:
         for name, log in self.logs.items():
             known = self.at.command("HKEYS", NAMES.of_account("d", name))
-            assert sorted(one for one in known if " " in one) == sorted(map(log.identity, log.window()))
+            assert sorted(one for one in known if " " in one) == sorted(log.known())
 
     @invariant()
     def heads_are_where_the_logs_end(self) -> None:
@@ -242,6 +350,87 @@ def test_a_list_longer_than_lua_unpacks_is_stored_whole(scripts):
         [flat] = scripts.append({"a": batch})
         assert flat[1::2] == [known] * 10_000
     assert scripts.at.command("LLEN", NAMES.of_account("s", "a")) == 10_000
+
+
+def test_what_a_dead_list_has_left_is_taken_back_little_by_little_before_anything_is_stored(scripts):
+    scripts.page, scripts.limits[1:3] = 256, [10**6, 10**9]
+    first, second = ([(f"e{n}", "i1", 1) for n in range(start, start + 450)] for start in (0, 450))
+    scripts.append({"a": first}, of_list="dead", begin=True)
+    scripts.append({"a": second}, of_list="dead")
+    assert scripts.append({"b": first, "a": first}) == ["busy", "2"]
+    scripts.at.command("DEL", NAMES.long_list("dead"))
+    assert scripts.append({"b": first, "a": first}) == ["busy", "2"]  # a part of it is taken back with each
+    assert scripts.at.command("LLEN", NAMES.of_account("s", "a")) == 900 - TAKEN_BACK
+    assert scripts.at.command("LLEN", NAMES.of_account("s", "b")) == 0
+    [_, flat] = scripts.append({"b": first, "a": first})
+    assert flat[1::2] == [0] * 450
+    for kind in "sx":
+        assert scripts.at.command("LLEN", NAMES.of_account(kind, "a")) == 450
+
+
+def test_a_list_that_is_given_up_leaves_nothing_though_the_server_is_full(scripts):
+    [[before, _]] = scripts.append({"a": [("e0", "i1", 1)]})
+    scripts.page, scripts.limits[1:3] = 256, [10**6, 10**9]
+    for start in (0, 400, 800):
+        batch = [(f"f{n}", "i1", 1) for n in range(start, start + 400)]
+        scripts.append({"a": batch}, of_list="mine", begin=not start)
+    scripts.at.command("CONFIG", "SET", "maxmemory", 1)
+    try:
+        assert "OOM" in scripts.append({"a": [("f", "i1", 1)]}, of_list="mine")
+        assert [scripts.take_back("mine", "a", "b") for _ in range(3)] == [1, 1, 0]
+    finally:
+        scripts.at.command("CONFIG", "SET", "maxmemory", 0)
+    assert scripts.finish("mine", {"a": 1_200}) == ["lost"]
+    for kind in "sx":
+        assert scripts.at.command("LLEN", NAMES.of_account(kind, "a")) == 1
+    [[after, known]] = scripts.append({"a": [("f0", "i1", 1)]})
+    assert (int(after), known) == (int(before) + 1, 0)
+
+
+def test_a_list_whose_account_was_born_again_meanwhile_is_lost_and_none_of_it_is_read(scripts):
+    scripts.append({"a": [("e1", "i1", 1)]}, of_list="mine", begin=True)
+    [_, birth] = scripts.heads(2**52, of=["a"])
+    assert int(birth) == 2**52
+    assert scripts.finish("mine", {"a": 1}) == ["lost"]
+    assert scripts.of(READ, "ms", "a", birth, 10, 10_000)[3] == []
+    [[first, known]] = scripts.append({"a": [("e1", "i1", 1)]})
+    assert (int(first), known) == (2**52 + 1, 0)
+
+
+def test_a_list_that_came_with_other_content_is_not_stored_and_its_own_content_is_kept(scripts):
+    scripts.append({"a": [("e1", "i1", 1)]}, of_list="mine", begin=True, marks=[(1, 1, "me", "x")])
+    assert scripts.finish("mine", {"a": 1}, ("me", "x")) == ["stored"]
+    assert scripts.append({"a": [("e2", "i1", 1)]}, marks=[(1, 1, "me", "y")]) == [["0", 2]]
+    other = {"b": [("e2", "i1", 1)], "a": [("e2", "i1", 1)]}
+    assert scripts.append(other, of_list="other", begin=True, marks=[(1, 1, "me", "y")]) == ["reused"]
+    assert scripts.take_back("other", "a", "b") == 0
+    again = scripts.append({"a": [("e1", "i1", 1)]}, of_list="again", begin=True, marks=[(1, 1, "me", "x")])
+    assert [known for _, known in again] == [1]
+
+
+def test_a_window_that_was_gone_for_longer_than_its_list_is_read_as_empty(scripts):
+    [[_, _]] = scripts.append({"a": [("e1", "i1", 1)]})
+    [[last, _]] = scripts.append({"a": [("e2", "i1", 1)]}, of_list="mine", begin=True)
+    scripts.at.command("DEL", *(NAMES.of_account(kind, "a") for kind in "sdx"))
+    head, _, start, page = scripts.of(READ, "ms", "a", 0, 10, 10_000)
+    assert (int(head), int(start), page) == (int(last) - 1, int(head), [])
+    assert scripts.of(READ_BACK, "ms", "a", last, 10, 10_000)[2:] == [head, []]
+    assert scripts.of(INDEX, "mx", "a", last, 0, 10)[2:] == [head, []]
+
+
+def test_what_is_too_much_after_a_list_leaves_the_window_little_by_little_but_not_the_list(scripts):
+    scripts.page, scripts.limits[1:3] = 256, [10**6, 10**9]
+    scripts.append({"a": [(f"e{n}", "i1", 1) for n in range(700)]})
+    scripts.append({"a": [(f"f{n}", "i1", 1) for n in range(20)]}, of_list="mine", begin=True)
+    scripts.finish("mine", {"a": 20})
+    scripts.append({"a": [("g", "i1", 1)]}, of_list="next", begin=True)
+    scripts.limits[1] = 10
+    assert [scripts.trim({"a": 20}) for _ in range(2)] == [1, 0]
+    assert scripts.at.command("LLEN", NAMES.of_account("s", "a")) == 20 + 1
+    assert scripts.at.command("HLEN", NAMES.of_account("d", "a")) == 20 + 1 + len("yot")
+    lines = scripts.at.command("LRANGE", NAMES.of_account("s", "a"), 0, 19)
+    told = scripts.at.command("HGET", NAMES.of_account("d", "a"), "#y")
+    assert int(told) == sum(map(len, lines)) + OVERHEAD * 20
 
 
 def test_what_is_too_old_leaves_the_window_with_its_id_and_stays_in_the_index(scripts):

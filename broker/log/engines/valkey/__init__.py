@@ -5,7 +5,7 @@ Pure. One hash tag, so that all keys of an account are in one place; A is an acc
 | key | what |
 |---|---|
 | `gen` | the *generation*: which history of the server this is, by its replication id and its run |
-| `m:A` | the generation, the head, the birth, and when the last event was stored |
+| `m:A` | the generation, the head, the birth, when the last event was stored; whose long list stands behind the head |
 | `s:A` | the window: a line for each event, in order |
 | `d:A` | the position of each event of the window by its id and inbox, and counts for trimming |
 | `q:A`, `p:A` | what stands for the content of publishes with a `request_id`, the latest and those before them |
@@ -16,6 +16,7 @@ Pure. One hash tag, so that all keys of an account are in one place; A is an acc
 | `f:A`, `l:A` | clients for whom webhooks wait, and what they acknowledged, for the keeper (`fanout.handed`) |
 | `keeper:` | the node that has webhooks and queues (`keeper.lease`) |
 | `n:N` | a lease: while it is there, the node lives |
+| `u:L` | the same of a long list that is being written (`storing`) |
 
 `e:A` is the channel in which an account's new events travel, `t:N` one for messages to a node; channels know no
 databases, so their names have the database's number. Positions of a generation are dense from the account's birth on,
@@ -62,6 +63,10 @@ class Names:
     def lease(self, node: str) -> str:
         """Return the key of a node's lease."""
         return f"{TAG}n:{node}"
+
+    def long_list(self, name: str) -> str:
+        """Return the key of a long list that is being written."""
+        return f"{TAG}u:{name}"
 
     def events(self, account_id: str) -> str:
         """Return the channel of an account's events."""

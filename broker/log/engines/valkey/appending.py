@@ -1,13 +1,16 @@
 """Publishes on their way to the server: what waits while a call is under way goes together with the next one.
 
-One task writes, and another while a long list is under way: that takes a while to be written out, and to be told of.
-A call that was lost is made again with the next link: the ids of its events keep it from being stored twice. What is
-not told within `DEADLINE_SECONDS` is refused, and may be stored all the same.
+One task writes, and another while a long list is under way, which goes in parts (`lists`). What is for an account of
+which another node writes a list waits, and is tried again. A call that was lost is made again with the next link: the
+ids of its events keep it from being stored twice. What is not told within `DEADLINE_SECONDS` is refused, and may be
+stored all the same.
 """
 
 import logging
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
@@ -16,13 +19,12 @@ import trio
 
 from ....config import ReplayConfig
 from ....errors import RequestError, request_id_reused
-from ....protocol.messages import ENTRY_OVERHEAD_BYTES, PreparedEvent
-from ...replay import cursor_prefix_of
+from ....protocol.messages import PreparedEvent
 from ...shares import LONG, Shares
 from .. import Answer, Done, EventsByAccount, Stored, Withdraw
-from . import pages_of
+from .calls import BusyError, Calls, LostError, Mark, MarkOf, ReusedError
 from .link import Link, RefusedError, unavailable
-from .scripts import APPEND
+from .lists import LongList
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +37,10 @@ MAX_EVENTS: Final = 10_000
 MAX_WAITING_BYTES: Final = 134_217_728
 """Of payloads that are not told of yet."""
 DEADLINE_SECONDS: Final = 5.0
-PUBLISHED_BYTES: Final = 65_536
-"""Up to so much a node hears of events by itself; of more it hears that they are there."""
-META_MS: Final = 7 * 86_400_000
-KNOWN_MS: Final = 3_900_000
-"""How long the index outlives the window."""
-_MARK: Final = 4
-"""Arguments of one publish that may be sent again."""
+BUSY_SECONDS: Final = 0.01
+"""After which it is tried again to store what is for an account of which another node writes a list."""
 _REUSED: Final = 2
 """What the server says of events that it does not store, since their publish came before with other content."""
-_LINE_OVERHEAD: Final = ENTRY_OVERHEAD_BYTES - 60
-_STEP_BYTES: Final = 65_536
-"""That are written out before others have their turn."""
-_ACCOUNT_BYTES: Final = 1_024
-"""What an account costs beside its events, in bytes of these."""
 _SLICE: Final = 256
 """Events that are told of before others have their turn."""
 _ACCOUNT: Final = 4
@@ -58,12 +50,22 @@ _ACCOUNT: Final = 4
 class _Publish:
     """One publish. ``done`` None: it is over."""
 
-    __slots__ = ("by_account", "deadline", "done", "mark", "owners", "sent", "sent_before", "size", "weight")
+    __slots__ = (
+        "by_account",
+        "deadline",
+        "done",
+        "left",
+        "mark",
+        "owners",
+        "sent",
+        "sent_before",
+        "size",
+        "weight",
+    )
 
     def __init__(self, by_account: EventsByAccount, done: Done, answer: Answer | None, deadline: float) -> None:
         self.by_account = by_account
-        self.mark = () if answer is None else (_mark_of(answer), answer.digest)
-        """Whose it is, and what stands for its content, if it may be sent again."""
+        self.mark: Mark | None = None if answer is None else (_mark_of(answer), answer.digest)
         self.done: Done | None = done
         self.deadline = deadline
         self.owners: Sequence[str] = tuple(by_account)
@@ -73,6 +75,8 @@ class _Publish:
         """Whether there was a call with it: then it may be stored."""
         self.sent_before = False
         """Whether a call with it was lost."""
+        self.left = ""
+        """The list that it was then, which may live."""
 
 
 class Appending:
@@ -80,20 +84,13 @@ class Appending:
 
     def __init__(self, link: Link, replay: ReplayConfig) -> None:
         self._link = link
-        window_ms = int(replay.seconds * 1_000)
-        self._limits = [
-            window_ms,
-            replay.max_events_per_account,
-            replay.max_bytes_per_account,
-            META_MS,
-            window_ms + KNOWN_MS,
-            PUBLISHED_BYTES,
-            _LINE_OVERHEAD,
-        ]
-        self._shares = Shares(CALL_EVENTS, ACCOUNT_EVENTS_OF_CALL)
+        self._calls = Calls(link, replay)
+        self._shares = Shares(CALL_EVENTS, ACCOUNT_EVENTS_OF_CALL, long_alone=True)
+        self._busy: dict[str, float] = {}
+        """Accounts of which another node writes a list, and until when nothing is tried for them."""
         self._waiting: list[_Publish] = []
         self._long: list[_Publish] = []
-        """The call with a long list that is under way: others' calls go beside it, for other accounts."""
+        """The long list that is under way: others' calls go beside it, for other accounts."""
         self._begun: deque[_Publish] = deque()
         """All that are not over, and maybe some that are, in their order."""
         self._bytes = 0
@@ -101,11 +98,18 @@ class Appending:
         self._first = trio.Event()
         self.under_way = 0
         """Publishes that are not told of yet."""
-        self.calls = 0
-        self.events = 0
-        """That went with them."""
         self.refused: str | None = None
         """Why the server stored nothing, the last time."""
+
+    @property
+    def calls(self) -> int:
+        """How many have stored something."""
+        return self._calls.number
+
+    @property
+    def events(self) -> int:
+        """Events that went with them."""
+        return self._calls.events
 
     def begin(self, by_account: EventsByAccount, done: Done, answer: Answer | None = None) -> Withdraw | None:
         """Store events; ``done`` hears what became of them, or that nobody knows. Returns what takes them back."""
@@ -150,77 +154,88 @@ class Appending:
             chosen = self._choose()
             if not chosen:
                 self._more = trio.Event()
-                await self._more.wait()
-            elif chosen[-1].weight >= LONG:
+                with trio.move_on_at(min(self._busy.values(), default=math.inf)):
+                    await self._more.wait()
+            elif chosen[0].weight >= LONG:
                 self._long = chosen
                 self._link.start_soon(self._store_long)
             else:
-                await self._store(chosen)
+                await self._store(chosen, self._call(chosen))
 
     async def _store_long(self) -> None:
-        """Store a long list while others' calls go on."""
-        chosen = self._long
+        """Store a long list while others' calls go on, and let leave what is too much then."""
+        [publish] = self._long
+        long_list = LongList(self._calls, publish.by_account, publish.mark, self._link.node, publish.deadline)
         try:
-            await self._store(chosen)
+            await self._store([publish], self._call_long(publish, long_list))
         finally:
             self._long = []
             self._more.set()
+        with suppress(RefusedError):
+            await long_list.trim()
 
-    async def _store(self, chosen: list[_Publish]) -> None:
+    async def _store(self, chosen: list[_Publish], call: Awaitable[None]) -> None:
         """Store some publishes. Raises `LinkLostError`; then they wait again."""
+        lost = True
         try:
-            await self._call(chosen)
+            await call
+            lost = False
+        except BusyError as busy:
+            lost = False
+            until = trio.current_time() + BUSY_SECONDS
+            self._busy.update(dict.fromkeys(busy.account_ids, until))
         except RefusedError as refused:
             self._refuse(chosen, refused)
         finally:
             again = [publish for publish in chosen if publish.done is not None]
             for publish in again:
-                publish.sent_before = True
+                publish.sent_before |= lost
+                publish.sent = publish.sent_before
             self._waiting[:0] = again
 
     def _choose(self) -> list[_Publish]:
-        """Take what goes with the next call: beside a list that is under way, what is not for its accounts."""
+        """Take what goes with the next call: nothing for accounts of a list that is under way, here or elsewhere."""
+        now = trio.current_time()
+        self._busy = {account_id: until for account_id, until in self._busy.items() if until > now}
         self._waiting = [publish for publish in self._waiting if publish.done is not None]
-        if self._long:
-            beside = [owner for publish in self._long for owner in publish.owners]
-            chosen, self._waiting = self._shares.choose(self._waiting, beside)
-        elif sum(publish.weight for publish in self._waiting) <= CALL_EVENTS:
+        beside = [*self._busy, *(owner for publish in self._long for owner in publish.owners)]
+        if not beside and sum(publish.weight for publish in self._waiting) <= CALL_EVENTS:
             chosen, self._waiting = self._waiting, []
         else:
-            chosen, self._waiting = self._shares.choose(self._waiting)
+            chosen, self._waiting = self._shares.choose(self._waiting, beside, short=bool(self._long))
         for publish in chosen:
             publish.sent = True
         return chosen
 
     async def _call(self, publishes: list[_Publish]) -> None:
         """Store some publishes in one step, and tell of each."""
-        link = self._link
         parts = [(publish, publish.by_account) for publish in publishes]  # one may be refused meanwhile
-        by_account, marks = _gathered(publishes)
-        keys, prefixes, written = [link.names.generation], {}, 0
-        arguments: list[str | bytes | int] = [link.generation, link.candidate(), *self._limits]
-        for account_id, events in by_account.items():
-            prefix = prefixes[account_id] = cursor_prefix_of(account_id, link.generation.encode())
-            keys += [link.names.of_account(kind, account_id) for kind in "msdxqp"]
-            marked = marks.get(account_id, [])
-            pages = []
-            for page in pages_of(events, prefix):
-                pages.append(page)
-                written += _ACCOUNT_BYTES + len(page)
-                if written > _STEP_BYTES:
-                    written = 0
-                    await trio.lowlevel.checkpoint()
-            arguments += [link.names.events(account_id), len(pages), len(marked) // _MARK, *marked, *pages]
-        answer = await link.run(APPEND, keys, arguments)
-        self.calls += 1
-        self.events += sum(map(len, by_account.values()))
-        replicated = await link.replicated()
+        places = await self._calls.append(*_gathered(publishes))
+        await self._tell(parts, {account_id: iter(told) for account_id, told in places.items()})
+
+    async def _call_long(self, publish: _Publish, long_list: LongList) -> None:
+        """Store one publish part by part, and tell of it."""
+        by_account = publish.by_account
+        if publish.left:
+            await self._calls.take_back(publish.left, publish.owners)
+        publish.left = long_list.name
+        try:
+            places = await long_list.store()
+        except ReusedError:
+            self._end(publish, request_id_reused())
+        except LostError:
+            pass  # it waits again, and is stored anew
+        else:
+            await self._tell([(publish, by_account)], {account_id: iter(told) for account_id, told in places.items()})
+
+    async def _tell(self, parts: list[tuple[_Publish, EventsByAccount]], places: Mapping[str, Iterator[bytes]]) -> None:
+        """Tell of each publish where its events are, by the next places of their accounts."""
+        replicated = await self._link.replicated()
         self.refused = None
-        places = {account_id: iter(told.split()) for account_id, told in zip(by_account, answer, strict=True)}
         for publish, of_publish in parts:
             outcome, reused = {}, False
             for number, (account_id, of_account) in enumerate(of_publish.items(), start=1):
-                prefix, where = prefixes.get(account_id, ""), places.get(account_id, iter(()))
+                prefix, where = self._calls.prefix_of(account_id), places.get(account_id, iter(()))
                 stored = await _stored(of_account, where, prefix, publish.sent_before)
                 outcome[account_id] = stored or []
                 reused |= stored is None
@@ -252,18 +267,17 @@ class Appending:
             done(outcome)
 
 
-def _gathered(publishes: list[_Publish]) -> tuple[dict[str, list[PreparedEvent]], dict[str, list[int | bytes]]]:
-    """Return the events of publishes by account, and of each account which of them may be sent again, as the script
-    takes that."""
+def _gathered(publishes: list[_Publish]) -> tuple[dict[str, list[PreparedEvent]], dict[str, list[MarkOf]]]:
+    """Return the events of publishes by account, and of each account which of them may be sent again."""
     by_account: dict[str, list[PreparedEvent]] = {}
-    marks: dict[str, list[int | bytes]] = {}
+    marks: dict[str, list[MarkOf]] = {}
     for publish in publishes:
         for account_id, events in publish.by_account.items():
             if events:
                 of_account = by_account.setdefault(account_id, [])
                 if publish.mark:
                     first = len(of_account) + 1
-                    marks.setdefault(account_id, []).extend((first, first + len(events) - 1, *publish.mark))
+                    marks.setdefault(account_id, []).append((first, first + len(events) - 1, *publish.mark))
                 of_account.extend(events)
     return by_account, marks
 

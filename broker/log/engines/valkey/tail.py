@@ -18,7 +18,8 @@ from ...replay import Mark, ReplayBuffer
 from ...retention import ReplayBuffers
 from .. import Log
 from . import FAR, dropped_of, entry_of
-from .appending import DEADLINE_SECONDS, META_MS
+from .appending import DEADLINE_SECONDS
+from .calls import META_MS
 from .link import Link, unavailable
 from .scripts import HEADS, INDEX, READ
 
