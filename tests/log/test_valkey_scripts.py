@@ -352,6 +352,22 @@ def test_a_list_longer_than_lua_unpacks_is_stored_whole(scripts):
     assert scripts.at.command("LLEN", NAMES.of_account("s", "a")) == 10_000
 
 
+def test_what_stands_behind_the_head_is_not_read(scripts):
+    [flat] = scripts.append({"a": [(f"e{n}", f"i{n}", 1) for n in range(5)]})
+    positions = [int(position) for position in flat[::2]]
+    scripts.append({"a": [(f"f{n}", "behind", 1) for n in range(3)]}, of_list="mine", begin=True)
+    head, start = positions[-1], positions[0] - 1
+    told = scripts.of(READ, "ms", "a", 0, 100, 10_000)
+    assert (int(told[0]), int(told[2]), list(map(position_of, told[3]))) == (head, start, positions)
+    told = scripts.of(READ_BACK, "ms", "a", head + 9, 2, 10_000)
+    assert (int(told[0]), int(told[2]), list(map(position_of, told[3]))) == (head, start, positions[-2:])
+    for known in (5, 3):
+        told = scripts.of(INDEX, "mx", "a", head + 9, 0, 100)
+        assert int(told[2]) == head - known
+        assert [item.split(" ")[1] for item in told[3]] == [f"i{n}" for n in range(5)][-known:]
+        scripts.at.command("LTRIM", NAMES.of_account("x", "a"), 2, -1)
+
+
 def test_what_a_dead_list_has_left_is_taken_back_little_by_little_before_anything_is_stored(scripts):
     scripts.page, scripts.limits[1:3] = 256, [10**6, 10**9]
     first, second = ([(f"e{n}", "i1", 1) for n in range(start, start + 450)] for start in (0, 450))
@@ -377,6 +393,7 @@ def test_a_list_that_is_given_up_leaves_nothing_though_the_server_is_full(script
     scripts.at.command("CONFIG", "SET", "maxmemory", 1)
     try:
         assert "OOM" in scripts.append({"a": [("f", "i1", 1)]}, of_list="mine")
+        assert scripts.finish("mine", {"a": 1_201}) == ["lost"]
         assert [scripts.take_back("mine", "a", "b") for _ in range(3)] == [1, 1, 0]
     finally:
         scripts.at.command("CONFIG", "SET", "maxmemory", 0)

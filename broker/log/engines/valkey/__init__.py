@@ -40,7 +40,7 @@ _NO_INBOX: Final = "*"
 """In the place of an inbox in an account's own events; no inbox is called so."""
 _HERE: Final = "\0"
 _PAGE_EVENTS: Final = 256
-"""Of one page that is appended: the script unpacks the ids of a page at once."""
+"""Of one page that is appended, which is made in one step, and whose ids the script unpacks at once."""
 _PAGE_BYTES: Final = 65_536
 """Of its payloads, about."""
 _packed: Final = msgspec.msgpack.Encoder().encode
