@@ -87,7 +87,8 @@ MUTANTS: list[Mutant] = [
     *of(
         "broker/log/shares.py", "tests/log/test_shares.py",
         ("what is for an account comes after its list", "and beside.isdisjoint(work.owners)", ""),
-        ("one long list is written at a time", "work.weight < LONG and ", ""),
+        ("one long list is written at a time", "not (short and work.weight >= LONG) and ", ""),
+        ("what is long is alone where it must be", "is_late = self._long_alone and bool(chosen) and", "is_late = False and"),
     ),
     *of(
         "broker/log/writing.py", "tests/log/test_lists.py",
