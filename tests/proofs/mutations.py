@@ -184,7 +184,7 @@ OWED = [
 
 SHARED = [
     *_in(
-        "broker/log/engines/valkey/scripts.py", TWO_NODES,
+        "broker/log/engines/valkey/storing.py", TWO_NODES,
         ("nodes: an id is published once, whichever node it is sent to",
          "local before = here[identity] or seen[(at + 3) / 4 + 3]", "local before = here[identity]"),
         ("nodes: what a node did not see comes in order",
