@@ -187,6 +187,9 @@ SHARED = [
         "broker/log/engines/valkey/storing.py", TWO_NODES,
         ("nodes: an id is published once, whichever node it is sent to",
          "local before = here[identity] or seen[(at + 3) / 4 + 3]", "local before = here[identity]"),
+    ),
+    *_in(
+        "broker/log/engines/valkey/scripts.py", TWO_NODES,
         ("nodes: what a node did not see comes in order",
          "for j = #back, 1, -1 do page[#page + 1] = back[j] end", "for j = 1, #back do page[#page + 1] = back[j] end"),
     ),
