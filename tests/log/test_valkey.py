@@ -19,7 +19,7 @@ from broker import Broker, Config, EngineConfig, ReplayConfig, RequestError, ope
 from broker.address import parse_address
 from broker.errors import ConfigError
 from broker.fanout.subscriber import Subscriber
-from broker.log.engines.valkey import appending, calls, link, scripts, tail
+from broker.log.engines.valkey import Names, appending, calls, link, scripts, tail
 from broker.log.engines.valkey.engine import ValkeyEngine
 from broker.log.engines.valkey.scripts import Script
 from broker.log.engines.valkey.tail import Standing, Tail
@@ -284,7 +284,7 @@ async def test_a_message_that_is_lost_is_read_when_the_next_one_comes(valkey):
         [(channel, hear)] = of_other._channels.items()
         of_other._channels[channel] = lambda message: None
         await publish(one, 1)
-        await engine_of(other).link.run(link.HELLO, [of_other.names.generation], ["x"])  # behind the message
+        await engine_of(other).link._hello()  # behind the message
         of_other._channels[channel] = hear
         await publish(one, 2)
         assert await heard(subscriber, "e2") == ids(1, 2)
@@ -314,7 +314,7 @@ async def test_what_arrives_while_it_is_not_known_where_an_account_is_is_not_los
             answer = await run(script, *rest)
             if script is tail.HEADS:
                 await publish(one, 2)
-                await run(link.HELLO, [of_other.link.names.generation], ["x"])  # by now the message is here
+                await of_other.link._hello()  # by now the message is here
             return answer
 
         of_other.link.run = slow
@@ -669,6 +669,15 @@ async def test_a_server_that_forgets_keys_by_itself_is_not_used(any_server, capl
             any_server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
             await until_ready(one)
             await publish(one, 1)
+
+
+async def test_a_server_that_brokers_of_another_version_use_is_not_used(any_server, caplog):
+    any_server.command("HSET", Names(0).generation, "format", "0")
+    async with nodes(any_server, 1) as [one]:
+        await until(lambda: "another version" in caplog.text)
+        assert engine_of(one).away
+        any_server.command("FLUSHDB")
+        await publish(one, 1)
 
 
 async def test_no_password_stands_in_the_log(valkey, caplog):

@@ -55,7 +55,7 @@ class Scripts:
         return self.at.command("EVAL", script.text, len(keys), *keys, *arguments)
 
     def hello(self, candidate: str) -> str:
-        self.generation = self.run(HELLO, [NAMES.generation], candidate)[0]
+        self.generation = self.run(HELLO, [NAMES.generation], candidate, "1")[0]
         return self.generation
 
     def append(self, by_account, generation: str | None = None, marks=(), of_list="", *, begin=False):

@@ -416,6 +416,10 @@ MUTANTS: list[Mutant] = [
          '        if policy != b"noeviction":\n', "        if False:\n"),
     ),
     *of(
+        f"{FOLDER}/link.py", promised("a_server_that_brokers_of_another_version_use_is_not_used"),
+        ("a server that has what cannot be read is not used", "        if form != FORMAT:\n", "        if False:\n"),
+    ),
+    *of(
         f"{FOLDER}/link.py", CUT,
         ("channels are heard again by another link",
          '            connection.send_command(b"SUBSCRIBE", *channels[start : start + _CHANNELS])\n', "            pass\n"),

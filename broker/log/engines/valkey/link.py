@@ -30,7 +30,7 @@ from coredis.connection import (
 from ....address import Address
 from ....errors import BUSY_RETRY_MS, RequestError
 from . import Names
-from .scripts import HELLO, STALE, Script
+from .scripts import FORMAT, HELLO, STALE, Script
 
 logger = logging.getLogger(__name__)
 logging.getLogger("coredis").setLevel(logging.CRITICAL)  # of what it would tell with a traceback a line is told here
@@ -264,11 +264,13 @@ class Link:
         connection = self._connection
         assert connection is not None
         began = trio.current_time()
-        generation, micros, policy = await self.run(HELLO, [self.names.generation], [self.candidate()])
+        generation, micros, policy, form = await self._hello()
         if policy != b"noeviction":
             raise _UnfitError(
                 f"it forgets keys when it is full: set `maxmemory-policy noeviction`, not {policy.decode()}"
             )
+        if form != FORMAT:
+            raise _UnfitError("brokers of another version use it: give it to one version, or empty it (FLUSHDB)")
         self._offset = int(micros) / 1_000_000 - (began + trio.current_time()) / 2
         self.generation = generation.decode()
         nursery.start_soon(self._hear, connection)
@@ -309,10 +311,13 @@ class Link:
                 self.full = True
             await self.tell(self.node, b"%b%d" % (_ECHO, self._nonce))
             await self._echoed.wait()
-            generation, _, _ = await self.run(HELLO, [self.names.generation], [self.candidate()])
+            generation, _, _, _ = await self._hello()
         if generation.decode() != self.generation:
             self.drop("it has another history")
         self._heard_at = trio.current_time()
+
+    async def _hello(self) -> Any:
+        return await self.run(HELLO, [self.names.generation], [self.candidate(), FORMAT])
 
     def _echo(self, message: bytes) -> None:
         if message == b"%b%d" % (_ECHO, self._nonce):

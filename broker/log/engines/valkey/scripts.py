@@ -14,6 +14,8 @@ from hashlib import sha1
 from typing import Final
 
 STALE: Final = b"stale"
+FORMAT: Final = b"1"
+"""Of all keys and channels. Brokers of another one do not use the server: they would not read what it holds."""
 
 PRELUDE: Final = r"""
 local function digits(n) return string.format('%.0f', n) end
@@ -53,10 +55,12 @@ HELLO: Final = Script(
     + r"""
 local generation = history(ARGV[1])
 local policy = string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w%-]+)')
-return {generation, digits(micros()), policy}
+if redis.call('HEXISTS', KEYS[1], 'format') == 0 then redis.call('HSET', KEYS[1], 'format', ARGV[2]) end
+return {generation, digits(micros()), policy, redis.call('HGET', KEYS[1], 'format')}
 """
 )
-"""KEYS: generation. ARGV: a generation, if another begins. Returns the generation, the time, and what is evicted."""
+"""KEYS: generation. ARGV: a generation, if another begins, and the format. Returns the generation, the time, what is
+evicted, and the format of what is there."""
 
 HEADS: Final = Script(
     PRELUDE
