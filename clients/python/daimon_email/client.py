@@ -195,8 +195,6 @@ class DaimonWebSocket(Calls):
             if len(group.exceptions) > 1:
                 raise
             lone = group.exceptions[0]
-        finally:
-            self._ended()  # also where it was cancelled before it began
         if lone is not None:
             raise lone
         if ending:
@@ -240,16 +238,12 @@ class DaimonWebSocket(Calls):
                     await self._notices.told()
                 tasks.cancel_scope.cancel()
         finally:
-            self._ended()
-            connected.set()
-            if ending:
-                block.cancel()
-
-    def _ended(self) -> None:
-        if not self._done.is_set():
             self._commands.end(closed())
             self._state = "closed" if self._state == "closing" else "ended"
             self._done.set()
+            connected.set()
+            if ending:
+                block.cancel()
 
     async def close(self) -> None:
         """End: finish the handlers that are at work, acknowledge, say goodbye.
