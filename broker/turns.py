@@ -157,7 +157,7 @@ class Turns:
         self._asleep = _Acts()
         self._came = trio.Event()
         self.woken: Callable[[], None] = _nothing
-        """Called for each that is woken by `wake`."""
+        """Called for each that is woken, is let in after he has waited for that, or takes his turn."""
 
     # --- one at a time
 
@@ -172,6 +172,7 @@ class Turns:
                 await trio.lowlevel.checkpoint()
             finally:
                 self._taken = self._next.let_one_go()
+        self.woken()
 
     def later(self, who: Who, act: Callable[[], None]) -> None:
         """Do this when it is its turn, by a task of `run`; it must not raise."""
@@ -252,8 +253,8 @@ class Turns:
                     if self._asleep and (wakes or not self._outside):
                         self.woken()
                         self._asleep.do_one()
-                    else:
-                        self._outside.let_one_go()
+                    elif self._outside.let_one_go():
+                        self.woken()
                 await trio.lowlevel.checkpoint()
                 if thread_time() - began < LONG_SECONDS / 2:
                     await trio.lowlevel.checkpoint()  # some may have had their step after this task had its own

@@ -236,17 +236,32 @@ async def test_strangers_are_as_often_next_as_all_accounts_together(clock):
     assert went[FIRST_LET_IN : FIRST_LET_IN + 200].count("stranger") == 100
 
 
-async def test_each_who_is_woken_is_told_of(clock):
+async def test_each_who_is_woken_let_in_or_takes_his_turn_is_told_of(clock):
     turns, told = Turns(), []
     turns.woken = partial(told.append, "woken")
+
+    async def come_late() -> None:
+        clock[0] += 2 * FULL_SECONDS
+        await turns.come_in("crowd")
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         await wait_all_tasks_blocked()
         for _ in range(100):
             turns.wake("crowd", list)
         await wait_all_tasks_blocked()
+        assert len(told) == 100
+        for _ in range(10):
+            nursery.start_soon(turns.take, "crowd")
+        await wait_all_tasks_blocked()
+        assert len(told) == 110
+        await turns.come_in("crowd")
+        assert len(told) == 110, "there was room: nobody waited"
+        for _ in range(10):
+            nursery.start_soon(come_late)
+        await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert len(told) == 100
+    assert len(told) == 120
 
 
 async def test_what_other_programs_take_of_the_processor_lets_in_no_fewer(clock, monkeypatch):

@@ -296,7 +296,7 @@ async def serve_until_signal(
     again. A supervisor that asked for it is told all this.
 
     One of several workers is ``given`` the sockets that it listens at, and has ``siblings``. ``woken`` is called for
-    each client that is woken.
+    each client that is woken or has its turn (`Turns.woken`).
     """
     certificate, handed = certificate_of(config.server), given or take_handed_over(os.environ)
     supervisor = Supervisor(os.environ)
