@@ -17,7 +17,7 @@ from msgspec import Struct
 from standardwebhooks.webhooks import Webhook
 
 from .durations import Durations, DurationsStatistics
-from .errors import RequestError
+from .errors import RequestError, part_from_frames
 from .protocol.proving import has_more_values
 from .protocol.wording import located
 from .tracing import Tracing
@@ -125,12 +125,17 @@ class Callout:
         }
         if traceparent is not None:
             headers["traceparent"] = traceparent
+        response = None
         with trio.move_on_after(self._timeout_seconds):
             try:
                 async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
                     return response.status_code, await self._read(response)
-            except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError):
+            except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, UnicodeError) as error:
+                part_from_frames(error)
                 raise NoAnswerError("unavailable", "The operator's API gave no answer") from None
+            finally:
+                if response is not None:
+                    response.stream = httpx.ByteStream(b"")  # its own refers to it
         raise NoAnswerError("timeout", "The operator's API did not answer in time")
 
     async def _read(self, response: "httpx.Response") -> bytes:

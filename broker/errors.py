@@ -164,6 +164,23 @@ def first_of(error: BaseException) -> BaseException:
     return error
 
 
+def part_from_frames(error: BaseException) -> None:
+    """Part an error, and all that it came from, from the frames that they were raised in.
+
+    A frame that still knows its error is freed by the garbage collector alone. It is for who has dealt with it.
+    """
+    parted, left = set(), [error]
+    while left:
+        each = left.pop()
+        if id(each) in parted:
+            continue
+        parted.add(id(each))
+        each.__traceback__ = None
+        left += [behind for behind in (each.__cause__, each.__context__) if behind is not None]
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+
+
 class CommandError(BrokerError):
     """Raised by a command's handler to refuse it; the client gets ``code`` and ``message`` as they are."""
 

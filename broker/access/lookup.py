@@ -18,7 +18,7 @@ import trio
 from msgspec import Meta, Struct
 
 from ..callout import Callout, NoAnswerError, Outage, decode_answer
-from ..errors import RequestError, first_of
+from ..errors import RequestError, first_of, part_from_frames
 from ..fairness import FairLimiter
 from ..protocol.names import Identifier, InboxId, Scope, Tier
 from ..turns import Turns
@@ -184,6 +184,8 @@ class Lookup:
             elif failure is not None:
                 self._outage.no_answer(failure)
         finally:
+            if failure is not None:
+                part_from_frames(failure)
             del self._questions[digest]
             question.ended()
             question.answered.set()

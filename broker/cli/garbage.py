@@ -2,9 +2,9 @@
 
 A collection is one long step, and a full one looks at everything that can refer to anything: with a thousand
 connections 100 ms, again each time that a quarter more has come. What serves clients makes hardly any garbage of its
-kind (an ended connection leaves none: a test holds that), so what has lived through a full collection is frozen: the
-next one leaves it out. What is frozen is still freed when nobody refers to it any more; only what refers to each other
-must wait for the thaw.
+kind (an ended connection leaves none, nor does what the operator's API or an endpoint was asked: tests hold that), so
+what has lived through a full collection is frozen: the next one leaves it out. What is frozen is still freed when
+nobody refers to it any more; only what refers to each other must wait for the thaw.
 """
 
 import gc

@@ -70,16 +70,18 @@ class _Forward:
         return result
 
     async def _ask(self, params: dict[str, Raw], context: CommandContext) -> dict[str, Any]:
-        failure = RequestError("timeout", "Other commands of the account had all connections to the operator's API")
+        has_place = False
         with trio.move_on_after(self._seconds):
             async with self._connections.place(context.account_id):
-                failure = NoAnswerError("timeout", "The operator's API did not answer in time")
+                has_place = True
                 await self._turns.take(context.account_id)  # a hundred places may be free at once
                 question = _question(params, context)
                 return _result_of(
                     *await self._callout.ask(question, context.message_id, context.traceparent, context.account_id)
                 )
-        raise failure
+        if has_place:
+            raise NoAnswerError("timeout", "The operator's API did not answer in time")
+        raise RequestError("timeout", "Other commands of the account had all connections to the operator's API")
 
 
 def forwarder(callout: Callout, seconds: float) -> ActionHandler:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpcore
 import trio
 
+from ..errors import part_from_frames
 from ..fairness import FairLimiter, Holder
 from .guard import Address, Guard, address_of
 
@@ -114,6 +115,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 try:
                     return _Bounded(await self._network.connect_tcp(str(address), port), served=False)
                 except httpcore.ConnectError as error:
+                    part_from_frames(error)
                     failure = error
         raise failure or httpcore.ConnectError("No address answered")
 

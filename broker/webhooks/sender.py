@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from ..config import WebhooksConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, part_from_frames
 from ..protocol.messages import trace_in
 from ..version import __version__
 from .attempts import retry_after_of
@@ -112,6 +112,7 @@ class Sender:
                 retry_after = 0.0 if error is None else retry_after_of(asked, self._wall_clock())
             except Exception as failure:
                 error = _kind(failure)
+                part_from_frames(failure)
         return Outcome(status, error, trio.current_time() - began_at, retry_after)
 
     async def _once(self, post: Post) -> tuple[int, str | None]:
