@@ -1,8 +1,9 @@
 """A cluster of real processes under load, what may befall it, and who counts what its clients were told.
 
 Nodes are `broker serve` with sockets of their own, at one server. Publishers send to any node, and again, with the same
-ids, what was not answered. Followers, one an account, come back to any node with their last cursor, and believe
-nothing: what was answered is there once, in order, or in a gap that was said.
+ids, what was not answered. One of them sends long lists for all accounts. Followers, one an account, come back to any
+node with their last cursor, and believe nothing: what was answered is there once, in order, or in a gap that was said,
+and a list is there whole, in one piece, or not at all.
 """
 
 import json
@@ -30,6 +31,8 @@ GIVE_UP_SECONDS = 30.0
 SETTLE_SECONDS = 300.0
 EVENTS_BETWEEN = 15
 """That are answered between two faults, at least."""
+LIST_EVENTS = (600, 1_500)
+"""Of a list, at least and at most."""
 ON_DISK = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -114,6 +117,18 @@ class Told:
         self.gaps.append((self.through, through, count))
         self.through = max(self.through, through)
 
+    def torn(self, names: list[str]) -> str:
+        """Why the events of a list are not there whole and in one piece, "" if they are, or if none is."""
+        there = [self._where[name] for name in names if name in self._where]
+        if not there:
+            return ""
+        expected = list(range(there[0], there[0] + len(names)))
+        return "" if there == expected else f"{len(there)} of {len(names)} from {names[0]} on are at {there[:3]}…"
+
+    def has_any(self, names: list[str]) -> bool:
+        """Whether anything of a list was told."""
+        return any(name in self._where for name in names)
+
     def _lost_between(self, one: int, other: int) -> bool:
         """Whether another history began between two positions: what was sent again there is another event."""
         return any(one <= after and through <= other and count is None for after, through, count in self.gaps)
@@ -136,6 +151,8 @@ class Cluster:
         self.answered: dict[str, dict[str, int]] = {account_id: {} for account_id in ACCOUNTS}
         self.unknown: dict[str, set[str]] = {account_id: set() for account_id in ACCOUNTS}
         self.told = {account_id: Told() for account_id in ACCOUNTS}
+        self.lists: list[dict[str, list[str]]] = []
+        """The ids of long lists, by account."""
         self.shunned: Node | None = None
         """Where nobody publishes."""
         self.moves = 0
@@ -155,21 +172,42 @@ class Cluster:
                 for name in names
             ]
             with trio.move_on_after(GIVE_UP_SECONDS):
-                await self._until_answered(account_id, body)
+                await self._until_answered({account_id: names}, body)
             await trio.sleep(random.expovariate(50))
 
-    async def _until_answered(self, account_id: str, body: list[dict[str, object]]) -> None:
-        names = {str(event["event_id"]) for event in body}
-        self.unknown[account_id] |= names
+    async def publish_lists(self) -> None:
+        """Publish long lists for all accounts, one after the other, for ever; what fails often not again."""
         while True:
+            self._number += 1
+            number = random.randint(*LIST_EVENTS)
+            all_names = [f"l{self._number}.{n}" for n in range(number)]
+            names = {account_id: all_names[n :: len(ACCOUNTS)] for n, account_id in enumerate(ACCOUNTS)}
+            self.lists.append(names)
+            body: list[dict[str, object]] = [
+                {"type": "x.y", "inbox_id": "i2", "event_id": name, "account_id": account_id, "payload": {}}
+                for account_id, of_account in names.items()
+                for name in of_account
+            ]
+            with trio.move_on_after(GIVE_UP_SECONDS):
+                await self._until_answered(names, body, tries=random.choice((1, 1, 1_000)))
+            await trio.sleep(random.expovariate(5))
+
+    async def _until_answered(
+        self, names: dict[str, list[str]], body: list[dict[str, object]], tries: int = 1_000
+    ) -> None:
+        for account_id, of_account in names.items():
+            self.unknown[account_id].update(of_account)
+        owners = {name: account_id for account_id, of_account in names.items() for name in of_account}
+        for _ in range(tries):
             with suppress(*FAILURES):
                 with trio.fail_after(8):
                     node = random.choice([node for node in self.nodes if node is not self.shunned])
                     answer = await post_events(node.address, body, key=OPERATOR)
                 if answer.status == 200:
-                    told = answer.result["events"]
-                    self.answered[account_id].update({one["event_id"]: position_of(one["cursor"]) for one in told})
-                    self.unknown[account_id] -= names
+                    for told in answer.result["events"]:
+                        name = told["event_id"]
+                        self.answered[owners[name]][name] = position_of(told["cursor"])
+                        self.unknown[owners[name]].discard(name)
                     return
                 assert answer.status == 503, answer.body
                 self.refused += 1
@@ -222,12 +260,13 @@ class Cluster:
                 async with trio.open_nursery() as nursery:
                     for _ in range(publishers):
                         nursery.start_soon(self.publish)
+                    nursery.start_soon(self.publish_lists)
                     yield
                     nursery.cancel_scope.cancel()
                 with trio.move_on_after(SETTLE_SECONDS):
                     for node in self.nodes:
                         await node.ready()
-                    while self.missing():  # noqa: ASYNC110
+                    while self.missing() or self.torn():  # noqa: ASYNC110
                         await trio.sleep(0.05)
                 followers.cancel_scope.cancel()
         finally:
@@ -252,12 +291,27 @@ class Cluster:
             if not self.told[account_id].has(event_id, position)
         ]
 
+    def torn(self) -> list[str]:
+        """Lists that are not there whole for all accounts, nor for none."""
+        found = []
+        for names in self.lists:
+            of_each = [(self.told[name], of_account) for name, of_account in names.items() if not self.told[name].gaps]
+            found += [why for told, of_account in of_each if (why := told.torn(of_account))]
+            if len({told.has_any(of_account) for told, of_account in of_each}) > 1:
+                found.append(f"{names[ACCOUNTS[0]][0]} is there for some accounts")
+        return found
+
     def check(self) -> None:
-        """Nothing is missing without a gap that says so, nothing comes twice or out of order, counts are right."""
+        """Nothing is missing without a gap that says so, nothing comes twice or out of order, counts are right.
+
+        Each list is there whole, or not at all.
+        """
         wrong = [f"{account_id}: {text}" for account_id, told in self.told.items() for text in told.wrong]
         missing = self.missing()
         assert not wrong, f"{len(wrong)} wrong: {wrong[:3]}; {self.summary()}"
         assert not missing, f"{len(missing)} missing: {missing[:3]}; {self.summary()}"
+        torn = self.torn()
+        assert not torn, f"{len(torn)} torn: {torn[:3]}; {self.summary()}"
         for account_id, told in self.told.items():
             seen = {event_id for event_id, _ in told.events}
             for after, through, count in told.gaps:
@@ -276,6 +330,7 @@ class Cluster:
             "told": sum(len(told.events) for told in self.told.values()),
             "gaps": len(gaps),
             "counted": sum(count is not None for _, _, count in gaps),
+            "lists": len(self.lists),
             "moves": self.moves,
             "refused": self.refused,
         }
