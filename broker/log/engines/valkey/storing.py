@@ -86,13 +86,12 @@ if of_list and ARGV[13] == 'begin' then redis.call('SET', lists .. list, '1', 'P
 elseif of_list and redis.call('EXISTS', lists .. list) == 0 then return {'lost'} end
 local metas, busy, freed = {}, {'busy'}, 0
 for key = 2, #KEYS, 6 do
-  local M, S, D, X = unpack(KEYS, key, key + 3)
-  local meta = redis.call('HMGET', M, 'g', 'n', 'l', 'o', 'u', 'v')
+  local meta = redis.call('HMGET', KEYS[key], 'g', 'n', 'l', 'o', 'u', 'v')
   local owner = meta[4]
   if owner and owner ~= list then
     local behind = tonumber(meta[5])
     if freed < taken_back and redis.call('EXISTS', lists .. owner) == 0 then
-      local some = take_back(M, S, D, X, behind)
+      local some = take_back(KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3], behind)
       freed = freed + some + 1; behind = behind - some; owner = behind > 0
       meta[5], meta[6] = false, false
     end
@@ -172,9 +171,10 @@ for key = 2, #KEYS, 6 do
     if length == fresh then bytes = 0; oldest = ms end
     local all = size + overhead * fresh
     if of_list then behind_bytes = behind_bytes + all
-    else
+    else bytes = bytes + all end
+    if not of_list and (oldest < ms - window or length > most or bytes > most_bytes) then
       local limits, some = {window, most, most_bytes, overhead}, math.min(2 * fresh + 1, 128)
-      bytes, oldest = trim(S, D, limits, ms, length, fresh, bytes + all, oldest, 2 * fresh + 64, some)
+      bytes, oldest = trim(S, D, limits, ms, length, fresh, bytes, oldest, 2 * fresh + 64, some)
     end
     local renew = ms - touched > 10000
     if renew then touched = ms end
