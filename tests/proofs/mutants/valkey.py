@@ -48,8 +48,6 @@ MUTANTS: list[Mutant] = [
          "local before = here[identity] or seen[(at + 3) / 4 + 3]", "local before = seen[(at + 3) / 4 + 3]"),
         ("an id that the window holds is not stored again",
          "local before = here[identity] or seen[(at + 3) / 4 + 3]", "local before = here[identity]"),
-        ("the index has every event",
-         "      redis.call('RPUSH', X, unpack(index, from, last))\n", ""),
         ("the window of the server has no more bytes than it may",
          "return oldest < ms - window or length > most or bytes > most_bytes end",
          "return oldest < ms - window or length > most end"),
@@ -111,6 +109,11 @@ MUTANTS: list[Mutant] = [
          "      if of_list then return {'reused'} end\n", ""),
         ("the content of a list is kept",
          "  if mark ~= '' then note(", "  if false then note("),
+    ),
+    *of(
+        f"{FOLDER}/storing.py", promised("what_stands_behind_the_head_is_not_read", file=SCRIPTS),
+        ("the index has every event",
+         "      redis.call('RPUSH', X, unpack(index, from, last))\n", ""),
     ),
     *of(
         f"{FOLDER}/scripts.py", promised("what_stands_behind_the_head_is_not_read", file=SCRIPTS),
