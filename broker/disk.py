@@ -1,6 +1,5 @@
 """What a broker has on disk: one log, and the rooms of all who keep something in it."""
 
-import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -64,11 +63,9 @@ class Disk:
 
         Raises `RequestError` (`unavailable`).
         """
-        await self.storage.write(partial(take_back, beside=self._take_back_beside))
-
-    def _take_back_beside(self, connection: sqlite3.Connection, account_id: str, first: int) -> None:
-        for one in (self.outbox, self.backlog):
-            one.take_back(connection, account_id, first)
+        beside = (self.outbox.take_back, self.backlog.take_back)
+        while await self.storage.write(partial(take_back, beside=beside)):
+            pass
 
     def engine(self, buffers: ReplayBuffers, log: Log) -> SqliteEngine:
         """Return the engine that fills a log from it, and keeps it there."""

@@ -38,7 +38,7 @@ HOUSE_PLAN = [
         3,
         ["lock", ("shares", "statements"), "database", ("upkeep", "writing", "kept", "owed"),
          ("storage", "letters", "jobs"),
-         ("letterbook", "letters_acked", "positions", "jobbook"), ("outbox", "backlog"),
+         ("letterbook", "letters_acked", "positions", "jobbook", "owing"), ("outbox", "backlog"),
          "dropped", "replay", ("retention", "archive"), "engines",
          ("engines.memory", "engines.rows", "engines.answers", "past"), ("engines.pages", "engines.lists"),
          ("engines.sqlite", "engines.valkey", "engines.valkey.scripts"),

@@ -10,8 +10,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from .jobs import ALONE, BEHIND, HEAD, PLACES, State, Terms, end_job, move_up
-from .owed import PAGE, Of, page_of
+from .jobs import PLACES, State, Terms, end_job, move_up
+from .owed import ALONE, BEHIND, HEAD, PAGE, Of, page_of
 from .statements import LATEST, has_content, in_log
 
 KEPT_SECONDS: Final = 7 * 86_400.0
@@ -197,22 +197,6 @@ def forget_contents(connection: sqlite3.Connection, after: int) -> int | None:
         "DELETE FROM job_contents WHERE position = ?", [(position,) for position, is_needed in rows if not is_needed]
     )
     return rows[-1][0] if len(rows) == PAGE else None
-
-
-def take_back(connection: sqlite3.Connection, account_id: str, first: int) -> list[int]:
-    """Forget an account's jobs from a position on: their events did not become the log's.
-
-    Whoever stands behind them moves up; returns the queues of whom that is.
-    """
-    these = "queue IN (SELECT number FROM queues WHERE account = ?) AND position >= ?"
-    values = (account_id, first)
-    heads = connection.execute(
-        f"SELECT DISTINCT queue, key FROM jobs WHERE {these} AND line = {HEAD}", values
-    ).fetchall()
-    connection.execute(f"DELETE FROM jobs WHERE {these}", values)
-    for queue, key in heads:
-        move_up(connection, queue, key)
-    return list(dict.fromkeys(queue for queue, _ in heads))
 
 
 def remove(connection: sqlite3.Connection, queue: int) -> bool:

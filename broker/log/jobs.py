@@ -25,6 +25,7 @@ from msgspec import Struct
 from ..protocol.messages import Entry, PreparedEvent
 from ..protocol.selection import Selection, TypeFilter
 from .database import Room
+from .owed import ALONE, BEHIND, HEAD, Kind
 from .statements import content_of, in_log, in_statements, inserts
 
 State = Literal["waiting", "leased", "acked", "dead"]
@@ -36,9 +37,6 @@ GRANT_BYTES: Final = 524_288
 """Of events that are given in one step, the last of them aside."""
 MAX_LEASED: Final = 10_000
 """Leases of one queue at a time: each is known in memory, too."""
-
-ALONE, HEAD, BEHIND = 0, 1, 2
-"""Where a job stands: in no line, at the head of its key's, or behind it."""
 
 _OF_ACCOUNT = "queue IN (SELECT number FROM queues WHERE account = OLD.account) AND position = OLD.position"
 _COLUMNS = "OLD.position, OLD.inbox, OLD.type, OLD.event_id, OLD.created_at, OLD.payload, OLD.traceparent"
@@ -233,6 +231,8 @@ def move_up(connection: sqlite3.Connection, queue: int, key: bytes, prefers: str
                 "UPDATE jobs SET line = 1, prefers = ? WHERE queue = ? AND position = ?", (prefers, queue, following)
             )
 
+
+KIND: Final = Kind("jobs", "queue", "queues", "key", move_up)
 
 # --- given
 

@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
-from .letters import ALONE, BEHIND, HEAD, KEPT_SECONDS, PLACES, Seen, State, drop, end, move_up, tidy
-from .owed import PAGE, STRIDE, Of, page_of
+from .letters import KEPT_SECONDS, PLACES, Seen, State, drop, end, move_up, tidy
+from .owed import ALONE, BEHIND, PAGE, STRIDE, Of, page_of
 from .statements import LATEST, has_content, in_log
 
 WALK: Final = 10_000
@@ -19,7 +19,10 @@ _IN_LOG: Final = in_log("webhooks")
 _BY_ID: Final = "letters INDEXED BY letters_id"
 """Left to itself SQLite goes through all letters of the endpoint."""
 _NEXT: Final = f"FROM letters WHERE webhook = ? AND position > ? ORDER BY position LIMIT {STRIDE}"
-_WAITING: Final = f"SELECT position, inbox, attempts FROM (SELECT * {_NEXT}) WHERE state = 'waiting' LIMIT {PAGE}"
+_WAITING: Final = (
+    f"SELECT position, inbox, attempts FROM (SELECT position, inbox, attempts, state {_NEXT})"
+    f" WHERE state = 'waiting' LIMIT {PAGE}"
+)
 _GONE_THROUGH: Final = f"SELECT count(*), max(position) FROM (SELECT position {_NEXT})"
 _HAS_CONTENT: Final = has_content(PLACES, "letters", "webhook", "webhooks")
 _OF_ID: Final = (
@@ -210,22 +213,6 @@ def forget_contents(connection: sqlite3.Connection, after: int) -> int | None:
         "DELETE FROM contents WHERE position = ?", [(position,) for position, is_needed in rows if not is_needed]
     )
     return rows[-1][0] if len(rows) == PAGE else None
-
-
-def take_back(connection: sqlite3.Connection, account_id: str, first: int) -> list[int]:
-    """Forget an account's letters from a position on: their events did not become the log's.
-
-    Whoever stands behind them moves up; returns the endpoints of whom that is.
-    """
-    these = "webhook IN (SELECT number FROM webhooks WHERE account = ?) AND position >= ?"
-    values = (account_id, first)
-    heads = connection.execute(
-        f"SELECT DISTINCT webhook, inbox FROM letters WHERE {these} AND line = {HEAD}", values
-    ).fetchall()
-    connection.execute(f"DELETE FROM letters WHERE {these}", values)
-    for webhook, inbox in heads:
-        move_up(connection, webhook, inbox)
-    return list(dict.fromkeys(webhook for webhook, _ in heads))
 
 
 def remove(connection: sqlite3.Connection, webhook: int) -> bool:

@@ -24,6 +24,7 @@ from msgspec import Struct
 from ..protocol.messages import Entry, PreparedEvent
 from ..protocol.selection import Selection, TypeFilter
 from .database import Room
+from .owed import ALONE, BEHIND, HEAD, Kind
 from .statements import content_of, in_log, in_statements, inserts
 
 State = Literal["waiting", "sending", "delivered", "acked", "dead"]
@@ -33,9 +34,6 @@ ASIDE_SECONDS: Final = 3_600.0
 """How long the head of a line may fail before it steps aside."""
 KEPT_SECONDS: Final = 7 * 86_400.0
 """How long it is known what became of a letter; a dead one can be sent again for so long."""
-
-ALONE, HEAD, BEHIND = 0, 1, 2
-"""Where a letter stands: in no line, at the head of its inbox's, or behind it."""
 
 _OPEN = "state IN ('waiting', 'sending')"
 _OF_ACCOUNT = "webhook IN (SELECT number FROM webhooks WHERE account = OLD.account) AND position = OLD.position"
@@ -209,6 +207,9 @@ def move_up(connection: sqlite3.Connection, webhook: int, inbox: str) -> None:
         following = head_of(connection, webhook, inbox, BEHIND)
         if following is not None:
             connection.execute("UPDATE letters SET line = 1 WHERE webhook = ? AND position = ?", (webhook, following))
+
+
+KIND: Final = Kind("letters", "webhook", "webhooks", "inbox", move_up)
 
 
 def next_due(connection: sqlite3.Connection, webhook: int) -> float | None:

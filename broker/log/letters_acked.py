@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from ..errors import RequestError
 from ..protocol.selection import Selection
-from .letters import HEAD, move_up
-from .owed import PAGE, STRIDE
+from .letters import move_up
+from .owed import HEAD, PAGE, STRIDE
 from .statements import in_log
 
 MAX_OF_IDS: Final = 1_024

@@ -1,25 +1,22 @@
 """What is owed to webhook endpoints, for the loop: who gets what, what clients acknowledge, who is to be woken.
 
-`letters` has the rows and their states. The engine adds letters in its events' own transaction (`Outbox.write`), by the
-routes that stand here; without routes that costs nothing. What a client acknowledges is a compare-and-set in the one
-writer, against the post that may begin at the same time: `Outbox.acknowledge` and `Outbox.hold` say what it won.
+`letters` has the rows and their states; an event is a letter by the routes that stand here. What a client acknowledges
+is a compare-and-set in the one writer, against the post that may begin at the same time: `Outbox.acknowledge` and
+`Outbox.hold` say what it won.
 """
 
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from functools import partial
-
-import trio
 
 from ..errors import RequestError
 from ..protocol.messages import Entry
 from ..protocol.selection import Selection
-from . import letterbook, letters, letters_acked
-from .kept import Followed
-from .letters import Due, Route
+from . import letters, letters_acked
+from .letters import Route
 from .letters_acked import Acknowledged
+from .owing import Due, Owing
 from .storage import Storage
 
 Covers = Callable[[int, str, str], bool]
@@ -34,35 +31,23 @@ def _nobody(webhook: int, due_at: float) -> None:
     """Wake nobody."""
 
 
-class Outbox:
-    """The letters of all accounts. ``wall_clock`` returns seconds since 1970."""
+class Outbox(Owing[Route]):
+    """The letters of all accounts."""
 
     def __init__(self, storage: Storage, wall_clock: Callable[[], float] = time.time) -> None:
-        self.storage = storage
-        self.wall_clock = wall_clock
+        super().__init__(letters.KIND, storage, wall_clock)
         self.woken: Woken = _nobody
         self.acknowledged = 0
         """Letters that clients took before they were posted, since the start."""
-        self._routes: dict[str, tuple[Route, ...]] = {}
-        """By account. Read in the writer's thread: an account's routes are replaced whole."""
         self._fallbacks: dict[str, dict[str, tuple[int, ...]]] = {}
         """By account and `client_id`: the endpoints that wait for this client."""
-        self._loop: trio.lowlevel.TrioToken | None = None
-        self._due: dict[str, Due] = {}
-        """By account, of letters that nobody is woken for yet. For the writer's thread."""
-        self.followed = Followed()
-        """Who has the events of accounts that have routes."""
 
     def route(self, account_id: str, routes: Sequence[Route], fallbacks: dict[str, tuple[int, ...]]) -> None:
         """Let these be all routes of an account, and the endpoints that wait for each of its clients."""
-        self._loop = trio.lowlevel.current_trio_token()
-        self._routes[account_id] = tuple(routes)
         self._fallbacks[account_id] = fallbacks
-        if not routes:
-            del self._routes[account_id]
         if not fallbacks:
             del self._fallbacks[account_id]
-        self.followed.changed(account_id)
+        self._let_get(account_id, routes)
 
     def waiting_accounts(self) -> list[str]:
         """Return the accounts that have an endpoint which waits for clients."""
@@ -72,45 +57,8 @@ class Outbox:
         """Return for which clients of an account endpoints wait, and which these are."""
         return self._fallbacks.get(account_id, {})
 
-    def wants(self, account_id: str, entry: Entry) -> bool:
-        """Whether an event of an account is for any of its endpoints. For any thread."""
-        return any(route.wants(entry) for route in self._routes.get(account_id, ()))
-
-    def has(self, account_id: str) -> bool:
-        """Whether an account has an endpoint that gets anything."""
-        return account_id in self._routes
-
-    def rows_of(self, account_id: str) -> int:
-        """Return how many letters an event of an account may be."""
-        return len(self._routes.get(account_id, ()))
-
-    # --- in the events' transaction, in the writer's thread
-
-    def add(self, connection: sqlite3.Connection, account_id: str, entries: Sequence[Entry]) -> None:
-        """Add the letters of events that an account has just got, in their own transaction, and wake for them."""
-        self.write(connection, account_id, entries)
-        self.finish(account_id)
-
-    def write(self, connection: sqlite3.Connection, account_id: str, entries: Sequence[Entry]) -> None:
-        """Add the letters, in the transaction of their events: these may be a part of a list, and not the log's yet."""
-        routes = self._routes.get(account_id)
-        if routes:
-            due = self._due.setdefault(account_id, {})
-            for webhook, due_at in letters.add(connection, routes, entries, self.wall_clock()).items():
-                due[webhook] = min(due_at, due.get(webhook, due_at))
-
-    def finish(self, account_id: str) -> None:
-        """Wake for the letters that were added, in the transaction after which their events are the log's."""
-        due = self._due.pop(account_id, None)
-        if due and self._loop is not None:
-            # Whoever is woken asks the same writer, whose turn for that comes after this commit.
-            with suppress(trio.RunFinishedError):
-                self._loop.run_sync_soon(self._wake, due)
-
-    def take_back(self, connection: sqlite3.Connection, account_id: str, first: int) -> None:
-        """Forget the letters of an account's events from a position on, which did not become the log's."""
-        self._due[account_id] = dict.fromkeys(letterbook.take_back(connection, account_id, first), 0.0)
-        self.finish(account_id)
+    def _add(self, connection: sqlite3.Connection, wanting: Sequence[Route], entries: Sequence[Entry]) -> Due:
+        return letters.add(connection, wanting, entries, self.wall_clock())
 
     def _wake(self, due: Due) -> None:
         for webhook, due_at in due.items():

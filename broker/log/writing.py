@@ -55,12 +55,15 @@ class InParts(Protocol):
     def pause(self, connection: sqlite3.Connection) -> None:
         """Be committed as it is, before the rest. May raise as a part does."""
 
-    def give_up(self) -> None:
-        """Hear that no part will be done any more: something went wrong."""
+    def give_up(self, refusal: RequestError) -> bool:
+        """Hear that what was done of it since the last commit is not: something went wrong.
+
+        Returns whether there are parts to be done yet, before it has its outcome, and is told of it.
+        """
 
     @property
     def outcome(self) -> Any:
-        """What came of it, after the last part."""
+        """What came of it, after the last part: a `RequestError` if it failed."""
 
 
 class Begun:
@@ -147,47 +150,40 @@ class Writer:
         ``more`` returns that, and is called after each part; it is then in the group, and the long piece as well when
         it has its outcome. Returns what `write` does.
         """
-        has_ended = False
+        is_left = True
 
         def write() -> None:
-            nonlocal has_ended
-            has_ended = self._write_some(long, group, more)
+            nonlocal is_left
+            is_left = self._write_some(long, group, more)
             if group and not self._connection.in_transaction:  # it failed, and took its own with it
                 self._connection.execute("BEGIN IMMEDIATE")
             self._write_group(group)
 
         seconds, outage = self._transact([long], write)
         if outage is not None:
-            long.item.give_up()
+            is_left = long.item.give_up(long.outcome)
             for begun in group:
                 begun.outcome = long.outcome
-        if has_ended or outage is not None:
+        if not is_left:
+            long.outcome = long.item.outcome
             group.insert(0, long)
         return seconds, outage
 
     def _write_some(self, long: Begun, group: list[Begun], more: Callable[[], Sequence[Begun]]) -> bool:
-        """Write some parts, until somebody waits, who then is in the group; return whether it has its outcome."""
-        is_left = True
+        """Write some parts, until somebody waits, who then is in the group; return whether there are more."""
 
-        def parts(connection: sqlite3.Connection) -> Any:
-            nonlocal is_left
+        def parts(connection: sqlite3.Connection) -> bool:
             for _ in range(PARTS):
-                is_left = long.item.write_part(connection)
-                if not is_left:
-                    return long.item.outcome
+                if not long.item.write_part(connection):
+                    return False
                 group.extend(more())
                 if group:
                     break
             long.item.pause(connection)
-            return None
+            return True
 
         outcome = self._alone(parts)
-        if isinstance(outcome, RequestError):
-            long.item.give_up()
-        elif is_left:
-            return False
-        long.outcome = outcome
-        return True
+        return long.item.give_up(outcome) if isinstance(outcome, RequestError) else bool(outcome)
 
     def _transact(self, group: Sequence[Begun], write: Callable[[], None]) -> tuple[float, str | None]:
         """Do what gives each of a group its outcome in one transaction; if that cannot be stored, that is theirs."""

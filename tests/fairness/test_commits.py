@@ -4,14 +4,19 @@ from functools import partial
 
 import pytest
 from fairness.commits import Waits
-from logs import at_once
+from log.test_lists import is_full
+from logs import at_once, prepared
 
+from broker.config import Config, ReplayConfig
+from broker.disk import ROOMS, Disk
+from broker.fanout.hub import Hub
 from broker.log import jobbook, jobs, letterbook, letters, letters_acked
 from broker.log.database import open_database
 from broker.log.engines.rows import EVENTS
 from broker.log.jobs import JOBS, Intake
 from broker.log.letters import LETTERS, Route
 from broker.log.owed import STRIDE, Of
+from broker.log.retention import ReplayBuffers
 from broker.protocol.messages import Entry, PreparedEvent
 from broker.protocol.selection import EVERYTHING
 
@@ -99,3 +104,23 @@ def storage(tmp_path):
 def test_a_neighbour_waits_for_a_step_of_bounded_work_while(name, storage):
     steps = storage.of(lambda: WORKS[name](storage))
     assert 0 < steps < LONGEST
+
+
+async def test_a_neighbour_waits_for_a_step_of_bounded_work_while_a_long_list_is_written_and_taken_back(tmp_path):
+    storage = Waits(open_database(str(tmp_path / "broker.db"), "normal", ROOMS), 0)
+    connection = storage._database.connection
+    disk, buffers = Disk(Config(), storage), ReplayBuffers(ReplayConfig(), storage.epoch)
+    for number in range(1, 5):
+        connection.execute("INSERT INTO webhooks (account, webhook_id, record) VALUES ('a', ?, x'')", (f"{number}",))
+        connection.execute("INSERT INTO queues (account, queue_id, record) VALUES ('a', ?, x'')", (f"{number}",))
+    disk.outbox.route("a", [Route(number, "", EVERYTHING, None, 0.0, in_order=True) for number in range(1, 5)], {})
+    disk.backlog.take_in("a", [Intake(number, EVERYTHING, None, "inbox") for number in range(1, 5)])
+    engine, told = disk.engine(buffers, Hub(buffers)), []
+    at_once(engine.recover())
+    events = [prepared(f"e{number}", f"in_{number % 200}") for number in range(4_000)]
+    engine._lists.finish = is_full
+    steps = storage.of(lambda: engine.begin({"a": events}, told.append))
+    assert told[0].code == "unavailable"
+    assert 0 < steps < LONGEST
+    assert connection.execute("SELECT count(*) FROM letters").fetchone() == (0,)
+    storage.close()

@@ -1,8 +1,10 @@
 """Long lists on disk: whole or not at all, whoever has commits between their parts, and whatever goes wrong there."""
 
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager
 from functools import partial
+from itertools import count
 from random import Random
 
 import pytest
@@ -35,6 +37,8 @@ class StorageInParts(StorageInStep):
     def __init__(self, database, min_free_bytes):
         super().__init__(database, min_free_bytes)
         self.between = []
+        self.in_parts = 0
+        """Pieces of work that were begun to be written part by part."""
         self._beside = None
 
     def _begin(self, begun):
@@ -43,6 +47,7 @@ class StorageInParts(StorageInStep):
             self._beside.append(begun)
         elif begun.is_in_parts:
             self._waiting += 1
+            self.in_parts += 1
             group = []
             while begun not in group:
                 group = []
@@ -152,36 +157,138 @@ async def test_of_a_list_in_which_the_process_ended_nothing_is_left_and_it_can_b
 
 
 def fill(house):
-    """Let the disk be full."""
+    """Let the disk be full: there is room for what takes no more than there is."""
     [(pages,)] = house.rows("PRAGMA page_count")
     house.rows(f"PRAGMA max_page_count = {pages}")
 
 
-async def test_a_list_that_the_disk_does_not_take_whole_is_refused_and_its_parts_are_taken_back(path):
+def free(house):
+    """Let there be room again."""
+    house.rows("PRAGMA max_page_count = 1000000")
+
+
+def is_full(*_):
+    """Take nothing."""
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    raise error
+
+
+async def test_a_list_that_the_disk_does_not_take_whole_is_refused_when_its_parts_are_taken_back(path):
     house = Lists(path)
     house.begin(["first"])
 
     def other():
         house.begin(["b1"], "b")
 
-    def then_full():
-        other()
-        fill(house)
-
     house.storage.between = [other, lambda: fill(house)]
     [refusal] = house.begin(names_of(20 * PART))
     assert refusal.code == "unavailable"
-    assert house.unfinished == [("a",)]
-    house.rows("PRAGMA max_page_count = 1000000")
-    house.publish("b2", account_id="b")
     assert house.unfinished == []
-    assert house.rows("SELECT count(*) FROM events") == [(3,)]
+    assert house.rows("SELECT count(*) FROM events") == [(2,)]
+    free(house)
     assert not any(stored.duplicate for stored in house.publish(*names_of(LIST)))
     assert house.names() == ["first", *names_of(LIST)]
     house.close()
 
 
-async def test_a_list_that_fails_in_the_middle_takes_nothing_of_others_with_it(path, monkeypatch, mock_clock):
+async def test_others_have_their_commits_between_what_is_taken_back_and_nobody_has_any_of_it(path):
+    house, seen = Lists(path), []
+    house.begin(["first"])
+
+    def other():
+        told = house.begin([f"b{len(seen)}"], "b")
+        seen.append((told, house.rows("SELECT count(*) FROM events WHERE account = 'a'")[0][0], house.unfinished))
+
+    house.storage.between = [lambda: house.begin(["b"], "b")] * 7 + [lambda: fill(house)] + [other] * 20
+    [refusal] = house.begin(names_of(20 * PART))
+    assert refusal.code == "unavailable"
+    assert [count for _, count, _ in seen] == [1 + part * PART for part in (*range(7)[::-1],)]
+    assert [unfinished for _, _, unfinished in seen[:-1]] == [[("a",)]] * 6
+    assert all(not stored.duplicate for told, _, _ in seen for outcome in told for stored in outcome["b"])
+    assert house.names() == ["first"]
+    house.close()
+
+
+@pytest.mark.parametrize("parts", range(6))
+async def test_whenever_the_process_ends_while_a_list_is_taken_back_the_next_one_takes_back_the_rest(parts, path):
+    before = Lists(path)
+
+    def end():
+        raise KilledError
+
+    before.begin(["first"])
+    others = [partial(before.begin, [f"b{n}"], "b") for n in range(6 + parts)]
+    before.storage.between = [*others[:6], lambda: fill(before), *others[6:], end]
+    with pytest.raises(KilledError):
+        before.begin(names_of(20 * PART))
+    before.close(clean=False)
+    after = Lists(path)
+    assert (after.names(), after.unfinished) == (["first"], [])
+    assert after.rows("SELECT count(*) FROM events WHERE account = 'a'") == [(1,)]
+    assert not any(stored.duplicate for stored in after.publish(*names_of(LIST)))
+    assert after.names() == ["first", *names_of(LIST)]
+    after.close()
+
+
+def leave(house, monkeypatch):
+    """Have a list of account `a` fail in the middle, and the disk take nothing back."""
+    with monkeypatch.context() as denied:
+        denied.setattr(house.engine._lists, "take_back", is_full)
+        house.storage.between = [partial(house.begin, ["b1"], "b"), lambda: fill(house)]
+        [refusal] = house.begin(names_of(20 * PART))
+    assert (refusal.code, house.unfinished) == ("unavailable", [("a",)])
+    free(house)
+
+
+async def test_what_the_disk_did_not_let_go_is_taken_back_by_the_next_publish_of_the_account_and_by_no_other(
+    path, monkeypatch
+):
+    house = Lists(path)
+    house.begin(["first"])
+    leave(house, monkeypatch)
+    house.publish("b2", account_id="b")
+    assert (house.names(), house.names(account_id="b")) == (["first"], ["b1", "b2"])
+    house.storage.between = [partial(house.begin, ["b3"], "b")]
+    assert not house.publish("e1")[0].duplicate
+    assert house.unfinished == []
+    assert (house.names(), house.names(account_id="b")) == (["first", "e1"], ["b1", "b2", "b3"])
+    in_parts = house.storage.in_parts
+    house.publish("e2")
+    assert house.storage.in_parts == in_parts
+    house.close()
+    after = Lists(path)
+    assert (after.names(), after.names(account_id="b")) == (["first", "e1", "e2"], ["b1", "b2", "b3"])
+    after.close()
+
+
+async def test_what_the_disk_did_not_let_go_is_taken_back_from_time_to_time(path, monkeypatch, mock_clock):
+    house = Lists(path)
+    leave(house, monkeypatch)
+    mock_clock.jump(400)
+    house.trim()
+    assert house.unfinished == []
+    assert house.rows("SELECT count(*) FROM events WHERE account = 'a'") == [(0,)]
+    house.close()
+
+
+async def test_while_the_disk_lets_nothing_go_the_account_is_refused_and_nothing_of_it_is_stored(path, monkeypatch):
+    house = Lists(path)
+    leave(house, monkeypatch)
+    monkeypatch.setattr(house.engine._lists, "take_back", is_full)
+    for _ in range(2):
+        [refusal] = house.begin(["e1"])
+        assert refusal.code == "unavailable"
+    monkeypatch.undo()
+    house.publish("e2")
+    assert house.names() == ["e2"]
+    house.close()
+    after = Lists(path)
+    assert after.names() == ["e2"]
+    after.close()
+
+
+async def test_a_list_that_fails_in_the_middle_takes_nothing_of_others_with_it(path, monkeypatch):
     house, told = Lists(path), []
 
     def other():
@@ -199,9 +306,6 @@ async def test_a_list_that_fails_in_the_middle_takes_nothing_of_others_with_it(p
     monkeypatch.undo()
     assert refusal.code == "internal"
     assert all(not isinstance(outcome, RequestError) for outcomes in told for outcome in outcomes)
-    assert house.unfinished == [("a",)]
-    mock_clock.jump(400)
-    house.trim()
     assert house.unfinished == []
     house.hub.take_turns(float("inf"))
     assert (house.names(), house.names(account_id="b")) == ([], ["b1", "b2"])
@@ -275,12 +379,17 @@ async def test_whatever_happens_between_what_was_told_is_there_and_nothing_else(
             house.storage.between.append(end)
         elif event == 1:
             house.storage.between.append(partial(fill, house))
-        with suppress(KilledError):
+            house.storage.between += [partial(publish, "c", 1) for _ in range(random.randrange(5))]
+            house.storage.between += random.choice([[], [end]])
+        is_killed = event == 0
+        try:
             publish(account_id, random.choice([1, 3, LIST, 2 * LIST]))
+        except KilledError:
+            is_killed = True
         house.storage.between = []
-        house.rows("PRAGMA max_page_count = 1000000")
-        if event in (0, 2):
-            house.close(clean=event == 2)
+        free(house)
+        if is_killed or event == 2:
+            house.close(clean=not is_killed)
             house = Lists(path, replay=ReplayConfig(max_events_per_account=1_000_000))
         house.hub.take_turns(float("inf"))
         for one, names in told.items():
@@ -297,26 +406,73 @@ async def test_whatever_happens_between_what_was_told_is_there_and_nothing_else(
     after.close()
 
 
-async def test_who_publishes_a_little_beside_a_list_is_told_before_it(tmp_path):
-    """In a real log: its thread, its commits."""
-    async with open_storage(str(tmp_path / "broker.db"), rooms=(EVENTS, ANSWERS)) as storage:
+@asynccontextmanager
+async def real_log(path):
+    """A log with its thread and its commits."""
+    async with open_storage(str(path), rooms=(EVENTS, ANSWERS)) as storage:
         buffers = ReplayBuffers(ReplayConfig(), storage.epoch)
         engine = SqliteEngine(buffers, Hub(buffers), storage, StorageConfig(), 300, time.monotonic, time.time)
-        told = []
         async with trio.open_nursery() as nursery:
             await nursery.start(storage.run)
             await engine.recover()
-            done = trio.Event()
-
-            def tell(name, outcome):
-                told.append(name)
-                if len(told) == 3:
-                    done.set()
-
-            engine.begin({"a": [prepared(name) for name in names_of(10_000)]}, partial(tell, "list"))
-            engine.begin({"a": [prepared("after")]}, partial(tell, "after"))
-            engine.begin({"b": [prepared("e")]}, partial(tell, "other"))
-            with trio.fail_after(60):
-                await done.wait()
+            yield engine
             nursery.cancel_scope.cancel()
-        assert told == ["other", "list", "after"]
+
+
+async def told_of(engine, **publishes):
+    """Publish at once, each an account and names; return who was told in their order, with a code if it was refused."""
+    told, all_told = [], trio.Event()
+
+    def tell(name, outcome):
+        told.append((name, outcome.code) if isinstance(outcome, RequestError) else name)
+        if len(told) == len(publishes):
+            all_told.set()
+
+    for name, (account_id, names) in publishes.items():
+        engine.begin({account_id: [prepared(each) for each in names]}, partial(tell, name))
+    with trio.fail_after(60):
+        await all_told.wait()
+    return told
+
+
+def failing_at(engine, monkeypatch, part):
+    """Let the disk be full when this part of a list is written."""
+    parts, write = count(1), engine._lists.write
+
+    def write_or_fail(connection, publish):
+        return is_full() if next(parts) == part else write(connection, publish)
+
+    monkeypatch.setattr(engine._lists, "write", write_or_fail)
+
+
+THREE = {"list": ("a", names_of(10_000)), "after": ("a", ["after"]), "other": ("b", ["e"])}
+
+
+async def test_who_publishes_a_little_beside_a_list_is_told_before_it(path):
+    async with real_log(path) as engine:
+        assert await told_of(engine, **THREE) == ["other", "list", "after"]
+
+
+async def test_who_publishes_to_the_account_of_a_list_that_is_taken_back_waits_for_that_and_nobody_else_does(
+    path, monkeypatch
+):
+    async with real_log(path) as engine:
+        failing_at(engine, monkeypatch, 30)
+        assert await told_of(engine, **THREE) == ["other", ("list", "unavailable"), "after"]
+        assert await told_of(engine, list=("a", names_of(1_000))) == ["list"]
+    after = Lists(path)
+    assert (after.unfinished, after.names()) == ([], ["after", *names_of(1_000)])
+    after.close()
+
+
+async def test_who_waits_for_what_the_disk_does_not_let_go_is_refused_and_nothing_of_it_is_stored(path, monkeypatch):
+    async with real_log(path) as engine:
+        failing_at(engine, monkeypatch, 30)
+        with monkeypatch.context() as denied:
+            denied.setattr(engine._lists, "take_back", is_full)
+            told = await told_of(engine, **THREE)
+        assert told == ["other", ("list", "unavailable"), ("after", "unavailable")]
+        assert await told_of(engine, other=("b", ["e2"]), next=("a", ["next"])) == ["other", "next"]
+    after = Lists(path)
+    assert (after.unfinished, after.names(), after.names(account_id="b")) == ([], ["next"], ["e", "e2"])
+    after.close()

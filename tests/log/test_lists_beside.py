@@ -1,13 +1,12 @@
 """Long lists on disk with letters and jobs: others' commits come between their parts, and nobody has any before."""
 
-from contextlib import suppress
 from functools import partial
 from random import Random
 
 import pytest
 import trio
 import trio.testing
-from log.test_lists import KilledError, Lists, fill, names_of
+from log.test_lists import KilledError, Lists, fill, free, leave, names_of
 from log.test_sqlite import NOTES
 from logs import StorageInStep, at_once, prepared
 
@@ -115,7 +114,7 @@ async def test_whoever_is_owed_is_woken_once_at_the_end(path):
 
     def other():
         house.begin(["b"], "b")
-        seen.append((dict(house.outbox._due), dict(house.backlog._queues)))
+        seen.append((dict(house.outbox._due), dict(house.backlog._due)))
 
     house.storage.between = [other, other]
     house.begin(names_of(LIST))
@@ -125,35 +124,61 @@ async def test_whoever_is_owed_is_woken_once_at_the_end(path):
     house.close()
 
 
-@pytest.mark.parametrize("ends", ["killed", "full"])
-async def test_of_a_list_that_did_not_come_to_its_end_no_letter_or_job_is_left(path, ends):
-    house = Owing(path)
-    house.begin(["first"])
-    before = house.owed(), house.rows("SELECT * FROM letter_counts"), house.rows("SELECT * FROM job_counts")
-
-    def end():
-        if ends == "killed":
-            raise KilledError
-        fill(house)
-
-    house.storage.between = [partial(house.begin, ["b1"], "b"), end]
-    try:
-        house.begin(names_of(20 * PART))
-    except KilledError:
-        house.close(clean=False)
-        house = Owing(path)
-    else:
-        assert house.unfinished == [("a",)]
-        assert house.owed() > before[0]
-        assert house.seen()[0] == [1, 1]
-        house.rows("PRAGMA max_page_count = 1000000")
-        house.publish("b2", account_id="b")
+def check_nothing_is_left(house, before):
+    """Of a list there is nothing any more beside what was there before it."""
     assert house.unfinished == []
     counts = [
         [row for row in house.rows(f"SELECT * FROM {table}") if row[2]] for table in ("letter_counts", "job_counts")
     ]
     assert (house.owed(), *counts) == before
     assert house.rows("SELECT * FROM contents") == house.rows("SELECT * FROM job_contents") == []
+
+
+def owed_and_counted(house):
+    return house.owed(), house.rows("SELECT * FROM letter_counts"), house.rows("SELECT * FROM job_counts")
+
+
+@pytest.mark.parametrize("parts", [None, 0, 1, 2, 4, 6, 7])
+async def test_of_a_list_in_which_the_process_ended_or_while_it_was_taken_back_no_letter_or_job_is_left(path, parts):
+    house = Owing(path)
+    house.begin(["first"])
+    before = owed_and_counted(house)
+    seen = []
+
+    def end():
+        raise KilledError
+
+    def other():
+        house.begin([f"b{len(seen)}"], "b")
+        seen.append(house.seen()[0])
+
+    house.storage.between = [lambda: house.begin(["b"], "b"), *[other] * 7]
+    if parts is not None:
+        house.storage.between += [lambda: fill(house), *[other] * parts]
+    house.storage.between.append(end)
+    with pytest.raises(KilledError):
+        house.begin(names_of(20 * PART))
+    assert seen == [[1, 1]] * (7 + (parts or 0))
+    house.close(clean=False)
+    house = Owing(path)
+    check_nothing_is_left(house, before)
+    house.close()
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+async def test_of_a_list_that_the_disk_did_not_take_no_letter_or_job_is_left(path, monkeypatch, is_left):
+    house = Owing(path)
+    house.begin(["first"])
+    before = owed_and_counted(house)
+    if is_left:
+        leave(house, monkeypatch)
+        assert house.owed() > before[0]
+        assert house.seen()[0] == [1, 1]
+        at_once(Disk(Config(), house.storage).take_back())
+    else:
+        house.storage.between = [partial(house.begin, ["b1"], "b"), lambda: fill(house)]
+        house.begin(names_of(20 * PART))
+    check_nothing_is_left(house, before)
     house.close()
 
 
@@ -163,16 +188,19 @@ async def test_what_was_sent_again_behind_a_list_that_is_taken_back_moves_up(pat
     connection = house.database.connection
     [first] = letters.claim(connection, 2, LATER, 8).letters
     letters.settle(connection, 2, first.position, letters.Tried(200, None, 1), LATER)
+    seen = []
 
     def again():
         house.begin(["b1"], "b")
         assert letterbook.send_again(connection, Of(2, ["first"]), 0.0, in_order=True) == (1, None)
 
-    house.storage.between = [lambda: house.begin(["b0"], "b"), again, lambda: fill(house)]
+    def look():
+        house.begin([f"c{len(seen)}"], "b")
+        seen.append(house.seen()[0])
+
+    house.storage.between = [lambda: house.begin(["b0"], "b"), again, look, lambda: fill(house), look, look]
     house.begin(names_of(20 * PART))
-    assert house.seen()[0] == [1, 0]
-    house.rows("PRAGMA max_page_count = 1000000")
-    house.publish("b2", account_id="b")
+    assert seen == [[1, 0], [1, 0], [1, 1]]
     assert house.seen()[0] == [1, 1]
     await trio.testing.wait_all_tasks_blocked()
     assert ("webhook", 2) in house.woken[3:]
@@ -205,15 +233,19 @@ async def test_whatever_happens_between_each_event_that_was_told_is_owed_and_no_
             house.storage.between.append(end)
         elif event == 1:
             house.storage.between.append(partial(fill, house))
-        with suppress(KilledError):
+            house.storage.between += [partial(publish, "c", 1) for _ in range(random.randrange(5))]
+            house.storage.between += random.choice([[], [end]])
+        is_killed = event == 0
+        try:
             publish("a", random.choice([1, 3, LIST, 2 * LIST]))
+        except KilledError:
+            is_killed = True
         house.storage.between = []
-        house.rows("PRAGMA max_page_count = 1000000")
-        if event in (0, 2):
-            house.close(clean=event == 2)
+        free(house)
+        if is_killed or event == 2:
+            house.close(clean=not is_killed)
             house = Owing(path)
         house.hub.take_turns(float("inf"))
-        publish("b", 1)  # what a list has left is taken back
         for table, owner in (("letters", "webhook = 1"), ("letters", "webhook = 2"), ("jobs", "queue = 1")):
             owed = house.rows(f"SELECT event_id FROM {table} WHERE {owner} ORDER BY position")
             assert [name for (name,) in owed] == told

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
+from itertools import compress
 from math import inf
 from typing import Final
 
@@ -28,7 +29,7 @@ from ..shares import LONG
 from ..storage import Storage
 from . import rows
 from .answers import publish_answer, write_answers
-from .lists import Lists, first_unfinished, take_back
+from .lists import Lists, LongList, first_unfinished, take_back
 from .pages import SqliteArchive
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,11 @@ class Beside(Struct, frozen=True):
     """Called in the writer's thread: returns the first position whose event must stay; None: none must."""
     finish: Callable[[str], None] = lambda _: None
     """Called in the last transaction of what was written, with its account: after that the events are the log's."""
-    take_back: Callable[[sqlite3.Connection, str, int], None] = lambda *_: None
-    """Called with an account and a position, from which on its events did not become the log's: the rows go, too."""
+    take_back: Callable[[sqlite3.Connection, str, int, int], int] = lambda *_: 0
+    """Called with an account and a position, from which on its events did not become the log's: the rows go, too.
+
+    So many at most, as it is called with; returns how many. It is called again while it returns as many.
+    """
 
 
 class SqliteEngine:
@@ -97,7 +101,9 @@ class SqliteEngine:
         self._moments = deque[tuple[float, int]]()
         """Moments of the monotonic clock, each with a position: what was stored later than then lies from there on."""
         self._is_full = False
-        self._lists = Lists(self._write_part, self._finish, self._take_back_beside)
+        self._lists = Lists(self._write_part, self._finish, self._take_part_back)
+        self._shut: set[str] = set()
+        """Accounts of which something is to be taken back before anything else is stored, as far as is known here."""
         self._ids: rows.Ids | None = None
         """None: what is on disk was not taken back yet."""
 
@@ -120,18 +126,28 @@ class SqliteEngine:
         publish, owners = rows.Publish(by_account, prefixes, answer), tuple(by_account)
         rows_of = {account_id: self._rows_of(account_id) for account_id in by_account}
         weight = sum(len(events) * rows_of[account_id] for account_id, events in by_account.items())
-        stored = partial(self._stored, done)
-        if weight >= LONG:
-            self._storage.begin_in_parts(self._lists.of(publish, max(rows_of.values())), stored, weight, owners)
+        if weight >= LONG or not self._shut.isdisjoint(owners):
+            work = self._lists.of(publish, max(rows_of.values()))
+            self._storage.begin_in_parts(work, partial(self._list_ended, work, done), max(weight, LONG), owners)
         else:
-            self._storage.begin_together(self._write, publish, stored, weight, owners)
+            self._storage.begin_together(self._write, publish, partial(self._stored, done), weight, owners)
 
     def _rows_of(self, account_id: str) -> int:
         """Return how many rows an event of an account is, with those beside it."""
         return 1 + sum(beside.rows_of(account_id) for beside in self.beside)
 
-    def _write(self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]) -> list[rows.Written]:
-        """Store what some publishes bring, in the writer's thread."""
+    def _write(
+        self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]
+    ) -> Sequence[rows.Written | RequestError]:
+        """Store what some publishes bring, in the writer's thread; but not where something is to be taken back."""
+        shut = self._lists.shut(connection)
+        if not shut:
+            return self._write_all(connection, publishes)
+        may_go = [shut.isdisjoint(publish.by_account) for publish in publishes]
+        written = iter(self._write_all(connection, [*compress(publishes, may_go)]))
+        return [next(written) if may else _unavailable("The broker cannot write its log now") for may in may_go]
+
+    def _write_all(self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]) -> list[rows.Written]:
         written, heads = self._write_rows(connection, publishes)
         rows.write_heads(connection, heads, self._wall)
         self._write_answers(connection, publishes, written)
@@ -150,16 +166,14 @@ class SqliteEngine:
             for account_id in dict.fromkeys(account_id for outcome in written for account_id in outcome.fresh):
                 beside.finish(account_id)
 
-    def _take_back_beside(self, connection: sqlite3.Connection, account_id: str, first: int) -> None:
-        for beside in self.beside:
-            beside.take_back(connection, account_id, first)
+    def _take_part_back(self, connection: sqlite3.Connection) -> bool:
+        return take_back(connection, [beside.take_back for beside in self.beside])
 
     def _write_rows(
         self, connection: sqlite3.Connection, publishes: Sequence[rows.Publish]
     ) -> tuple[list[rows.Written], dict[str, int]]:
         """Store the events of some publishes behind the heads of their accounts; return these heads, too."""
         assert self._ids is not None
-        self._lists.take_back(connection)
         now, self._wall = self._clock(), max(self._wall, self._wall_clock())
         written, heads, self._next = rows.write_events(connection, self._ids, publishes, self._next, now, self._wall)
         return written, heads
@@ -187,6 +201,14 @@ class SqliteEngine:
         ]
         if kept:
             write_answers(connection, kept)
+
+    def _list_ended(self, work: LongList, done: Done, outcome: rows.Written | RequestError) -> None:
+        """Hear after the commit what became of a list, and whether anything that it has written is left."""
+        if work.has_left:
+            self._shut |= work.accounts
+        elif not isinstance(outcome, RequestError):
+            self._shut -= work.accounts
+        self._stored(done, outcome)
 
     def _stored(self, done: Done, outcome: rows.Written | RequestError) -> None:
         """Give the log what is new, wake the fan-out, and tell the publisher: in one step, after the commit."""
@@ -225,7 +247,8 @@ class SqliteEngine:
         To be done once, before anything is begun. Raises `RequestError` (`unavailable`) if it cannot be read.
         """
         storage = self._storage
-        await storage.write(partial(take_back, beside=self._take_back_beside))
+        while await storage.write(self._take_part_back):
+            pass
         self._ids = await storage.write(rows.Ids)
         last, last_at = await storage.read(rows.last_position)
         now, wall = self._clock(), self._wall_clock()
@@ -290,10 +313,11 @@ class SqliteEngine:
     def _trim_step(self, connection: sqlite3.Connection, in_memory_from: int) -> bool:
         """Let go a few, in the writer's thread, none that memory holds or somebody needs. Returns whether to go on."""
         assert self._ids is not None
+        if self._lists.tidy(connection):
+            return True
         wall = self._wall_clock()
         too_old = wall - self._config.keep_seconds
         is_over = rows.used_bytes(connection) > self._config.max_bytes
-        self._lists.take_back(connection)
         keep_from = min(in_memory_from, first_unfinished(connection) or in_memory_from)
         for beside in self.beside:
             needed_from = beside.needed_from(connection)
