@@ -85,8 +85,6 @@ class EventStream:
             try:
                 with self._serving:
                     await self._serve()
-            except* (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._life.leave(CLIENT_GONE)
             except* Exception:
                 self._life.fail()
             self._life.leave(CANCELLED)
@@ -97,15 +95,23 @@ class EventStream:
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_client)
-            await self._stream.send_frames(self._head)
-            await self._life.open()
-            await self._write(b"retry: %d\n" % RETRY_MS)
-            await self._write_all(nursery)
+            try:
+                await self._stream.send_frames(self._head)
+                await self._life.open()
+                await self._write(b"retry: %d\n" % RETRY_MS)
+                await self._write_all(nursery)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._leave()  # raised out of the nursery, it and who is cancelled by it would refer to each other
 
     async def _watch_client(self) -> None:
         """End with the client; what it sends is not looked at."""
-        while await self._stream.receive_some(_READ_BYTES):
-            pass
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while await self._stream.receive_some(_READ_BYTES):
+                pass
+        self._leave()
+
+    def _leave(self) -> None:
+        """End: the client is gone."""
         self._life.leave(CLIENT_GONE)
         self.stop()
 

@@ -245,6 +245,33 @@ async def test_an_ended_connection_leaves_nothing_for_the_garbage_collector(open
             gc.enable()
 
 
+async def test_nor_do_event_streams_that_are_cut_at_once_while_they_are_written():
+    async def come_and_go(served):
+        streams = [await open_socket(served.address) for _ in range(20)]
+        for stream in streams:
+            await stream.send_all(get("/v1/events/stream?inbox_ids=*&since=5m"))
+        await until(lambda: len(served.broker.connections) == len(streams))
+        await blocked(0.01)
+        for stream in streams:
+            stream.socket.close()
+        await until(lambda: not len(served.broker.connections))
+        await blocked()
+
+    async with serving() as served:
+        for number in range(200):
+            await served.broker.publish(ACCOUNT, event(number, size=100_000))
+        await come_and_go(served)
+        gc.collect()
+        gc.disable()
+        try:
+            await come_and_go(served)
+            before = kinds()
+            gc.collect()
+            assert before - kinds() == Counter()
+        finally:
+            gc.enable()
+
+
 @pytest.mark.parametrize(("action", "answer"), [("publish", "result"), ("unheard_of", "error"), ("ack", "error")])
 async def test_a_command_that_was_answered_leaves_nothing_for_it_either(action, answer):
     async with serving() as served, connected(served.address) as client:
