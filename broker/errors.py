@@ -14,8 +14,9 @@ answer to "shall the client come back?".
 """
 
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+ErrorT = TypeVar("ErrorT", bound=BaseException)
 BUSY_RETRY_MS: Final = 1_000
 """When who was refused because something is busy, or away for the moment, may come again."""
 
@@ -164,12 +165,14 @@ def first_of(error: BaseException) -> BaseException:
     return error
 
 
-def part_from_frames(error: BaseException) -> None:
-    """Part an error, and all that it came from, from the frames that they were raised in.
+def part_from_frames(error: ErrorT) -> ErrorT:
+    """Part an error, and all that it came from, from the frames that they were raised in; return it.
 
-    A frame that still knows its error is freed by the garbage collector alone. It is for who has dealt with it.
+    These hold what was dealt with, and a frame that knows what its error is kept in is freed by the garbage collector
+    alone. It is for who keeps an error, or is done with it.
     """
-    parted, left = set(), [error]
+    parted: set[int] = set()
+    left: list[BaseException] = [error]
     while left:
         each = left.pop()
         if id(each) in parted:
@@ -179,6 +182,7 @@ def part_from_frames(error: BaseException) -> None:
         left += [behind for behind in (each.__cause__, each.__context__) if behind is not None]
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
+    return error
 
 
 class CommandError(BrokerError):

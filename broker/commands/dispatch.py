@@ -21,7 +21,7 @@ from ..access.keys import Key
 from ..access.rates import Rates, TokenBucket, require_of_all, take_from_all
 from ..accounts import Accounts
 from ..config import Config, TierRatesConfig
-from ..errors import BUSY_RETRY_MS, HTTP_STATUS, CommandError, RequestError, first_of
+from ..errors import BUSY_RETRY_MS, HTTP_STATUS, CommandError, RequestError, first_of, part_from_frames
 from ..fairness import FairLimiter
 from ..log.engines.answers import AnswerKey
 from ..protocol.decoding import decode_params, is_long, prove_command
@@ -432,7 +432,7 @@ def refused(error: RequestError) -> Outcome:
 
     Without the frames that it was raised in: they hold the command, and who has this outcome.
     """
-    return Outcome(b"", error.with_traceback(None), lasting=False)
+    return Outcome(b"", part_from_frames(error), lasting=False)
 
 
 def _reply_again(reply: Reply, outcome: Outcome) -> None:

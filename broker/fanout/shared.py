@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from ..errors import RequestError
+from ..errors import RequestError, part_from_frames
 from ..nodes import Wire
 from .acknowledged import MAX_CLIENTS_OF_ACCOUNT, SOMEBODY, Acknowledged, Client
 from .recorded import Told, until_told
@@ -72,7 +72,7 @@ class SharedPositions:
             keys = [self._wire.key("a", account_id)]
             await self._wire.call(MOVE, keys, (MAX_CLIENTS_OF_ACCOUNT, KEPT_MS, *pairs))
         except RequestError as unavailable:
-            error = unavailable.with_traceback(None)
+            error = part_from_frames(unavailable)
             self._moved_to[account_id] = {**now, **self._moved_to.get(account_id, {})}
         waiting, self._under_way = self._under_way, {}
         for told in chain.from_iterable(waiting.values()):

@@ -26,7 +26,7 @@ from ..access.watched import Watch
 from ..broker import Broker
 from ..commands.remembered import Outcome
 from ..commands.requests import CommandRequest, PublishRequest
-from ..errors import BUSY_RETRY_MS, CloseCode, RequestError
+from ..errors import BUSY_RETRY_MS, CloseCode, RequestError, part_from_frames
 from ..fanout.acknowledged import AckRequest
 from ..fanout.acknowledging import Acknowledging
 from ..fanout.listeners import Listener
@@ -333,7 +333,7 @@ class Connection:
         try:
             outcome = await self._await(asked.selection, asked.params, self._judge)
         except RequestError as error:
-            outcome = error.with_traceback(None)
+            outcome = part_from_frames(error)
         finally:
             self._waits -= 1
         self.session.answer(asked.request_id, "wait_for", outcome)

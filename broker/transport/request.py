@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 from urllib.parse import unquote
 
-from ..errors import RequestError
+from ..errors import RequestError, part_from_frames
 
 MAX_QUERY_NAMES: Final = 100
 MAX_BODY_BYTES: Final = 8_388_608
@@ -122,7 +122,7 @@ class Request:
             if self._refusal is None:
                 await self._read_body(max_bytes, count)
         except RequestError as error:
-            self._refusal = error.with_traceback(None)
+            self._refusal = part_from_frames(error)
         if self._refusal is not None:
             raise self._refusal.again()
         content = b"".join(self._content)

@@ -16,7 +16,7 @@ from ..access.keys import Key, inbox_ids_of
 from ..access.opening import Opening, size_of
 from ..commands.requests import CommandRequest, PublishRequest, check_command, trace_of
 from ..config import Config
-from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError
+from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError, part_from_frames
 from ..fanout.acknowledged import Acknowledged, AckRequest
 from ..fanout.follower import Follower
 from ..fanout.listeners import Listener
@@ -369,7 +369,7 @@ class Session:
                 case _:
                     return check_command(self.key, command, request_id, client_id=self._client_id)
         except RequestError as error:
-            outcome = error.with_traceback(None)  # which holds this step, and with it the message
+            outcome = part_from_frames(error)  # which holds this step, and with it the message
         self.answer(request_id, command.action, outcome)
         self._say_gap(gap)
         return None

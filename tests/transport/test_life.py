@@ -272,12 +272,20 @@ async def test_nor_do_event_streams_that_are_cut_at_once_while_they_are_written(
             gc.enable()
 
 
-@pytest.mark.parametrize(("action", "answer"), [("publish", "result"), ("unheard_of", "error"), ("ack", "error")])
-async def test_a_command_that_was_answered_leaves_nothing_for_it_either(action, answer):
+@pytest.mark.parametrize(
+    ("action", "answer", "events"),
+    [
+        ("publish", "result", [event(1)]),
+        ("publish", "error", [1]),
+        ("unheard_of", "error", [event(1)]),
+        ("ack", "error", [event(1)]),
+    ],
+)
+async def test_a_command_that_was_answered_leaves_nothing_for_it_either(action, answer, events):
     async with serving() as served, connected(served.address) as client:
 
         async def publish(request_id):
-            await client.say(action=action, request_id=request_id, events=[event(1)])
+            await client.say(action=action, request_id=request_id, events=events)
             assert answer in await client.answer(request_id)
             await blocked()
 
