@@ -384,9 +384,9 @@ class StorageInStep(Storage):
     async def write(self, work):
         return await self.write_together(lambda connection, works: [work(connection) for work in works], work)
 
-    async def write_together(self, write, item, weight=1):
+    async def write_together(self, write, item, weight=1, owners=()):
         outcomes: list[Any] = []
-        self.begin_together(write, item, outcomes.append, weight)
+        self.begin_together(write, item, outcomes.append, weight, owners)
         [outcome] = outcomes
         if isinstance(outcome, RequestError):
             raise outcome

@@ -1,8 +1,9 @@
 """What the keeper follows: each account that has endpoints or queues, by its cursor, from its log at the engine.
 
 An account is followed as a client would follow it, and what comes is written down with the cursor that it reaches, in
-one transaction: so after a restart it goes on where it was, and nothing is taken in twice. What the log did not hold
-any more is a gap, which is said to the account before it is passed.
+one transaction: so after a restart it goes on where it was, and nothing is taken in twice. Of a page that is much to
+write down it is a few events at a time, with the cursor of the last of them. What the log did not hold any more is a
+gap, which is said to the account before it is passed.
 """
 
 import logging
@@ -22,6 +23,7 @@ from ..log.backlog import Backlog
 from ..log.kept import Taken
 from ..log.outbox import Outbox
 from ..log.replay import cursor_prefix_of
+from ..log.shares import SHARE
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Gap, decode_stored
 
@@ -204,9 +206,7 @@ class Following:
                 await self._pass_gap(account, following)
             elif isinstance(following, list):
                 reached = subscriber.follower.cursor
-                entries = [_with_event(entry) for entry in following if self._wanted(account.account_id, entry)]
-                if entries or trio.current_time() >= account.written_at + WRITE_SECONDS:
-                    await self._write(account, reached, entries)
+                await self._take_page(account, following, reached)
             elif subscriber.ended:
                 await trio.sleep_forever()  # it drains: what comes then is for the next start
             elif reached == account.cursor or reached is None:
@@ -217,6 +217,25 @@ class Following:
                 if waited.cancelled_caught:
                     await self._write(account, reached, ())
             is_first = False
+
+    async def _take_page(self, account: _Account, page: Sequence[Entry], reached: str) -> None:
+        """Write down what of a page is for somebody, in steps of bounded work. Raises `RequestError`."""
+        most = max(1, SHARE // self._rows_of(account.account_id))
+        entries: list[Entry] = []
+        for start in range(0, len(page), most):
+            some = page[start : start + most]
+            entries += [_with_event(entry) for entry in some if self._wanted(account.account_id, entry)]
+            if len(entries) > most:
+                step, entries = entries[:most], entries[most:]
+                await self._write(account, f"{reached.rpartition('.')[0]}.{step[-1].position}", step)
+            else:
+                await trio.lowlevel.checkpoint()
+        if entries or trio.current_time() >= account.written_at + WRITE_SECONDS:
+            await self._write(account, reached, entries)
+
+    def _rows_of(self, account_id: str) -> int:
+        """Return how many rows an event of an account may be, with what it is kept for."""
+        return 1 + self._outbox.rows_of(account_id) + self._backlog.rows_of(account_id)
 
     async def _pass_gap(self, account: _Account, gap: Gap) -> None:
         """Say that events are missing, and go on after them. Raises `RequestError`: then it is said again."""
@@ -239,9 +258,9 @@ class Following:
         if self._storage.short_of_room or self._storage.is_stuck:
             raise RequestError("unavailable", "The broker's disk takes nothing in", retry_after_ms=BUSY_RETRY_MS)
         taken = Taken(account.account_id, cursor, entries)
-        rows = 1 + self._outbox.rows_of(account.account_id) + self._backlog.rows_of(account.account_id)
+        weight = 1 + self._rows_of(account.account_id) * len(entries)
         self.events += await self._storage.write_together(
-            self._write_down, taken, weight=1 + rows * len(entries), owners=(account.account_id,)
+            self._write_down, taken, weight=weight, owners=(account.account_id,)
         )
         account.cursor, account.written_at = cursor, trio.current_time()
         account.known.set()

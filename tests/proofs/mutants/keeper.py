@@ -64,6 +64,17 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "broker/keeper/following.py",
+        "tests/keeper/test_following.py",
+        (
+            "what is much to write down is taken in by a few",
+            "max(1, SHARE // self._rows_of(account.account_id))",
+            "SHARE",
+        ),
+        ("what is taken in has its own cursor", "{step[-1].position}", "{page[-1].position}"),
+        ("what is for few is taken in together", "if len(entries) > most:", "if entries:"),
+    ),
+    *of(
+        "broker/keeper/following.py",
         HISTORY,
         (
             "each gap has an id of its own",
@@ -113,8 +124,8 @@ MUTANTS: list[Mutant] = [
         POSTED,
         (
             "what comes is written down as an event",
-            "entries = [_with_event(entry) for entry in following if",
-            "entries = [entry for entry in following if",
+            "entries += [_with_event(entry) for entry in some if",
+            "entries += [entry for entry in some if",
         ),
         (
             "what is for somebody is written down at once",
