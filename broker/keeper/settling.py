@@ -77,17 +77,18 @@ class Taking:
 
     async def run(self) -> None:
         """Say who is waited for, and take what was and is acknowledged, for ever. Cancelled, nothing is settled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                while True:
-                    self._to_say |= dict.fromkeys(self._outbox.waiting_accounts())
-                    with trio.move_on_after(SAY_AGAIN_SECONDS):
-                        await self._say()
-            finally:
-                self._nursery = None
-                self._taken.clear()
-                self._under_way.clear()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    while True:
+                        self._to_say |= dict.fromkeys(self._outbox.waiting_accounts())
+                        with trio.move_on_after(SAY_AGAIN_SECONDS):
+                            await self._say()
+                finally:
+                    self._nursery = None
+        finally:
+            self._taken.clear()  # not before the last of its tasks has ended: it may note one yet
 
     async def _say(self) -> None:
         while True:

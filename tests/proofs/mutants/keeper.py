@@ -243,6 +243,11 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "broker/keeper/settling.py",
+        "tests/keeper/test_settling.py",
+        ("of who ends nothing is settled", "            self._taken.clear()  #", "            pass  #"),
+    ),
+    *of(
+        "broker/keeper/settling.py",
         HELD,
         ("a hold is no acknowledgement", "            if asked.seconds is None:\n", "            if True:\n"),
     ),
