@@ -30,6 +30,7 @@ from msgspec import Struct
 from ..protocol.framing import text_frame
 from ..protocol.messages import Entry, encode_event
 from ..protocol.selection import NOTHING, Selection
+from .costs import inbox_cost, name_cost, share_names
 from .dropped import Dropped, DroppedBuckets, DroppedPositions
 
 MAX_CURSOR_LENGTH: Final = 64
@@ -41,9 +42,6 @@ _WALK_FACTOR: Final = 16
 
 _COUNT_FACTOR: Final = 4
 """To look at an event's inbox is so much cheaper than to count those of an inbox."""
-
-INBOX_OVERHEAD_BYTES: Final = 170
-"""What an inbox costs that has events in the window, beside these."""
 
 _inbox_of = attrgetter("inbox")
 _position_of = attrgetter("position")
@@ -362,12 +360,14 @@ class ReplayBuffer:
         of_inbox = self._by_inbox.get(entry.inbox)
         if of_inbox is None:
             of_inbox = self._by_inbox[entry.inbox] = _Run()
-            cost += INBOX_OVERHEAD_BYTES
+            cost += inbox_cost(entry.inbox) + name_cost(entry.type)
         else:
             before = of_inbox.items[-1]
             entry.inbox = before.inbox  # each event came with strings of its own
             if entry.type == before.type:
                 entry.type = before.type
+            else:
+                cost += name_cost(entry.type)
         of_inbox.items.append(entry)
         self._taken_in_through = entry.position
         return cost
@@ -382,9 +382,12 @@ class ReplayBuffer:
         entry = self._entries.drop_first()
         run = self._by_inbox[entry.inbox]
         run.drop_first()
+        cost = entry.cost
         if not run:
             del self._by_inbox[entry.inbox]
-            self._count(-INBOX_OVERHEAD_BYTES)
+            cost += inbox_cost(entry.inbox) + name_cost(entry.type)
+        elif run.items[run.start].type != entry.type:  # else the next one has the string
+            cost += name_cost(entry.type)
         if self._by_id.get(entry.event_id) is entry:
             del self._by_id[entry.event_id]
         else:
@@ -392,7 +395,7 @@ class ReplayBuffer:
             twins.pop(entry.inbox, None)
             if not twins:
                 self._twins.pop(entry.event_id, None)
-        self._count(-entry.cost)
+        self._count(-cost)
         self.dropped_through = entry.position
         self._dropped.add(entry.position, entry.inbox, entry.stored_at, entry.wall, now)
         return entry
@@ -434,7 +437,8 @@ class ReplayBuffer:
             run = self._by_inbox.get(inbox)
             if run is None:
                 run = self._by_inbox[inbox] = _Run()
-                cost += INBOX_OVERHEAD_BYTES
+                cost += inbox_cost(inbox)
+            cost += share_names(of_inbox, run.items[run.start] if run else None)
             run.put_first(of_inbox)
         if first is None:
             self._latest_wall = max(self._latest_wall, entries[-1].wall)

@@ -47,7 +47,7 @@ class PreparedEvent(Struct, frozen=True, gc=False):
 
 
 ENTRY_OVERHEAD_BYTES: Final = 340
-"""What an event costs beside its frame and its id: entry, numbers, two index slots, the id's slot."""
+"""What an event costs beside its frame, its id and its names: entry, numbers, two index slots, the id's slot."""
 
 
 class Entry(Struct, gc=False):
@@ -68,7 +68,10 @@ class Entry(Struct, gc=False):
 
     @property
     def cost(self) -> int:
-        """Bytes of memory that the event takes, indexes included, as soon as it has a frame."""
+        """Bytes of memory that the event takes, indexes included, as soon as it has a frame.
+
+        Not those of its type and inbox: events of an inbox share them, and the window counts them once.
+        """
         return len(self.frame) + len(self.event_id) + ENTRY_OVERHEAD_BYTES
 
 

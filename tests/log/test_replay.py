@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from logs import EPOCH, append, entry_of, make_buffer, prepared
 
 from broker.config import ReplayConfig
-from broker.log import replay
-from broker.log.replay import ReplayBuffer
+from broker.log import costs, replay
+from broker.log.replay import Mark, ReplayBuffer
 from broker.log.retention import ReplayBuffers
 from broker.protocol.events import ProvedJson, prepare_event
 from broker.protocol.framing import payload_of
@@ -22,6 +22,7 @@ from broker.protocol.selection import ACCOUNT_EVENTS, EVERYTHING, Selection
 
 ACCOUNTS = ("acct_a", "acct_b", "acct_c")
 INBOXES = ("i1", "i2", "i3", "i4", "i5", ACCOUNT_EVENTS)
+TYPES = ("x", "a.b", "n" * 90)
 LIMITS = ReplayConfig(seconds=300, max_events_per_account=12, max_bytes_per_account=9_000, max_bytes_total=14_000)
 FOREVER = 10_000
 
@@ -70,10 +71,19 @@ class Log:
         return [stored.entry for stored in self.all if stored.dropped_at is None]
 
     def bytes(self) -> int:
-        """What the window costs: what waits for the fan-out counts as soon as it is taken, or read."""
+        """What the window costs: what waits for the fan-out counts as soon as it is taken, or read.
+
+        Events of an inbox that follow each other share the string of their type, all of an inbox that of its name.
+        """
         counted = [entry for entry in self.window() if entry.frame]
-        inboxes = {entry.inbox for entry in counted}
-        return sum(entry.cost for entry in counted) + replay.INBOX_OVERHEAD_BYTES * len(inboxes)
+        types: dict[str, list[str]] = {}
+        for entry in counted:
+            of_inbox = types.setdefault(entry.inbox, [])
+            if of_inbox[-1:] != [entry.type]:
+                of_inbox.append(entry.type)
+        names = [*types, *(kind for of_inbox in types.values() for kind in of_inbox)]
+        cost_of_names = sum(costs.NAME_OVERHEAD_BYTES + len(name) for name in names)
+        return sum(entry.cost for entry in counted) + costs.INBOX_OVERHEAD_BYTES * len(types) + cost_of_names
 
     def first_droppable(self) -> Stored | None:
         for stored in self.all:
@@ -103,15 +113,18 @@ class Windows(RuleBasedStateMachine):
     # --- what changes it
 
     @rule(
-        account_id=accounts, inboxes=st.lists(st.sampled_from(INBOXES), min_size=1, max_size=8), step=st.integers(1, 3)
+        account_id=accounts,
+        inboxes=st.lists(st.sampled_from(INBOXES), min_size=1, max_size=8),
+        kind=st.sampled_from(TYPES),
+        step=st.integers(1, 3),
     )
-    def append(self, account_id, inboxes, step):
+    def append(self, account_id, inboxes, kind, step):
         log, buffer = self.logs[account_id], self._buffer(account_id)
         self.now += 0.25  # so that events of two accounts are never of the same age
         for inbox in inboxes:
             self.ids += 1
             log.head += step
-            event = prepared(f"e{self.ids}", inbox, b'{"a":"%b"}' % (b"x" * (self.ids * 37 % 700)))
+            event = prepared(f"e{self.ids}", inbox, b'{"a":"%b"}' % (b"x" * (self.ids * 37 % 700)), kind)
             entry = entry_of(event, log.head, self.now)
             self.buffers.append(buffer, [entry])
             log.all.append(Stored(entry))
@@ -345,8 +358,20 @@ def test_a_walk_that_finds_nothing_stops_after_a_bounded_number_of_steps_and_say
     assert reached == replay._WALK_STEPS
 
 
-@pytest.mark.parametrize("inboxes", [1, 10_000])
-def test_what_events_are_counted_as_is_what_they_take_in_memory(inboxes):
+LONG = "x" * 100
+
+
+@pytest.mark.parametrize(
+    ("inbox", "kind"),
+    [
+        ("inbox_1", "message.received"),
+        ("inbox_{}", "message.received"),
+        ("inbox_1", LONG + ".n{}"),
+        (LONG + "{}", "message.received"),
+    ],
+    ids=["one inbox", "many inboxes", "long types", "long inboxes"],
+)
+def test_what_events_are_counted_as_is_what_they_take_in_memory(inbox, kind):
     number = 10_000
     buffers = ReplayBuffers(ReplayConfig(), EPOCH)
     buffer = buffers.open("acct_a")
@@ -355,17 +380,34 @@ def test_what_events_are_counted_as_is_what_they_take_in_memory(inboxes):
     tracemalloc.start()
     try:
         for position in range(1, number + 1):
-            raw = b'{"type":"message.received","inbox_id":"inbox_%d","payload":%b}' % (position % inboxes, payload)
+            names = kind.format(position).encode(), inbox.format(position).encode()
+            raw = b'{"type":"%b","inbox_id":"%b","payload":%b}' % (*names, payload)
             new_id = f"evt_{position:032x}".__str__
             event = prepare_event(ProvedJson(raw), "$", now="2026-11-23T10:00:00.123Z", new_id=new_id)
             buffers.append(buffer, [entry_of(event, position, 1_000.0 + position)])
             buffer.delivered = buffer.batch(max_events=1, max_bytes=1)[-1].position
-        del event, raw, new_id
+        del event, raw, new_id, names
         gc.collect()
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert buffer.bytes == pytest.approx(taken, rel=0.1)
+
+
+def test_events_that_are_put_before_others_count_as_if_they_had_come_in_their_order():
+    names = [("i1", "a"), ("i1", "b"), ("i2", "b"), ("i1", "b"), ("i2", "b"), ("i2", "c"), ("i1", "b"), ("i3", LONG)]
+    for split in range(1, len(names)):
+        events = [prepared(f"e{at}", inbox, event_type=kind) for at, (inbox, kind) in enumerate(names)]
+        in_order, elsewhere = make_buffer(), make_buffer(start=Mark(len(names), 0.0, 0.0))
+        for position, event in enumerate(events, start=1):
+            append(in_order, event, position, 1.0)
+        for start, end in ((split, len(names)), (0, split)):
+            elsewhere.prepend([entry_of(events[at], at + 1, 1.0) for at in range(start, end)], Mark(start))
+        in_order.take_in()
+        assert elsewhere.bytes == in_order.bytes
+        while len(elsewhere):
+            elsewhere.drop_first(2.0)
+        assert elsewhere.bytes == 0
 
 
 # --- single promises ---------------------------------------------------------

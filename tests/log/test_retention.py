@@ -5,9 +5,13 @@ from logs import EPOCH, entry_of, prepared, wall_at
 
 from broker.config import ReplayConfig
 from broker.log import retention
-from broker.log.replay import INBOX_OVERHEAD_BYTES, ReplayBuffer
+from broker.log.costs import INBOX_OVERHEAD_BYTES, NAME_OVERHEAD_BYTES
+from broker.log.replay import ReplayBuffer
 from broker.log.retention import ReplayBuffers
 from broker.protocol.selection import EVERYTHING
+
+COST_OF_INBOX = INBOX_OVERHEAD_BYTES + 2 * NAME_OVERHEAD_BYTES + len("i1") + len("x")
+"""With its name, and that of the one type of its events."""
 
 
 class Windows:
@@ -66,12 +70,12 @@ def test_an_accounts_oldest_events_go_when_it_has_too_many():
 
 
 def test_an_accounts_oldest_events_go_when_they_take_too_much():
-    windows = Windows(max_bytes_per_account=4 * cost_of_one() + INBOX_OVERHEAD_BYTES)
+    windows = Windows(max_bytes_per_account=4 * cost_of_one() + COST_OF_INBOX)
     assert len(windows.store("a", 9)) == 4
 
 
 def test_the_oldest_events_of_all_accounts_go_first_when_all_together_take_too_much():
-    windows = Windows(max_bytes_total=4 * cost_of_one() + 2 * INBOX_OVERHEAD_BYTES)
+    windows = Windows(max_bytes_total=4 * cost_of_one() + 2 * COST_OF_INBOX)
     for account_id in ("a", "b", "a", "b", "b", "b"):
         windows.store(account_id)
     assert windows.buffers.open("a").first().position == 2
@@ -115,7 +119,7 @@ def test_at_expiry_nothing_goes_that_is_younger_whatever_an_accounts_own_limit_t
 
 def test_what_one_account_has_too_much_of_costs_no_other_account_anything():
     cost = cost_of_one()
-    most = 10 * cost + 40 + INBOX_OVERHEAD_BYTES
+    most = 10 * cost + 40 + COST_OF_INBOX
     windows = Windows(max_bytes_per_account=most, max_bytes_total=2 * most + 3 * cost)
     windows.store("quiet", 10)
     greedy = windows.store("greedy", 500, delivered=False)
@@ -208,4 +212,4 @@ def test_statistics_count_what_is_held_and_what_was_dropped():
     windows.store("b", 1)
     statistics = windows.buffers.statistics()
     assert (statistics.accounts, statistics.events, statistics.dropped) == (2, 3, 1)
-    assert statistics.bytes == 3 * windows.cost + 2 * INBOX_OVERHEAD_BYTES
+    assert statistics.bytes == 3 * windows.cost + 2 * COST_OF_INBOX
