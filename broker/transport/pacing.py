@@ -13,6 +13,8 @@ from .ending import Ending, closed_by_broker
 
 PIECE_FRAMES: Final = 32
 """Frames that are handed on in one step: a quarter of a millisecond, whatever they are."""
+DISCARDED_FRAMES: Final = 1_024
+"""The same of frames that nobody handles: half a millisecond. What is thrown away slowly is kept for long."""
 MAX_EMPTY_FRAGMENTS: Final = 100
 """Of one message, beside its last."""
 FRAGMENT_BYTES: Final = 64
@@ -81,13 +83,14 @@ class FrameScanner:
         self._at = 0
         self._now = now
 
-    def next_piece(self) -> bytes:
+    def next_piece(self, most: int = PIECE_FRAMES) -> bytes:
         """Return what is to be handed on in one step: whole headers, and as much of payloads as is there.
 
-        Nothing: feed more, unless this is the end (`close`, `too_much`). A control frame comes whole.
+        It is of ``most`` frames at most. Nothing: feed more, unless this is the end (`close`, `too_much`). A control
+        frame comes whole.
         """
         data, start, frames = self._data, self._at, 0
-        while self._at < len(data) and frames < PIECE_FRAMES and self._pass_frame():
+        while self._at < len(data) and frames < most and self._pass_frame():
             frames += 1
         piece = data[start : self._at]
         if self._at == len(data):

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from .ending import CLIENT_GONE, Ending, closed_by_client
-from .pacing import FrameScanner
+from .pacing import DISCARDED_FRAMES, FrameScanner
 from .stream import ClientStream
 
 READ_BYTES: Final = 65_536
@@ -123,7 +123,7 @@ class LentStream(trio.abc.Stream):
         scanner = self._scanner
         scanner.pardon()
         while not self._closed:
-            if scanner.next_piece():
+            if scanner.next_piece(DISCARDED_FRAMES):
                 await self._stream.take_turn()
             elif scanner.close is None and (data := await self._stream.receive_some(READ_BYTES)):
                 scanner.feed(data, self._waited_seconds)
