@@ -277,7 +277,7 @@ class Commands:
             if command.action not in BUILT_IN_ACTIONS:
                 self._handler_of(command.action)
         except RequestError as fault:
-            return msgspec.structs.replace(command, proof=Proof(b"", fault))
+            return msgspec.structs.replace(command, proof=Proof(b"", part_from_frames(fault)))
         if not is_long(command):
             return at_once(prove_command(command))
         async with self._proving.place(key.account_id):

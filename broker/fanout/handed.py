@@ -16,7 +16,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from ..errors import BUSY_RETRY_MS, RequestError
+from ..errors import BUSY_RETRY_MS, RequestError, part_from_frames
 from ..log.letters_acked import Acknowledged as Settled
 from ..nodes import KEEPER, Wire
 from ..protocol.selection import Selection, TypeFilter
@@ -171,7 +171,7 @@ class Handing:
         try:
             outcome = await self._wire.call(HAND_OVER, keys, arguments)
         except RequestError as error:
-            outcome = [error] * len(part)
+            outcome = [part_from_frames(error)] * len(part)
         if not outcome:
             self._no_keeper_until = began + NO_KEEPER_SECONDS
             outcome = [NOBODY_WAITS] * len(part)

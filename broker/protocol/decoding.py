@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 from msgspec import Raw, Struct
 
-from ..errors import BadCommandError, BadFrameError, RequestError
+from ..errors import BadCommandError, BadFrameError, RequestError, part_from_frames
 from .canonical import canonical
 from .documents import STEP_BYTES, Steps, at_once, decode_as, with_whole_characters
 from .messages import Command, ManyToSubscribe, ManyToUnsubscribe, Proof, SubscribeParams, UnsubscribeParams
@@ -172,6 +172,8 @@ def prove_command(command: Command) -> Steps[Command]:
     content is digested if it may be sent again: equal for two exactly if action and merged parameters are, white
     space, the order of names and escapes aside, and numbers by how they are written.
     """
+    if command.action == "publish" and command.request_id is None:
+        return msgspec.structs.replace(command, proof=Proof(b""))  # nobody reads it as a whole: it is not copied
     said = {name: raw for name, raw in command.params.items() if not _says_nothing(name, raw, command)}
     text = msgspec.json.encode(said)
     digest = b""
@@ -182,7 +184,7 @@ def prove_command(command: Command) -> Steps[Command]:
             content = yield from canonical(text)
             digest = blake2b(b"%b %b" % (command.action.encode(), content), digest_size=16).digest()
     except RequestError as fault:
-        return msgspec.structs.replace(command, proof=Proof(b"", fault))
+        return msgspec.structs.replace(command, proof=Proof(b"", part_from_frames(fault)))
     return msgspec.structs.replace(command, proof=Proof(digest))
 
 

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from ..access.keys import Key
-from ..errors import BUSY_RETRY_MS, NEED_A_LOG_ON_DISK, RequestError
+from ..errors import BUSY_RETRY_MS, NEED_A_LOG_ON_DISK, RequestError, part_from_frames
 from ..protocol.messages import Command
 from .asked import AckLeases, LeaseParams, NackParams, WorkAsked, WorkResult, check_work
 from .queues import Judge, Queues
@@ -52,7 +52,7 @@ class Working:
         try:
             result, lease_ids = await queues.work(asked, self._client_id, judge)
         except RequestError as error:
-            return error
+            return part_from_frames(error)
         finally:
             self._end(asked)
         self._note(queues, asked, result, lease_ids, judge)

@@ -379,7 +379,10 @@ class Session:
         if "events" not in command.params:
             raise RequestError("invalid_params", "There is no `events` - at `$`")
         trace = trace_of(command)
-        request = CommandRequest(sound(command), self.key, request_id, traceparent=trace, client_id=self._client_id)
+        proved = sound(command)
+        if is_long(command):
+            proved = replace(proved, params={})  # they hold the message: what waits has its events once
+        request = CommandRequest(proved, self.key, request_id, traceparent=trace, client_id=self._client_id)
         return PublishRequest(request, bytes(command.params["events"]), command.paths["events"])
 
     def _ack(self, command: Command, request_id: str, kind: type[AckParams | HoldParams]) -> AckRequest:

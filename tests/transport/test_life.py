@@ -4,6 +4,7 @@ import gc
 import pkgutil
 from collections import Counter
 from contextlib import AsyncExitStack
+from functools import reduce
 
 import pytest
 import trio
@@ -30,6 +31,8 @@ def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode()
 
 
+DEEP = reduce(lambda inner, _: [inner], range(200), 1)
+"""More levels than parameters may have."""
 OPENINGS = {
     "a WebSocket": upgrade_head("inbox_ids=in_1"),
     "an event stream": get("/v1/events/stream?inbox_ids=*"),
@@ -273,19 +276,23 @@ async def test_nor_do_event_streams_that_are_cut_at_once_while_they_are_written(
 
 
 @pytest.mark.parametrize(
-    ("action", "answer", "events"),
+    ("action", "answer", "fields"),
     [
-        ("publish", "result", [event(1)]),
-        ("publish", "error", [1]),
-        ("unheard_of", "error", [event(1)]),
-        ("ack", "error", [event(1)]),
+        ("publish", "result", {"events": [event(1)]}),
+        ("publish", "error", {"events": [1]}),
+        ("unheard_of", "error", {"events": [event(1)]}),
+        ("unheard_of", "error", {"deep": DEEP}),
+        ("subscribe", "error", {"inbox_ids": [1]}),
+        ("ack", "error", {"events": [event(1)]}),
+        ("wait_for", "error", {"where": 1}),
+        ("lease", "error", {"queue_id": 1}),
     ],
 )
-async def test_a_command_that_was_answered_leaves_nothing_for_it_either(action, answer, events):
+async def test_a_command_that_was_answered_leaves_nothing_for_it_either(action, answer, fields):
     async with serving() as served, connected(served.address) as client:
 
         async def publish(request_id):
-            await client.say(action=action, request_id=request_id, events=events)
+            await client.say(action=action, request_id=request_id, **fields)
             assert answer in await client.answer(request_id)
             await blocked()
 

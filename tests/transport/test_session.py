@@ -881,6 +881,14 @@ def test_what_is_wrong_with_an_event_is_found_where_events_are_taken_in(padding)
     assert doing.raw == b'[{"n":1e999}]'
 
 
+def test_a_long_publish_holds_its_events_once():
+    talk = opened()
+    request = talk.say(f'{{"action":"publish","request_id":"r1","events":[{{"text":"{"x" * 20_000}"}}]}}')
+    request = talk.session.obey(at_once(prove_command(request)), NOW, wall_at(NOW))
+    assert len(request.raw) > 20_000
+    assert not request.request.command.params
+
+
 def test_a_closed_session_says_nothing_whatever_becomes_of_its_key():
     talk = opened(query={"inbox_ids": "a,b"})
     talk.session.close()
