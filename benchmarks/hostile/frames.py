@@ -74,7 +74,7 @@ def _message(payload: bytes, opcode: int = TEXT) -> bytes:
 
 def _flooding(name: str, does: str, unit: bytes, begin: bytes = b"", total_bytes: int = FLOOD_BYTES) -> Row:
     attack = partial(flood, begin, unit, total_bytes=total_bytes)
-    return Row(name, f"any key: {does}", attack, MESSAGE_BYTES if begin else len(unit))
+    return Row(name, f"any key: {does}", attack, MESSAGE_BYTES if begin else len(unit), may_hold_bytes=PIECE_BYTES)
 
 
 def _great(name: str, does: str, message: bytes) -> Row:

@@ -6,7 +6,7 @@ from typing import Any
 import trio
 
 from .client import Answer, answer_of, head_of, post, talk
-from .row import WINDOW_BYTES, Row
+from .row import DISK_CACHE_BYTES, WINDOW_BYTES, Row
 from .target import ANY, Target
 
 QUEUES = 16
@@ -72,7 +72,7 @@ ROWS = [
         "large events of one thread with a long name",
         long_threads,
         message_bytes=500_000,
-        may_hold_bytes=WINDOW_BYTES,
+        may_hold_bytes=WINDOW_BYTES + DISK_CACHE_BYTES,
         settings=SETTINGS,
     ),
     Row("queue-crowd", "300 workers that wait at one queue", crowd, settings=SETTINGS),

@@ -22,6 +22,10 @@ ACCOUNT_BODIES_BYTES: Final = 32 * MEBIBYTE
 """What bodies under way may hold for one account by default."""
 WINDOW_BYTES: Final = 64 * MEBIBYTE
 """What an account's window may hold by default."""
+DROPPED_BYTES: Final = 32 * MEBIBYTE
+"""What may be known of an account's events that have left its window: who publishes on and on comes to that."""
+DISK_CACHE_BYTES: Final = 16 * MEBIBYTE
+"""What SQLite keeps of a log on disk for the thread that writes."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Row:
         attack: does it once. Raises `UnexpectedError` if the broker answers otherwise than it promises.
         message_bytes: of the greatest single message or body that it sends.
         body: makes that body, if its size is not said.
-        may_hold_bytes: what it may make the broker keep beside `TIMES_THE_BODY`: a window, a budget.
+        may_hold_bytes: what it may make the broker keep beside `TIMES_THE_BODY`: a window, a budget, a cache.
         settings: sections of TOML that the broker's configuration has for it.
         asks: whether the broker asks the operator's API for keys and commands that it does not know.
     """

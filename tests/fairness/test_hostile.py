@@ -39,6 +39,8 @@ LONGEST_WAITS = {"answers-unread": 0.05, "chunked-answers": 0.05, "hard-mails": 
 """The same of rows of many long things that go on one after the other."""
 LONGEST_WAIT_BESIDE = 0.5
 """Seconds of the same where a publish is written to a disk or to a server: its commit is waited for, too."""
+MAX_LEFT_BYTES = 1_048_576
+"""Of what a client sent that was refused, and of its connections: each sends that much."""
 ROUNDS = 3
 """So often, at least, a neighbour is served."""
 GUARD_SECONDS = 100
@@ -91,12 +93,12 @@ async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncI
         await rest.again()
 
 
-async def attack(attacker: Worker, row: Row, target: Target, neighbour: Neighbour) -> None:
-    """Do what the row says while the neighbour lives, and let it live on for a while.
+async def attack(attacker: Worker, row: Row, target: Target, neighbour: Neighbour, times: int = 1) -> None:
+    """Do what the row says, so often, while the neighbour lives, and let it live on for a while.
 
     What would be there of the first time, in a log on disk, is no reason to answer the second time otherwise.
     """
-    times = 2 if FOLDER in row.settings else 1
+    times = max(times, 2 if FOLDER in row.settings else 1)
     with trio.fail_after(GUARD_SECONDS + 10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(neighbour.live, target)
@@ -153,3 +155,20 @@ async def test_what_a_client_makes_the_broker_hold_is_bounded(row, attacker):
             finally:
                 tracemalloc.stop()
     assert peak < row.most_bytes
+
+
+@pytest.mark.parametrize("name", ["publish-ones", "great-numbers", "empty-messages", "binary-fragments", "last-is-bad"])
+async def test_what_a_client_has_sent_is_gone_when_it_was_refused(name, attacker, monkeypatch):
+    """Whether the garbage collector comes or not: what waits for it may be frozen before, and then it never comes."""
+    gc.disable()
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
+    try:
+        async with attacked(ROWS[name]) as target:
+            with counted_steps() as steps:
+                tracemalloc.start()
+                await attack(attacker, ROWS[name], target, Neighbour(steps), times=5)
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert left < MAX_LEFT_BYTES
