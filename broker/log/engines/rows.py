@@ -2,8 +2,8 @@
 
 * ``events``: what is kept, whole. ``known``: of what left it the place and the id, for counts and for what comes twice.
 * ``ids_a``, ``ids_b``: which ids there were lately, as 63 bits of a hash, in two generations: new ones go into the
-  younger, and when that is a day old, or full, the older is emptied and takes its place. So ids are forgotten at the
-  cost of nothing, after a day at the soonest. What a hash finds is compared with the row's own id.
+  younger, and when that is a day old, or full, the older is emptied, some with each commit, and takes its place. So ids
+  are forgotten after a day at the soonest. What a hash finds is compared with the row's own id.
 * ``accounts``: the newest position of each account, when that was stored, and how far its events have left.
 * ``unfinished``: from where on an account's events are of a list that is being written (`lists`), and not the log's.
 
@@ -50,6 +50,8 @@ ID_SECONDS: Final = 86_400.0
 """How long an id is known at least (PROTOCOL section 6)."""
 ID_ROWS: Final = 5_000_000
 """Of one generation: then the next one begins, whatever its age."""
+FORGOTTEN_IDS: Final = 8_192
+"""Of an older generation whose time is over, in one step: about two milliseconds."""
 
 _EVENT_COLUMNS: Final = 9
 _COLUMNS: Final = "account, position, inbox, type, event_id, created_at, stored_at, payload, traceparent"
@@ -122,7 +124,8 @@ class Ids:
 
     def add(self, connection: sqlite3.Connection, keys: Sequence[int], first: int, now: float) -> None:
         """Add keys, whose positions are counted from ``first``."""
-        if self._rows >= self._max_rows or now - self._begun_at >= ID_SECONDS:
+        is_over = self._rows >= self._max_rows or now - self._begun_at >= ID_SECONDS
+        if is_over and not self.forget_older(connection):
             self._begin_generation(connection, now)
         rows = [number for pair in zip(keys, range(first, first + len(keys)), strict=True) for number in pair]
         for size, some in in_statements(rows, 2):
@@ -130,12 +133,12 @@ class Ids:
         self._rows += len(keys)
 
     def forget_older(self, connection: sqlite3.Connection) -> bool:
-        """Forget the ids of the older generation. Returns whether there were any."""
-        return connection.execute(f"DELETE FROM {self._older}").rowcount > 0
+        """Forget some ids of the older generation. Returns whether there were any."""
+        some = f"SELECT key FROM {self._older} LIMIT {FORGOTTEN_IDS}"
+        return connection.execute(f"DELETE FROM {self._older} WHERE key IN ({some})").rowcount > 0
 
     def _begin_generation(self, connection: sqlite3.Connection, now: float) -> None:
-        """Empty the older generation and go on with it. If that is rolled back, what is in it is known for longer."""
-        connection.execute(f"DELETE FROM {self._older}")
+        """Go on with the older one, which is empty. If what emptied it is rolled back, that is known for longer."""
         younger = self._older.removeprefix("ids_")
         connection.executemany(_SET, [("ids.younger", younger), ("ids.begun_at", now)])
         self._use(younger)

@@ -327,8 +327,9 @@ class SqliteEngine:
         lacks_room = is_over and not gone  # then what is known of events that are gone goes, too, and at last their ids
         too_old_to_know = min(too_old - _KNOWN_SECONDS, wall - rows.ID_SECONDS)
         forgotten = rows.trim_known(connection, inf if lacks_room else too_old_to_know, TRIM_ROWS)
-        self._is_full = lacks_room and not forgotten and not self._ids.forget_older(connection)
-        return max(gone, forgotten) == TRIM_ROWS
+        ids_gone = lacks_room and not forgotten and self._ids.forget_older(connection)
+        self._is_full = lacks_room and not forgotten and not ids_gone
+        return ids_gone or max(gone, forgotten) == TRIM_ROWS
 
 
 def _mark(row: rows.AccountRow, cutoff: float, offset: float) -> Mark:
