@@ -153,6 +153,11 @@ def request_id_reused() -> RequestError:
     return RequestError("request_id_reused", "The same request_id came before with other content")
 
 
+def nothing_to_change() -> RequestError:
+    """Return the refusal of a change that names none of the fields: answered with 200, it would be taken for done."""
+    return RequestError("invalid_params", "There is no field in it that can be changed - at `$`")
+
+
 def as_closed(error: RequestError) -> RequestError | BrokerClosedError:
     """Return a refusal as the library raises it: where a client is told that the broker drains, it is closed."""
     return BrokerClosedError(error.message) if error.code == "draining" else error

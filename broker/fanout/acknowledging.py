@@ -195,7 +195,7 @@ class Acknowledging:
             self._unsettled = []
             position = sent.client.advance(through)
         elif params.event_ids is None:
-            raise RequestError("invalid_params", "A `cursor` or `event_ids` are missing - at `$`")
+            raise RequestError("invalid_params", "A `cursor`, `event_ids` or `lease_ids` are missing - at `$`")
         else:
             position = sent.begin()
         covered = Covered(stretches, event_ids, request.reach, self._known)

@@ -101,11 +101,15 @@ class _RawEvent(Struct, gc=False):
     inbox_ids: Raw | UnsetType = UNSET
     inbox_camel: Raw | UnsetType = field(default=UNSET, name="inboxId")
     inboxes_camel: Raw | UnsetType = field(default=UNSET, name="inboxIds")
+    id: Raw | UnsetType = UNSET
+    id_camel: Raw | UnsetType = field(default=UNSET, name="eventId")
+    idempotency_key: Raw | UnsetType = UNSET
 
     @property
     def is_misspelt(self) -> bool:
-        """Whether there is something that means an inbox and is no field."""
-        return not (self.inbox is self.inboxes is self.inbox_ids is self.inbox_camel is self.inboxes_camel is UNSET)
+        """Whether there is something that means an inbox, or the event's id, and is no field."""
+        inboxes = self.inbox is self.inboxes is self.inbox_ids is self.inbox_camel is self.inboxes_camel is UNSET
+        return not (inboxes and self.id is self.id_camel is self.idempotency_key is UNSET)
 
 
 _decode_any = msgspec.json.Decoder().decode
@@ -124,7 +128,8 @@ def prepare_event(
     """
     event = decode_as(_decode_raw_event, text, path)
     if event.is_misspelt:
-        check_spelling({name: f"{path}.{name}" for name in decode_as(_decode_object, text, path)}, "inbox_id")
+        given = {name: f"{path}.{name}" for name in decode_as(_decode_object, text, path)}
+        check_spelling(given, "inbox_id", "event_id")
     first_word = event.type.partition(".")[0]
     if first_word in _RESERVED_WORDS or event.type in _RESERVED_TYPES:
         raise RequestError("invalid_params", f"The type {event.type!r} is the broker's own - at `{path}.type`")

@@ -151,9 +151,21 @@ def check_identifier(value: str, name: str, *, code: str = "invalid_params") -> 
 _FIELD: Final = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_NEAR: Final = 32
 _INBOX_SPELLINGS: Final = ("inbox_id", "inbox_ids", "inbox", "inboxes", "inboxId", "inboxIds")
-_SPELLINGS: Final = {
+Spelled = Literal[
+    "inbox_id", "inbox_ids", "event_types", "since", "client_id", "scopes", "ttl_seconds", "event_id", "request_id",
+    "wait", "wait_seconds", "timeout_seconds", "seconds", "retry_after_ms",
+]  # fmt: skip
+"""The names that are known in other spellings, too."""
+_SPELLINGS: Final[dict[Spelled, tuple[str, ...]]] = {
     "inbox_id": _INBOX_SPELLINGS,
     "inbox_ids": _INBOX_SPELLINGS,
+    "event_id": ("id", "eventId", "idempotency_key"),
+    "request_id": ("requestId",),
+    "wait": ("wait_seconds", "timeout", "timeout_seconds"),
+    "wait_seconds": ("wait", "timeout", "timeout_seconds"),
+    "timeout_seconds": ("timeout", "wait", "wait_seconds"),
+    "seconds": ("lease_seconds", "hold_seconds"),
+    "retry_after_ms": ("retry_after", "retry_after_seconds", "delay", "delay_ms", "delay_seconds"),
     "event_types": ("event_type", "eventType", "eventTypes", "types"),
     "since": ("cursor", "after"),
     "client_id": ("client", "clientId"),
@@ -164,17 +176,28 @@ _SPELLINGS: Final = {
 
 def check_spelling(
     paths: Mapping[str, str],
-    *names: Literal["inbox_id", "inbox_ids", "event_types", "since", "client_id", "scopes", "ttl_seconds"],
+    *names: Spelled,
     code: str = "invalid_params",
 ) -> None:
-    """Refuse what is meant as one of ``names`` and spelled otherwise: to ignore it would be to take all for some.
+    """Refuse what is meant as one of ``names`` and spelled otherwise.
 
+    To ignore it would be to take all for some, to do again what is to be done once, or not to wait.
     ``paths`` says where each name that was given stands. Raises `RequestError` that names both.
     """
     for right in names:
         for name in _SPELLINGS[right]:
             if name in paths and name != right:
                 raise RequestError(code, f"The name is `{right}` - at `{paths[name]}`")
+
+
+def check_no_inbox(paths: Mapping[str, str], *, code: str = "invalid_params") -> None:
+    """Refuse an inbox that is named beside events: passed over, it would make them the whole account's.
+
+    ``paths`` says where each name that was given stands. Raises `RequestError` that names it.
+    """
+    for name in _INBOX_SPELLINGS:
+        if name in paths:
+            raise RequestError(code, f"Each event says its own `inbox_id`, and nothing beside it - at `{paths[name]}`")
 
 
 def check_near_names(given: Iterable[str], known: Iterable[str]) -> None:

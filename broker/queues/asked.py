@@ -11,7 +11,7 @@ from ..access.keys import Key
 from ..errors import RequestError
 from ..protocol.decoding import decode_params, require_few
 from ..protocol.messages import Command
-from ..protocol.names import Identifier
+from ..protocol.names import Identifier, Spelled, check_spelling
 
 MAX_LEASES: Final = 100
 """That one command asks for, or names."""
@@ -114,6 +114,14 @@ _PARAMS: Final[dict[str, type[WorkParams]]] = {
 }
 
 
+_KNOWN_OTHERWISE: Final[dict[str, tuple[Spelled, ...]]] = {
+    "lease": ("wait_seconds", "seconds"),
+    "hold": ("seconds",),
+    "nack": ("retry_after_ms",),
+}
+"""Of which parameters another spelling is refused: ignored, a worker would ask again and again, or too soon."""
+
+
 def is_work(command: Command) -> bool:
     """Whether a command of the broker's own is about leases."""
     return command.action in ("lease", "nack") or (command.action in ("ack", "hold") and "lease_ids" in command.params)
@@ -127,6 +135,7 @@ def check_work(key: Key, command: Command, request_id: str) -> WorkAsked:
         if "lease_ids" in command.params and name in command.params:
             message = f"`lease_ids` or `{name}`, not both - at `{command.paths[name]}`"
             raise RequestError("invalid_params", message)
+    check_spelling(command.paths, *_KNOWN_OTHERWISE.get(command.action, ()))
     params = decode_params(command, _PARAMS[command.action])
     if isinstance(params, NackParams) and params.dead and params.retry_after_ms is not None:
         message = f"`retry_after_ms` or `dead`, not both - at `{command.paths['retry_after_ms']}`"

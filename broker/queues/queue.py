@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..access.keys import Key, inbox_ids_of
 from ..config import AccountQueueConfig, DeadAfter, LimitsConfig, QueueOrder
-from ..errors import RequestError
+from ..errors import RequestError, nothing_to_change
 from ..log.jobs import Intake, Terms
 from ..protocol.messages import format_time
 from ..protocol.names import ALL_INBOXES, AsMade, Identifier, InboxName, TypePattern, too_many
@@ -54,8 +54,9 @@ class NewQueue(Struct, frozen=True):
 
 
 class QueueChange(Struct, frozen=True):
-    """What is to change of a queue; null for `inbox_ids` and `event_types` is all of them. Its `order` stays."""
+    """What is to change of a queue; null for `inbox_ids` and `event_types` is all of them. Its id and order stay."""
 
+    queue_id: str | UnsetType = UNSET
     inbox_ids: InboxIds | UnsetType | None = UNSET
     event_types: TypePatterns | UnsetType | None = UNSET
     order: QueueOrder | UnsetType = UNSET
@@ -176,11 +177,15 @@ def made(asked: NewQueue, key: Key, limits: LimitsConfig, now: float) -> Queue:
 
 def changed(queue: Queue, change: QueueChange, key: Key, limits: LimitsConfig) -> Queue:
     """Return a queue with a change. Raises `RequestError` (`invalid_params`, `forbidden`)."""
+    if change == QueueChange():
+        raise nothing_to_change()
     fields: dict[str, Any] = {
         name: value
         for name in ("lease_seconds", "max_attempts", "max_age_seconds", "dead_after", "status")
         if not isinstance(value := getattr(change, name), UnsetType)
     }
+    if not isinstance(change.queue_id, UnsetType) and change.queue_id != queue.queue_id:
+        raise RequestError("invalid_params", "The id of a queue stays as it was made - at `$.queue_id`")
     if not isinstance(change.order, UnsetType) and change.order != queue.order:
         raise RequestError("invalid_params", "The order of a queue stays as it was made - at `$.order`")
     if not isinstance(change.inbox_ids, UnsetType):

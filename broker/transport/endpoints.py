@@ -22,7 +22,7 @@ from ..errors import BadCommandError, BadFrameError, RequestError
 from ..observe.metrics import TEXT_FORMAT
 from ..protocol.decoding import decode_command
 from ..protocol.messages import Command, TokenRequest
-from ..protocol.names import check_traceparent
+from ..protocol.names import check_no_inbox, check_traceparent
 from ..version import __version__
 from . import together
 from .asking import (
@@ -193,6 +193,7 @@ async def publish_events(broker: Broker, request: Request) -> Response | Handove
     broker.require_open()
     key = await authenticate(broker, request)
     broker.intake.require(key)
+    check_no_inbox({name: name for name in request.query()}, code="bad_request")
     content_type = (request.header(b"content-type") or b"").decode("latin-1")
     ndjson = content_type.partition(";")[0].strip().lower() == _NDJSON
     body, held = await read(broker, request, key, broker.config.limits.max_body_bytes)

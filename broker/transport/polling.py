@@ -28,7 +28,7 @@ from ..log.past import Past
 from ..observe.connections import ConnectionDetails, ConnectionStatistics, Ended, Link, OpenConnection
 from ..protocol.framing import payload_of
 from ..protocol.messages import Entry, Gap, Replay
-from ..protocol.names import ACKED
+from ..protocol.names import ACKED, check_spelling
 from ..protocol.selection import NOTHING, TypeFilter
 from .request import Request
 
@@ -55,6 +55,7 @@ class Poll(Struct, frozen=True):
 
 def check_poll(query: Mapping[str, str]) -> Poll:
     """Return what a query asks for. Raises `RequestError` (`bad_request`) that names the field."""
+    check_spelling({name: name for name in query}, "wait", code="bad_request")
     limit = _number(query, "limit", int, str(DEFAULT_LIMIT))
     if not 1 <= limit <= MAX_LIMIT:
         raise RequestError("bad_request", f"From 1 to {MAX_LIMIT} events can be asked for - at `limit`")

@@ -45,7 +45,7 @@ from ..protocol.messages import (
     encode_response,
     format_time,
 )
-from ..protocol.names import ACKED, ALL_INBOXES, check_spelling, too_many
+from ..protocol.names import ACKED, ALL_INBOXES, check_no_inbox, check_spelling, too_many
 from ..protocol.selection import NOTHING, Selection, TypeFilter
 from ..queues.asked import WorkAsked, check_work, is_work
 from ..waiting.asked import Asked, check_wait
@@ -378,6 +378,10 @@ class Session:
         self.key.require("publish")
         if "events" not in command.params:
             raise RequestError("invalid_params", "There is no `events` - at `$`")
+        said = command.params.get("inbox_id")
+        if said is None or bytes(said) != b"null":
+            check_no_inbox(command.paths)
+        check_spelling(command.paths, "request_id")
         trace = trace_of(command)
         proved = sound(command)
         if is_long(command):

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..access.keys import Key, inbox_ids_of
 from ..config import AccountWebhookConfig, LimitsConfig, WebhookSecret
-from ..errors import RequestError
+from ..errors import RequestError, nothing_to_change
 from ..log.letters import Route
 from ..protocol.messages import format_time
 from ..protocol.names import ALL_INBOXES, AsMade, Identifier, InboxName, TypePattern, too_many
@@ -64,8 +64,13 @@ class NewEndpoint(Struct, frozen=True):
 
 
 class EndpointChange(Struct, frozen=True):
-    """What is to change of an endpoint; null for `inbox_ids` and `event_types` is all of them."""
+    """What is to change of an endpoint; null for `inbox_ids` and `event_types` is all of them.
 
+    Its `webhook_id` may be said again and stays; a `secret` is made by another request, and refused here.
+    """
+
+    webhook_id: str | UnsetType = UNSET
+    secret: str | UnsetType = UNSET
     url: str | UnsetType = UNSET
     inbox_ids: InboxIds | UnsetType | None = UNSET
     event_types: TypePatterns | UnsetType | None = UNSET
@@ -228,6 +233,13 @@ class Checks(Struct, frozen=True):
 
         Who says which inboxes it gets, or lets it be active again, is whose key it goes by from then on.
         """
+        if change == EndpointChange():
+            raise nothing_to_change()
+        if not isinstance(change.webhook_id, UnsetType) and change.webhook_id != endpoint.webhook_id:
+            raise RequestError("invalid_params", "The id of an endpoint stays as it was made - at `$.webhook_id`")
+        if not isinstance(change.secret, UnsetType):
+            where = f"POST /v1/webhooks/{endpoint.webhook_id}/secret"
+            raise RequestError("invalid_params", f"Another secret is made by `{where}` - at `$.secret`")
         fields: dict[str, Any] = {
             name: value
             for name in ("mode", "order", "status", "fallback_seconds")

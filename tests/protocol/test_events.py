@@ -217,6 +217,17 @@ def test_an_event_whose_inbox_is_misspelt_is_no_event_of_the_account(name, value
         assert f"`$[3].{name}`" in error.message
 
 
+@pytest.mark.parametrize("name", ["id", "eventId", "idempotency_key"])
+@pytest.mark.parametrize("value", ["evt_1", 7, None])
+def test_an_event_whose_id_is_misspelt_is_not_published_without_one(name, value):
+    error = refusal(prepare, event_json(**{name: value}), "$[3]")
+    assert (error.code, error.message) == ("invalid_params", f"The name is `event_id` - at `$[3].{name}`")
+
+
+def test_what_an_event_has_beside_its_fields_is_passed_over():
+    assert prepare(event_json(source="x", ids=["evt_1"])).inbox_id is None
+
+
 @pytest.mark.parametrize("value", ["", "A.b", "a..b", "a.b\n", "a.*", "x" * 129, 5, None])
 def test_a_bad_type_is_refused_with_its_path(value):
     error = refusal(prepare, event_json(type=value), "$[3]")

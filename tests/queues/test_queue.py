@@ -81,6 +81,11 @@ def test_a_worker_may_ask_for_the_least_and_the_most(action, fields):
         ("lease", {"queue_id": "q", "wait_seconds": 60.5}, "$.wait_seconds"),
         ("lease", {"queue_id": "q", "seconds": 0.5}, "$.seconds"),
         ("lease", {"queue_id": "q", "seconds": 3_601}, "$.seconds"),
+        ("lease", {"queue_id": "q", "wait": 30}, "$.wait"),
+        ("lease", {"queue_id": "q", "timeout_seconds": 30}, "$.timeout_seconds"),
+        ("lease", {"queue_id": "q", "lease_seconds": 30}, "$.lease_seconds"),
+        ("nack", {"lease_ids": ["l"], "delay_ms": 5_000}, "$.delay_ms"),
+        ("nack", {"lease_ids": ["l"], "retry_after_seconds": 5}, "$.retry_after_seconds"),
         ("hold", {"lease_ids": ["l"], "seconds": 3_600.5}, "$.seconds"),
         ("hold", {"lease_ids": ["l"] * 101, "seconds": 5}, "$.lease_ids"),
         ("nack", {"lease_ids": ["l"], "retry_after_ms": -1}, "$.retry_after_ms"),
@@ -199,6 +204,13 @@ def test_the_order_of_a_queue_may_be_said_again_and_not_be_changed():
     code, message = refusal(changed, QUEUE, QueueChange(order="none"), KEY, LIMITS)
     assert code == "invalid_params"
     assert "`$.order`" in message
+
+
+def test_the_id_of_a_queue_may_be_said_again_and_not_be_changed():
+    assert changed(QUEUE, QueueChange(queue_id="q"), KEY, LIMITS) == QUEUE
+    code, message = refusal(changed, QUEUE, QueueChange(queue_id="r"), KEY, LIMITS)
+    assert code == "invalid_params"
+    assert "`$.queue_id`" in message
 
 
 def test_a_queue_of_the_configuration_is_as_that_says():

@@ -413,6 +413,14 @@ async def test_the_order_of_a_queue_stays(tmp_path):
         assert "$.order" in refused.json()["error"]["message"]
 
 
+async def test_a_change_of_a_queue_that_names_no_field_is_not_answered_as_if_it_were_done(tmp_path):
+    async with working(tmp_path) as (_, address):
+        made = told(await ask(address, "POST", body={"queue_id": "q"}))
+        for body in ({"paused": True}, {"state": "paused"}, {}):
+            assert told(await ask(address, "PATCH", "/q", body)) == "invalid_params"
+        assert told(await ask(address, "PATCH", "/q", made)) == made
+
+
 async def test_queues_that_were_made_are_there_after_a_restart(tmp_path):
     async with working(tmp_path) as (opened, address):
         made = told(await ask(address, "POST", body={"queue_id": "q"}))

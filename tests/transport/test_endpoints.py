@@ -195,6 +195,18 @@ async def test_a_name_that_is_misspelt_is_refused_with_the_right_one(name, right
             assert f"`{name}`" in answer.message
 
 
+@pytest.mark.parametrize("name", ["inbox_id", "inbox_ids", "inbox"])
+async def test_an_inbox_in_the_query_of_a_publish_does_not_make_an_event_the_accounts(name):
+    async with serving() as served:
+        event = b'{"type":"x.y","payload":{}}'
+        answer = await ask(served.address, "POST", f"/v1/events?{name}=in_1", body=event, key=ALICE)
+        check_refusal(answer, 400, "bad_request")
+        assert "`inbox_id`" in answer.message
+        assert f"- at `{name}`" in answer.message
+        first = (await ask(served.address, "POST", "/v1/events", body=event, key=ALICE)).json["result"]["events"][0]
+        assert first["cursor"].endswith(".1"), "nothing was published before that"
+
+
 async def test_too_many_inboxes_are_a_bad_request():
     limits = LimitsConfig(max_inboxes_per_connection=3)
     async with serving(configured(limits=limits)) as served:

@@ -294,6 +294,8 @@ async def test_a_subscriber_may_poll_and_a_token_may_not():
         ("wait=61", "wait"),
         ("wait=-1", "wait"),
         ("wait=nan", "wait"),
+        ("wait_seconds=5", "The name is `wait` - at `wait_seconds`"),
+        ("timeout=5", "The name is `wait` - at `timeout`"),
         ("since=", "since"),
         ("inbox_ids=a,,b", "inbox_ids"),
         ("event_types=A", "event_types"),

@@ -664,6 +664,25 @@ def test_publishing_needs_the_scope_and_events():
     assert "`events`" in message
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", ["inbox_id", "inbox_ids", "inbox", "inboxId"])
+def test_an_inbox_beside_the_events_of_a_publish_does_not_make_them_the_accounts(name, nested):
+    said = {"events": [{"type": "x", "payload": {}}], name: "a"}
+    code, message = opened().error("publish", **({"params": said} if nested else said))
+    assert code == "invalid_params"
+    assert f"`$.{'params.' if nested else ''}{name}`" in message
+
+
+def test_a_publish_that_names_no_inbox_beside_its_events_by_null_is_taken():
+    request = opened().say('{"action":"publish","events":[],"inbox_id":null}')
+    assert isinstance(request, PublishRequest)
+
+
+def test_a_publish_whose_request_id_is_misspelt_is_not_taken_for_one_without():
+    code, message = opened().error("publish", events=[], requestId="r1")
+    assert (code, message) == ("invalid_params", "The name is `request_id` - at `$.requestId`")
+
+
 def test_a_publish_without_a_request_id_is_handed_on_with_one():
     assert opened().say('{"action":"publish","events":[]}').request.request_id == "conn_1.1"
 

@@ -407,7 +407,13 @@ async def test_what_is_changed_holds_and_the_rest_stays(hooks):
 
 @pytest.mark.parametrize(
     ("change", "place"),
-    [({"status": "disabled"}, "$.status"), ({"mode": "fallback"}, "$.client_ids"), ({"url": "http:"}, "$.url")],
+    [
+        ({"status": "disabled"}, "$.status"),
+        ({"mode": "fallback"}, "$.client_ids"),
+        ({"url": "http:"}, "$.url"),
+        ({"webhook_id": "another"}, "$.webhook_id"),
+        ({"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}, "$.secret"),
+    ],
 )
 async def test_a_change_that_does_not_fit_changes_nothing(hooks, change, place):
     made = await hooks.make()
@@ -416,6 +422,18 @@ async def test_a_change_that_does_not_fit_changes_nothing(hooks, change, place):
     assert (status, code) == (400, "invalid_params")
     assert f"`{place}`" in message
     assert (await hooks.ask("GET", path)).result["order"] == "none"
+
+
+@pytest.mark.parametrize("change", [{"enabled": False}, {"state": "paused"}, {}])
+async def test_a_change_that_names_no_field_is_not_answered_as_if_it_were_done(hooks, change):
+    path = f"/{(await hooks.make())['webhook_id']}"
+    assert (await hooks.refusal("PATCH", path, change))[:2] == (400, "invalid_params")
+
+
+async def test_an_endpoint_as_it_was_read_may_be_sent_back(hooks):
+    path = f"/{(await hooks.make())['webhook_id']}"
+    seen = (await hooks.ask("GET", path)).result
+    assert (await hooks.ask("PATCH", path, seen)).result == seen
 
 
 async def test_while_a_secret_is_changed_both_sign(hooks):

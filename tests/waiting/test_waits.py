@@ -223,6 +223,8 @@ async def test_over_http_it_waits_a_minute_at_most_and_needs_no_scope_but_subscr
         ({"params": {"where": {"sender": "x"}}}, "`$.params.where.sender`"),
         ({"where": {"S3CRET": "x"}}, "`$.where`"),
         ({"timeout_seconds": "soon"}, "$.timeout_seconds"),
+        ({"timeout": 5}, "The name is `timeout_seconds` - at `$.timeout`"),
+        ({"wait_seconds": 5}, "The name is `timeout_seconds` - at `$.wait_seconds`"),
         ({"since": "acked"}, "`$.since`"),
     ],
 )
