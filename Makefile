@@ -64,7 +64,7 @@ prove-storage: $(VENV)/.installed-dev
 prove-cluster: $(VENV)/.installed-dev
 	BROKER_CHAOS=16 BROKER_PROVE=1 $(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 -o faulthandler_timeout=600 \
 		tests/cli/test_cluster.py tests/cli/test_keeper_killed.py tests/keeper tests/log/test_valkey.py \
-		tests/log/test_valkey_scripts.py tests/access/test_claims.py tests/workers tests/test_joined.py
+		tests/log/test_valkey_scripts.py tests/log/test_valkey_steps.py tests/access/test_claims.py tests/workers tests/test_joined.py
 
 # The ratios that must hold: exits with 1 where one does not.
 bench-check: $(VENV)/.installed-bench

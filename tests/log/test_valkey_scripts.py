@@ -1,315 +1,19 @@
-"""scripts.py, storing.py: what the server does in one step, against plain lists; on both kinds of server."""
+"""scripts.py, storing.py: what the server does in one step; on both kinds of server. See `test_valkey_steps`, too."""
 
-from dataclasses import dataclass, field
-
-import msgspec
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 from processes import free_port
 from valkeys import KINDS, Server, read, server
+from valkeyscripts import LONG_MS, NAMES, OVERHEAD, Scripts, position_of
 
-from broker.log.engines.valkey import TAG, Names
-from broker.log.engines.valkey.scripts import HEADS, HELLO, INDEX, READ, READ_BACK, Script
-from broker.log.engines.valkey.storing import APPEND, FINISH, TAKE_BACK, TAKEN_BACK, TRIM
-
-ACCOUNTS = ("a", "b")
-MOST, MOST_BYTES, OVERHEAD, LONG_MS = 7, 1_100, 40, 10_000_000
-NAMES = Names(0)
-
-accounts = st.sampled_from(ACCOUNTS)
-events = st.lists(
-    st.tuples(st.sampled_from(["e1", "e2", "e3", "e4", "e5"]), st.sampled_from(["i1", "i2", "*"]), st.integers(0, 200)),
-    max_size=9,
-)
-"""Id, inbox, and how long it is."""
-batches = st.dictionaries(accounts, events.filter(bool), min_size=1)
-
-
-def page_of(batch) -> bytes:
-    words = []
-    for event_id, inbox, size in batch:
-        words += [f"{event_id} {inbox}", inbox, 't {"cursor":"c.', f'","payload":"{"p" * size}"}}']
-    return msgspec.msgpack.encode(words)
-
-
-class Scripts:
-    """A server, and its scripts as a node runs them."""
-
-    def __init__(self, at: Server) -> None:
-        self.at = at
-        self.generation = ""
-        self.page = 3
-        """Events of one page."""
-        self.limits = [LONG_MS, MOST, MOST_BYTES, LONG_MS, LONG_MS, 65_536, OVERHEAD]
-
-    def run(self, script: Script, keys, *arguments):
-        return self.at.command("EVAL", script.text, len(keys), *keys, *arguments)
-
-    def hello(self, candidate: str) -> str:
-        self.generation = self.run(HELLO, [NAMES.generation], candidate, "1")[0]
-        return self.generation
-
-    def append(self, by_account, generation: str | None = None, marks=(), of_list="", *, begin=False):
-        keys, arguments = [NAMES.generation], []
-        for account_id, batch in by_account.items():
-            keys += [NAMES.of_account(kind, account_id) for kind in "msdxqp"]
-            pages = [page_of(batch[start : start + self.page]) for start in range(0, len(batch), self.page)]
-            words = [word for mark in marks for word in mark]
-            arguments += [NAMES.events(account_id), len(pages), len(marks), *words, *pages]
-        of_lists = [NAMES.long_list(""), of_list, LONG_MS, "begin" if begin else ""]
-        limits = [*self.limits, *of_lists]
-        answer = self.run(APPEND, keys, generation or self.generation, "candidate", *limits, *arguments)
-        if answer[0] in ("stale", "busy", "lost", "reused") or isinstance(answer, str):
-            return answer
-        told = [text.split() for text in answer]
-        return [[int(word) if at % 2 else word for at, word in enumerate(words)] for words in told]
-
-    def finish(self, of_list: str, behind, mark=("", "")):
-        keys, arguments = [NAMES.generation, NAMES.long_list(of_list)], [of_list, self.limits[0], *mark]
-        for account_id, number in behind.items():
-            keys += [NAMES.of_account(kind, account_id) for kind in "mdqp"]
-            arguments += [number, NAMES.events(account_id)]
-        return self.run(FINISH, keys, self.generation, "candidate", *arguments)
-
-    def take_back(self, of_list: str, *of: str):
-        keys = [NAMES.of_account(kind, account_id) for account_id in of for kind in "msdx"]
-        return self.run(TAKE_BACK, [NAMES.long_list(of_list), *keys], of_list)
-
-    def trim(self, keep):
-        keys = [NAMES.of_account(kind, account_id) for account_id in keep for kind in "msd"]
-        limits = [*self.limits[:3], OVERHEAD]
-        return self.run(TRIM, [NAMES.generation, *keys], self.generation, "candidate", *limits, *keep.values())
-
-    def heads(self, *floors: int, of=ACCOUNTS):
-        keys = [NAMES.generation, *(NAMES.of_account("m", account_id) for account_id in of)]
-        return self.run(HEADS, keys, self.generation, "candidate", LONG_MS, *floors)
-
-    def of(self, script: Script, kinds: str, account_id: str, *arguments):
-        keys = [NAMES.of_account(kind, account_id) for kind in kinds]
-        return self.run(script, keys, self.generation, *arguments)
-
-
-@dataclass
-class Log:
-    """An account as it must be: all that was ever stored since its birth, and how many of that are held."""
-
-    birth: int
-    all: list[tuple[str, str, int]] = field(default_factory=list)
-    """Identity, inbox, and how long its line is."""
-    held: int = 0
-    owner: str | None = None
-    """The list that it is of, which may be dead."""
-    behind: list[tuple[str, str, int]] = field(default_factory=list)
-    """What stands behind the head."""
-
-    @property
-    def head(self) -> int:
-        return self.birth + len(self.all)
-
-    def window(self) -> list[int]:
-        return list(range(self.head - self.held + 1, self.head + 1))
-
-    def identity(self, position: int) -> str:
-        return self.all[position - self.birth - 1][0]
-
-    def known(self) -> dict[str, int]:
-        """Where what is not stored again is."""
-        behind = {identity: self.head + n for n, (identity, _, _) in enumerate(self.behind, start=1)}
-        return {self.identity(position): position for position in self.window()} | behind
-
-    def take_back(self) -> None:
-        self.owner = None
-        self.behind.clear()
-
-    def trim(self, keep: int) -> None:
-        while self.held > keep and (self.held > MOST or self.bytes() > MOST_BYTES):
-            self.held -= 1
-
-    def bytes(self) -> int:
-        return sum(size + OVERHEAD for _, _, size in self.all[len(self.all) - self.held :])
-
-
-def position_of(line: str) -> int:
-    return int(line.split(" ", 1)[0])
-
-
-class Machine(RuleBasedStateMachine):
-    at: Server
-
-    @initialize()
-    def begin(self) -> None:
-        self.list: str | None = None
-        """The list that lives."""
-        self.lists = 0
-        self.at.command("FLUSHALL")
-        self.scripts = Scripts(self.at)
-        self.scripts.hello("first")
-        numbers = self.scripts.heads(0, 0)
-        self.logs = {name: Log(int(head)) for name, head in zip(ACCOUNTS, numbers[::2], strict=True)}
-
-    @rule(by_account=batches)
-    def append(self, by_account) -> None:
-        owners = {account_id: self.logs[account_id].owner for account_id in by_account}
-        outcome = self.scripts.append(by_account)
-        for account_id, owner in owners.items():
-            if owner is not None and owner != self.list:
-                self.logs[account_id].take_back()
-        busy = [str(n) for n, owner in enumerate(owners.values(), start=1) if owner is not None and owner == self.list]
-        if busy:
-            assert outcome == ["busy", *busy]
-            return
-        for (account_id, batch), flat in zip(by_account.items(), outcome, strict=True):
-            log = self.logs[account_id]
-            fresh = self.stored(log, batch, flat)
-            log.all += fresh
-            log.held += len(fresh)
-            if fresh:
-                log.trim(len(fresh))
-
-    def stored(self, log: Log, batch, flat) -> list[tuple[str, str, int]]:
-        """Look at where events are; return those that are new, which come after all that there is."""
-        known, last, fresh = log.known(), log.head + len(log.behind), []
-        for (event_id, inbox, size), position, was_known in zip(batch, flat[::2], flat[1::2], strict=True):
-            identity = f"{event_id} {inbox}"
-            assert bool(was_known) == (identity in known)
-            if not was_known:
-                ms = len("1795720568204 ")
-                line = len(f"{position} ") + ms + len(f'{identity} t {{"cursor":"c.{position}","payload":""}}') + size
-                fresh.append((identity, inbox, line))
-                known[identity] = last + len(fresh)
-            assert int(position) == known[identity]
-        return fresh
-
-    @rule(by_account=batches)
-    def put_behind(self, by_account) -> None:
-        begin = self.list is None
-        if self.list is None:
-            self.lists += 1
-            self.list = f"list_{self.lists}"
-        outcome = self.scripts.append(by_account, of_list=self.list, begin=begin)
-        for (account_id, batch), flat in zip(by_account.items(), outcome, strict=True):
-            log = self.logs[account_id]
-            if log.owner != self.list:
-                log.take_back()
-            log.owner = self.list
-            log.behind += self.stored(log, batch, flat)
-
-    @precondition(lambda self: self.list is not None)
-    @rule(miscounted=st.integers(0, 4))
-    def finish(self, miscounted) -> None:
-        mine = {name: log for name, log in self.logs.items() if log.owner == self.list}
-        behind = {name: len(log.behind) for name, log in mine.items()}
-        if miscounted == 0:
-            wrong = {name: number + 1 for name, number in behind.items()}
-            assert self.scripts.finish(self.list, wrong) == ["lost"]
-        assert self.scripts.finish(self.list, behind) == ["stored"]
-        assert self.scripts.finish(self.list, behind) == ["lost"]
-        self.list = None
-        for log in mine.values():
-            log.all += log.behind
-            log.held += len(log.behind)
-            log.take_back()
-        assert self.scripts.trim(behind) == 0
-        for name, log in mine.items():
-            log.trim(behind[name])
-
-    @precondition(lambda self: self.list is not None)
-    @rule()
-    def die(self) -> None:
-        """What is left of it is taken back by whoever stores next."""
-        self.scripts.at.command("DEL", NAMES.long_list(self.list))
-        assert self.scripts.append({"a": [("e1", "i1", 1)]}, of_list=self.list) == ["lost"]
-        assert self.scripts.finish(self.list, {}) == ["lost"]
-        self.list = None
-
-    @precondition(lambda self: self.list is not None)
-    @rule()
-    def take_back(self) -> None:
-        assert self.scripts.take_back(self.list, *ACCOUNTS) == 0
-        for log in self.logs.values():
-            if log.owner == self.list:
-                log.take_back()
-        self.list = None
-
-    @rule(account_id=accounts, back=st.integers(-3, 20), most=st.integers(1, 5), room=st.integers(1, 500))
-    def read(self, account_id, back, most, room) -> None:
-        log = self.logs[account_id]
-        after = log.head - back
-        head, birth, start, page = self.scripts.of(READ, "ms", account_id, after, most, room)
-        assert (int(head), int(birth)) == (log.head, log.birth)
-        oldest = log.head - log.held
-        assert int(start) == max(after, oldest)
-        found = [position_of(line) for line in page]
-        assert found == list(range(int(start) + 1, int(start) + 1 + len(found)))
-        left = max(0, log.head - int(start))
-        assert min(left, 1) <= len(found) <= min(left, most)
-        assert sum(map(len, page[:-1])) <= room or len(found) == 1
-
-    @rule(account_id=accounts, back=st.integers(-3, 20), most=st.integers(1, 5), room=st.integers(1, 500))
-    def read_back(self, account_id, back, most, room) -> None:
-        log = self.logs[account_id]
-        through = log.head - back
-        _, _, oldest, page = self.scripts.of(READ_BACK, "ms", account_id, through, most, room)
-        assert int(oldest) == log.head - log.held
-        found = [position_of(line) for line in page]
-        end = min(through, log.head)
-        assert found == list(range(end - len(found) + 1, end + 1))
-        left = max(0, end - int(oldest))
-        assert min(left, 1) <= len(found) <= min(left, most)
-
-    @rule(account_id=accounts, back=st.integers(-3, 40), length=st.integers(0, 30), most=st.integers(1, 9))
-    def index(self, account_id, back, length, most) -> None:
-        log = self.logs[account_id]
-        through = log.head - back
-        _, _, start, page = self.scripts.of(INDEX, "mx", account_id, through, through - length, most)
-        end = min(through, log.head)
-        assert int(start) == max(log.birth, through - length, end - most)
-        inboxes = [inbox for _, inbox, _ in log.all[int(start) - log.birth : max(0, end - log.birth)]]
-        assert [item.split(" ", 1)[1] for item in page] == (inboxes if int(start) < end else [])
-
-    @rule(account_id=accounts)
-    def who_thinks_of_another_history_writes_nothing(self, account_id) -> None:
-        before = self.everything()
-        assert self.scripts.append({account_id: [("new", "i1", 3)]}, "another") == ["stale", self.scripts.generation]
-        assert self.everything() == before
-
-    def everything(self) -> object:
-        return [
-            self.at.command("LRANGE", NAMES.of_account("s", name), 0, -1)
-            + self.at.command("HGETALL", NAMES.of_account("m", name))
-            for name in ACCOUNTS
-        ]
-
-    @invariant()
-    def the_ids_that_are_known_are_those_of_the_window(self) -> None:
-        for name, log in self.logs.items():
-            known = self.at.command("HKEYS", NAMES.of_account("d", name))
-            assert sorted(one for one in known if " " in one) == sorted(log.known())
-
-    @invariant()
-    def heads_are_where_the_logs_end(self) -> None:
-        expected = [number for log in self.logs.values() for number in (log.head, log.birth)]
-        assert list(map(int, self.scripts.heads(0, 0))) == expected
+from broker.log.engines.valkey import TAG
+from broker.log.engines.valkey.scripts import INDEX, READ, READ_BACK, Script
+from broker.log.engines.valkey.storing import TAKEN_BACK
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def at(request):
     with server(request.param) as running:
         yield running
-
-
-def test_the_scripts_do_what_lists_do(at):
-    machine = type("OfThis", (Machine,), {"at": at})
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=15, deadline=None))
 
 
 def test_a_page_is_no_longer_than_was_asked_for_but_one_event_is_read_however_large(scripts):
@@ -433,6 +137,51 @@ def test_a_window_that_was_gone_for_longer_than_its_list_is_read_as_empty(script
     assert (int(head), int(start), page) == (int(last) - 1, int(head), [])
     assert scripts.of(READ_BACK, "ms", "a", last, 10, 10_000)[2:] == [head, []]
     assert scripts.of(INDEX, "mx", "a", last, 0, 10)[2:] == [head, []]
+
+
+@pytest.mark.parametrize("part_of_list", [{}, {"of_list": "next", "begin": True}], ids=["an event", "a list"])
+@pytest.mark.parametrize("gone", ["", "s", "x"], ids=["all was of the list", "the window is gone", "the index is gone"])
+def test_what_is_stored_where_nothing_was_left_goes_by_itself_too(scripts, gone, part_of_list):
+    if gone:
+        scripts.append({"a": [("e0", "i1", 1)]})
+    scripts.append({"a": [("e1", "i1", 1)]}, of_list="dead", begin=True)
+    assert scripts.take_back("dead", "a") == 0
+    scripts.at.command("DEL", *(NAMES.of_account(kind, "a") for kind in gone or "-"))
+    scripts.append({"a": [("e1", "i1", 1)]}, **part_of_list)
+    assert all(scripts.at.command("PTTL", NAMES.of_account(kind, "a")) > 0 for kind in "msdx")
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["at its end", "before its last part"])
+def test_a_list_whose_events_went_with_the_window_in_its_middle_is_lost(scripts, more):
+    scripts.append({"b": [("e1", "i1", 1)], "a": [("e1", "i1", 1)]}, of_list="mine", begin=True)
+    scripts.at.command("DEL", *(NAMES.of_account(kind, "a") for kind in "sdx"))
+    for _ in range(more):
+        scripts.append({"a": [("e2", "i1", 1)]}, of_list="mine")
+    assert scripts.finish("mine", {"b": 1, "a": 1 + more}) == ["lost"]
+    assert scripts.take_back("mine", "a", "b") == 0
+    assert [known for _, known in scripts.append({"b": [("e1", "i1", 1)], "a": [("e2", "i1", 1)]})] == [0, 0]
+
+
+def test_a_list_that_lives_no_more_is_not_gone_on_with_and_not_the_logs_and_its_ids_are_free(scripts):
+    scripts.append({"a": [("e1", "i1", 1)]}, of_list="mine", begin=True)
+    scripts.at.command("DEL", NAMES.long_list("mine"))
+    assert scripts.append({"a": [("e2", "i1", 1)]}, of_list="mine") == ["lost"]
+    assert scripts.finish("mine", {"a": 1}) == ["lost"]
+    [[_, known]] = scripts.append({"a": [("e1", "i1", 1)]}, of_list="next", begin=True)
+    assert known == 0
+    assert [scripts.finish("next", {"a": 1}) for _ in range(2)] == [["stored"], ["lost"]]
+    assert scripts.append({"a": [("e1", "i1", 1)]}, of_list="late", begin=True)[0][1] == 1
+    assert scripts.append({"a": [("e1", "i1", 1)]}) == ["busy", "1"]
+
+
+def test_who_thinks_of_another_history_stores_nothing(scripts):
+    scripts.append({"a": [("e1", "i1", 1)]}, of_list="mine", begin=True)
+    for of_list in ("", "mine", "another"):
+        told = scripts.append({"a": [("e2", "i1", 1)]}, "older", of_list=of_list, begin=of_list == "another")
+        assert told == ["stale", "first"]
+    assert scripts.finish("mine", {"a": 1}, generation="older") == ["stale", "first"]
+    assert scripts.finish("mine", {"a": 1}) == ["stored"]
+    assert scripts.at.command("KEYS", NAMES.long_list("*")) == []
 
 
 def test_what_is_too_much_after_a_list_leaves_the_window_little_by_little_but_not_the_list(scripts):

@@ -14,7 +14,7 @@ def promised(*tests: str, file: str = VALKEY) -> str:
     return " ".join(f"{file}::test_{test}" for test in tests)
 
 
-LISTS = promised("the_scripts_do_what_lists_do", file=SCRIPTS)
+LISTS = promised("the_scripts_do_what_lists_do", file="tests/log/test_valkey_steps.py")
 MARKS = promised(
     "a_publish_that_came_with_other_content_is_not_stored_and_all_beside_it_are",
     "what_stands_for_the_content_of_a_publish_is_kept_for_the_window_and_not_for_ever",
@@ -42,8 +42,6 @@ BUDGET = promised("what_waits_for_a_server_that_is_away_has_a_budget")
 MUTANTS: list[Mutant] = [
     *of(
         f"{FOLDER}/storing.py", LISTS,
-        ("who thinks of another history stores nothing",
-         "if id ~= generation then return {'stale', id} end", ""),
         ("an id that comes twice in a call is stored once",
          "local before = here[identity] or seen[(at + 3) / 4 + 3]", "local before = seen[(at + 3) / 4 + 3]"),
         ("an id that the window holds is not stored again",
@@ -59,6 +57,20 @@ MUTANTS: list[Mutant] = [
          "bytes = bytes - #old[j] - overhead", "bytes = bytes - #old[j]"),
         ("what one call brings is not dropped by it",
          "while budget > 0 and length > keep and", "while budget > 0 and length > 0 and"),
+        ("a part of a list stands behind all that came before",
+         "  head = head + behind\n", ""),
+        ("a list that is the log's is counted in the window",
+         "    redis.call('HINCRBY', KEYS[key + 2], '#y', meta[6])\n", ""),
+    ),
+    *of(
+        f"{FOLDER}/storing.py",
+        promised(
+            "a_list_that_lives_no_more_is_not_gone_on_with_and_not_the_logs_and_its_ids_are_free",
+            "who_thinks_of_another_history_stores_nothing",
+            file=SCRIPTS,
+        ),
+        ("who thinks of another history stores nothing",
+         "if id ~= generation then return {'stale', id} end", ""),
         ("what is for an account of a list that lives is not stored",
          "    if owner then busy[#busy + 1] = digits((key + 4) / 6) end\n", ""),
         ("what a dead list has left is taken back before anything is stored",
@@ -67,10 +79,6 @@ MUTANTS: list[Mutant] = [
          "elseif of_list and redis.call('EXISTS', lists .. list) == 0 then", "elseif false then"),
         ("a list that lives no more is not the log's",
          "if redis.call('EXISTS', KEYS[2]) == 0 then return {'lost'} end\n", ""),
-        ("a part of a list stands behind all that came before",
-         "  head = head + behind\n", ""),
-        ("a list that is the log's is counted in the window",
-         "    redis.call('HINCRBY', KEYS[key + 1], '#y', meta[6])\n", ""),
         ("a list is the log's once",
          "  redis.call('HDEL', KEYS[key], 'o', 'u', 'v')\n", ""),
         ("ids of what is taken back are free",
@@ -94,6 +102,20 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         f"{FOLDER}/storing.py",
+        promised("what_is_stored_where_nothing_was_left_goes_by_itself_too", file=SCRIPTS),
+        ("a window that begins anew goes by itself",
+         "oldest = ms; touched = 0 end", "oldest = ms end"),
+        ("an index that begins anew goes by itself",
+         "    if indexed == fresh then touched = 0 end\n", ""),
+    ),
+    *of(
+        f"{FOLDER}/storing.py",
+        promised("a_list_whose_events_went_with_the_window_in_its_middle_is_lost", file=SCRIPTS),
+        ("a list of which something is gone is not the log's",
+         "  if redis.call('LLEN', KEYS[key + 1]) < tonumber(meta[3]) then return {'lost'} end\n", ""),
+    ),
+    *of(
+        f"{FOLDER}/storing.py",
         promised("what_is_too_much_after_a_list_leaves_the_window_little_by_little_but_not_the_list", file=SCRIPTS),
         ("what stands behind the head is no part of the window",
          "redis.call('LLEN', S) - (tonumber(meta[2]) or 0)", "redis.call('LLEN', S)"),
@@ -113,7 +135,7 @@ MUTANTS: list[Mutant] = [
     *of(
         f"{FOLDER}/storing.py", promised("what_stands_behind_the_head_is_not_read", file=SCRIPTS),
         ("the index has every event",
-         "      redis.call('RPUSH', X, unpack(index, from, last))\n", ""),
+         "indexed = redis.call('RPUSH', X, unpack(index, from, last))", "indexed = 0"),
     ),
     *of(
         f"{FOLDER}/scripts.py", promised("what_stands_behind_the_head_is_not_read", file=SCRIPTS),

@@ -111,7 +111,7 @@ class Calls:
         arguments: list[str | bytes | int] = [link.generation, link.candidate(), of_list, self._window_ms]
         arguments += mark or ("", "")
         for account_id, number in behind.items():
-            keys += [link.names.of_account(kind, account_id) for kind in "mdqp"]
+            keys += [link.names.of_account(kind, account_id) for kind in "msdqp"]
             arguments += [number, link.names.events(account_id)]
         self._require_stored(await link.run(FINISH, keys, arguments), [])
 

@@ -160,15 +160,16 @@ for key = 2, #KEYS, 6 do
   if born then redis.call('HSET', M, 'g', generation, 'b', born, 'n', born); redis.call('PEXPIRE', M, meta_ms) end
   if #noted > 0 and not of_list then note(Q, P, window, ms, noted) end
   if fresh > 0 then
-    local length
+    local length, indexed
     for from = 1, fresh, 1000 do
       local last = math.min(from + 999, fresh)
       length = redis.call('RPUSH', S, unpack(lines, from, last))
-      redis.call('RPUSH', X, unpack(index, from, last))
+      indexed = redis.call('RPUSH', X, unpack(index, from, last))
       if last < fresh then redis.call('HSET', D, unpack(ids, 2 * from - 1, 2 * last)) end
     end
     local bytes, oldest, touched = tonumber(marks[1]) or 0, tonumber(marks[2]) or ms, tonumber(marks[3]) or 0
-    if length == fresh then bytes = 0; oldest = ms end
+    if length == fresh then bytes = 0; oldest = ms; touched = 0 end
+    if indexed == fresh then touched = 0 end
     local all = size + overhead * fresh
     if of_list then behind_bytes = behind_bytes + all
     else bytes = bytes + all end
@@ -231,24 +232,25 @@ if id ~= ARGV[1] then return {'stale', id} end
 local list, window, mark, content = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 if redis.call('EXISTS', KEYS[2]) == 0 then return {'lost'} end
 local metas, a = {}, 7
-for key = 3, #KEYS, 4 do
+for key = 3, #KEYS, 5 do
   local meta = redis.call('HMGET', KEYS[key], 'g', 'o', 'u', 'n', 'l', 'v')
   if meta[1] ~= id or meta[2] ~= list or meta[3] ~= ARGV[a] then return {'lost'} end
+  if redis.call('LLEN', KEYS[key + 1]) < tonumber(meta[3]) then return {'lost'} end
   metas[key] = meta
   a = a + 2
 end
 a = 7
-for key = 3, #KEYS, 4 do
+for key = 3, #KEYS, 5 do
   local meta = metas[key]
   local head = digits(tonumber(meta[4]) + tonumber(meta[3]))
   redis.call('HSET', KEYS[key], 'n', head)
   redis.call('HDEL', KEYS[key], 'o', 'u', 'v')
   if meta[3] ~= '0' then
-    redis.call('HINCRBY', KEYS[key + 1], '#y', meta[6])
+    redis.call('HINCRBY', KEYS[key + 2], '#y', meta[6])
     redis.call('PUBLISH', ARGV[a + 1], 'h' .. head)
   end
   local ms, noted = tonumber(meta[5]), {mark, meta[5] .. ' ' .. content}
-  if mark ~= '' then note(KEYS[key + 2], KEYS[key + 3], window, ms, noted) end
+  if mark ~= '' then note(KEYS[key + 3], KEYS[key + 4], window, ms, noted) end
   a = a + 2
 end
 redis.call('DEL', KEYS[2])
@@ -257,10 +259,10 @@ return {'stored'}
 )
 """Make what is behind the heads the log's, of all accounts of a list, in one step, and publish the heads.
 
-KEYS: generation, the list's key, then meta, ids and marks, young and old, of each account. ARGV: the generation, one if
-another begins; the list; the window in ms; whose it is, or "", and what stands for its content; then of each account
-how many events are behind its head, and its channel. Returns "stored"; or "lost", and nothing is, if it lives no more,
-or if something of it is not where it was put.
+KEYS: generation, the list's key, then meta, window, ids and marks, young and old, of each account. ARGV: the
+generation, one if another begins; the list; the window in ms; whose it is, or "", and what stands for its content; then
+of each account how many events are behind its head, and its channel. Returns "stored"; or "lost", and nothing is, if it
+lives no more, or if something of it is not where it was put.
 """
 
 TAKE_BACK: Final = Script(
