@@ -101,7 +101,6 @@ class _RawEvent(Struct, gc=False):
     inbox_ids: Raw | UnsetType = UNSET
     inbox_camel: Raw | UnsetType = field(default=UNSET, name="inboxId")
     inboxes_camel: Raw | UnsetType = field(default=UNSET, name="inboxIds")
-    id: Raw | UnsetType = UNSET
     id_camel: Raw | UnsetType = field(default=UNSET, name="eventId")
     idempotency_key: Raw | UnsetType = UNSET
 
@@ -109,7 +108,7 @@ class _RawEvent(Struct, gc=False):
     def is_misspelt(self) -> bool:
         """Whether there is something that means an inbox, or the event's id, and is no field."""
         inboxes = self.inbox is self.inboxes is self.inbox_ids is self.inbox_camel is self.inboxes_camel is UNSET
-        return not (inboxes and self.id is self.id_camel is self.idempotency_key is UNSET)
+        return not (inboxes and self.id_camel is self.idempotency_key is UNSET)
 
 
 _decode_any = msgspec.json.Decoder().decode

@@ -159,7 +159,7 @@ Spelled = Literal[
 _SPELLINGS: Final[dict[Spelled, tuple[str, ...]]] = {
     "inbox_id": _INBOX_SPELLINGS,
     "inbox_ids": _INBOX_SPELLINGS,
-    "event_id": ("id", "eventId", "idempotency_key"),
+    "event_id": ("eventId", "idempotency_key"),
     "request_id": ("requestId",),
     "wait": ("wait_seconds", "timeout", "timeout_seconds"),
     "wait_seconds": ("wait", "timeout", "timeout_seconds"),
