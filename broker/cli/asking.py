@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from .exact import json_of, read_json
 from .options import (
     BrokerUrl,
     UsageError,
@@ -34,6 +35,7 @@ ANSWER_SECONDS: Final = 30.0
 @click.option("--type", "event_type", help="The event's type; its payload is then read from --payload or stdin.")
 @click.option("--inbox", "inbox_id", help="The event's inbox; left out: an event of the account.")
 @click.option("--account", "account_id", help="The event's account, with an operator key.")
+@click.option("--event-id", help="The event's own id: sent again with the same one, it is there once.")
 @click.option("--payload", help="The payload, a JSON object.")
 def publish(
     url: BrokerUrl,
@@ -42,6 +44,7 @@ def publish(
     event_type: str | None,
     inbox_id: str | None,
     account_id: str | None,
+    event_id: str | None,
     payload: str | None,
 ) -> None:
     """Publish events.
@@ -49,7 +52,7 @@ def publish(
     One event made from the options, or, without --type, NDJSON events from standard input.
     """
     if event_type is None:
-        given = [("--inbox", inbox_id), ("--account", account_id), ("--payload", payload)]
+        given = [("--inbox", inbox_id), ("--account", account_id), ("--event-id", event_id), ("--payload", payload)]
         if needless := [name for name, value in given if value is not None]:
             raise UsageError(
                 f"{', '.join(needless)} needs --type; without it whole events are read from standard input"
@@ -63,7 +66,8 @@ def publish(
         event = {"type": event_type, "payload": parsed}
         event |= {"inbox_id": inbox_id} if inbox_id is not None else {}
         event |= {"account_id": account_id} if account_id is not None else {}
-        body, content_type = json.dumps(event).encode(), "application/json"
+        event |= {"event_id": event_id} if event_id is not None else {}
+        body, content_type = _body(event), "application/json"
     for published in _post(url, trust, "/v1/events", key, body, content_type)["events"]:
         print_json(published)
 
@@ -77,9 +81,17 @@ def _standard_input(what: str) -> bytes:
 
 def _parse_payload(text: str | bytes, called: str) -> Any:
     try:
-        return json.loads(text)
+        return read_json(text)
     except ValueError as error:
         raise UsageError(f"{called} is not JSON: {error}") from None
+
+
+def _body(value: Any) -> bytes:
+    """Return what is to be sent, as JSON. Raises `UsageError`: a shell hands on bytes that are no text, too."""
+    try:
+        return json_of(value)
+    except ValueError:
+        raise UsageError("what was given is not all UTF-8, or has half a character in it") from None
 
 
 @click.command()
@@ -133,7 +145,7 @@ def send(
     command |= {"inbox_id": inbox_id} if inbox_id is not None else {}
     named = {"request_id": request_id, "once": once, "lease_id": lease_id}
     command |= {name: value for name, value in named.items() if value is not None}
-    print_json(_post(url, trust, "/v1/commands", key, json.dumps(command).encode()))
+    print_json(_post(url, trust, "/v1/commands", key, _body(command)))
 
 
 def params_of(params: tuple[str, ...]) -> dict[str, Any]:
@@ -146,7 +158,7 @@ def params_of(params: tuple[str, ...]) -> dict[str, Any]:
         if name in values:
             raise UsageError(f"--param {name} is there twice; a list is one value: {name}='[…, …]'")
         try:
-            values[name] = json.loads(text)
+            values[name] = read_json(text)
         except ValueError:
             values[name] = text
     return values
@@ -175,7 +187,7 @@ def token(
     For a browser, or whoever must not have the key. It opens streams for a minute.
     """
     asked = {"inbox_ids": inbox_ids or None, "scopes": scopes or None, "ttl_seconds": ttl_seconds}
-    made = _post(url, trust, "/v1/websocket/token", key, json.dumps(asked).encode())
+    made = _post(url, trust, "/v1/websocket/token", key, _body(asked))
     if as_json:
         print_json(made)
         return
@@ -208,14 +220,25 @@ def ask(
     request = urllib.request.Request(url.http + path, body, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS, context=trust) as answer:
-            return json.load(answer)["result"]
+            return read_json(answer.read())["result"]
     except urllib.error.HTTPError as error:
         raise click.ClickException(_refusal(error)) from None
     except OSError as error:
-        why = getattr(error, "reason", error)
-        raise click.ClickException(f"{url.http}: {getattr(why, 'strerror', None) or why}") from None
+        raise click.ClickException(f"{url.http}: {_why(error)}") from None
     except (http.client.HTTPException, ValueError, KeyError, TypeError):
         raise click.ClickException(f"{url.http}: what answers there is no broker") from None
+
+
+def _why(error: OSError) -> str:
+    """Return why there is no answer."""
+    why = getattr(error, "reason", error)
+    if isinstance(why, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {why.verify_message}"
+    if isinstance(why, ssl.SSLError) and why.reason == "WRONG_VERSION_NUMBER":
+        return "what answers there speaks no TLS; http:// is without"
+    if isinstance(why, http.client.RemoteDisconnected):
+        return "it ended the connection without an answer; if it speaks TLS, say https://"
+    return str(getattr(why, "strerror", None) or why)
 
 
 def _refusal(answer: urllib.error.HTTPError) -> str:

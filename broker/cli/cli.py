@@ -10,6 +10,7 @@ from .completing import completion
 from .doctor import doctor
 from .health import healthcheck
 from .keys import keys, secrets
+from .logs import without_credentials
 from .options import ended_by_people
 from .queues import queues
 from .serving import check_config, demo, serve
@@ -50,7 +51,11 @@ class _Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with ended_by_people():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except click.ClickException as error:  # which repeats what was typed: a key in the wrong place, too
+                vars(error)["message"] = without_credentials(error.message)
+                raise
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -17,6 +17,7 @@ import trio_websocket
 from msgspec import Struct
 
 from ..errors import BrokerError, CloseCode, first_of
+from .exact import read_json
 
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 1.0
@@ -87,7 +88,7 @@ class _Progress(Struct):
         self.failures += 1
         pause_ms, self.pause_ms = self.pause_ms, 0
         if pause_ms:
-            return pause_ms / 1000
+            return float(pause_ms) / 1000
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, 30))
         return asked_seconds + random.uniform(0, longest)
 
@@ -245,7 +246,7 @@ async def _receive(
         with stream.over(websocket):
             try:
                 while True:
-                    frame = json.loads(await websocket.get_message())
+                    frame = read_json(await websocket.get_message())
                     await frames.send(frame)
                     progress.note(frame)
             except trio.Cancelled:

@@ -185,7 +185,11 @@ async def _publish(broker: Broker, sent: dict[str, float]) -> None:
 def _line(frame: dict[str, Any], arrived: float, sent: dict[str, float]) -> str:
     if frame["type"] == "response":
         started = sent.pop(frame["request_id"], None)
-        what, where, detail = f"  {frame['action']}", "", json.dumps(frame.get("result") or frame.get("error"))
+        what, where, detail = (
+            f"  {frame['action']}",
+            "",
+            json.dumps(frame.get("result") or frame.get("error"), default=str),
+        )
     elif "event_id" in frame:
         started = sent.pop(frame["event_id"], None)
         what, where, detail = frame["type"], frame.get("inbox_id", "(account)"), about(frame["payload"])

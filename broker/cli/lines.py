@@ -40,7 +40,7 @@ def about(payload: dict[str, Any]) -> str:
     message = payload.get("message")
     inner = message if isinstance(message, dict) else payload
     told = ", ".join(f"{name}: {inner[name]}" for name in _SHOWN if name in inner)
-    text = plain(told or json.dumps(payload, ensure_ascii=False))
+    text = plain(told or json.dumps(payload, ensure_ascii=False, default=str))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 

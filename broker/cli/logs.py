@@ -63,6 +63,11 @@ def open_log(config: LogsConfig, worker: int | None = None) -> Iterator[LogWrite
         writer.close()
 
 
+def without_credentials(text: str) -> str:
+    """Return a text in which what looks like a credential is cut off behind its prefix."""
+    return _CREDENTIAL.sub(r"\1_…", text)
+
+
 def _standard_error() -> int:
     """Return its descriptor. Where it was closed, another file has its number by now: then the log goes nowhere."""
     try:
@@ -99,7 +104,7 @@ class LineFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             fields["exception"] = told_where(error) if self._may_tell_where(record) else type(error).__name__
-        return _CREDENTIAL.sub(r"\1_…", str(self._render(None, record.levelname, fields)))
+        return without_credentials(str(self._render(None, record.levelname, fields)))
 
     def _may_tell_where(self, record: logging.LogRecord) -> bool:
         """Whether a traceback is due: what a client can have fail again and again is not told in full each time."""

@@ -1,6 +1,5 @@
 """What the verbs of the command line have in common: options, the configuration they read, how they speak and end."""
 
-import json
 import os
 import shlex
 import shutil
@@ -18,6 +17,7 @@ from msgspec import Struct
 from ..config import Config, load_config, mistaken_variables
 from ..errors import BrokerError, ConfigError, first_of
 from ..protocol.names import Scope, Tier
+from .exact import json_of
 
 CONFIG_NAME: Final = "broker.toml"
 CONFIG_VARIABLE: Final = "BROKER_CONFIG"
@@ -57,9 +57,8 @@ def parse_url(text: str) -> BrokerUrl:
     if not parts.hostname or any(not character.isprintable() or character.isspace() for character in text):
         raise ValueError(f"{text!r}: this names no host; it is host:port, or http://host:port")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError(
-            f"{text.partition('?')[0]!r}: only host, port and path belong here; the key goes into BROKER_KEY"
-        )
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise ValueError(f"{shown!r}: only host, port and path belong here; the key goes into BROKER_KEY")
     try:
         _ = parts.port
     except ValueError:
@@ -169,7 +168,7 @@ def _give_up_output() -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON in one line, on standard output."""
-    print_out(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    print_out(json_of(value).decode())
 
 
 def say(text: str) -> None:

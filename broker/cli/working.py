@@ -4,7 +4,6 @@ Its exit code says what becomes of the event. While it runs its lease is held; w
 the event, and all that the command started is ended.
 """
 
-import json
 import os
 import random
 import shutil
@@ -20,6 +19,7 @@ import trio
 from msgspec import Struct
 
 from ..errors import BrokerError
+from .exact import json_of, read_json
 from .options import BrokerUrl, UsageError, ca_file_option, key_option, say, url_option
 
 WAIT_SECONDS: Final = 20
@@ -114,7 +114,7 @@ class Worker:
             answer = await self._client.post(
                 "/v1/commands", json={"action": action, **params}, timeout=lasts_seconds + ANSWER_SECONDS
             )
-            said: dict[str, Any] = answer.json()
+            said: dict[str, Any] = read_json(answer.content)
             if "result" in said:
                 result: dict[str, Any] = said["result"]
                 return result
@@ -221,7 +221,7 @@ class Worker:
         try:
             assert process.stdin is not None
             with suppress(trio.BrokenResourceError):  # it does not read it
-                await process.stdin.send_all(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+                await process.stdin.send_all(json_of(event) + b"\n")
             await process.stdin.aclose()
             return await process.wait()
         finally:

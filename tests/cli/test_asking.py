@@ -14,6 +14,7 @@ from processes import KEY, process, serving
 import broker.cli.asking
 from broker.cli.asking import params_of
 from broker.cli.cli import main
+from broker.cli.exact import read_json
 from broker.cli.options import UsageError
 from broker.keys import hash_key
 
@@ -67,6 +68,67 @@ def test_an_empty_name_of_a_command_is_not_left_out(option, monkeypatch):
     assert named == {"inbox_id" if option == "--inbox" else option[2:].replace("-", "_"): ""}
 
 
+EXACT = '{"price":1.10,"ratio":0.12345678901234567890123456789,"id":123456789012345678901234567890}'
+"""Numbers that are others as floats, or are written otherwise."""
+
+
+@pytest.mark.parametrize("options", [["--payload", EXACT], []])
+def test_numbers_keep_their_digits_from_publish_to_tail(url, options):
+    with process("tail", "--url", url, "--inbox", "inbox_exact") as tailing:
+        tailing.stdout.readline()
+        answer = run("publish", "--url", url, "--type", "a", "--inbox", "inbox_exact", *options, text=EXACT)
+        assert answer.exit_code == 0, answer.output
+        assert f'"payload":{EXACT}}}' in tailing.stdout.readline()
+
+
+def test_numbers_in_parameters_and_results_keep_their_digits(monkeypatch):
+    asked = []
+    monkeypatch.setattr(broker.cli.asking, "ask", lambda *arguments: asked.append(arguments[5]) or read_json(EXACT))
+    answer = run("send", "pay", "--param", "amount=1.10", "--param", "text=1.2.3")
+    assert asked == [b'{"action":"pay","params":{"amount":1.10,"text":"1.2.3"}}']
+    assert answer.stdout == EXACT + "\n"
+
+
+@pytest.mark.parametrize("payload", ['{"n":NaN}', '{"n":-Infinity}'])
+def test_what_is_no_number_of_json_is_not_published_as_something_else(url, payload):
+    answer = run("publish", "--url", url, "--type", "a", "--payload", payload)
+    assert (answer.exit_code, "--payload is not JSON" in answer.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("payload", ['{"n":"\\ud800"}', '{"n":"\udcff"}'])
+def test_half_a_character_is_refused_in_words(payload):
+    answer = run("publish", "--url", "127.0.0.1:1", "--type", "a", "--payload", payload)
+    assert (answer.exit_code, "half a character" in answer.stderr) == (2, True)
+
+
+def test_an_event_with_an_id_of_its_own_is_published_once(url):
+    first, again = (run("publish", "--url", url, "--type", "a", "--event-id", "job-7", "--payload", "{}") for _ in "12")
+    assert json.loads(again.stdout) == json.loads(first.stdout) | {"duplicate": True}
+    assert json.loads(first.stdout)["event_id"] == "job-7"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tail", KEY],
+        ["keys", "check", KEY],
+        [KEY],
+        ["tail", "--url", f"http://agent:{KEY}@127.0.0.1"],
+        ["send", "--param", KEY, "x"],
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated_by_what_says_so(words):
+    answer = run(*words)
+    assert answer.exit_code == 2
+    assert KEY not in answer.output + answer.stderr
+
+
+def test_a_password_in_the_url_is_not_repeated():
+    answer = run("send", "ping", "--url", "https://agent:hunter2@broker.example/v1/stream?x=1")
+    assert "hunter2" not in answer.stderr
+    assert "https://broker.example/v1/stream" in answer.stderr
+
+
 def test_a_payload_that_is_no_json_is_said_to_be_where_it_came_from(url):
     assert "--payload is not JSON" in run("publish", "--url", url, "--type", "job.done", "--payload", "{").stderr
     assert "standard input, the payload, is not JSON" in run("publish", "--url", url, "--type", "job.done").stderr
@@ -98,7 +160,8 @@ def test_publish_says_what_the_broker_refuses(url):
 
 
 @pytest.mark.parametrize(
-    "options", [["--type", "a", "--payload", "{"], ["--inbox", "a"], ["--payload", "{}"], ["--account", "a"]]
+    "options",
+    [["--type", "a", "--payload", "{"], ["--inbox", "a"], ["--payload", "{}"], ["--account", "a"], ["--event-id", "a"]],
 )
 def test_what_cannot_be_an_event_is_refused_before_anything_is_sent(options):
     answer = run("publish", "--url", "127.0.0.1:1", *options)

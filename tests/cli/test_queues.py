@@ -106,6 +106,14 @@ def test_a_command_gets_the_event_and_its_exit_code_0_says_that_it_is_done(url, 
     assert states(run, queue) == {event_id: "acked"}
 
 
+def test_numbers_of_an_event_reach_the_command_with_all_their_digits(url, run, queue):
+    written = '{"price":1.10,"ratio":0.12345678901234567890123456789}'
+    run("publish", "--type", "job.done", "--inbox", queue, "--payload", written)
+    with working(url, queue, "--count", "1", "--", *python("import sys; print(sys.stdin.read())")) as worker:
+        said, _ = worker.communicate(timeout=GUARD_SECONDS)
+    assert f'"payload":{written}' in said
+
+
 @pytest.mark.parametrize(("code", "state"), [(75, "waiting"), (65, "dead"), (3, "waiting")])
 def test_other_exit_codes_give_the_event_back_or_let_it_be_dead(url, run, queue, code, state):
     [event_id] = publish(run, queue)

@@ -75,13 +75,19 @@ def test_a_command_is_given_and_a_token_made_with_the_file_from_the_environment(
 def test_a_certificate_that_is_not_trusted_is_an_error_in_one_line(url):
     answer = run("send", "ping", "--url", url)
     assert answer.exit_code == 1
-    assert "certificate" in answer.stderr
+    assert "certificate is not trusted" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
     with process("tail", "--url", url, "--no-retry") as tailing:
         assert tailing.wait(GUARD_SECONDS) == 1
         said = tailing.stderr.read()
     assert "certificate" in said
     assert "Traceback" not in said
+
+
+def test_who_asks_without_tls_where_it_is_spoken_is_told_what_to_say(url):
+    answer = run("publish", "--url", url.replace("https:", "http:"), "--type", "a.b", "--payload", "{}")
+    assert answer.exit_code == 1
+    assert "say https://" in answer.stderr
 
 
 def test_a_file_of_authorities_that_cannot_be_used_is_a_usage_error(folder):
