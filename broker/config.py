@@ -328,6 +328,7 @@ def parse_config(text: str, environment: Mapping[str, str], *, source: str = "th
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: not TOML: {error}") from None
+    variables = {}
     for variable, value in environment.items():
         if variable.startswith(_ENVIRONMENT_PREFIX) and "__" in variable:
             section, _, name = variable[len(_ENVIRONMENT_PREFIX) :].lower().partition("__")
@@ -335,7 +336,15 @@ def parse_config(text: str, environment: Mapping[str, str], *, source: str = "th
             table = raw.setdefault(section, {})
             if isinstance(table, dict):
                 table[name] = setting
-    return _checked(raw, source)
+                variables[f" - at `$.{section}.{name}`"] = variable
+    try:
+        return _checked(raw, source)
+    except ConfigError as error:
+        said, at, where = str(error).rpartition(" - at ")
+        culprit = variables.get(at + where)
+        if culprit is None:
+            raise
+        raise ConfigError(f"{said.removeprefix(f'{source}: ')}{at}`{culprit}`") from None
 
 
 def check_config(config: Config) -> Config:

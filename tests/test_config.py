@@ -315,6 +315,26 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("BROKER_ENGINE__URL", "valkey.internal", ""),
+        ("BROKER_STORAGE__KEEP_SECONDS", "5", '[storage]\npath = "x.db"'),
+        ("BROKER_STORAGE__PATH", "x.db", "[server]\nworkers = 2"),
+    ],
+)
+def test_a_variable_that_does_not_fit_with_the_rest_is_named_and_not_the_file(variable, value, text):
+    said = refusal(text, **{variable: value})
+    assert said.endswith(f" - at `{variable}`")
+    assert "the configuration" not in said
+
+
+def test_a_setting_of_the_file_that_does_not_fit_with_a_variable_is_named_in_the_file():
+    said = refusal('[storage]\npath = "x.db"', BROKER_SERVER__WORKERS="2")
+    assert said.startswith("the configuration: ")
+    assert said.endswith("`$.storage.path`")
+
+
 @pytest.mark.parametrize(("section", "setting", "kind"), SETTINGS, ids=lambda value: str(value)[:30])
 def test_every_single_setting_can_be_set_by_its_variable_and_keeps_its_type(section, setting, kind):
     variable = f"BROKER_{section}__{setting}".upper()

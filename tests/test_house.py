@@ -71,7 +71,7 @@ HOUSE_PLAN = [
                       ("http11", "connection", "sse"), ("operating", "listeners"), "together", "endpoints", "server"]),
     ("", 8, ["testing"]),
     ("workers", 8, [("sockets", "tether", "place"), ("private", "child"), "parent"]),
-    ("cli", 9, [("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
+    ("cli", 9, ["exact", ("client", "lines", "options", "garbage"), ("demo", "keys", "health", "logs"),
                 ("figures", "keyboard", "operating"), "picture", "screen", "storage", "top",
                 "findings", "probing", "examining", "doctor", "completing",
                 ("serving", "asking", "tailing", "starting"), ("webhooks", "queues", "working"), "cli"]),
@@ -109,7 +109,7 @@ PURE = {
     "commands.remembered", "commands.requests", "intake.budget", "transport.parsing", "transport.request",
     "transport.response", "transport.refusals", "transport.browsers", "transport.session", "transport.ending",
     "transport.pacing", "transport.proxies", "transport.specs", "transport.specs.schemas", "transport.specs.parameters",
-    "transport.specs.asyncapi", "cli.lines",
+    "transport.specs.asyncapi", "cli.lines", "cli.exact",
     "cli.findings",
     "webhooks.guard", "webhooks.attempts", "webhooks.breaker", "webhooks.signing",
 }  # fmt: skip
