@@ -105,7 +105,7 @@ def is_loopback(address: Address) -> bool:
 def text_of(address: Address) -> str:
     """Return an address as people write it."""
     host, port = address
-    if "/" in host:
+    if port == 0:
         return f"unix:{host}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -24,7 +24,7 @@ from clients import (
 )
 
 from broker import ServerConfig, open_broker, serve
-from broker.transport.listeners import accept_clients, address_of, open_listeners
+from broker.transport.listeners import accept_clients, address_of, open_listeners, text_of
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 has_ipv6 = pytest.mark.skipif(
@@ -116,6 +116,14 @@ async def test_a_socket_file_is_served_beside_the_port_for_owner_and_group_and_r
         assert await health_at(path) == 200
         assert (await ask(addresses[0], "GET", "/healthz")).status == 200
     assert not path.exists()
+
+
+async def test_a_socket_file_is_told_as_one_by_whatever_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, shown in (("broker.sock", "unix:broker.sock"), (f"{tmp_path}/other.sock", f"unix:{tmp_path}/other.sock")):
+        async with served(port=0, unix=path) as addresses:
+            assert text_of(addresses[1]) == shown
+            assert text_of(addresses[0]) == f"127.0.0.1:{addresses[0][1]}"
 
 
 async def test_a_websocket_lives_over_a_socket_file(tmp_path):
