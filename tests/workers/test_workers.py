@@ -164,7 +164,7 @@ def test_the_first_thing_that_is_wrong_is_said_once_and_ends_it(config_path, tmp
     assert started.returncode == 1
     assert said.count("\n") == 1
     assert "does not go together with several `server.workers`" in said
-    assert "$.storage.path" in said
+    assert "BROKER_STORAGE__PATH" in said
 
 
 def test_a_second_broker_on_the_same_port_is_refused(running):
