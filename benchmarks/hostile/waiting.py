@@ -27,6 +27,8 @@ async def many_waits(target: Target, connections: int = 60) -> None:
                 await websocket.say(
                     request_id=f"w{place}", action="wait_for", inbox_ids=[f"in_{number}_{place}"], event_types=["a.*"]
                 )
+            await websocket.say(request_id="there", action="ping")
+            await websocket.answer("there")  # an event that came before its wait would not end that
         await publish(target, [event(None, number=number) for number in range(100)])
         await publish(target, [event(f"in_{n}_{place}") for n in range(connections) for place in range(WAITS)])
         await websocket.answer(f"w{WAITS - 1}")
