@@ -110,38 +110,46 @@ async def attack(attacker: Worker, row: Row, target: Target, neighbour: Neighbou
     assert done == Attacked(times, "")
 
 
-@each_row
-async def test_a_neighbour_is_served_while_another_client_does_its_worst(row, attacker):
-    async with attacked(row) as target:
+async def too_long(attacker: Worker, row: Row, longest_wait: float, **sections: StorageConfig | EngineConfig) -> str:
+    """Return what of the broker's work took too long while a client did what the row says; "" if nothing did."""
+    async with attacked(row, **sections) as target:
         with counted_steps() as steps:
             neighbour = Neighbour(steps)
             await attack(attacker, row, target, neighbour)
-    assert steps.longest < LONGEST_STEP, steps.longest_of
-    assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
-    assert neighbour.longest_wait < LONGEST_WAITS.get(row.name, LONGEST_WAIT), steps.slowest.most_common(3)
+    found = []
+    if steps.longest >= LONGEST_STEP:
+        found.append(f"a step of {steps.longest:.3f} s: {steps.longest_of}")
+    if steps.longest_turn >= LONGEST_TURN:
+        found.append(f"a turn of {steps.longest_turn:.3f} s: {steps.slowest.most_common(3)}")
+    if neighbour.longest_wait >= longest_wait:
+        found.append(f"a wait of {neighbour.longest_wait:.3f} s: {steps.slowest.most_common(3)}")
+    return "; ".join(found)
+
+
+async def require_fair(
+    attacker: Worker, row: Row, longest_wait: float, **sections: StorageConfig | EngineConfig
+) -> None:
+    """Fail if something takes too long, and again: what a page of memory costs the kernel now and then does not."""
+    first = await too_long(attacker, row, longest_wait, **sections)
+    second = first and await too_long(attacker, row, longest_wait, **sections)
+    assert not second, f"first {first}; then {second}"
+
+
+@each_row
+async def test_a_neighbour_is_served_while_another_client_does_its_worst(row, attacker):
+    await require_fair(attacker, row, LONGEST_WAITS.get(row.name, LONGEST_WAIT))
 
 
 @pytest.mark.parametrize("name", PUBLISHING)
 async def test_a_neighbour_is_served_while_another_client_publishes_to_a_log_on_disk(name, attacker, tmp_path):
-    async with attacked(ROWS[name], storage=StorageConfig(path=str(tmp_path / "broker.db"))) as target:
-        with counted_steps() as steps:
-            neighbour = Neighbour(steps)
-            await attack(attacker, ROWS[name], target, neighbour)
-    assert steps.longest < LONGEST_STEP, steps.longest_of
-    assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
-    assert neighbour.longest_wait < LONGEST_WAIT_BESIDE, steps.slowest.most_common(3)
+    storage = StorageConfig(path=str(tmp_path / "broker.db"))
+    await require_fair(attacker, ROWS[name], LONGEST_WAIT_BESIDE, storage=storage)
 
 
 @pytest.mark.parametrize("name", PUBLISHING)
 async def test_a_neighbour_is_served_while_another_client_publishes_to_a_server_that_nodes_share(name, attacker):
     with valkeys.server() as shared:
-        async with attacked(ROWS[name], engine=EngineConfig(url=shared.url)) as target:
-            with counted_steps() as steps:
-                neighbour = Neighbour(steps)
-                await attack(attacker, ROWS[name], target, neighbour)
-    assert steps.longest < LONGEST_STEP, steps.longest_of
-    assert steps.longest_turn < LONGEST_TURN, steps.slowest.most_common(3)
-    assert neighbour.longest_wait < LONGEST_WAIT_BESIDE, steps.slowest.most_common(3)
+        await require_fair(attacker, ROWS[name], LONGEST_WAIT_BESIDE, engine=EngineConfig(url=shared.url))
 
 
 @each_row_with_a_bound
