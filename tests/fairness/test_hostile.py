@@ -129,7 +129,7 @@ async def too_long(attacker: Worker, row: Row, longest_wait: float, **sections: 
 async def require_fair(
     attacker: Worker, row: Row, longest_wait: float, **sections: StorageConfig | EngineConfig
 ) -> None:
-    """Fail if something takes too long, and again: what a page of memory costs the kernel now and then does not."""
+    """Fail if something takes too long twice: what the machine does now and then does not come again."""
     first = await too_long(attacker, row, longest_wait, **sections)
     second = first and await too_long(attacker, row, longest_wait, **sections)
     assert not second, f"first {first}; then {second}"
