@@ -3,7 +3,6 @@
 What it leaves it looks at in one long step; and what of it is frozen before it is garbage stays for a long time.
 """
 
-import gc
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ import pytest
 import trio
 from apis import SECRET
 from commanding import ALICE, Caller, configured
+from garbage import garbage
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CommandsConfig, RequestError, open_broker
@@ -69,28 +69,15 @@ async def answering(answer: bytes | None) -> AsyncIterator[str]:
         nursery.cancel_scope.cancel()
 
 
-def kinds() -> Counter[type]:
-    """What lives of the broker's and of what it stands on, by its kind; threads of trio's end when they are idle."""
-    kinds = Counter(map(type, gc.get_objects()))
-    ours = (kind for kind in kinds if str(kind.__module__).startswith(("broker.", "trio", "http", "h11")))
-    return Counter({kind: kinds[kind] for kind in ours if kind.__name__ != "WorkerThread"})
-
-
 async def left_by(ask) -> Counter[type]:
     """What some questions, each with a number of its own, leave for the garbage collector."""
     await ask(0)
     await blocked()
-    gc.collect()
-    gc.disable()
-    try:
+    with garbage() as left:
         for number in range(1, 1 + TIMES):
             await ask(number)
         await blocked()
-        before = kinds()
-        gc.collect()
-        return before - kinds()
-    finally:
-        gc.enable()
+    return left
 
 
 @each_answer

@@ -1,6 +1,5 @@
 """What a connection's life is, whatever carries it: of a thousand that end at once, one after the other does."""
 
-import gc
 import pkgutil
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -21,6 +20,7 @@ from clients import (
     until,
     upgrade_head,
 )
+from garbage import garbage
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import CloseCode, Config
@@ -216,13 +216,6 @@ async def fall_behind_and_leave(served, stream):
     await stream.aclose()
 
 
-def kinds():
-    """What lives of the broker's and of what it stands on, by its kind; threads of trio's end when they are idle."""
-    kinds = Counter(map(type, gc.get_objects()))
-    ours = (kind for kind in kinds if str(kind.__module__).startswith(("broker.", "trio", "wsproto")))
-    return Counter({kind: kinds[kind] for kind in ours if kind.__name__ != "WorkerThread"})
-
-
 @pytest.mark.parametrize("end", [leave, be_ended, command_and_close, fall_behind_and_leave])
 @pytest.mark.parametrize("opening", OPENINGS)
 async def test_an_ended_connection_leaves_nothing_for_the_garbage_collector(opening, end):
@@ -237,15 +230,9 @@ async def test_an_ended_connection_leaves_nothing_for_the_garbage_collector(open
 
     async with serving() as served:
         await come_and_go(served)
-        gc.collect()
-        gc.disable()
-        try:
+        with garbage() as left:
             await come_and_go(served)
-            before = kinds()
-            gc.collect()
-            assert before - kinds() == Counter()
-        finally:
-            gc.enable()
+        assert left == Counter()
 
 
 async def test_nor_do_event_streams_that_are_cut_at_once_while_they_are_written():
@@ -264,15 +251,9 @@ async def test_nor_do_event_streams_that_are_cut_at_once_while_they_are_written(
         for number in range(200):
             await served.broker.publish(ACCOUNT, event(number, size=100_000))
         await come_and_go(served)
-        gc.collect()
-        gc.disable()
-        try:
+        with garbage() as left:
             await come_and_go(served)
-            before = kinds()
-            gc.collect()
-            assert before - kinds() == Counter()
-        finally:
-            gc.enable()
+        assert left == Counter()
 
 
 @pytest.mark.parametrize(
@@ -297,12 +278,6 @@ async def test_a_command_that_was_answered_leaves_nothing_for_it_either(action, 
             await blocked()
 
         await publish("one")
-        gc.collect()
-        gc.disable()
-        try:
+        with garbage() as left:
             await publish("two")
-            before = kinds()
-            gc.collect()
-            assert before - kinds() == Counter()
-        finally:
-            gc.enable()
+        assert left == Counter()
