@@ -8,7 +8,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import trio
 
@@ -17,6 +17,7 @@ from . import owed
 from .kept import Followed
 from .owed import Kind
 from .storage import Storage
+from .writing import Work
 
 
 class Wanting(Protocol):
@@ -28,6 +29,7 @@ class Wanting(Protocol):
 
 
 W = TypeVar("W", bound=Wanting)
+P = TypeVar("P")
 Due = Mapping[int, float]
 """When something may be due at the soonest, by the number of whom it is for."""
 
@@ -69,6 +71,18 @@ class Owing(ABC, Generic[W]):
     def rows_of(self, account_id: str) -> int:
         """Return how many rows an event of an account may be here."""
         return len(self._wanting.get(account_id, ()))
+
+    async def again(self, first: P, work: Callable[[P, float], Work[tuple[int, P | None]]]) -> int:
+        """Let rows be done again, a page in a step, as others' work comes between; return how many these are.
+
+        ``work`` returns what does a page, of where that begins, and the time; this returns how many they are, and with
+        what to go on; None: that were all. Raises `RequestError`.
+        """
+        done, page = 0, cast("P | None", first)
+        while page is not None:
+            count, page = await self.storage.write(work(page, self.wall_clock()))
+            done += count
+        return done
 
     # --- in the events' transaction, in the writer's thread
 

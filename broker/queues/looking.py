@@ -78,19 +78,11 @@ async def resend(backlog: Backlog, queue: int, asked: QueueResend) -> int:
     by_ids, by_state = (not isinstance(given, UnsetType) for given in (asked.event_ids, asked.state))
     if by_ids == by_state:
         raise RequestError("invalid_params", "Expected `event_ids`, or `state` and maybe `since` - at `$`")
-    done = 0
     if not isinstance(asked.event_ids, UnsetType):
-        of: Of | None = Of(queue, asked.event_ids)
-        while of is not None:
-            count, of = await backlog.storage.write(partial(jobbook.do_again, of=of, now=backlog.wall_clock()))
-            done += count
-        return done
+        these = Of(queue, asked.event_ids)
+        return await backlog.again(these, lambda of, now: partial(jobbook.do_again, of=of, now=now))
     dead_again = partial(jobbook.do_dead_again, queue=queue, since=_since(asked.since, backlog.wall_clock()))
-    after: int | None = 0
-    while after is not None:
-        count, after = await backlog.storage.write(partial(dead_again, after=after, now=backlog.wall_clock()))
-        done += count
-    return done
+    return await backlog.again(0, lambda after, now: partial(dead_again, after=after, now=now))
 
 
 def _since(since: str | UnsetType, now: float) -> float:

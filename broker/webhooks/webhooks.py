@@ -221,22 +221,16 @@ class Webhooks:
             message = "Expected `event_ids`, or `state` and maybe `since` - at `$`"
             raise RequestError("invalid_params", message)
         in_order = live.route.in_order
-        sent = 0
         if not isinstance(asked.event_ids, UnsetType):
-            of: Of | None = Of(live.number, asked.event_ids)
-            while of is not None:
-                again = partial(letterbook.send_again, of=of, now=self.outbox.wall_clock(), in_order=in_order)
-                count, of = await self._storage.write(again)
-                sent += count
+            sent = await self.outbox.again(
+                Of(live.number, asked.event_ids),
+                lambda of, now: partial(letterbook.send_again, of=of, now=now, in_order=in_order),
+            )
         else:
             dead_again = partial(
                 letterbook.send_dead_again, webhook=live.number, since=self._since(asked.since), in_order=in_order
             )
-            after: int | None = 0
-            while after is not None:
-                work = partial(dead_again, after=after, now=self.outbox.wall_clock())
-                count, after = await self._storage.write(work)
-                sent += count
+            sent = await self.outbox.again(0, lambda after, now: partial(dead_again, after=after, now=now))
         self.endpoints.woken(live.number, 0.0)
         return sent
 
