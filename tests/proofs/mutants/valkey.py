@@ -191,7 +191,7 @@ MUTANTS: list[Mutant] = [
         f"{FOLDER}/appending.py",
         promised("while_a_list_is_written_others_are_stored_and_nobody_sees_any_of_it_until_all_is_there"),
         ("what is for another node's list is tried again",
-         "            lost = False\n            until = trio.current_time()", "            raise\n            until = trio.current_time()"),
+         "            self._busy.update(dict", "            raise\n            self._busy.update(dict"),
     ),
     *of(
         f"{FOLDER}/scripts.py", LISTS,
@@ -307,7 +307,7 @@ MUTANTS: list[Mutant] = [
     *of(
         f"{FOLDER}/appending.py", AGAIN,
         ("an own repetition is no duplicate",
-         "                publish.sent_before |= lost\n", "                pass\n"),
+         "                publish.sent_before = True\n", "                pass\n"),
         ("an id twice in a list is a duplicate when it is sent again too",
          "(not sent_before or position in seen)", "not sent_before"),
     ),

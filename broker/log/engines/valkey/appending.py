@@ -22,7 +22,7 @@ from ....errors import RequestError, request_id_reused
 from ....protocol.messages import PreparedEvent
 from ...shares import LONG, Shares
 from .. import Answer, Done, EventsByAccount, Stored, Withdraw
-from .calls import BusyError, Calls, LostError, Mark, MarkOf, ReusedError
+from .calls import ACCOUNT_WEIGHT, BUSY_SECONDS, BusyError, Calls, LostError, Mark, MarkOf, ReusedError
 from .link import Link, RefusedError, unavailable
 from .lists import LongList
 
@@ -37,14 +37,10 @@ MAX_EVENTS: Final = 10_000
 MAX_WAITING_BYTES: Final = 134_217_728
 """Of payloads that are not told of yet."""
 DEADLINE_SECONDS: Final = 5.0
-BUSY_SECONDS: Final = 0.01
-"""After which it is tried again to store what is for an account of which another node writes a list."""
 _REUSED: Final = 2
 """What the server says of events that it does not store, since their publish came before with other content."""
 _SLICE: Final = 256
 """Events that are told of before others have their turn."""
-_ACCOUNT: Final = 4
-"""What an account costs beside its events, in events."""
 
 
 class _Publish:
@@ -176,20 +172,19 @@ class Appending:
 
     async def _store(self, chosen: list[_Publish], call: Awaitable[None]) -> None:
         """Store some publishes. Raises `LinkLostError`; then they wait again."""
-        lost = True
         try:
             await call
-            lost = False
         except BusyError as busy:
-            lost = False
-            until = trio.current_time() + BUSY_SECONDS
-            self._busy.update(dict.fromkeys(busy.account_ids, until))
+            self._busy.update(dict.fromkeys(busy.account_ids, trio.current_time() + BUSY_SECONDS))
         except RefusedError as refused:
             self._refuse(chosen, refused)
+        except BaseException:  # lost: it may be stored
+            for publish in chosen:
+                publish.sent_before = True
+            raise
         finally:
             again = [publish for publish in chosen if publish.done is not None]
             for publish in again:
-                publish.sent_before |= lost
                 publish.sent = publish.sent_before
             self._waiting[:0] = again
 
@@ -239,7 +234,7 @@ class Appending:
                 stored = await _stored(of_account, where, prefix, publish.sent_before)
                 outcome[account_id] = stored or []
                 reused |= stored is None
-                if number % (_SLICE // _ACCOUNT) == 0:
+                if number % (_SLICE // ACCOUNT_WEIGHT) == 0:
                     await trio.lowlevel.checkpoint()
             if reused:
                 self._end(publish, request_id_reused())

@@ -19,6 +19,10 @@ KNOWN_MS: Final = 3_900_000
 """How long the index outlives the window."""
 LIST_MS: Final = 3_000
 """How long a list lives of which no part comes any more."""
+BUSY_SECONDS: Final = 0.01
+"""After which it is tried again to store what is for an account of which a list is being written."""
+ACCOUNT_WEIGHT: Final = 4
+"""What an account costs beside its events, in events."""
 _ACCOUNTS: Final = 128
 """Of which some is taken back, or leaves their windows, in one call."""
 _LINE_OVERHEAD: Final = ENTRY_OVERHEAD_BYTES - 60

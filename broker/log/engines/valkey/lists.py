@@ -12,16 +12,13 @@ from typing import Final
 import trio
 
 from ....protocol.messages import PreparedEvent
-from .calls import BusyError, Calls, LostError, Mark, MarkOf, ReusedError
+from .calls import ACCOUNT_WEIGHT, BUSY_SECONDS, BusyError, Calls, LostError, Mark, MarkOf, ReusedError
 from .link import RefusedError
 
 PART: Final = 512
 """Events of one step, an account counting as some: some milliseconds of the server."""
 PART_BYTES: Final = 262_144
 """Of their payloads, about."""
-BUSY_SECONDS: Final = 0.01
-"""After which it is tried again to have the next account."""
-_ACCOUNT: Final = 4
 _STORED: Final = b"0"
 
 
@@ -89,11 +86,11 @@ def _parts_of(by_account: Mapping[str, Sequence[PreparedEvent]]) -> Iterator[dic
     part: dict[str, list[PreparedEvent]] = {}
     weight = size = 0
     for account_id, events in by_account.items():
-        weight += _ACCOUNT
+        weight += ACCOUNT_WEIGHT
         for event in events:
             if part and (weight >= PART or size >= PART_BYTES):
                 yield dict(part)
-                part, weight, size = {}, _ACCOUNT, 0
+                part, weight, size = {}, ACCOUNT_WEIGHT, 0
             part.setdefault(account_id, []).append(event)
             weight += 1
             size += len(event.payload)
