@@ -125,6 +125,18 @@ class OperatorPage(Struct, frozen=True):
     connections: list[OperatorConnection]
 
 
+class ChosenPage(Struct, frozen=True):
+    """A page with the numbers of its connections, which say of those that are alike who comes first."""
+
+    total: int
+    matching: int
+    rows: list[tuple[int, OperatorConnection]]
+
+    def told(self) -> OperatorPage:
+        """Return what an operator is told of it."""
+        return OperatorPage(self.total, self.matching, [seen for _, seen in self.rows])
+
+
 def check_wanted(query: Mapping[str, str]) -> Wanted:
     """Return what a query asks for. Raises `RequestError` (`bad_request`) that names the field."""
     account_id = query.get("account_id")
@@ -158,7 +170,7 @@ def _number(query: Mapping[str, str], name: str, default: int, least: int, most:
     return int(text)
 
 
-async def page_of(census: Census, wanted: Wanted, connections: Connections) -> OperatorPage:
+async def page_of(census: Census, wanted: Wanted, connections: Connections) -> ChosenPage:
     """Return the page that is wanted of a look: chosen once for all who want it. Others have their turn meanwhile."""
     page = census.pages.get(wanted)
     if page is None:
@@ -168,7 +180,7 @@ async def page_of(census: Census, wanted: Wanted, connections: Connections) -> O
     return page
 
 
-async def _chosen(census: Census, wanted: Wanted, connections: Connections) -> OperatorPage:
+async def _chosen(census: Census, wanted: Wanted, connections: Connections) -> ChosenPage:
     """Choose a page. Who has left since the look is left out."""
     key, descending = _KEYS[wanted.sort], wanted.order == "desc"
     matching, runs = 0, list[list[tuple[Any, int, Row]]]()
@@ -181,14 +193,14 @@ async def _chosen(census: Census, wanted: Wanted, connections: Connections) -> O
         matching += len(found)
         runs.append(sorted(found, reverse=descending))
         await trio.lowlevel.checkpoint()
-    seen = []
+    chosen = list[tuple[int, OperatorConnection]]()
     best = islice(merge(*runs, reverse=descending), wanted.offset + wanted.limit)
     for number, (_, _, row) in enumerate(best):
         if number >= wanted.offset and connections.has(row.entry):
-            seen.append(_seen(row, census.at))
+            chosen.append((row.entry.number, _seen(row, census.at)))
         if number % 64 == 63:
             await trio.lowlevel.checkpoint()
-    return OperatorPage(len(census.rows), matching, seen)
+    return ChosenPage(len(census.rows), matching, chosen)
 
 
 def one_of(census: Census, connections: Connections, connection_id: str) -> OperatorConnection:

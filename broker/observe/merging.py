@@ -10,7 +10,7 @@ from msgspec import UNSET, Raw, Struct
 from msgspec.structs import replace
 
 from .census import MOST_ACCOUNTS_SHOWN, AccountSeen
-from .choosing import OperatorConnection, OperatorPage, Wanted
+from .choosing import ChosenPage, OperatorConnection, Wanted
 from .connections import MOST_CLOSED_SHOWN, PAGE_CONNECTIONS, ConnectionsPage
 from .live import Buckets, Snapshot
 
@@ -153,16 +153,24 @@ def _account(one: AccountSeen, other: AccountSeen) -> AccountSeen:
     )
 
 
-def merged_pages(pages: Sequence[OperatorPage], wanted: Wanted) -> Generator[None, None, OperatorPage]:
-    """Return, in steps, the page that is wanted of what each worker has up to its end."""
+def merged_pages(pages: Sequence[ChosenPage], wanted: Wanted) -> Generator[None, None, ChosenPage]:
+    """Return, in steps, the page that is wanted of what each worker has up to its end.
+
+    As each worker sorts its own: of those that are alike, the ones opened first before the others.
+    """
     descending = wanted.order == "desc"
-    runs = (page.connections for page in pages)
-    rows = heapq.merge(*runs, key=lambda row: _sorted_by(row, wanted.sort), reverse=descending)
+
+    def place(row: tuple[int, OperatorConnection]) -> tuple[Any, int]:
+        number, seen = row
+        value = number if wanted.sort == "opened_at" else _sorted_by(seen, wanted.sort)
+        return value, -number if descending else number
+
+    rows = heapq.merge(*(page.rows for page in pages), key=place, reverse=descending)
     before = wanted.offset
     while before > 0 and list(islice(rows, min(before, _MERGED))):
         before -= _MERGED
         yield
-    return OperatorPage(
+    return ChosenPage(
         sum(page.total for page in pages),
         sum(page.matching for page in pages),
         list(islice(rows, wanted.limit)),

@@ -14,7 +14,15 @@ from msgspec.structs import replace
 
 from ..broker import Broker
 from ..errors import RequestError
-from ..observe.choosing import OperatorConnection, OperatorPage, Wanted, check_wanted, one_of, page_of
+from ..observe.choosing import (
+    ChosenPage,
+    OperatorConnection,
+    OperatorPage,
+    Wanted,
+    check_wanted,
+    one_of,
+    page_of,
+)
 from ..observe.connections import ConnectionsPage
 from ..observe.live import Snapshot
 from ..observe.merging import (
@@ -64,11 +72,11 @@ async def chosen(broker: Broker, query: Mapping[str, str]) -> OperatorPage:
     """Return what `GET /v1/operator/connections` tells. Raises `RequestError`."""
     wanted = check_wanted(query)
     if broker.siblings is None:
-        return await page_of(await broker.censuses.look(), wanted, broker.connections)
+        return (await page_of(await broker.censuses.look(), wanted, broker.connections)).told()
     own = await _own_chosen(broker, wanted)
     answers = await _others(broker, Question("chosen", None, query))
     others = [await in_turns(_page_of_lines(answer)) for answer in answers]
-    return await in_turns(merged_pages([own, *others], wanted))
+    return (await in_turns(merged_pages([own, *others], wanted))).told()
 
 
 async def connection(broker: Broker, connection_id: str) -> OperatorConnection | Raw:
@@ -130,29 +138,29 @@ async def _own_connections(broker: Broker, account_id: str | None, after: str) -
     return NumberedPage(*await broker.connections.numbered(account_id, after))
 
 
-async def _own_chosen(broker: Broker, wanted: Wanted) -> OperatorPage:
+async def _own_chosen(broker: Broker, wanted: Wanted) -> ChosenPage:
     """Return all that may be on the page: whose rows stand before it, is known when they are merged."""
     up_to_its_end = replace(wanted, offset=0, limit=wanted.offset + wanted.limit)
     return await page_of(await broker.censuses.look(), up_to_its_end, broker.connections)
 
 
-def _lines_of(page: OperatorPage) -> Generator[None, None, Sequence[bytes]]:
+def _lines_of(page: ChosenPage) -> Generator[None, None, Sequence[bytes]]:
     """Return a page as one worker tells it to another: its counts, then some rows a line."""
     lines = [encode((page.total, page.matching))]
-    for start in range(0, len(page.connections), _ROWS):
-        lines.append(encode(page.connections[start : start + _ROWS]))
+    for start in range(0, len(page.rows), _ROWS):
+        lines.append(encode(page.rows[start : start + _ROWS]))
         yield
     return lines
 
 
-def _page_of_lines(text: bytes) -> Generator[None, None, OperatorPage]:
+def _page_of_lines(text: bytes) -> Generator[None, None, ChosenPage]:
     counts, *lines = text.split(b"\n")
     total, matching = msgspec.json.decode(counts, type=tuple[int, int])
-    rows: list[OperatorConnection] = []
+    rows = list[tuple[int, OperatorConnection]]()
     for line in lines:
-        rows += msgspec.json.decode(line, type=list[OperatorConnection])
+        rows += msgspec.json.decode(line, type=list[tuple[int, OperatorConnection]])
         yield
-    return OperatorPage(total, matching, rows)
+    return ChosenPage(total, matching, rows)
 
 
 async def _own_connection(broker: Broker, connection_id: str) -> OperatorConnection:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from broker.durations import BOUNDS
 from broker.observe.census import MOST_ACCOUNTS_SHOWN, AccountSeen
-from broker.observe.choosing import OperatorConnection, OperatorPage, Wanted
+from broker.observe.choosing import ChosenPage, OperatorConnection, Wanted
 from broker.observe.connections import MOST_CLOSED_SHOWN, PAGE_CONNECTIONS, ConnectionClosed
 from broker.observe.live import Buckets, ConnectionCounts, LiveCounters, LiveWindow, Snapshot
 from broker.observe.merging import (
@@ -156,13 +156,18 @@ def connection(number, **fields):
     return replace(told, **fields)
 
 
+def chosen(rows, total=100):
+    """A worker's page of some connections, whose numbers are those of their ids."""
+    return ChosenPage(total, len(rows), [(int(row.connection_id.removeprefix("conn_")), row) for row in rows])
+
+
 def page(wanted, *workers):
-    steps = merged_pages([OperatorPage(100, len(rows), rows) for rows in workers], wanted)
+    steps = merged_pages([chosen(rows) for rows in workers], wanted)
     while True:
         try:
             next(steps)
         except StopIteration as done:
-            return done.value
+            return done.value.told()
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -172,6 +177,17 @@ def test_a_page_is_what_comes_there_when_the_connections_of_all_workers_are_sort
     rows = rows if order == "asc" else rows[::-1]
     merged = page(Wanted(sort=sort, order=order, offset=3, limit=5), rows[::2], rows[1::2])
     assert (merged.total, merged.matching, merged.connections) == (200, 20, rows[3:8])
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("sort", ["opened_at", "client_id", "behind_events"])
+def test_of_connections_that_are_alike_the_first_comes_first_whichever_worker_has_it(order, sort):
+    at = "2026-01-01T00:00:00.000Z"
+    rows = [connection(number, opened_at=at, client_id="a", behind_events=7) for number in range(6)]
+    if (sort, order) == ("opened_at", "desc"):
+        rows.reverse()
+    merged = page(Wanted(sort=sort, order=order), [rows[2], rows[5]], [rows[0], rows[3]], [rows[1], rows[4]])
+    assert merged.connections == rows
 
 
 def test_who_has_all_inboxes_has_the_most_and_who_has_no_name_comes_before_all_names():
@@ -184,6 +200,6 @@ def test_who_has_all_inboxes_has_the_most_and_who_has_no_name_comes_before_all_n
 def test_a_page_far_down_comes_in_steps():
     rows = [connection(number % 60) for number in range(1_000)]
     rows.sort(key=lambda row: row.behind_events)
-    steps = merged_pages([OperatorPage(1_000, 1_000, rows)], Wanted(order="asc", offset=900, limit=10))
+    steps = merged_pages([chosen(rows, 1_000)], Wanted(order="asc", offset=900, limit=10))
     assert len(list(steps)) > 2
     assert page(Wanted(order="asc", offset=900, limit=200), rows).connections == rows[900:]

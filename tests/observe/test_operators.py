@@ -281,7 +281,7 @@ async def test_any_number_of_connections_is_looked_at_in_slices_and_the_kernel_a
     census = await Censuses(crowd, list, Schedule()).look()
     page = await page_of(census, Wanted(limit=150), crowd)
     monkeypatch.undo()
-    assert (page.total, page.matching, len(page.connections)) == (5_000, 5_000, 150)
+    assert (page.total, page.matching, len(page.rows)) == (5_000, 5_000, 150)
     assert max(steps) <= 64
     assert sum(steps) == 5_000
     assert Many.links == 150
@@ -374,7 +374,7 @@ async def test_who_left_after_the_look_is_not_on_the_page(crowd):
     gone = crowd.find("conn_4999")
     crowd.leave(gone)
     page = await page_of(census, Wanted(sort="opened_at", limit=2), crowd)
-    assert [seen.connection_id for seen in page.connections] == ["conn_4998"]
+    assert [seen.connection_id for seen in page.told().connections] == ["conn_4998"]
 
 
 async def test_a_page_far_down_is_what_comes_there_when_all_are_sorted(crowd):
@@ -382,7 +382,7 @@ async def test_a_page_far_down_is_what_comes_there_when_all_are_sorted(crowd):
     for order, first in (("asc", 4_700), ("desc", 4_999 - 4_700)):
         page = await page_of(census, Wanted(sort="opened_at", order=order, offset=4_700, limit=2), crowd)
         second = first + (1 if order == "asc" else -1)
-        assert [seen.connection_id for seen in page.connections] == [f"conn_{first}", f"conn_{second}"]
+        assert [seen.connection_id for seen in page.told().connections] == [f"conn_{first}", f"conn_{second}"]
 
 
 async def test_a_page_is_chosen_once_for_all_who_want_it_of_one_look(crowd):
@@ -391,7 +391,7 @@ async def test_a_page_is_chosen_once_for_all_who_want_it_of_one_look(crowd):
     links = Many.links
     assert await page_of(census, Wanted(search="conn_4"), crowd) is page
     assert Many.links == links
-    assert (await page_of(census, Wanted(search="conn_3"), crowd)).connections != page.connections
+    assert (await page_of(census, Wanted(search="conn_3"), crowd)).rows != page.rows
 
 
 async def test_of_one_look_a_few_pages_are_kept(crowd):

@@ -10,7 +10,7 @@ from msgspec import json
 import broker.observe.live
 import broker.observe.looks
 from broker import CloseCode
-from broker.observe.choosing import OperatorConnection, OperatorPage
+from broker.observe.choosing import ChosenPage, OperatorConnection
 from broker.observe.connections import PAGE_CONNECTIONS
 from broker.observe.merging import merged_metrics
 from broker.observe.siblings import Siblings
@@ -99,7 +99,9 @@ async def test_a_connection_of_any_worker_is_closed_by_each(path, tmp_path):
         assert len(ids(await result(servers[1], "/v1/connections"))) == 2
 
 
-async def test_an_operators_page_is_sorted_over_all_workers(tmp_path):
+async def test_an_operators_page_is_sorted_over_all_workers(tmp_path, monkeypatch):
+    """Also where all were opened in one millisecond, as they are told."""
+    monkeypatch.setattr("broker.observe.choosing.format_time", lambda moment: "2026-01-01T00:00:00.000Z")
     async with workers(tmp_path) as servers, clients_of(servers, each=2) as clients:
         opened = [client.ready["connection_id"] for client in clients]
         page = await result(servers[1], "/v1/operator/connections?sort=opened_at&order=asc&offset=1&limit=4")
@@ -129,7 +131,7 @@ async def test_a_deep_page_is_merged_and_told_some_rows_at_a_time(tmp_path, monk
 
 
 def test_ten_thousand_connections_of_a_worker_are_told_in_many_steps():
-    page = OperatorPage(12_000, 10_200, [connection(n) for n in range(10_200)])
+    page = ChosenPage(12_000, 10_200, [(n, connection(n)) for n in range(10_200)])
     steps = list(_lines_of(page))
     lines = result_of(_lines_of(page))
     assert len(steps) > 50
