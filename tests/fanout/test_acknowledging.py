@@ -1,8 +1,9 @@
 """acknowledging.py: the commands of one connection, what of them waits, and how much of it there may be."""
 
-import gc
+from collections import Counter
 
 import pytest
+from garbage import garbage
 from logs import append, make_buffer, prepared
 
 from broker.errors import RequestError
@@ -84,14 +85,10 @@ async def test_the_ids_that_wait_are_bounded_together(sent, monkeypatch):
 async def test_what_was_answered_leaves_nothing_for_the_garbage_collector(sent):
     sent.ack()
     await sent.acknowledging.do_waiting()
-    gc.collect()
-    gc.disable()
-    try:
+    with garbage() as left:
         sent.ack(through=None, event_ids=["e1"])
         sent.ack(through=COUNT - 1)
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+    assert left == Counter()
 
 
 async def test_of_a_client_that_left_nothing_is_answered_and_its_position_has_moved(sent):
