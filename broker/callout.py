@@ -1,7 +1,7 @@
 """Asking the operator's own API: one signed POST of JSON, within a deadline (PROTOCOL section 8).
 
-Signed as Standard Webhooks are. Redirects are not followed, proxies of the environment not used, and no more of an
-answer is read than fits.
+Signed as Standard Webhooks are. Redirects are not followed, proxies of the environment not used, cookies not
+kept, and no more of an answer is read than fits (`calling`).
 """
 
 import logging
@@ -66,6 +66,7 @@ class Callout:
         timeout_seconds: float,
         section: str = "",
         tracing: Tracing | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._client = client
         self._url = url
@@ -74,7 +75,7 @@ class Callout:
         self._durations: dict[str, Durations] = {}
         self._section = section
         self._tracing = tracing
-        self._turns = Turns()
+        self._turns = turns or Turns()
 
     async def ask(
         self, question: Any, message_id: str, traceparent: str | None = None, who: Who = None
@@ -216,7 +217,14 @@ async def open_callout(
     """Keep connections to a URL, which a section of the configuration names, open for as long as the block lasts."""
     import httpx
 
-    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
-    # The one deadline is `ask`'s own.
-    async with httpx.AsyncClient(timeout=None, limits=limits, follow_redirects=False, trust_env=False) as client:
-        yield Callout(client, url, secret, timeout_seconds, section, tracing)
+    from .calling import NoCookies, Transport
+
+    turns = Turns()
+    async with httpx.AsyncClient(
+        transport=Transport(MAX_CONNECTIONS, turns),
+        cookies=NoCookies(),
+        timeout=None,  # the one deadline is `ask`'s own
+        follow_redirects=False,
+        trust_env=False,
+    ) as client:
+        yield Callout(client, url, secret, timeout_seconds, section, tracing, turns)

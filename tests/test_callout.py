@@ -418,6 +418,14 @@ async def test_one_connection_serves_many_questions_and_a_lost_one_harms_none():
         assert len(api.asked) == 10
 
 
+async def test_a_cookie_of_the_api_is_not_sent_back_to_it():
+    async with forwarding() as (api, opened):
+        api.answer = Response(200, b'{"result":{}}', headers=(("Set-Cookie", "route=1"),))
+        for _ in range(2):
+            assert (await ask(opened, "work")).outcome == {}
+        assert [headers.get("cookie") for headers, _ in api.asked] == [None, None]
+
+
 # --- its slowness: the clock is jumped once the API has been asked --------------
 
 

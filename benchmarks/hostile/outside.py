@@ -186,6 +186,9 @@ _DEEP = b"[" * ANSWER_BYTES
 _LINES = filled(b'{"result":{"n":[1', b"\n,1", b"]}}", ANSWER_BYTES)
 _CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 100_000 + b"0\r\n\r\n"
 _HEADERS = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000 + b"Content-Length: 0\r\n\r\n"
+_INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000 + http(b'{"result":{}}')
+_COOKIES = b"HTTP/1.1 200 OK\r\n" + b"".join(b"Set-Cookie: c%05d=1\r\n" % number for number in range(4_000))
+_COOKIES += b'Content-Length: 13\r\n\r\n{"result":{}}'
 _ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + b"x" * (16 * MEBIBYTE)
 
 
@@ -203,6 +206,8 @@ ROWS = [
     _answering("deep-answers", "of 1 MiB of `[[[[`", partial(answers, _DEEP, (503,))),
     _answering("chunked-answers", "of 100,000 chunks of one byte", partial(raw_answers, _CHUNKS)),
     _answering("answers-of-headers", "of 100,000 header lines", partial(raw_answers, _HEADERS)),
+    _answering("interim-answers", "of 100,000 times `100 Continue`", partial(raw_answers, _INTERIM)),
+    _answering("answers-of-cookies", "of 4,000 cookies", partial(raw_answers, _COOKIES)),
     _answering("endless-answers", "without end", partial(raw_answers, _ENDLESS)),
     _answering("great-reach", "that say of a key that it reaches 80,000 inboxes", great_reach),
     Row("many-accounts", "operator key: a list for 10,000 accounts", many_accounts, asks=True),
