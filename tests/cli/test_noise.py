@@ -29,6 +29,7 @@ import contextlib
 import broker
 import broker.transport.refusals as refusals
 import broker.transport.server as server
+import broker.webhooks.sender as sender
 from broker.cli.cli import main
 
 @contextlib.asynccontextmanager
@@ -52,6 +53,7 @@ async def opened_with_bad_handlers(config):
         yield opened
 
 refusals.MOST = refusals.MOST_OF_ONE = 1_000_000  # each is told, and not ten a minute
+sender.ATTEMPT_SECONDS = 3  # who is silent is not waited for longer
 server.open_broker = opened_with_bad_handlers
 main()
 """
@@ -170,13 +172,14 @@ FRAMES = [
     command(action="return", **PAYLOAD),
     command(action="send_email", **PAYLOAD),
 ]
+GONE = json_answer({MARK: MARK}, 410)
 ANSWERS = [
     json_answer({"result": MARK}),
     json_answer({MARK: MARK}),
     json_answer({"error": {"code": "nobody", "message": MARK}}),
     json_answer({"error": {"code": "nobody", "message": MARK}}, 400),
     json_answer({MARK: MARK}, 500),
-    json_answer({MARK: MARK}, 410),
+    GONE,
     json_answer({"account_id": MARK + " ", "tier": MARK, "key_id": "k", "scopes": [MARK], "ttl_seconds": MARK}),
     f"HTTP/1.1 200 {MARK}\r\nContent-Length: 9\r\n\r\n{MARK}".encode(),
     f"HTTP/1.1 200 OK\r\n{MARK} : {MARK}\r\n\r\n".encode(),
@@ -194,16 +197,21 @@ MISTAKES = [
 """In a configuration that is read again."""
 
 
-async def send(address, data):
-    """Send it, and look at whatever comes until the end, or for a moment."""
+async def send(address, data, *, moment=0.3):
+    """Send it, and look at whatever comes until the end, or until nothing came for a moment."""
     async with await open_socket(address) as stream:
-        with trio.move_on_after(0.3):
+        with trio.move_on_after(GUARD_SECONDS) as patience:
             try:
                 await stream.send_all(data)
                 async for _ in stream:
-                    pass
+                    patience.deadline = trio.current_time() + moment
             except trio.BrokenResourceError:
                 pass
+
+
+async def ask_for(address, path, body):
+    """Send a request, and wait for the end of its answer."""
+    await send(address, _post(path, body), moment=GUARD_SECONDS)
 
 
 async def hostile_client(address, frames):
@@ -211,7 +219,7 @@ async def hostile_client(address, frames):
     await send(address, head + frames)
 
 
-async def make_noise(address, api):
+async def make_noise(address, api, log_path):
     async with trio.open_nursery() as nursery:
         for head in HEADS:
             nursery.start_soon(send, address, head.encode("latin-1"))
@@ -226,15 +234,16 @@ async def make_noise(address, api):
             await ask(address, "POST", "/v1/webhooks", key=KEY, body=json.dumps(body).encode())
         await post_events(address, {"type": "a.b", "payload": PAYLOAD}, key=KEY)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(send, address, _post(f"/v1/webhooks/wh_{number}/test", b"{}"))
+            nursery.start_soon(ask_for, address, f"/v1/webhooks/wh_{number}/test", b"{}")
             nursery.start_soon(hostile_client, address, command(action="send_email", **PAYLOAD))
             nursery.start_soon(send, address, upgrade_head(key=f"{UNKNOWN}_{number}"))
             body = json.dumps({"action": "send_email", **PAYLOAD}).encode()
-            nursery.start_soon(send, address, _post("/v1/commands", body))
+            nursery.start_soon(ask_for, address, "/v1/commands", body)
             for action in ("raise", "refuse", "return"):
-                nursery.start_soon(
-                    send, address, _post("/v1/commands", json.dumps({"action": action, **PAYLOAD}).encode())
-                )
+                body = json.dumps({"action": action, **PAYLOAD}).encode()
+                nursery.start_soon(ask_for, address, "/v1/commands", body)
+        if answer is GONE:
+            await until(lambda: b"is disabled" in log_path.read_bytes())
     for _ in range(3):
         stream = await open_socket(address)
         await stream.send_all(upgrade_head("inbox_ids=*", key=KEY))
@@ -258,7 +267,7 @@ async def test_a_noisy_hour_of_hostile_clients_writes_no_secret(tmp_path, log_fo
             token = answer.result["token"]
             await send(address, upgrade_head(f"token={token}", key=None))
             await send(address, upgrade_head(f"token={token}x", key=None))
-            await make_noise(address, api)
+            await make_noise(address, api, log_path)
             for mistake in MISTAKES:
                 config_path.write_text(f"{config}\n{mistake}\n")
                 started.send_signal(signal.SIGHUP)

@@ -125,10 +125,19 @@ def test_other_exit_codes_give_the_event_back_or_let_it_be_dead(url, run, queue,
     assert run("queues", "resend", queue, "--dead") == [{"resent": int(state == "dead")}]
 
 
-def test_a_lease_is_held_while_the_command_runs(url, run, queue):
+def test_a_lease_is_held_while_the_command_runs(url, run, queue, tmp_path):
     [event_id] = publish(run, queue)
-    program = "import time; time.sleep(2.5)"
-    with working(url, queue, "--count", "1", "--lease-seconds", "1", "--", *python(program)) as worker:
+    goes_on = tmp_path / "on"
+    program = f"import pathlib, time\nwhile not pathlib.Path({str(goes_on)!r}).exists(): time.sleep(0.02)"
+    ends = set()
+
+    def held_beyond_its_first_end():
+        ends.update(each["expires_at"] for each in run("queues", "deliveries", queue, "--state", "leased"))
+        return len(ends) > 3  # it is held each third of its time
+
+    with working(url, queue, "--count", "1", "--lease-seconds", "4", "--", *python(program)) as worker:
+        until(held_beyond_its_first_end)
+        goes_on.touch()
         _, said = worker.communicate(timeout=GUARD_SECONDS)
     assert "lost" not in said
     [delivery] = run("queues", "deliveries", queue, "--event-id", event_id)
@@ -140,7 +149,7 @@ def test_all_that_a_command_started_ends_when_its_lease_is_lost(url, run, queue,
     alive = tmp_path / "alive"
     child = f"import time, pathlib\nwhile True: pathlib.Path({str(alive)!r}).touch(); time.sleep(0.05)"
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    with working(url, queue, "--count", "1", "--lease-seconds", "1", "--", *python(program)) as worker:
+    with working(url, queue, "--count", "1", "--lease-seconds", "4", "--", *python(program)) as worker:
         until(alive.exists)
         run("queues", "remove", queue)  # and with it all of its leases
         _, said = worker.communicate(timeout=GUARD_SECONDS)

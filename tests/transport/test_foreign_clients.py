@@ -18,6 +18,7 @@ import trio
 import websockets.sync.client
 from clients import ACCOUNT, ALICE, ask, configured, connected, event, numbers, serving, until
 from httpx_sse import connect_sse
+from processes import free_port
 from trio.testing import wait_all_tasks_blocked as blocked
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -177,7 +178,7 @@ async def test_a_foreign_client_connects_publishes_pings_and_survives_a_restart(
             ended = trio.Event()
 
             async def serve_old(*, task_status: trio.TaskStatus[list]) -> None:
-                await serve(old, host="127.0.0.1", port=0, task_status=task_status)
+                await serve(old, host="127.0.0.1", port=free_port(), task_status=task_status)
                 ended.set()
 
             (address,) = await nursery.start(serve_old)
