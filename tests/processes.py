@@ -22,6 +22,17 @@ LIFE_SECONDS = 600
 COMMAND = [sys.executable, "-m", "broker"]
 
 
+def _has_ipv6() -> bool:
+    """Whether this machine has an address of IPv6: one whose kernel knows it need not."""
+    with suppress(OSError), socket.socket(socket.AF_INET6) as tried:
+        tried.bind(("::1", 0))
+        return True
+    return False
+
+
+has_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="there is no IPv6")
+
+
 def free_port() -> int:
     """A free port that the kernel gives to no connection by itself: who starts there again finds it free."""
     for port in random.sample(_own_ports(), 100):

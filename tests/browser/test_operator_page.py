@@ -65,7 +65,7 @@ class Broker:
 
     @contextmanager
     def client(self, name, agent="a client"):
-        """An event stream that is open, and gone after the block."""
+        """An event stream that is open, and gone after the block: no page is shown it any more."""
         headers = {"Authorization": f"Bearer {KEY}", "User-Agent": agent}
         url = f"{self.url}/v1/events/stream?inbox_ids=in_1&client_id={name}"
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as stream:
@@ -75,7 +75,8 @@ class Broker:
             time.sleep(0.05)
 
     def _clients(self):
-        request = urllib.request.Request(f"{self.url}/v1/connections", headers={"Authorization": f"Bearer {KEY}"})
+        headers = {"Authorization": f"Bearer {OPERATOR}"}
+        request = urllib.request.Request(f"{self.url}/v1/operator/connections", headers=headers)
         with urllib.request.urlopen(request, timeout=20) as answer:
             return [connection["client_id"] for connection in json.load(answer)["result"]["connections"]]
 

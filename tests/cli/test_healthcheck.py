@@ -6,7 +6,7 @@ import socket
 import pytest
 from certificates import Authority
 from click.testing import CliRunner
-from processes import GUARD_SECONDS, KEY, free_port, line_with, process
+from processes import GUARD_SECONDS, KEY, free_port, has_ipv6, line_with, process
 
 from broker.cli.cli import main
 from broker.keys import hash_key
@@ -29,10 +29,10 @@ def server_settings(kind, folder):
     return settings
 
 
-@pytest.mark.parametrize("kind", ["a port", "all addresses", "all of IPv6", "TLS", "a socket file"])
+@pytest.mark.parametrize(
+    "kind", ["a port", "all addresses", pytest.param("all of IPv6", marks=has_ipv6), "TLS", "a socket file"]
+)
 def test_it_finds_the_broker_wherever_its_configuration_has_it(kind, tmp_path):
-    if kind == "all of IPv6" and not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
     path = tmp_path / "broker.toml"
     path.write_text(f"[server]\n{server_settings(kind, tmp_path)}{ACCOUNT}")
     with process("serve", "--config", path) as started:

@@ -145,9 +145,8 @@ async def test_it_is_looked_for_them_at_the_start_and_again_and_again(tmp_path, 
             await trio.lowlevel.checkpoint()
         await kept.put("agent", 1)
         kept.now += KEPT_SECONDS + 1
-        while await kept.rows():
+        while await kept.rows() or kept.positions("agent") != [None]:  # memory forgets after the commit
             await trio.lowlevel.checkpoint()
-        assert kept.positions("agent") == [None]
 
 
 async def test_who_moves_while_it_is_forgotten_is_not(tmp_path):

@@ -22,14 +22,12 @@ from clients import (
     until,
     upgrade_head,
 )
+from processes import has_ipv6
 
 from broker import ServerConfig, open_broker, serve
 from broker.transport.listeners import accept_clients, address_of, open_listeners, text_of
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-has_ipv6 = pytest.mark.skipif(
-    not socket.has_ipv6 or not os.path.exists("/proc/net/if_inet6"), reason="there is no IPv6"
-)
 
 
 async def health_of(stream: trio.abc.Stream) -> int:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import free_port
+from processes import free_port, has_ipv6
 
 from broker.errors import ConfigError
 from broker.workers.child import LAST_AGAIN_SECONDS, PROVEN_SECONDS, Child, Worker, how_it_ended
@@ -21,6 +21,7 @@ WORKERS = 3
 # --- what it binds -----------------------------------------------------------
 
 
+@has_ipv6
 def test_all_workers_listen_at_the_same_addresses_each_at_sockets_of_its_own():
     with open_sockets(["127.0.0.1", "::1"], 0, None, WORKERS) as sockets:
         (_, port), (_, other) = sockets.addresses
@@ -53,6 +54,7 @@ def test_a_port_that_somebody_has_is_refused_even_if_he_would_share_it(sharing):
             open_sockets(["127.0.0.1"], port, None, WORKERS).__enter__()
 
 
+@has_ipv6
 def test_all_addresses_alone_take_those_of_ipv4_too():
     port = free_port()
     with open_sockets(["::"], port, None, 1) as sockets, socket.create_connection(("127.0.0.1", port)):
