@@ -22,7 +22,7 @@ from .commands.dispatch import BUILT_IN_ACTIONS, Commands, HandlerFunction, When
 from .commands.forward import forwarder
 from .commands.remembered import Outcome
 from .commands.requests import check_command
-from .config import Config, check_config
+from .config import Config, check_config, settings_of
 from .disk import Disk, open_disk, require_storage
 from .errors import BUSY_RETRY_MS, BadCommandError, BadFrameError, BrokerClosedError, RequestError, as_closed
 from .expiry import expire_and_forget
@@ -84,6 +84,8 @@ class Broker:
         tracing: Tracing | None = None,
     ) -> None:
         self.config = config
+        self.settings = settings_of(config)
+        """The configuration as it is for a connection, which keeps it for as long as it lives."""
         self._tracing = tracing
         self._disk = disk
         self._callouts = dict(callouts or {})
@@ -400,6 +402,7 @@ class Broker:
         require_storage(msgspec.structs.replace(config, storage=self.config.storage, engine=self.config.engine))
         taken = {name: getattr(config, name) for name in RELOADED_SECTIONS}
         self.config = msgspec.structs.replace(self.config, **taken)
+        self.settings = settings_of(self.config)
         self.commands.reload(self.config)
         self.keyring.reload(access)
         for followed in (self.webhooks, self.queues):

@@ -352,6 +352,11 @@ def check_config(config: Config) -> Config:
     return _checked(msgspec.to_builtins(config), "the configuration")
 
 
+def settings_of(config: Config) -> Config:
+    """Return a configuration without its accounts and operators: whoever lives long keeps no more of it."""
+    return msgspec.structs.replace(config, accounts=(), operators=())
+
+
 def mistaken_variables(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return variables that name a setting with one underscore instead of two, each with what it should be."""
     names = {

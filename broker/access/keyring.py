@@ -42,7 +42,8 @@ class Keyring:
     """All credentials. ``lookup`` None: only the configuration's keys are known."""
 
     def __init__(self, access: Access, tokens: Tokens, lookup: Lookup | None, schedule: Schedule) -> None:
-        self._access = access
+        self.access = access
+        """The keys of the configuration."""
         self._tokens = tokens
         self._lookup = lookup
         self._watched = WatchedKeys(self._configured, lookup, schedule)
@@ -63,7 +64,7 @@ class Keyring:
         Raises `RequestError`: ``unauthorized``, or ``unavailable`` if nobody can say whose it is.
         """
         if credential.startswith(OPERATOR_KEY_PREFIX):
-            return _known(self._access.operator_key(digest_of(credential)))
+            return _known(self.access.operator_key(digest_of(credential)))
         if credential.startswith(ACCOUNT_KEY_PREFIX):
             digest = digest_of(credential)
             return await self._find(digest, remote) if may_be_key(credential) else _known(self._configured(digest))
@@ -73,7 +74,7 @@ class Keyring:
         raise unauthorized("The credential is of no known form")
 
     def _configured(self, digest: str) -> Key | None:
-        return self._access.account_key(digest)
+        return self.access.account_key(digest)
 
     async def _find(self, digest: str, remote: str | None) -> Key:
         key = self._configured(digest)
@@ -94,7 +95,7 @@ class Keyring:
     def confirm(self, key: Key) -> Key:
         """Return what a key reaches by now, without a question. Raises `RequestError` as `authenticate` does."""
         if key.is_operator:
-            return _known(self._access.operator_key(key.sha256))
+            return _known(self.access.operator_key(key.sha256))
         fresh = self._configured(key.sha256)
         if fresh is None and self._lookup is not None:
             kept = self._lookup.kept(key.sha256)
@@ -106,13 +107,13 @@ class Keyring:
 
     def require_account(self, account_id: str, path: str | None = None) -> None:
         """Raise `RequestError` (`not_found`) unless there may be such an account; ``path``: where it is named."""
-        if self._lookup is None and not self._access.holds_account(account_id):
+        if self._lookup is None and not self.access.holds_account(account_id):
             place = "" if path is None else f" - at `{path}`"
             raise RequestError("not_found", f"There is no account {account_id!r}{place}")
 
     def tier_of(self, account_id: str) -> Tier | None:
         """Return the tier of an account of the configuration; None: it is none of these."""
-        return self._access.tier_of(account_id)
+        return self.access.tier_of(account_id)
 
     def issue(self, key: Key, request: TokenRequest) -> Token:
         """Return a token of a key. Raises `RequestError` (`forbidden`)."""
@@ -130,7 +131,7 @@ class Keyring:
 
     def reload(self, access: Access) -> None:
         """Go on with the keys of another configuration, and judge all that are watched."""
-        self._access = access
+        self.access = access
         self._watched.reloaded()
 
     def statistics(self) -> KeyringStatistics:

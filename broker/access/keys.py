@@ -4,15 +4,16 @@ Pure. Keys are known by their SHA-256 alone; what is compared is compared in con
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from hashlib import blake2b, sha256
 from hmac import compare_digest
+from itertools import chain
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from ..config import Config
+from ..config import AccountConfig, Config, KeyConfig
 from ..errors import RequestError
 from ..protocol.names import ALL_INBOXES, Scope, Tier
 from ..protocol.selection import ACCOUNT_EVENTS, EVERYTHING, NOTHING, Selection
@@ -163,6 +164,8 @@ def inbox_ids_of(selection: Selection) -> list[str]:
 
 _PREFIX: Final = 16
 """Digits of a digest that a key is looked up by; the whole is then compared in constant time."""
+_LET_GO: Final = 1_024
+"""Keys, or their inboxes, that are let go in one step."""
 _Keys = dict[str, Key]
 
 
@@ -183,6 +186,22 @@ class Access:
             for operator in config.operators
         }
 
+    def let_go(self) -> Generator[None, None, None]:
+        """Forget all of it, in steps: of many keys, to be freed is long, too. It knows nobody afterwards."""
+        accounts, known = list(self.config.accounts), list(self._account_keys.values())
+        self.config = Config()
+        for keys in (self._account_keys, self._tiers):
+            while keys:
+                for _ in range(min(_LET_GO, len(keys))):
+                    keys.popitem()
+                yield
+        weighed = 0
+        for weight in chain(_let_go_keys(known), _let_go_accounts(accounts)):
+            weighed += weight
+            if weighed >= _LET_GO:
+                weighed = 0
+                yield
+
     def account_key(self, digest: str) -> Key | None:
         """Return the account's or inbox key of this SHA-256 (lower-case hex), if there is one."""
         return _find(self._account_keys, digest)
@@ -198,6 +217,19 @@ class Access:
     def tier_of(self, account_id: str) -> Tier | None:
         """Return an account's tier; None: the configuration does not have it."""
         return self._tiers.get(account_id)
+
+
+def _let_go_accounts(accounts: list[AccountConfig]) -> Iterator[int]:
+    """Let go of one account, or key, after the other; yield what each weighed: one, and its inboxes."""
+    while accounts:
+        keys = list(accounts.pop().keys)
+        yield 1
+        yield from _let_go_keys(keys)
+
+
+def _let_go_keys(keys: list[KeyConfig] | list[Key]) -> Iterator[int]:
+    while keys:
+        yield 1 + len(keys.pop().inbox_ids or ())
 
 
 def _find(keys: _Keys, digest: str) -> Key | None:

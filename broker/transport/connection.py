@@ -65,7 +65,7 @@ class Connection:
 
     def __init__(self, broker: Broker, stream: ClientStream, admitted: Admitted, head: bytes) -> None:
         self._stream = stream
-        self._config = broker.config
+        self._config = broker.settings
         self._commands = broker.commands
         self._lane = broker.commands.lane(admitted.key)
         self._publishing = Publishing(broker.intake, broker.bodies, broker.commands, self._lane)

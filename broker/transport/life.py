@@ -125,7 +125,7 @@ class Life:
         """Where those wait who need the state, the writer or a command to get further."""
         self.session = Session(
             admitted.key,
-            broker.config,
+            broker.settings,
             account.buffer,
             account.subscriptions,
             listener,

@@ -24,6 +24,7 @@ from ..config import Config
 from ..errors import ConfigError, RequestError
 from ..observe.connections import ConnectionStatistics, OpenConnection
 from ..observe.siblings import Siblings
+from ..turns import in_turns
 from .connection import Connection
 from .endpoints import Handover, handle, route_of
 from .http11 import HttpLimits, serve_http
@@ -342,13 +343,14 @@ async def _reload_at_signal(
         await supervisor.reloading()
         if certificate is not None:
             await _reload_certificate(certificate)
-        await supervisor.ready(await _reload(broker, load_again))
+        await supervisor.ready(await reload_configuration(broker, load_again))
 
 
-async def _reload(broker: Broker, load_again: Callable[[], Config]) -> str:
-    """Take another configuration, and return in a line what became of it, which is logged."""
+async def reload_configuration(broker: Broker, load_again: Callable[[], Config]) -> str:
+    """Take another configuration, and return in a line what became of it, which is logged. The old keys are let go."""
     try:
         access = await trio.to_thread.run_sync(lambda: Access(load_again()))
+        before = broker.keyring.access
         needs_restart = broker.reload(access)
     except ConfigError as error:
         said = f"the configuration was not reloaded, nothing has changed: {error}"
@@ -358,6 +360,7 @@ async def _reload(broker: Broker, load_again: Callable[[], Config]) -> str:
     logger.info("%s", said)
     if needs_restart:
         logger.warning("these sections have changed and need a restart: %s", ", ".join(needs_restart))
+    await in_turns(before.let_go())
     return said
 
 

@@ -64,7 +64,7 @@ class EventStream:
 
     def __init__(self, broker: Broker, stream: ClientStream, admitted: Admitted, head: bytes, *, chunked: bool) -> None:
         self._stream = stream
-        self._config = broker.config
+        self._config = broker.settings
         self._head = head
         self._chunked = chunked
         self._life = Life(broker, admitted, Listener(take_nothing, self._wake_in_turn), self)

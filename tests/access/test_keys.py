@@ -1,6 +1,8 @@
 """access.py: who may connect, and what a key reaches."""
 
+import sys
 from hashlib import sha256
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -364,3 +366,21 @@ def test_a_token_reaches_no_inbox_that_its_key_does_not_reach_any_more():
     assert key.narrowed(narrowing).inbox_ids == {"inb_a"}
     whole = Key("key_1", "acct_1", frozenset({"subscribe"}))
     assert whole.narrowed(narrowing).inbox_ids == {"inb_a", "inb_b"}
+
+
+def test_very_many_keys_are_let_go_in_steps():
+    """To free them all is long: of 100,000 it was a step of 60 ms."""
+    scopes = tuple(["subscribe"])
+
+    def made(first: int, count: int) -> tuple[KeyConfig, ...]:
+        return tuple(KeyConfig(id=f"k{n}", sha256=digest(str(n)), scopes=scopes) for n in range(first, first + count))
+
+    def alive() -> int:
+        return sys.getrefcount(scopes)
+
+    ones = [AccountConfig(id=f"acct_{n}", keys=made(n, 1)) for n in range(3_000)]
+    access = Access(Config(accounts=(*ones, AccountConfig(id="acct_many", keys=made(3_000, 3_000)))))
+    del ones
+    left = [alive(), *(alive() for _ in access.let_go()), alive()]
+    assert left[0] - left[-1] == 6_000
+    assert max(before - after for before, after in pairwise(left)) <= 1_024

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -29,6 +30,7 @@ from clients import (
     until,
     upgrade_head,
 )
+from eventstreams import reading
 from processes import GUARD_SECONDS, line_with, process
 from trio.testing import MockClock
 
@@ -48,6 +50,7 @@ from broker import (
 from broker.access.keys import digest_of
 from broker.access.slots import SlotsStatistics
 from broker.transport.connection import Connection
+from broker.transport.server import reload_configuration
 from broker.transport.stream import ClientStream
 
 UPDATED = "connection.updated"
@@ -553,6 +556,26 @@ async def test_of_a_configuration_that_was_made_ready_beforehand_nothing_is_left
         await client.ping()
         async with connected(served.address, key="dm_live_new") as new:
             assert new.ready["account_id"] == "acct_bob"
+
+
+async def test_a_connection_keeps_no_account_of_a_configuration_that_was_replaced():
+    """It lives for weeks, and there may be a reload each minute."""
+    async with serving(whole()) as served:
+        served.broker.reload(whole())
+        accounts = served.broker.config.accounts
+        async with connected(served.address) as client, reading(served.address):
+            served.broker.reload(whole())
+            assert sys.getrefcount(accounts) == 2, "this test's alone"
+            await client.ping()
+
+
+async def test_what_serves_lets_the_keys_go_that_it_has_replaced():
+    async with serving(whole()) as served:
+        before = served.broker.keyring.access
+        await reload_configuration(served.broker, whole)
+        assert before.account_key(digest_of(ALICE)) is None
+        async with connected(served.address) as client:
+            await client.ping()
 
 
 # --- a real process

@@ -108,7 +108,7 @@ class AtWork:
         return [kind for _, kind, _, _ in self.announced]
 
     def key(self, sha256=KEY) -> Key:
-        return self.keyring._access.account_key(sha256)
+        return self.keyring.access.account_key(sha256)
 
     async def make(self, key=None, **asked):
         return await self.webhooks.endpoints.make(key or self.key(), NewEndpoint(**{"url": URL} | asked))
