@@ -370,7 +370,7 @@ def test_a_token_reaches_no_inbox_that_its_key_does_not_reach_any_more():
 
 def test_very_many_keys_are_let_go_in_steps():
     """To free them all is long: of 100,000 it was a step of 60 ms."""
-    scopes = tuple(["subscribe"])
+    scopes = ("subscribe",)
 
     def made(first: int, count: int) -> tuple[KeyConfig, ...]:
         return tuple(KeyConfig(id=f"k{n}", sha256=digest(str(n)), scopes=scopes) for n in range(first, first + count))
