@@ -31,6 +31,10 @@ MAX_WAITING: Final = 1_000
 """Questions for clients that want to come in, under way or waiting to be; the next one is refused."""
 MAX_KEPT: Final = 10_000
 """Answers of each kind, known and not known, that are kept; the ones not used for longest go first."""
+MAX_KEPT_BYTES: Final = 134_217_728
+"""What the known ones may take in memory, with the inboxes that they reach: likewise."""
+_KEY_BYTES, _INBOX_BYTES = 1_000, 120
+"""What a key takes, and one of its inboxes beside its name."""
 UNKNOWN_SECONDS: Final = 10.0
 """How long a key that is not known is refused without a question."""
 RETRY_SECONDS: Final = 10.0
@@ -65,6 +69,37 @@ class Kept(Struct):
     key: Key | None
     until: float
     """By trio's clock: when it is to be asked for again."""
+    bytes: int = _KEY_BYTES
+    """What it takes in memory."""
+
+
+class _Answers:
+    """Answers of one kind, as many as may be kept; those used last stand last."""
+
+    def __init__(self) -> None:
+        self._by_digest: OrderedDict[str, Kept] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def get(self, digest: str) -> Kept | None:
+        """Return what was said of a key."""
+        return self._by_digest.get(digest)
+
+    def use(self, digest: str, kept: Kept) -> None:
+        """Keep an answer as the one used last."""
+        self.drop(digest)
+        self._by_digest[digest] = kept
+        self._bytes += kept.bytes
+        while len(self) > MAX_KEPT or (self._bytes > MAX_KEPT_BYTES and len(self) > 1):
+            self.drop(next(iter(self._by_digest)))
+
+    def drop(self, digest: str) -> None:
+        """Keep nothing of a key."""
+        kept = self._by_digest.pop(digest, None)
+        if kept is not None:
+            self._bytes -= kept.bytes
 
 
 class _Question:
@@ -100,8 +135,7 @@ class Lookup:
         self._turns = FairLimiter(MAX_ASKING)
         self._room = FairLimiter(MAX_WAITING)
         self._begin_in_turn = Turns()
-        self._known: OrderedDict[str, Kept] = OrderedDict()
-        self._unknown: OrderedDict[str, Kept] = OrderedDict()
+        self._known, self._unknown = _Answers(), _Answers()
         self._questions: dict[str, _Question] = {}
         self._nursery: trio.Nursery | None = None
         self._outage = Outage(
@@ -122,7 +156,7 @@ class Lookup:
         """Return what was last said of a key: that it is known, however long ago; that it is not, for its time."""
         known, unknown = self._known.get(digest), self._unknown.get(digest)
         if known is None and unknown is not None and trio.current_time() >= unknown.until:
-            del self._unknown[digest]
+            self._unknown.drop(digest)
             return None
         return known or unknown
 
@@ -202,16 +236,13 @@ class Lookup:
         now = trio.current_time()
         if answer is None:
             return Kept(None, now + UNKNOWN_SECONDS), None
-        return Kept(_key_of(answer, digest), now + answer.ttl_seconds), None
+        return Kept(_key_of(answer, digest), now + answer.ttl_seconds, _bytes_of(answer)), None
 
     def _use(self, digest: str, kept: Kept) -> None:
         """Keep an answer as the one used last."""
         answers, others = (self._unknown, self._known) if kept.key is None else (self._known, self._unknown)
-        others.pop(digest, None)
-        answers[digest] = kept
-        answers.move_to_end(digest)
-        if len(answers) > MAX_KEPT:
-            answers.popitem(last=False)
+        others.drop(digest)
+        answers.use(digest, kept)
 
     def statistics(self) -> LookupStatistics:
         """Return what is known from outside."""
@@ -240,6 +271,11 @@ def checked(answer: Any) -> AccessAnswer | None:
 def _key_of(answer: AccessAnswer, digest: str) -> Key:
     inbox_ids = None if answer.inbox_ids is None else frozenset(answer.inbox_ids)
     return Key(answer.key_id, answer.account_id, frozenset(answer.scopes), inbox_ids, answer.tier, digest)
+
+
+def _bytes_of(answer: AccessAnswer) -> int:
+    names = answer.inbox_ids or ()
+    return _KEY_BYTES + _INBOX_BYTES * len(names) + sum(map(len, names))
 
 
 def asks_api(callout: Callout) -> AskAccess:

@@ -76,7 +76,8 @@ class NumberedPage(Struct, frozen=True):
 def merged_connections(pages: Iterable[NumberedPage]) -> ConnectionsPage:
     """Return the page that has the first of all, the ones opened first before the others."""
     pages = list(pages)
-    rows = list(heapq.merge(*(page.rows for page in pages), key=lambda row: row[0]))
+    merged = heapq.merge(*(page.rows for page in pages), key=lambda row: row[0])
+    rows = list(islice(merged, PAGE_CONNECTIONS + 1))  # and no further, of however many workers
     chosen = rows[:PAGE_CONNECTIONS]
     more = len(rows) > len(chosen) or any(page.more for page in pages)
     return ConnectionsPage([raw for _, raw in chosen], str(chosen[-1][0]) if more and chosen else UNSET)

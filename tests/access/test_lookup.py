@@ -305,6 +305,32 @@ async def test_what_is_kept_is_bounded_and_what_was_not_used_for_longest_goes_fi
         assert all(lookup.kept(key) for key in (keys[0], keys[2], keys[3]))
 
 
+async def test_keys_that_reach_very_many_inboxes_are_kept_within_a_budget_however_often_they_are_used(
+    autojump_clock, monkeypatch
+):
+    """10,000 keys of 20,000 inboxes each would be 22 GB."""
+    monkeypatch.setattr(broker.access.lookup, "MAX_KEPT_BYTES", 1_000_000)
+    async with looking() as (lookup, outside):
+        keys = [digest_of(str(number)) for number in range(4)]
+        for number, key in enumerate(keys):
+            outside.knows(key, said(inbox_ids=[f"in_{number}_{n}" for n in range(3_000)], ttl_seconds=10))
+        small = [digest_of(f"small {number}") for number in range(100)]
+        for key in small:
+            outside.knows(key, said())
+        for key in (keys[0], keys[1], keys[0], keys[2]):
+            assert await code_of(lookup, key) == ""
+        assert [lookup.kept(key) is None for key in keys] == [False, True, False, True]
+        for _ in range(10):
+            await trio.sleep(11)
+            assert await code_of(lookup, keys[3]) == ""
+        for key in small:
+            assert await code_of(lookup, key) == ""
+        assert all(lookup.kept(key) for key in (keys[3], *small))
+        monkeypatch.setattr(broker.access.lookup, "MAX_KEPT_BYTES", 1_000)
+        assert await code_of(lookup, keys[0]) == ""
+        assert lookup.statistics().known == 1, "the one that was said last is kept, whatever it takes"
+
+
 async def test_that_a_key_is_not_known_is_kept_for_its_time_and_not_longer(autojump_clock):
     async with looking() as (lookup, _):
         assert await code_of(lookup) == "unknown"

@@ -54,7 +54,7 @@ MUTANTS: list[Mutant] = [
         ("of some metrics the least counts",
          "return min(one, other) if family in LEAST else one + other", "return one + other"),
         ("connections of several workers come in the order of their opening",
-         "rows = list(heapq.merge(*(page.rows for page in pages), key=lambda row: row[0]))", "rows = [row for page in pages for row in page.rows]"),
+         "merged = heapq.merge(*(page.rows for page in pages), key=lambda row: row[0])", "merged = iter([row for page in pages for row in page.rows])"),
         ("a page of connections has no more than it may",
          "chosen = rows[:PAGE_CONNECTIONS]", "chosen = rows"),
         ("where one worker has more connections there is a next page",
