@@ -30,6 +30,7 @@ class Of(NamedTuple):
     owner: int
     """The number of an endpoint or a queue."""
     event_ids: Sequence[str]
+    """Each is there once."""
     after: int = 0
 
 

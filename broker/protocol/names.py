@@ -42,6 +42,8 @@ Scope = Literal["subscribe", "command", "publish", "webhooks"]
 """What a key may do; `webhooks` is not among those it has unless that is said."""
 NameList = Literal["inbox_ids", "event_types", "event_ids", "lease_ids"]
 """What a client gives as a list of names."""
+Dead = Literal["dead"]
+"""The `state` of what is to be sent or done again."""
 Tier = Literal["free", "developer", "growth", "enterprise"]
 _CALLED: Final[dict[NameList, str]] = {
     "inbox_ids": "inboxes",
@@ -50,6 +52,7 @@ _CALLED: Final[dict[NameList, str]] = {
     "lease_ids": "leases",
 }
 told("scopes", any_of(Scope))
+told("state", any_of(Dead))
 told("tier", any_of(Tier))
 told("inbox_ids", "a list of inboxes, or `*`")
 

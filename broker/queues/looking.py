@@ -79,7 +79,7 @@ async def resend(backlog: Backlog, queue: int, asked: QueueResend) -> int:
     if by_ids == by_state:
         raise RequestError("invalid_params", "Expected `event_ids`, or `state` and maybe `since` - at `$`")
     if not isinstance(asked.event_ids, UnsetType):
-        these = Of(queue, asked.event_ids)
+        these = Of(queue, tuple(dict.fromkeys(asked.event_ids)))
         return await backlog.again(these, lambda of, now: partial(jobbook.do_again, of=of, now=now))
     dead_again = partial(jobbook.do_dead_again, queue=queue, since=_since(asked.since, backlog.wall_clock()))
     return await backlog.again(0, lambda after, now: partial(dead_again, after=after, now=now))

@@ -16,7 +16,7 @@ from ..config import AccountQueueConfig, DeadAfter, LimitsConfig, QueueOrder
 from ..errors import RequestError, nothing_to_change
 from ..log.jobs import Intake, Terms
 from ..protocol.messages import format_time
-from ..protocol.names import ALL_INBOXES, AsMade, Identifier, InboxName, TypePattern, too_many
+from ..protocol.names import ALL_INBOXES, AsMade, Dead, Identifier, InboxName, TypePattern, too_many
 from ..protocol.selection import NOTHING, Selection, TypeFilter
 
 MAX_QUEUES: Final = 16
@@ -71,7 +71,7 @@ class QueueResend(Struct, frozen=True):
     """What is to be done again: these events, or what is dead since then (all, if that is left out)."""
 
     event_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=1_000)] | UnsetType = UNSET
-    state: Literal["dead"] | UnsetType = UNSET
+    state: Dead | UnsetType = UNSET
     since: str | UnsetType = UNSET
 
 

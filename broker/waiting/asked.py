@@ -17,6 +17,7 @@ from ..protocol.decoding import decode_params, require_few
 from ..protocol.messages import Command
 from ..protocol.names import ACKED, ALL_INBOXES, InboxName, TypePattern, check_spelling, too_many
 from ..protocol.selection import Selection
+from ..protocol.wording import any_of, told
 from .conditions import Where
 
 MAX_TIMEOUT_SECONDS: Final = 3_600.0
@@ -28,6 +29,7 @@ _UNKNOWN: Final = re.compile(r"Nothing here is called `([a-z_]{1,32})` - at `\$(
 """A name that is no condition: it goes into the place if it is a plain one."""
 
 Wanted = Literal["code", "link"]
+told("extract", any_of(Wanted))
 
 
 class WaitParams(Struct, frozen=True):

@@ -25,6 +25,7 @@ SOURCE_CHARACTERS: Final = 32_768
 """Of a body as it came, with its tags, that links are looked for in."""
 MAX_LINK_CHARACTERS: Final = 2_048
 _MAX_HIDDEN: Final = 16
+_MAX_ENDING: Final = 8
 
 _WORD: Final = re.compile(r"[\w.,:/@#%&=+-]+")
 _CODE: Final = re.compile(r"(?:[A-Z]{1,3}-)?(\d{4,8}|\d{3}-\d{3}|(?=[A-Z]*\d)[A-Z0-9]{6,8})")
@@ -45,6 +46,9 @@ _LIKELY_LINK: Final = re.compile(
 _UNLIKELY_LINK: Final = re.compile(
     r"unsubscribe|optout|opt-out|preferences|privacy|terms|support|help|facebook\.|twitter\.|linkedin\.|instagram\.|youtube\."
 )
+_OPENING: Final = {")": "(", "]": "["}
+_ENDING: Final = frozenset(".,;:!?")
+_EMPHASIS: Final = frozenset("*_")
 _PICTURE: Final = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".css", ".woff", ".woff2", ".webp", ".ico", ".dtd")
 _TAG: Final = re.compile(r"<[^<>]{0,4096}>")
 _BLOCK: Final = re.compile(r"<(?:br|/p|/div|/td|/tr|/h[1-6]|/li)\b", re.IGNORECASE)
@@ -145,7 +149,7 @@ def links_of(mail: Mail) -> list[Link]:
     for match in islice(_LINK.finditer(mail.body[:SOURCE_CHARACTERS]), MAX_MATCHES):
         if match.end() == SOURCE_CHARACTERS < len(mail.body):
             break  # it was cut
-        url = unescape(match[0]).rstrip(".,;:!?)]*_")
+        url = _ended(unescape(match[0]), mail.body[max(0, match.start() - 1) : match.start()])
         host = _host_of(url)
         if host is None or urlsplit(url).path.lower().endswith(_PICTURE):
             continue
@@ -154,6 +158,19 @@ def links_of(mail: Mail) -> list[Link]:
         scores.setdefault(link, score + (len(urlsplit(url).query) > 8))
     likely = sorted(scores, key=lambda link: -scores[link])
     return [link for link in likely if scores[link] >= 0][:MAX_CANDIDATES]
+
+
+def _ended(text: str, before: str) -> str:
+    """Return a link without what ends its sentence, or closes what was opened before it: a bracket, an emphasis."""
+    unopened = {closing: text.count(closing) - text.count(_OPENING[closing]) for closing in _OPENING}
+    for _ in range(_MAX_ENDING):
+        last = text[-1]
+        if unopened.get(last, 0) > 0:
+            unopened[last] -= 1
+        elif last not in _ENDING and not (last == before and last in _EMPHASIS):
+            break
+        text = text[:-1]
+    return text
 
 
 def _host_of(url: str) -> str | None:

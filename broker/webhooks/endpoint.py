@@ -16,7 +16,7 @@ from ..config import AccountWebhookConfig, LimitsConfig, WebhookSecret
 from ..errors import RequestError, nothing_to_change
 from ..log.letters import Route
 from ..protocol.messages import format_time
-from ..protocol.names import ALL_INBOXES, AsMade, Identifier, InboxName, TypePattern, too_many
+from ..protocol.names import ALL_INBOXES, AsMade, Dead, Identifier, InboxName, TypePattern, too_many
 from ..protocol.selection import Selection, TypeFilter
 from ..protocol.wording import any_of, told
 from .guard import Guard, address_of
@@ -85,7 +85,7 @@ class Resend(Struct, frozen=True):
     """What is to be sent again: these events, or what is dead since then (all, if that is left out)."""
 
     event_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=1_000)] | UnsetType = UNSET
-    state: Literal["dead"] | UnsetType = UNSET
+    state: Dead | UnsetType = UNSET
     since: str | UnsetType = UNSET
 
 

@@ -223,7 +223,7 @@ class Webhooks:
         in_order = live.route.in_order
         if not isinstance(asked.event_ids, UnsetType):
             sent = await self.outbox.again(
-                Of(live.number, asked.event_ids),
+                Of(live.number, tuple(dict.fromkeys(asked.event_ids))),
                 lambda of, now: partial(letterbook.send_again, of=of, now=now, in_order=in_order),
             )
         else:

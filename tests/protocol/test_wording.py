@@ -15,6 +15,10 @@ from broker.protocol import messages
 from broker.protocol.events import prepare_event, prove_events
 from broker.protocol.names import EventType, Identifier, InboxId, InboxName, Tier, TypePattern
 from broker.protocol.wording import counted, listed, located, size
+from broker.queues.asked import LeaseParams, NackParams
+from broker.queues.queue import NewQueue, QueueChange, QueueResend
+from broker.waiting.asked import WaitParams
+from broker.webhooks.endpoint import EndpointChange, NewEndpoint, Resend
 
 
 def told(kind: Any, value: Any, path: str = "$") -> str:
@@ -133,7 +137,24 @@ def structs_in(kind: Any, seen: set[type]) -> Iterator[type[Struct]]:
         yield from structs_in(inner, seen)
 
 
-ASKED = (Config, AccessAnswer, messages.TokenRequest, messages.SubscribeParams, messages.UnsubscribeParams)
+ASKED = (
+    Config,
+    AccessAnswer,
+    messages.TokenRequest,
+    messages.SubscribeParams,
+    messages.UnsubscribeParams,
+    messages.AckParams,
+    messages.HoldParams,
+    NewEndpoint,
+    EndpointChange,
+    Resend,
+    NewQueue,
+    QueueChange,
+    QueueResend,
+    LeaseParams,
+    NackParams,
+    WaitParams,
+)
 FIELDS = [
     (kind, field) for asked in ASKED for kind in structs_in(asked, set()) for field in msgspec.structs.fields(kind)
 ]

@@ -435,7 +435,7 @@ async def test_dead_events_are_done_again_on_demand(tmp_path):
         await opened.publish(ACCOUNT, [mail(1, "a"), mail(2, "b")])
         leased = told(await post(address, {"action": "lease", "queue_id": "support", "max": 2}))
         await post(address, {"action": "nack", "lease_ids": ids_of(leased), "dead": True})
-        assert told(await ask(address, "POST", "/support/resend", {"event_ids": ["evt_2"]})) == {"resent": 1}
+        assert told(await ask(address, "POST", "/support/resend", {"event_ids": ["evt_2", "evt_2"]})) == {"resent": 1}
         assert told(await ask(address, "POST", "/support/resend", {"state": "dead", "since": "1h"})) == {"resent": 1}
         again = told(await post(address, {"action": "lease", "queue_id": "support", "max": 2}))
         assert [(lease["event"]["event_id"], lease["attempt"]) for lease in again["leases"]] == [

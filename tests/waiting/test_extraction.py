@@ -84,6 +84,11 @@ def test_there_are_three_candidates_at_most_and_none_twice():
     [
         ("Go to https://acme.com/verify?token=abc123. Thank you", "https://acme.com/verify?token=abc123"),
         ("(https://acme.com/confirm/abc)", "https://acme.com/confirm/abc"),
+        ("([https://acme.com/confirm/abc]).", "https://acme.com/confirm/abc"),
+        ("(see https://acme.com/confirm/a_(b))", "https://acme.com/confirm/a_(b)"),
+        ("**https://acme.com/confirm/abc**, _https://acme.com/_", "https://acme.com/confirm/abc"),
+        ("https://acme.com/confirm?token=Zm9v_", "https://acme.com/confirm?token=Zm9v_"),
+        ("https://acme.com/confirm?token=Zm9v*_.", "https://acme.com/confirm?token=Zm9v*_"),
         ('<a href="https://acme.com/login?a=1&amp;token=zz">in</a>', "https://acme.com/login?a=1&token=zz"),
         (
             "https://acme.com/privacy https://acme.com/logo.png https://acme.com/unsubscribe?x=1 https://t.io/activate/9",
