@@ -374,9 +374,10 @@ async def _event_stream(patient: Patient, http: "httpx.AsyncClient") -> Finding:
     """Open the stream as Server-Sent Events: what is between may pass WebSockets on, and hold these back."""
     import httpx
 
-    query = {"client_id": patient.client_id}
-    if "subscribe" in patient.scopes:
-        query |= {"inbox_ids": patient.inbox or PROBE_INBOX, "event_types": PROBE_TYPE}
+    if "subscribe" not in patient.scopes:
+        return skipped("event stream", "the key gets no events")
+    inbox = patient.inbox or PROBE_INBOX
+    query = {"client_id": patient.client_id, "inbox_ids": inbox, "event_types": PROBE_TYPE}
     before, seconds = trio.current_time(), None
     try:
         with trio.fail_after(STEP_SECONDS), trio.CancelScope() as scope:

@@ -22,7 +22,7 @@ from ..errors import BadCommandError, BadFrameError, RequestError
 from ..observe.metrics import TEXT_FORMAT
 from ..protocol.decoding import decode_command
 from ..protocol.messages import Command, TokenRequest
-from ..protocol.names import check_no_inbox, check_traceparent
+from ..protocol.names import Scope, check_no_inbox, check_traceparent
 from ..version import __version__
 from . import together
 from .asking import (
@@ -125,18 +125,21 @@ async def open_event_stream(broker: Broker, request: Request) -> Response | Hand
     """`GET /v1/events/stream`: the stream as Server-Sent Events, to be read only (PROTOCOL section 6)."""
     last = request.header(b"last-event-id")
     query = request.query() if not last else {**request.query(), "since": last.decode("latin-1")}
-    admitted = await _admitted(broker, request, query)
+    admitted = await _admitted(broker, request, query, "subscribe")
     chunked = request.http_version == "1.1"
     headers = (*HEADERS, *cross_origin_headers(request, broker.config.browsers.origins))
     head = head_of_lasting(CONTENT_TYPE, headers, time(), chunked=chunked)
     return Handover(admitted, partial(EventStream, head=head, chunked=chunked))
 
 
-async def _admitted(broker: Broker, request: Request, query: Mapping[str, str]) -> Admitted:
-    """Return who may open a stream, what he asks for, his slot, and his account, held until the stack is closed."""
+async def _admitted(broker: Broker, request: Request, query: Mapping[str, str], scope: Scope | None = None) -> Admitted:
+    """Return who may open a stream, what he asks for, his slot, and his account, held until the stack is closed.
+
+    With ``scope`` only a key that carries it may.
+    """
     broker.require_ready()
     key = await authenticate(broker, request, tokens=True)
-    judge = _judge_of(broker, query, key)
+    judge = _judge_of(broker, query, key, scope)
     since = query.get("since")
     holding = broker.hold(str(key.account_id))
     async with AsyncExitStack() as stack:
@@ -151,7 +154,7 @@ async def _admitted(broker: Broker, request: Request, query: Mapping[str, str]) 
         return Admitted(worth, opening, slot, account, holding, request.remote, request.agent)
 
 
-def _judge_of(broker: Broker, query: Mapping[str, str], key: Key) -> Judge:
+def _judge_of(broker: Broker, query: Mapping[str, str], key: Key, scope: Scope | None = None) -> Judge:
     """Return what says, in the very step in which it is asked, what a key and a query are worth."""
 
     def judge() -> tuple[Key, Opening]:
@@ -159,6 +162,8 @@ def _judge_of(broker: Broker, query: Mapping[str, str], key: Key) -> Judge:
         if worth.account_id != key.account_id:
             raise RequestError("unavailable", "The key has just moved to another account", retry_after_ms=0)
         opening = check_opening(worth, query, broker.config.limits)
+        if scope is not None:
+            worth.require(scope)
         return worth.looking() if opening.watch else worth, opening
 
     return judge

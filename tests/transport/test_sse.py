@@ -203,6 +203,15 @@ async def test_what_the_stream_refuses_is_refused_here_too(query, headers, key, 
         assert await refusal(served, query, *headers, key=key) == status
 
 
+@pytest.mark.parametrize("query", ["", "event_types=x.y", "client_id=me"])
+async def test_who_may_not_subscribe_has_no_event_stream(query):
+    """Nothing would ever come, and nothing can be said over it: unlike a socket it is for events alone."""
+    async with serving() as served:
+        assert await refusal(served, query, key=PUBLISHER) == 403
+        narrowed = await token_of(served.address, scopes=["command", "publish"])
+        assert await refusal(served, query, key=narrowed) == 403
+
+
 async def test_it_counts_as_a_connection():
     free = config_of(AccountConfig(id=ACCOUNT, tier="free", keys=(configured_key(ALICE),)))
     async with serving(free) as served, reading(served) as reader:

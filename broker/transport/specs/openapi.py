@@ -151,6 +151,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
             "readEventStream",
             "Open the stream as Server-Sent Events, to be read only",
             "key or token",
+            scope="subscribe",
             parameters=OPENING_QUERY | _LAST_EVENT_ID,
             answers=_EVENT_STREAM,
             errors=(*KEYED, "connection_limit"),
