@@ -33,8 +33,8 @@ MAX_ASKING_AGAIN: Final = 16
 SHORTEST_SECONDS: Final = 1.0
 """How soon a key of a live connection is asked for again at the earliest."""
 SLICE_SECONDS: Final = 0.001
-LEAST_TOLD: Final = 8
-"""So many connections are told in one step at least, and more until a slice's time is over."""
+LEAST_TOLD: Final = 1
+"""So many connections are told in one step at least, and more until a slice's time is over: one may take that alone."""
 
 Changed = Callable[[Key | None], None]
 """Called with what a key reaches now; None: it is gone."""

@@ -259,6 +259,26 @@ async def test_a_step_is_longer_while_its_time_lasts(autojump_clock, monkeypatch
         assert sum(len(client.told) for client in clients) == 50
 
 
+async def test_one_that_takes_long_to_be_told_is_told_alone(autojump_clock, monkeypatch):
+    """Who has 10,000 inboxes to take apart takes some milliseconds: eight of these were a step of 60."""
+    clock = [0.0]
+    monkeypatch.setattr(broker.access.watched, "perf_counter", lambda: clock[0])
+
+    def take_time() -> None:
+        clock[0] += 5 * SLICE_SECONDS
+
+    async with living(whole()) as (house, stack):
+        clients = [(await house.open(stack))[0] for _ in range(20)]
+        for client in clients:
+            client.then = take_time
+        with watching_steps(clients) as steps:
+            await trio.lowlevel.checkpoint()
+            house.reload(narrow("in_1"))
+            assert steps.told() == 1
+            await blocked()
+            assert (steps.told(), steps.most) == (20, 1)
+
+
 async def test_another_reload_before_all_are_told_leaves_each_with_the_last_word(autojump_clock, short_slices):
     async with living(whole()) as (house, stack):
         clients = [(await house.open(stack))[0] for _ in range(100)]
