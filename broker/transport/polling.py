@@ -35,6 +35,8 @@ from .request import Request
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
 MAX_PAGE_BYTES: Final = 4_194_304
+_HURRIED: Final = 512
+"""Polls that are told of a drain in one step: each waits for its turn."""
 MAX_WAIT_SECONDS: Final = 60
 
 
@@ -105,16 +107,15 @@ class _Waiter:
 
     async def wait(self, until: float) -> None:
         """Wait to be woken, until a time (trio's clock) at most."""
+        if self._draining.is_set():
+            self.hurry()  # its opening was answered before
         with trio.move_on_at(until):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hurry_at_drain)
-                await self._woken.wait()
-                nursery.cancel_scope.cancel()
+            await self._woken.wait()
         self._woken = trio.Event()
 
-    async def _hurry_at_drain(self) -> None:
-        await self._draining.wait()
-        self.hurry()
+    def hurry_in_turn(self) -> None:
+        """Let it answer with what there is, when it is its turn: all are to."""
+        self._in_turn(self.hurry)
 
     # --- holding a slot
 
@@ -171,6 +172,15 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
         stack.callback(broker.connections.leave, entry)
         stack.enter_context(broker.keyring.watch(key, request.remote, waiter.hurry))
         return await request.unless_client_leaves(poller.page)
+
+
+async def hurry_polls(broker: Broker) -> None:
+    """Let all that wait answer with what there is, in turns: the broker drains."""
+    waiters = [entry.connected for entry in broker.connections.entries() if isinstance(entry.connected, _Waiter)]
+    for number, waiter in enumerate(waiters, start=1):
+        waiter.hurry_in_turn()
+        if number % _HURRIED == 0:
+            await trio.lowlevel.checkpoint()
 
 
 class _Poller:

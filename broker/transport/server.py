@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
@@ -31,6 +32,7 @@ from .http11 import HttpLimits, serve_http
 from .life import CLOSE_SECONDS
 from .listeners import Address, accept_clients, address_of, is_loopback, open_listeners, take_handed_over, text_of
 from .poller import Pollers, open_pollers
+from .polling import hurry_polls
 from .proxies import TrustedProxies
 from .refusals import Refusals
 from .request import Request
@@ -206,10 +208,11 @@ class _Server:
                 def drain_one(connection: Connection | EventStream) -> None:
                     nursery.start_soon(connection.drain, random.randint(*RECONNECT_SPREAD_MS), close_at)
 
-                open_before, self._drain_one = list(self.connections.values()), drain_one
-                for connection in open_before:
+                nursery.start_soon(hurry_polls, self.broker)
+                open_before, self._drain_one = deque(self.connections.values()), drain_one
+                while open_before:
                     await self.broker.turns.take(self)
-                    drain_one(connection)
+                    drain_one(open_before.popleft())  # who has left is let go at once
                 while self.connections or self.exchanges:
                     await self._changed.park()
             await self.broker.commands.settled()

@@ -1,6 +1,7 @@
 """Polling over real sockets: pages, waiting, what is missed, and who may."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import trio
@@ -23,8 +24,10 @@ from clients import (
     token_of,
     until,
 )
+from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import AccountConfig, ReplayConfig
+from broker.turns import FIRST_LET_IN, MOST_LET_IN
 
 
 async def poll(served, query="", key=ALICE):
@@ -45,9 +48,9 @@ def seen(page):
     return numbers(page["events"])
 
 
-def waiting(served):
-    """Whether a poll waits: it has a slot."""
-    return lambda: served.broker.statistics().slots.connections == 1
+def waiting(served, count=1):
+    """Whether so many polls wait: each has a slot."""
+    return lambda: served.broker.statistics().slots.connections == count
 
 
 # --- pages -------------------------------------------------------------------
@@ -158,6 +161,7 @@ async def test_a_poll_goes_on_where_its_client_last_acknowledged():
         assert (await poll(served, "client_id=agent&since=acked"))["replay"] == {"recovered": True, "count": 0}
         told = await served.broker.publish(ACCOUNT, [event(1), event(2), event(3)])
         async with connected(served.address, "inbox_ids=*&client_id=agent&since=acked") as client:
+            assert (await client.hear())["cursor"] == told[0].cursor
             await client.say(action="ack", request_id="r", cursor=told[0].cursor)
             assert (await client.answer("r"))["result"]["acked"] == 1
         for _ in range(2):  # to read is not to acknowledge
@@ -227,6 +231,27 @@ async def test_a_poll_that_waits_answers_early_for_its_successor_or_a_drain(quer
             served.broker.start_draining()
         await until(lambda: pages)
         assert pages[0]["events"] == []
+
+
+async def test_of_many_polls_that_wait_a_drain_lets_a_few_at_a_time_answer():
+    """All at once were a turn of the loop of 80 ms for 1,500."""
+    count, left = 100, []
+
+    class Turns(trio.abc.Instrument):
+        def before_io_wait(self, timeout):
+            left.append(served.broker.connections.statistics().open.get(("enterprise", "poll"), 0))
+
+    async with serving() as served, trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(poll, served, "wait=60")
+        await until(waiting(served, count))
+        await blocked()
+        turns = Turns()
+        trio.lowlevel.add_instrument(turns)
+        served.broker.start_draining()
+        await until(lambda: left[-1:] == [0])
+        trio.lowlevel.remove_instrument(turns)
+    assert max(before - after for before, after in pairwise([count, *left])) <= FIRST_LET_IN + MOST_LET_IN
 
 
 async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind():
