@@ -106,9 +106,10 @@ class _RawEvent(Struct, gc=False):
 
     @property
     def is_misspelt(self) -> bool:
-        """Whether there is something that means an inbox, or the event's id, and is no field."""
+        """Whether there is something that means an inbox, or the event's id, and these are not there."""
         inboxes = self.inbox is self.inboxes is self.inbox_ids is self.inbox_camel is self.inboxes_camel is UNSET
-        return not (inboxes and self.id_camel is self.idempotency_key is UNSET)
+        ids = self.id_camel is self.idempotency_key is UNSET
+        return (self.inbox_id is None and not inboxes) or (self.event_id is None and not ids)
 
 
 _decode_any = msgspec.json.Decoder().decode
@@ -127,8 +128,8 @@ def prepare_event(
     """
     event = decode_as(_decode_raw_event, text, path)
     if event.is_misspelt:
-        given = {name: f"{path}.{name}" for name in decode_as(_decode_object, text, path)}
-        check_spelling(given, "inbox_id", "event_id")
+        values = decode_as(_decode_object, text, path)
+        check_spelling({name: f"{path}.{name}" for name in values}, "inbox_id", "event_id", values=values)
     first_word = event.type.partition(".")[0]
     if first_word in _RESERVED_WORDS or event.type in _RESERVED_TYPES:
         raise RequestError("invalid_params", f"The type {event.type!r} is the broker's own - at `{path}.type`")

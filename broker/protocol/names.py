@@ -9,7 +9,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from ..errors import RequestError
 from .wording import any_of, located, spelled, told
@@ -180,17 +180,26 @@ _SPELLINGS: Final[dict[Spelled, tuple[str, ...]]] = {
 def check_spelling(
     paths: Mapping[str, str],
     *names: Spelled,
+    values: Mapping[str, Raw] | None = None,
     code: str = "invalid_params",
 ) -> None:
     """Refuse what is meant as one of ``names`` and spelled otherwise.
 
-    To ignore it would be to take all for some, to do again what is to be done once, or not to wait.
+    To ignore it would be to take all for some, to do again what is to be done once, or not to wait. Beside the right
+    name, unless that is null in ``values``, it is a field that is not known, and is ignored as others are.
     ``paths`` says where each name that was given stands. Raises `RequestError` that names both.
     """
     for right in names:
+        if right in paths and (values is None or is_given(right, values)):
+            continue
         for name in _SPELLINGS[right]:
             if name in paths and name != right:
                 raise RequestError(code, f"The name is `{right}` - at `{paths[name]}`")
+
+
+def is_given(name: str, values: Mapping[str, Raw]) -> bool:
+    """Whether a name is among what a client said, and is not null there."""
+    return name in values and bytes(memoryview(values[name])[:5]) != b"null"
 
 
 def check_no_inbox(paths: Mapping[str, str], *, code: str = "invalid_params") -> None:

@@ -135,7 +135,7 @@ def check_work(key: Key, command: Command, request_id: str) -> WorkAsked:
         if "lease_ids" in command.params and name in command.params:
             message = f"`lease_ids` or `{name}`, not both - at `{command.paths[name]}`"
             raise RequestError("invalid_params", message)
-    check_spelling(command.paths, *_KNOWN_OTHERWISE.get(command.action, ()))
+    check_spelling(command.paths, *_KNOWN_OTHERWISE.get(command.action, ()), values=command.params)
     params = decode_params(command, _PARAMS[command.action])
     if isinstance(params, NackParams) and params.dead and params.retry_after_ms is not None:
         message = f"`retry_after_ms` or `dead`, not both - at `{command.paths['retry_after_ms']}`"

@@ -11,7 +11,7 @@ from ..access.keys import Key, credential_of
 from ..broker import Broker
 from ..intake.budget import Held
 from ..protocol.decoding import decode_struct
-from ..protocol.names import check_near_names, check_spelling
+from ..protocol.names import check_near_names, check_spelling, is_given
 from .request import Request
 from .response import Response, json_response
 from .upgrade import offered_subprotocols
@@ -84,6 +84,6 @@ def decoded(
     """Decode a body; refuse what is nearly the name of a field that narrows: ignored, it would leave all."""
     found = decode_struct(body, kind)
     names = json.decode(body, type=dict[str, Raw])
-    check_spelling({name: f"$.{name}" for name in names}, *narrowing)
-    check_near_names(names, narrowing)
+    check_spelling({name: f"$.{name}" for name in names}, *narrowing, values=names)
+    check_near_names(names, [name for name in narrowing if not is_given(name, names)])
     return found

@@ -381,7 +381,8 @@ class Session:
         said = command.params.get("inbox_id")
         if said is None or bytes(said) != b"null":
             check_no_inbox(command.paths)
-        check_spelling(command.paths, "request_id")
+        if command.request_id is None:
+            check_spelling(command.paths, "request_id")
         trace = trace_of(command)
         proved = sound(command)
         if is_long(command):
@@ -405,7 +406,7 @@ class Session:
         self, command: Command, now: float, reached: Reached | None
     ) -> tuple[SubscriptionResult, Gap | None] | Reach:
         self.key.require("subscribe")
-        check_spelling(command.paths, "inbox_ids", "event_types", "since")
+        check_spelling(command.paths, "inbox_ids", "event_types", "since", values=command.params)
         follower, most = self.follower, self._config.limits.max_inboxes_per_connection
         held = follower.selection
         self._require_few_inboxes(command)

@@ -210,7 +210,7 @@ def test_a_bad_name_is_refused_with_its_path(field, value):
 @pytest.mark.parametrize("name", ["inbox", "inboxes", "inboxId", "inboxIds", "inbox_ids"])
 @pytest.mark.parametrize("value", ["inbox_a", ["inbox_a"], None])
 def test_an_event_whose_inbox_is_misspelt_is_no_event_of_the_account(name, value):
-    for more in ({}, {"inbox_id": "inbox_a"}):
+    for more in ({}, {"inbox_id": None}):
         error = refusal(prepare, event_json(**more, **{name: value}), "$[3]")
         assert error.code == "invalid_params"
         assert "`inbox_id`" in error.message
@@ -222,6 +222,20 @@ def test_an_event_whose_inbox_is_misspelt_is_no_event_of_the_account(name, value
 def test_an_event_whose_id_is_misspelt_is_not_published_without_one(name, value):
     error = refusal(prepare, event_json(**{name: value}), "$[3]")
     assert (error.code, error.message) == ("invalid_params", f"The name is `event_id` - at `$[3].{name}`")
+
+
+@pytest.mark.parametrize("value", ["inbox_b", ["inbox_b"], {"name": "Sales"}, None])
+def test_what_would_be_taken_for_a_misspelt_name_is_passed_over_beside_the_right_one(value):
+    others = ("inbox", "inboxes", "inboxId", "inboxIds", "inbox_ids", "eventId", "idempotency_key")
+    prepared = prepare(event_json(inbox_id="inbox_a", event_id="evt_1", **dict.fromkeys(others, value)))
+    assert prepared == prepare(event_json(inbox_id="inbox_a", event_id="evt_1"))
+
+
+def test_of_two_names_that_might_be_misspelt_the_one_whose_right_name_is_missing_is_refused():
+    error = refusal(prepare, event_json(event_id="evt_1", idempotency_key="k", inbox="inbox_a"), "$[3]")
+    assert error.message == "The name is `inbox_id` - at `$[3].inbox`"
+    error = refusal(prepare, event_json(event_id=None, eventId="k", inbox_id="inbox_a", inbox="inbox_a"), "$[3]")
+    assert error.message == "The name is `event_id` - at `$[3].eventId`"
 
 
 def test_what_an_event_has_beside_its_fields_is_passed_over():

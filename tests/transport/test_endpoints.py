@@ -195,6 +195,19 @@ async def test_a_name_that_is_misspelt_is_refused_with_the_right_one(name, right
             assert f"`{name}`" in answer.message
 
 
+async def test_beside_the_right_name_another_is_ignored_as_all_that_are_not_known():
+    async with serving() as served:
+        async with connected(
+            served.address, "inbox_ids=a&inbox=b&types=x&event_types=y&client=me&client_id=you"
+        ) as client:
+            assert client.ready["inbox_ids"] == ["a"]
+        said = {"inbox_ids": ["a"], "inbox_id": "b", "scopes": ["publish"], "scope": "all", "ttl": 7, "ttl_seconds": 5}
+        assert await token_of(served.address, **said)
+        body = json.dumps({"inbox_ids": None, "inbox_id": "b"}).encode()
+        answer = await ask(served.address, "POST", "/v1/websocket/token", key=ALICE, body=body)
+        check_refusal(answer, 400, "invalid_params")
+
+
 @pytest.mark.parametrize("name", ["inbox_id", "inbox_ids", "inbox"])
 async def test_an_inbox_in_the_query_of_a_publish_does_not_make_an_event_the_accounts(name):
     async with serving() as served:

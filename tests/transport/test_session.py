@@ -302,7 +302,7 @@ def test_a_subscribe_that_says_anything_adds_only_the_inboxes_it_names(said):
 
 
 @pytest.mark.parametrize("name", ["inbox_id", "inbox", "inboxes", "inboxId", "inboxIds"])
-@pytest.mark.parametrize("said", [{}, {"inbox_ids": ["b"]}])
+@pytest.mark.parametrize("said", [{}, {"since": "5m"}])
 def test_a_subscribe_that_misspells_its_inboxes_is_not_taken_for_one_of_all(name, said):
     talk = opened(query={"inbox_ids": "a"})
     code, message = talk.error("subscribe", **said, **{name: "b"})
@@ -318,6 +318,22 @@ def test_a_subscribe_that_misspells_what_narrows_it_is_not_taken_for_a_bare_one(
     code, message = talk.error("subscribe", **{name: "c1"})
     assert (code, f"`{right}`" in message, f"`$.{name}`" in message) == ("invalid_params", True, True)
     assert talk.ask("subscribe", inbox_ids=[])["result"]["inbox_ids"] == ["a"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_answers_result_with_since_is_a_subscribe(nested):
+    """A client that comes back says what it holds: `{...result, since: result.cursor}`."""
+    talk = opened(query={"inbox_ids": "a"})
+    result = talk.ask("subscribe", inbox_ids=["b"])["result"]
+    said = {**result, "since": result["cursor"], "types": ["x"], "event_types": ["y"], "inbox": "c"}
+    answer = talk.ask("subscribe", **({"params": said} if nested else said))
+    assert answer["result"]["inbox_ids"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("name", "right"), [("cursor", "since"), ("types", "event_types")])
+def test_a_right_name_that_is_null_makes_no_other_one_right(name, right):
+    code, message = opened().error("subscribe", inbox_ids=["a"], **{right: None, name: "c1"})
+    assert (code, message) == ("invalid_params", f"The name is `{right}` - at `$.{name}`")
 
 
 def test_the_inboxes_of_an_answer_are_sorted_once_for_each_selection(monkeypatch):
@@ -679,8 +695,12 @@ def test_a_publish_that_names_no_inbox_beside_its_events_by_null_is_taken():
 
 
 def test_a_publish_whose_request_id_is_misspelt_is_not_taken_for_one_without():
-    code, message = opened().error("publish", events=[], requestId="r1")
-    assert (code, message) == ("invalid_params", "The name is `request_id` - at `$.requestId`")
+    talk, said = opened(), {"action": "publish", "events": [], "requestId": "r2"}
+    assert talk.say(said) is None
+    [answer] = talk.heard()
+    error = {"code": "invalid_params", "message": "The name is `request_id` - at `$.requestId`"}
+    assert answer["error"] == error
+    assert talk.say(said | {"request_id": "r1"}).request.request_id == "r1"
 
 
 def test_a_publish_without_a_request_id_is_handed_on_with_one():

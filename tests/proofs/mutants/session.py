@@ -57,7 +57,7 @@ MUTANTS: list[Mutant] = [
         ("a subscribe needs the scope",
          '        self.key.require("subscribe")\n        check_spelling', "        check_spelling"),
         ("a subscribe that misspells its inboxes is not one of all",
-         '        check_spelling(command.paths, "inbox_ids", "event_types", "since")\n', ""),
+         '        check_spelling(command.paths, "inbox_ids", "event_types", "since", values=command.params)\n', ""),
         ("a connection holds no more inboxes than it may",
          "        if wanted != held and size_of(wanted) > most:\n", "        if False:\n"),
         ("who holds more than it may keeps what it holds",
