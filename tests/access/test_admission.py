@@ -370,7 +370,7 @@ async def test_one_in_the_middle_of_its_handshake_is_replaced_too(held_handshake
 @pytest.fixture
 def clock():
     """Whoever waits for a sign of life does not wait long."""
-    return MockClock(rate=1, autojump_threshold=0.01)
+    return MockClock(rate=0.01, autojump_threshold=0.01)
 
 
 @pytest.fixture

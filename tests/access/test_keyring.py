@@ -39,7 +39,7 @@ DIGEST = digest_of(ONE)
 @pytest.fixture
 def clock():
     """Nobody here waits for long; clients that only listen are alive, for their kernel acknowledges."""
-    return MockClock(rate=1, autojump_threshold=0.002)
+    return MockClock(rate=0.01, autojump_threshold=0.002)
 
 
 def listening(address, query="", key=ONE):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import resource
@@ -274,6 +275,7 @@ async def test_any_other_error_ends_the_server_loudly():
 
 
 async def test_listeners_are_closed_with_the_block():
+    gc.collect()
     before = open_descriptors()
     async with open_listeners(["127.0.0.1"], 0, None) as (listener,):
         host, port = address_of(listener.socket)

@@ -1,6 +1,7 @@
 """`serve`: one port for HTTP and WebSocket, the drain, the end, and what must not be left behind."""
 
 import contextlib
+import gc
 import logging
 import socket
 from functools import partial
@@ -435,8 +436,12 @@ async def test_draining_twice_changes_nothing():
 
 
 @pytest.mark.parametrize("ending", ["serve", "broker"])
-async def test_cancelling_ends_at_once_and_leaves_neither_file_nor_task(ending, no_errors):
+async def test_cancelling_ends_at_once_and_leaves_neither_file_nor_task(ending, no_errors, monkeypatch):
+    monkeypatch.setattr(broker.transport.connection, "CLOSE_SECONDS", 1_000)
+    monkeypatch.setattr(broker.transport.server, "CLOSE_SECONDS", 1_000)
+    monkeypatch.setattr(broker.transport.stream, "LINGER_SECONDS", 1_000)
     await blocked()
+    gc.collect()  # what others have left is not closed meanwhile
     files, tasks = open_descriptors(), trio.lowlevel.current_statistics().tasks_living
     clients = []
     # A connection of each kind: live, stalled, idle HTTP, half a head, half a body, inside the handshake.
@@ -461,7 +466,7 @@ async def test_cancelling_ends_at_once_and_leaves_neither_file_nor_task(ending, 
                 await blocked()
                 started = trio.current_time()
                 (scope if ending == "serve" else nursery.cancel_scope).cancel()
-    assert trio.current_time() - started < 1
+    assert trio.current_time() - started < 100
     for stream in clients:
         stream.socket.close()
     await blocked()
@@ -501,6 +506,7 @@ async def test_a_server_that_is_cancelled_while_events_flow_leaves_the_broker_wh
 
 async def test_after_the_drain_nothing_is_left(quick_close):
     await blocked()
+    gc.collect()  # what others have left is not closed meanwhile
     files, tasks = open_descriptors(), trio.lowlevel.current_statistics().tasks_living
     async with (
         serving(configured(server=ServerConfig(drain_seconds=0.3))) as served,
@@ -523,6 +529,7 @@ async def test_a_thousand_short_connections_leave_nothing():
     async with serving() as served:
         await ask(served.address, "GET", "/healthz")
         await blocked()
+        gc.collect()
         files, tasks = open_descriptors(), trio.lowlevel.current_statistics().tasks_living
         for number in range(300):
             if number % 3 == 0:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import socket
 
@@ -524,6 +525,7 @@ async def test_a_peer_that_never_reads_is_waited_for_no_longer_than_the_linger(a
 
 async def test_a_cancelled_close_closes_at_once(autojump_clock):
     with pair() as link:
+        gc.collect()
         before = open_descriptors()
         await trio.aclose_forcefully(link.stream)
         assert open_descriptors() == before - 1
