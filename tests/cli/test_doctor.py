@@ -34,7 +34,6 @@ from clients import serving as serving_here
 from documents import ROOT
 from processes import GUARD_SECONDS, KEY, process, serving
 
-import broker.cli.client
 import broker.cli.examining
 import broker.cli.probing
 from broker import Config
@@ -48,10 +47,9 @@ from broker.keys import hash_key
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """What does not come in two seconds does not come."""
-    monkeypatch.setattr(broker.cli.client, "CONNECT_SECONDS", 2.0)
-    monkeypatch.setattr(broker.cli.examining, "STEP_SECONDS", 2.0)
-    monkeypatch.setattr(broker.cli.probing, "STEP_SECONDS", 2.0)
+    """What does not come in four seconds does not come."""
+    monkeypatch.setattr(broker.cli.examining, "STEP_SECONDS", 4.0)
+    monkeypatch.setattr(broker.cli.probing, "STEP_SECONDS", 4.0)
 
 
 async def findings_at(url, key=ALICE, *, trust=None, inbox=None, idle=0.0, samples=3):

@@ -177,7 +177,7 @@ def test_so_many_commands_run_at_once(url, run, queue, tmp_path):
 
 def test_a_command_that_cannot_be_started_is_that_events_end_and_no_other(url, run, queue, tmp_path):
     command = tmp_path / "command"
-    command.write_text(f"#!/bin/sh\nmv {command} {tmp_path}/elsewhere; sleep 1\n")
+    command.write_text('#!/bin/sh\nmv "$0" "$0.elsewhere"; sleep 1\n')
     command.chmod(0o755)
     publish(run, queue, 2)
     with working(url, queue, "--count", "2", "--concurrency", "1", "--", str(command)) as worker:

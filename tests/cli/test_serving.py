@@ -245,7 +245,7 @@ def test_several_hosts_and_a_socket_file_are_served_and_said(config_path, tmp_pa
     hosts = ("--host", "127.0.0.1", "--host", "127.0.0.2")
     with process("serve", "--config", config_path, *hosts, "--port", "0", BROKER_SERVER__UNIX=str(path)) as serving:
         said = serving.stderr.readline()
-        assert re.search(r"http://127\.0\.0\.1:(\d+) and http://127\.0\.0\.2:\1 and unix:(\S+)$", said.strip())[
+        assert re.search(r"http://127\.0\.0\.1:(\d+) and http://127\.0\.0\.2:\1 and unix:(.+)$", said.strip())[
             2
         ] == str(path)
         serving.terminate()

@@ -38,7 +38,7 @@ from broker.errors import CloseCode
 
 MEBIBYTE = 2**20
 AUTHORIZED = b"Host: x\r\nAuthorization: Bearer %b\r\n" % ALICE.encode()
-PATIENCE = 0.3
+PATIENCE = 1.0
 """Every deadline of the broker's is as short as this, in seconds."""
 DRIP = 0.05
 MANY = more(8, 20)

@@ -396,7 +396,8 @@ async def test_a_client_that_did_not_wait_gets_no_100_continue():
     assert (await one(echo, post(b"hello", b"Expect: 100-continue"))).status == 200
 
 
-async def test_a_client_still_sending_20_mb_reads_the_413():
+async def test_a_client_still_sending_20_mb_reads_the_413(monkeypatch):
+    monkeypatch.setattr("broker.transport.stream.LINGER_SECONDS", 60)  # however long it takes to send that here
     async with served_socket(echo) as client:
         await client.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n")
         await client.send_all(bytes(20_000_000))

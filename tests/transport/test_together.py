@@ -9,6 +9,7 @@ from msgspec import json
 
 import broker.observe.live
 import broker.observe.looks
+import broker.observe.siblings
 from broker import CloseCode
 from broker.observe.choosing import ChosenPage, OperatorConnection
 from broker.observe.connections import PAGE_CONNECTIONS
@@ -61,6 +62,13 @@ def ids(page):
 def a_look_each_time(monkeypatch):
     monkeypatch.setattr(broker.observe.looks, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(broker.observe.live, "FRESH_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def all_answer(request, monkeypatch):
+    """However much this machine has to do, nobody is left out, but in tests of that: time jumps there."""
+    if "autojump_clock" not in request.fixturenames:
+        monkeypatch.setattr(broker.observe.siblings, "ANSWER_SECONDS", 60)
 
 
 # --- who is connected --------------------------------------------------------

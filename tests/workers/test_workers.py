@@ -117,7 +117,7 @@ def test_it_says_in_one_line_that_all_listen_and_a_signal_drains_all_and_leaves_
         for tailing in tails:
             assert "connection.ready" in tailing.stdout.readline()
         [server] = children(started, named=b"valkey.sock")
-        folder = Path(re.search(r"unixsocket:(\S+)", Path(f"/proc/{server}/cmdline").read_text())[1]).parent
+        folder = Path(re.search(r"unixsocket:(.+?valkey\.sock)", Path(f"/proc/{server}/cmdline").read_text())[1]).parent
         assert folder.stat().st_mode & 0o777 == 0o700
         processes = [*workers_of(started), server]
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
