@@ -161,7 +161,7 @@ async def test_a_poll_goes_on_where_its_client_last_acknowledged():
         assert (await poll(served, "client_id=agent&since=acked"))["replay"] == {"recovered": True, "count": 0}
         told = await served.broker.publish(ACCOUNT, [event(1), event(2), event(3)])
         async with connected(served.address, "inbox_ids=*&client_id=agent&since=acked") as client:
-            assert (await client.hear())["cursor"] == told[0].cursor
+            assert (await client.next())["cursor"] == told[0].cursor
             await client.say(action="ack", request_id="r", cursor=told[0].cursor)
             assert (await client.answer("r"))["result"]["acked"] == 1
         for _ in range(2):  # to read is not to acknowledge
