@@ -13,6 +13,7 @@ import click
 from .exact import json_of, read_json
 from .options import (
     BrokerUrl,
+    Seconds,
     UsageError,
     ca_file_option,
     inbox_option,
@@ -170,7 +171,7 @@ def params_of(params: tuple[str, ...]) -> dict[str, Any]:
 @key_option
 @inbox_option("An inbox that it reaches (repeat it); left out: the key's.")
 @scope_option("What it may do (repeat it); left out: the key's.")
-@click.option("--ttl-seconds", type=click.FloatRange(min=0, min_open=True), help="How long it opens a stream.")
+@click.option("--ttl-seconds", type=Seconds(min=0, min_open=True), help="How long it opens a stream.")
 @json_option
 def token(
     url: BrokerUrl,

@@ -233,11 +233,12 @@ async def _receive(
     request: StreamRequest, stream: Stream, progress: _Progress, frames: trio.MemorySendChannel[dict[str, Any]]
 ) -> None:
     """Hand on the frames of one connection until it is lost, which raises."""
-    if request.url.startswith("wss:"):
+    over_tls = request.url.startswith("wss:")
+    if over_tls:
         await _require_tls(request)
     async with trio_websocket.open_websocket_url(
         request.at(progress.cursor),
-        ssl_context=request.trust,
+        ssl_context=request.trust if over_tls else None,
         extra_headers=[(b"Authorization", f"Bearer {request.key}".encode())],
         max_message_size=MAX_MESSAGE_BYTES,
         connect_timeout=CONNECT_SECONDS,

@@ -4,6 +4,7 @@ The subscriber is a client like any other, over a real socket; latency counts fr
 arrival there, both in this process and so on one clock.
 """
 
+import errno
 import itertools
 import json
 import secrets
@@ -29,6 +30,7 @@ ACCOUNT_ID: Final = "acct_demo"
 INBOX_IDS: Final = ("inbox_sales", "inbox_support", "inbox_billing")
 EVENT_SECONDS: Final = 1.0
 _MAX_SENT: Final = 1_000
+_A_PORT_THAT_IS_NOT_TO_BE_HAD: Final = frozenset({errno.EADDRINUSE, errno.EACCES})
 
 
 def demo_event(number: int) -> dict[str, Any]:
@@ -100,6 +102,8 @@ async def _serve_somewhere(nursery: trio.Nursery, broker: Broker, port: int, say
     try:
         addresses: list[Address] = await nursery.start(partial(serve, broker, port=port))
     except OSError as error:
+        if error.errno not in _A_PORT_THAT_IS_NOT_TO_BE_HAD:
+            raise
         say(f"Port {port}: {error.strerror or error}; taking a free one.")
         addresses = await nursery.start(partial(serve, broker, port=0))
     return addresses[0]

@@ -7,11 +7,15 @@ import click
 import msgspec
 import trio
 
+from ..protocol.names import InboxId
+from ..protocol.wording import located
 from .examining import Patient, examine
 from .findings import Finding, exit_code, lines_of
 from .lines import plain
 from .options import (
     BrokerUrl,
+    Seconds,
+    UsageError,
     ca_file_option,
     ended_by_people,
     json_option,
@@ -23,11 +27,22 @@ from .options import (
 from .probing import Place
 
 
+def _inbox(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    try:
+        return None if text is None else msgspec.convert(text, InboxId)
+    except msgspec.ValidationError as error:
+        raise UsageError(located(str(error), "--inbox")) from None
+
+
 @click.command()
 @url_option
 @ca_file_option
 @key_option
-@click.option("--inbox", help="Where to publish probes to; left out: an inbox of the key, or `broker_doctor`.")
+@click.option(
+    "--inbox",
+    callback=_inbox,
+    help="Where to publish probes to; left out: an inbox of the key, or `broker_doctor`.",
+)
 @click.option(
     "--samples",
     type=click.IntRange(0, 1_000),
@@ -38,7 +53,7 @@ from .probing import Place
 @click.option(
     "--idle",
     "idle_seconds",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=0,
     metavar="SECONDS",
     help="Leave a connection quiet for so long, too: longer than the idle time of a proxy in between.",

@@ -1,5 +1,6 @@
 """What the verbs of the command line have in common: options, the configuration they read, how they speak and end."""
 
+import math
 import os
 import shlex
 import shutil
@@ -76,9 +77,29 @@ def _url(context: click.Context, parameter: click.Parameter, text: str) -> Broke
 
 
 def _key(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    if not text:
+        raise UsageError("--key is empty")
     if not (text.isascii() and text.isprintable()) or " " in text:
         raise UsageError("--key has characters in it that no key has")
     return text
+
+
+class Seconds(click.FloatRange):
+    """A time in seconds, within bounds: a number, and an end to it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds that a text says."""
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return seconds
+
+
+def none_empty(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a name that is empty, as of a variable that is not set: in a query that would mean none, or all."""
+    if "" in names:
+        raise UsageError(f"{parameter.opts[0]} is empty")
+    return names
 
 
 config_option = click.option(
@@ -141,7 +162,7 @@ ca_file_option = click.option(
 
 def inbox_option(meaning: str) -> Callable[..., Any]:
     """Return the option that names inboxes; each verb says what leaving it out means."""
-    return click.option("--inbox", "inbox_ids", multiple=True, help=meaning)
+    return click.option("--inbox", "inbox_ids", multiple=True, callback=none_empty, help=meaning)
 
 
 def scope_option(meaning: str) -> Callable[..., Any]:

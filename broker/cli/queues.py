@@ -11,7 +11,7 @@ import click
 
 from ..log.jobs import STATES
 from .asking import ask
-from .options import BrokerUrl, UsageError, ca_file_option, inbox_option, key_option, print_json, url_option
+from .options import BrokerUrl, Seconds, UsageError, ca_file_option, inbox_option, key_option, print_json, url_option
 
 Asked = Callable[..., Any]
 """Asks the broker by a method, at a path below `/v1/queues`, with a body; returns the result."""
@@ -52,11 +52,9 @@ def queues() -> None:
     type=click.Choice(("thread", "inbox", "none")),
     help="Of what one event is given at a time; left out: thread.",
 )
-@click.option("--lease-seconds", type=click.FloatRange(1, 3_600), help="How long a worker has an event; left out: 60.")
+@click.option("--lease-seconds", type=Seconds(1, 3_600), help="How long a worker has an event; left out: 60.")
 @click.option("--max-attempts", type=click.IntRange(1, 100), help="After so many an event is dead; left out: 5.")
-@click.option(
-    "--max-age-seconds", type=click.FloatRange(60, 604_800), help="What nobody did by then is dead; left out: 3 days."
-)
+@click.option("--max-age-seconds", type=Seconds(60, 604_800), help="What nobody did by then is dead; left out: 3 days.")
 @click.option("--stop", is_flag=True, help="A thread waits behind a dead event until that is sent again.")
 @_asking
 def add(

@@ -22,12 +22,13 @@ from ..transport.listeners import Address, handed_over, naming, require_place, t
 from ..transport.server import serve_until_signal
 from ..transport.tls import certificate_of
 from ..version import __version__
+from ..webhooks.sender import tls_of
 from ..workers.parent import run_workers
 from ..workers.place import take_place
 from .demo import run_demo
 from .garbage import collect_what_is_young
 from .logs import open_log
-from .options import config_option, found_config, json_option, load, print_json, print_out
+from .options import Seconds, config_option, found_config, json_option, load, print_json, print_out
 
 
 @click.command()
@@ -108,6 +109,8 @@ def _require_servable(config: Config) -> None:
     """Raise `ConfigError` where a configuration that loads cannot be served, to `check-config` as to `serve`."""
     require_storage(config)
     certificate_of(config.server)
+    if config.storage.path is not None:
+        tls_of(config.webhooks)
 
 
 def _require_places(config: Config) -> None:
@@ -216,11 +219,20 @@ def check_config(config_path: str | None, *, as_json: bool) -> None:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8765, show_default=True, help="Port to listen on; a free one if it is taken.")
-@click.option("--seconds", type=click.FloatRange(min=0), help="End by itself after so many seconds.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8765,
+    show_default=True,
+    help="Port to listen on; a free one if it is taken.",
+)
+@click.option("--seconds", type=Seconds(min=0), help="End by itself after so many seconds.")
 def demo(host: str, port: int, seconds: float | None) -> None:
     """Show a broker at work.
 
     Runs a broker, an agent and a publisher in one process, and prints what arrives with its latency.
     """
-    trio.run(partial(run_demo, host=host, port=port, seconds=seconds, say=print_out))
+    try:
+        trio.run(partial(run_demo, host=host, port=port, seconds=seconds, say=print_out))
+    except* OSError as group:
+        raise click.ClickException(_told(first_of(group))) from None

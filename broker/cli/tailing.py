@@ -18,6 +18,7 @@ from .options import (
     ca_file_option,
     inbox_option,
     key_option,
+    none_empty,
     print_json,
     print_out,
     say,
@@ -53,7 +54,13 @@ def _since(context: click.Context, parameter: click.Parameter, text: str | None)
     callback=_since,
     help="Replay from a cursor, a duration (5m) or a time with its offset (2026-11-23T10:00:00Z).",
 )
-@click.option("--type", "event_types", multiple=True, help="An event type, or a prefix with .* (repeat it).")
+@click.option(
+    "--type",
+    "event_types",
+    multiple=True,
+    callback=none_empty,
+    help="An event type, or a prefix with .* (repeat it).",
+)
 @click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
 @click.option("--no-retry", is_flag=True, help="End with exit code 1 when there is no connection, or none any more.")
 @click.option("--json", "as_json", is_flag=True, help="Print frames as JSON on a terminal, too.")

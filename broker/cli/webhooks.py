@@ -17,6 +17,7 @@ from .options import (
     BrokerUrl,
     OutputError,
     ReaderGoneError,
+    Seconds,
     UsageError,
     ca_file_option,
     inbox_option,
@@ -81,7 +82,7 @@ def webhooks() -> None:
     metavar="CLIENT_ID",
     help="Only what this client did not acknowledge (repeat it).",
 )
-@click.option("--fallback-seconds", type=click.FloatRange(min=0), help="How long that is waited for; left out: 30.")
+@click.option("--fallback-seconds", type=Seconds(min=0), help="How long that is waited for; left out: 30.")
 @click.option("--in-order", is_flag=True, help="One post at a time for each inbox, in the order of its events.")
 @click.option("--secret", help="whsec_…; left out: one is made.")
 @_asking

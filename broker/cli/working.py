@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from ..errors import BrokerError
 from .exact import json_of, read_json
-from .options import BrokerUrl, UsageError, ca_file_option, key_option, say, url_option
+from .options import BrokerUrl, Seconds, UsageError, ca_file_option, key_option, say, url_option
 
 WAIT_SECONDS: Final = 20
 """How long one request waits for an event."""
@@ -261,7 +261,7 @@ def _signal(process: trio.Process, number: int) -> None:
 @click.option("--concurrency", type=click.IntRange(1, 1_000), default=1, show_default=True, help="So many at once.")
 @click.option(
     "--lease-seconds",
-    type=click.FloatRange(1, 3_600),
+    type=Seconds(1, 3_600),
     default=60.0,
     show_default=True,
     help="How long an event is kept from others when this worker is gone without a word.",

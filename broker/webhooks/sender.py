@@ -89,7 +89,7 @@ class Sender:
         self._guard = Guard(config.allow_networks, config.deny_networks)
         self._resolver = resolver
         self._wall_clock = wall_clock
-        self._tls = _tls_of(config)
+        self._tls = tls_of(config)
         self._pools: OrderedDict[str, _Pool] = OrderedDict()
         """By endpoint; those used last stand last."""
 
@@ -179,7 +179,7 @@ class Sender:
         return SenderStatistics(len(self._pools))
 
 
-def _tls_of(config: WebhooksConfig) -> ssl.SSLContext:
+def tls_of(config: WebhooksConfig) -> ssl.SSLContext:
     """Return what endpoints are believed by. Raises `ConfigError`."""
     context = ssl.create_default_context()
     if config.ca_file is not None:

@@ -72,6 +72,14 @@ def test_the_demo_takes_a_free_port_if_its_own_is_taken():
     assert "taking a free one" in output
 
 
+def test_an_address_that_the_demo_cannot_have_is_one_line():
+    with process("demo", "--host", "203.0.113.1", "--port", "0") as demo:
+        output, said = demo.communicate(timeout=GUARD_SECONDS)
+    assert (demo.returncode, output) == (1, "")
+    [line] = said.splitlines()
+    assert line.startswith("Error: cannot listen on 203.0.113.1:0")
+
+
 @pytest.mark.parametrize("to", ["user@example.com", ["user@example.com", "ada@example.com"]])
 async def test_the_demo_sends_mail_to_one_or_to_a_list(to):
     plan = {"action": "send_email", "inbox_id": "inbox_abc123", "to": to, "subject": "Hello", "body": "From an agent"}

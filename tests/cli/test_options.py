@@ -66,6 +66,49 @@ def test_a_key_that_no_header_could_carry_is_one_line():
     assert len(answer.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "verb",
+    ["tail", "publish", "send a", "token", "top", "doctor", "work --queue q true", "queues list", "webhooks list"],
+)
+def test_a_key_that_is_empty_is_one_line_in_every_verb(verb):
+    answer = run(*verb.split(), "--key", "", "--url", "ftp://x")
+    assert (answer.exit_code, answer.stderr) == (2, "Error: --key is empty\n")
+
+
+SECONDS = [
+    ["demo", "--seconds"],
+    ["doctor", "--idle"],
+    ["token", "--ttl-seconds"],
+    ["work", "--queue", "q", "--lease-seconds"],
+    ["queues", "add", "q", "--lease-seconds"],
+    ["queues", "add", "q", "--max-age-seconds"],
+    ["webhooks", "add", "https://a.example", "--fallback", "agent-1", "--fallback-seconds"],
+]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+@pytest.mark.parametrize("options", SECONDS, ids=" ".join)
+def test_a_time_without_an_end_is_refused_by_name(options, number):
+    wrong = ["--port", "x"] if options[0] == "demo" else ["--url", "ftp://x"]  # else it would be run, for ever perhaps
+    answer = run(*options, number, *wrong)
+    assert answer.exit_code == 2
+    assert f"Invalid value for '{options[-1]}'" in answer.stderr
+
+
+@pytest.mark.parametrize("options", [["tail", "--inbox"], ["tail", "--type"], ["token", "--inbox"]], ids=" ".join)
+def test_a_name_that_is_empty_is_one_line(options):
+    answer = run(*options, "", "--url", "ftp://x")
+    assert (answer.exit_code, answer.stderr) == (2, f"Error: {options[-1]} is empty\n")
+
+
+@pytest.mark.parametrize("inbox", ["", "a b", "*"])
+def test_a_doctor_is_told_an_inbox(inbox):
+    answer = run("doctor", "--inbox", inbox)
+    assert answer.exit_code == 2
+    [line] = answer.stderr.splitlines()
+    assert line.endswith("- at `--inbox`")
+
+
 def test_the_version_is_that_of_the_package():
     assert run("--version").output == f"broker, version {broker.__version__}\n"
 

@@ -209,6 +209,15 @@ def test_check_config_names_a_file_that_is_to_be_made_and_has_no_place(setting, 
     assert (answer.exit_code, answer.output) == (1, f"Error: {said}\n")
 
 
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_authorities_for_webhooks_that_are_not_there_are_named_before_anything_is_served(command, tmp_path):
+    settings = {"BROKER_WEBHOOKS__CA_FILE": str(tmp_path / "none.pem"), "BROKER_STORAGE__PATH": str(tmp_path / "b.db")}
+    answer = run(command, **settings)
+    assert answer.exit_code == 1
+    assert answer.stderr == f"Error: webhooks.ca_file: {tmp_path}/none.pem: No such file or directory\n"
+    assert not (tmp_path / "b.db").exists()
+
+
 def test_check_config_is_content_with_a_file_that_can_be_made_or_is_a_brokers_at_work(config_path):
     folder = config_path.parent
     settings = {"BROKER_SERVER__UNIX": str(folder / "b.sock"), "BROKER_STORAGE__PATH": str(folder / "broker.db")}

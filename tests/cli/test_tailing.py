@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 
 import pytest
+from certificates import Authority
 from click.testing import CliRunner
 from daimon_email import ending
 from processes import COMMAND, GUARD_SECONDS, KEY, free_port, process, serving
@@ -56,6 +57,15 @@ def test_it_replays_since_filters_types_and_ends_after_so_many_events(url):
     assert [frame["type"] for frame in frames] == ["connection.ready", "account.upgraded", "account.closed"]
     assert frames[0]["replay"] == {"recovered": True, "count": 4}
     assert tailing.returncode == 0
+
+
+def test_an_authority_that_is_named_is_of_no_matter_where_there_is_no_tls(url, tmp_path):
+    publish(url, "account.upgraded")
+    path = Authority(tmp_path).path
+    with process("tail", "--url", url, "--since", "5m", "--count", "1", "--ca-file", path) as tailing:
+        output, said = tailing.communicate(timeout=GUARD_SECONDS)
+    assert tailing.returncode == 0, said
+    assert len(output.splitlines()) == 2
 
 
 def test_it_goes_on_after_a_restart_of_the_server_and_says_so(config_path):
