@@ -86,7 +86,7 @@ def miss_a_heartbeat(served):
 @pytest.mark.parametrize("end", [end_each, revoke, miss_a_heartbeat])
 @pytest.mark.parametrize("open_one", [open_websocket, open_event_stream])
 async def test_of_many_that_are_ended_at_once_none_is_open_and_they_stop_one_after_the_other(
-    open_one, end, quick_close, monkeypatch
+    open_one, end, monkeypatch
 ):
     monkeypatch.setattr("broker.transport.stream.ClientStream.unacknowledged_seconds", lambda _: 1_000)
     async with serving() as served, AsyncExitStack() as stack:

@@ -190,8 +190,14 @@ async def test_hundreds_of_hostile_connections_disturb_nobody(quick_close, no_er
 # --- draining ----------------------------------------------------------------
 
 
-async def test_while_it_drains_openings_and_publishing_are_refused_and_it_is_not_ready():
-    async with serving() as served, connected(served.address) as client:
+async def test_while_it_drains_openings_and_publishing_are_refused_and_it_is_not_ready(monkeypatch):
+    monkeypatch.setattr(broker.transport.connection, "CLOSE_SECONDS", 60)
+    monkeypatch.setattr(broker.transport.server, "CLOSE_SECONDS", 60)
+    monkeypatch.setattr(broker.transport.stream, "LINGER_SECONDS", 60)
+    async with (
+        serving(configured(server=ServerConfig(drain_seconds=60))) as served,
+        connected(served.address) as client,
+    ):
         served.broker.start_draining()
         assert (await client.next())["type"] == "server.draining"
         # The client has not answered the Close: the server still waits for it.

@@ -10,6 +10,7 @@ from msgspec import json
 import broker.observe.live
 import broker.observe.looks
 import broker.observe.siblings
+import broker.transport.together
 from broker import CloseCode
 from broker.observe.choosing import ChosenPage, OperatorConnection
 from broker.observe.connections import PAGE_CONNECTIONS
@@ -69,6 +70,7 @@ def all_answer(request, monkeypatch):
     """However much this machine has to do, nobody is left out, but in tests of that: time jumps there."""
     if "autojump_clock" not in request.fixturenames:
         monkeypatch.setattr(broker.observe.siblings, "ANSWER_SECONDS", 60)
+        monkeypatch.setattr(broker.transport.together, "ANSWER_SECONDS", 60)
 
 
 # --- who is connected --------------------------------------------------------
