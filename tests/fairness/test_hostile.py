@@ -35,8 +35,15 @@ LONGEST_TURN = 0.05
 """Seconds of a look at what the network brought and of all steps until the next."""
 LONGEST_WAIT = 0.1
 """Seconds that the broker works while a neighbour waits for one answer."""
-LONGEST_WAITS = {"answers-unread": 0.05, "chunked-answers": 0.05, "hard-mails": 0.05}
-"""The same of rows of many long things that go on one after the other."""
+LONGEST_WAITS = {
+    "answers-unread": 0.05,
+    "chunked-answers": 0.05,
+    "hard-mails": 0.05,
+    "older-events": 0.25,
+    "older-starts": 0.25,
+}
+"""The same of rows of many long things that go on one after the other; with the longer ones readers of the disk never
+pause, and the neighbour's own publish is written to it: its commit is waited for, too."""
 LONGEST_WAIT_BESIDE = 0.5
 """Seconds of the same where a publish is written to a disk or to a server: its commit is waited for, too."""
 MAX_LEFT_BYTES = 1_048_576
