@@ -217,6 +217,25 @@ ANSWERS = {
     "cut in a chunk": (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nd\r\n{"result":{}}', "unavailable", 503),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "unavailable", 503),
     "a head without end": (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 50_000, "unavailable", 503),
+    "a head that is too long": (
+        b"HTTP/1.1 200 OK\r\n" + b"Set-Cookie: a=1\r\n" * 1_000 + b'Content-Length: 13\r\n\r\n{"result":{}}',
+        "unavailable",
+        503,
+    ),
+    "a long head": (
+        b"HTTP/1.1 200 OK\r\n" + b"Set-Cookie: a=1\r\n" * 900 + b'Content-Length: 13\r\n\r\n{"result":{}}',
+        {},
+        200,
+    ),
+    "first words without end": (b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000, "unavailable", 503),
+    "a head in lines of another system": (b'HTTP/1.1 200 OK\nContent-Length: 13\n\n{"result":{}}', {}, 200),
+    "a long body after some first words": (
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 100
+        + b"HTTP/1.1 200 OK\r\nContent-Length: 100017\r\n\r\n"
+        + b'{"result":{"a":"%b"}}' % (b"x" * 99_998),
+        {"a": "x" * 99_998},
+        200,
+    ),
     "an answer without length": (b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"result":{"a":1}}', {"a": 1}, 200),
     "an answer after a first word": (
         b'HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"result":{}}',
