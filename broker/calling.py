@@ -12,14 +12,13 @@ from typing import Any, Final
 import httpcore
 import httpx
 
+from .piecemeal import Piecemeal
 from .turns import Turns
 
 HEAD_STEP_BYTES: Final = 1_024
 """What is taken of a head in one step: whatever lines stand in it, that is a millisecond at most."""
 MAX_HEAD_BYTES: Final = 16_384
 """Of an answer's head, with all interim answers before it. What is longer is no answer: it is parsed in one step."""
-STEP_BYTES: Final = 4_096
-"""What is taken of a body in one step."""
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 _INTERIM: Final = b"HTTP/1.1 1"
 
@@ -31,52 +30,50 @@ class NoCookies(CookieJar):
         """Leave an answer's cookies where they are."""
 
 
-class Head:
+class _Head:
     """How far the head of one answer has come; interim answers (RFC 9110, section 15.2) stand before it."""
 
     def __init__(self) -> None:
-        self._bytes = 0
+        self.bytes = 0
+        """That came of it; 0: nothing of the answer did."""
         self._text = b""
         """From where the last interim answer ended."""
         self.is_whole = False
 
     def came(self, data: bytes) -> None:
         """Hear what came. Raises `httpcore.RemoteProtocolError` if the head is too long."""
-        self._bytes += len(data)
+        self.bytes += len(data)
         self._text += data
         while not self.is_whole and (end := _END_OF_HEAD.search(self._text)):
             self.is_whole = not self._text.startswith(_INTERIM)
             self._text = b"" if self.is_whole else self._text[end.end() :]
-        if not self.is_whole and self._bytes >= MAX_HEAD_BYTES:
+        if not self.is_whole and self.bytes >= MAX_HEAD_BYTES:
             raise httpcore.RemoteProtocolError(f"The head of the answer is longer than {MAX_HEAD_BYTES:,} bytes")
 
 
-class _InTurn(httpcore.AsyncNetworkStream):
+class _InTurn(Piecemeal):
     """A connection of which a little is read at a time: of all long answers one goes on in a turn of the loop."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, turns: Turns) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._turns = turns
-        self._head = Head()
+        self._head = _Head()
         """Of the answer that is read."""
-        self._is_long = False
-        """Whether something of it was read already."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  (httpcore's)
         """Read a little. Raises `httpcore.RemoteProtocolError` where a head is too long."""
-        if self._is_long:
-            await self._turns.take(None)
         head = self._head
-        data = await self._stream.read(min(max_bytes, STEP_BYTES if head.is_whole else HEAD_STEP_BYTES), timeout)
-        self._is_long = True
+        if head.bytes:
+            await self._turns.take(None)
+        data = await super().read(max_bytes if head.is_whole else min(max_bytes, HEAD_STEP_BYTES), timeout)
         if not head.is_whole:
             head.came(data)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Write a part of a question; what is read after it answers that."""
-        self._head, self._is_long = Head(), False
-        await self._stream.write(buffer, timeout)
+        self._head = _Head()
+        await super().write(buffer, timeout)
 
     async def start_tls(
         self,
@@ -86,14 +83,6 @@ class _InTurn(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         """Shake hands."""
         return _InTurn(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._turns)
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
-
-    def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore wants to know of the connection."""
-        return self._stream.get_extra_info(info)
 
 
 class _Backend(httpcore.AsyncNetworkBackend):

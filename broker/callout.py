@@ -64,9 +64,9 @@ class Callout:
         url: str,
         secret: str,
         timeout_seconds: float,
-        section: str = "",
-        tracing: Tracing | None = None,
-        turns: Turns | None = None,
+        section: str,
+        tracing: Tracing | None,
+        turns: Turns,
     ) -> None:
         self._client = client
         self._url = url
@@ -75,7 +75,7 @@ class Callout:
         self._durations: dict[str, Durations] = {}
         self._section = section
         self._tracing = tracing
-        self._turns = turns or Turns()
+        self._turns = turns
 
     async def ask(
         self, question: Any, message_id: str, traceparent: str | None = None, who: Who = None

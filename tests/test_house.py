@@ -30,7 +30,7 @@ HOUSE_PLAN = [
             ("events", "decoding"),
         ],
     ),
-    ("", 2, [("config", "calling"), "callout"]),
+    ("", 2, [("config", "piecemeal"), "calling", "callout"]),
     ("access", 3, [("keys", "slots", "rates"), ("tokens", "lookup", "opening", "claims"), ("watched", "admission"),
                    "keyring"]),
     (

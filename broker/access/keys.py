@@ -220,7 +220,7 @@ class Access:
 
 
 def _let_go_accounts(accounts: list[AccountConfig]) -> Iterator[int]:
-    """Let go of one account, or key, after the other; yield what each weighed: one, and its inboxes."""
+    """Let go of one account after the other, and of its keys; yield what each weighed."""
     while accounts:
         keys = list(accounts.pop().keys)
         yield 1
@@ -228,6 +228,7 @@ def _let_go_accounts(accounts: list[AccountConfig]) -> Iterator[int]:
 
 
 def _let_go_keys(keys: list[KeyConfig] | list[Key]) -> Iterator[int]:
+    """Let go of one key after the other; yield what each weighed: one, and its inboxes."""
     while keys:
         yield 1 + len(keys.pop().inbox_ids or ())
 

@@ -109,7 +109,7 @@ def _require_servable(config: Config) -> None:
     """Raise `ConfigError` where a configuration that loads cannot be served, to `check-config` as to `serve`."""
     require_storage(config)
     certificate_of(config.server)
-    if config.storage.path is not None:
+    if config.storage.path is not None and config.webhooks.ca_file is not None:
         tls_of(config.webhooks)
 
 

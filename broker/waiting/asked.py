@@ -58,8 +58,7 @@ def check_wait(
 ) -> Asked:
     """Return what a client waits for. Raises `RequestError` with the field's path."""
     key.require("subscribe")
-    check_spelling(command.paths, "inbox_ids", "event_types", "since", values=command.params)
-    check_spelling(command.paths, "timeout_seconds", values=command.params)
+    check_spelling(command.paths, "inbox_ids", "event_types", "since", "timeout_seconds", values=command.params)
     require_few(command, "inbox_ids", limits.max_inboxes_per_connection)
     require_few(command, "event_types", limits.max_event_types)
     try:

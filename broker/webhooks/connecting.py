@@ -16,6 +16,7 @@ import trio
 
 from ..errors import part_from_frames
 from ..fairness import FairLimiter, Holder
+from ..piecemeal import Piecemeal
 from .guard import Address, Guard, address_of
 
 MAX_LOOKUPS: Final = 32
@@ -26,8 +27,6 @@ CONNECT_SECONDS: Final = 4.0
 """How long one address is tried for, if there are others."""
 MAX_ANSWER_BYTES: Final = 65_536
 """Head and body of an answer."""
-STEP_BYTES: Final = 4_096
-"""What is taken from the network in one step: whatever stands in it, it costs a few milliseconds at most."""
 
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
 """A name and a port → its addresses, in the order in which they are to be tried. Raises OSError."""
@@ -133,11 +132,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         return permitted[:MAX_ADDRESSES]
 
 
-class _Bounded(httpcore.AsyncNetworkStream):
+class _Bounded(Piecemeal):
     """A connection of which no more is read than fits, and which says when it died unanswered."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, *, served: bool) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._served = served
         """Whether an answer came before the one that is waited for."""
         self._answer_bytes = 0
@@ -147,7 +146,7 @@ class _Bounded(httpcore.AsyncNetworkStream):
         if self._answer_bytes >= MAX_ANSWER_BYTES:
             raise TooMuchError(f"The answer has more than {MAX_ANSWER_BYTES} bytes")
         try:
-            data = await self._stream.read(min(max_bytes, STEP_BYTES), timeout)
+            data = await super().read(max_bytes, timeout)
         except httpcore.ReadError as error:
             if self._unanswered:
                 raise UnansweredError(str(error)) from None
@@ -165,7 +164,7 @@ class _Bounded(httpcore.AsyncNetworkStream):
         """Write a part of a request; what was read before it was the answer to another."""
         if self._answer_bytes:
             self._served, self._answer_bytes = True, 0
-        await self._stream.write(buffer, timeout)
+        await super().write(buffer, timeout)
 
     async def start_tls(
         self,
@@ -181,14 +180,6 @@ class _Bounded(httpcore.AsyncNetworkStream):
             raise
         except Exception as error:
             raise TlsError(_reason(error)) from None
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
-
-    def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore wants to know of the connection."""
-        return self._stream.get_extra_info(info)
 
 
 def _reason(error: BaseException) -> str:

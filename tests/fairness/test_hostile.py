@@ -8,7 +8,8 @@ to find takes ten to a thousand times as long.
 import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -120,27 +121,16 @@ async def attack(attacker: Worker, row: Row, target: Target, neighbour: Neighbou
 
 Sections = Callable[[], AbstractContextManager[Mapping[str, StorageConfig | EngineConfig]]]
 """Return what holds sections of a configuration, new each time: an old log remembers what was done before."""
-
-
-@contextmanager
-def nothing() -> Iterator[Mapping[str, StorageConfig | EngineConfig]]:
-    """Hold no section."""
-    yield {}
+NOTHING: Sections = partial(nullcontext, {})
 
 
 async def too_long(attacker: Worker, row: Row, longest_wait: float, beside: Sections) -> str:
     """Return what of the broker's work took too long while a client did what the row says; "" if nothing did."""
     with beside() as sections:
-        return await _too_long(attacker, row, longest_wait, sections)
-
-
-async def _too_long(
-    attacker: Worker, row: Row, longest_wait: float, sections: Mapping[str, StorageConfig | EngineConfig]
-) -> str:
-    async with attacked(row, **sections) as target:
-        with counted_steps() as steps:
-            neighbour = Neighbour(steps)
-            await attack(attacker, row, target, neighbour)
+        async with attacked(row, **sections) as target:
+            with counted_steps() as steps:
+                neighbour = Neighbour(steps)
+                await attack(attacker, row, target, neighbour)
     found = []
     if steps.longest >= LONGEST_STEP:
         found.append(f"a step of {steps.longest:.3f} s: {steps.longest_of}")
@@ -151,7 +141,7 @@ async def _too_long(
     return "; ".join(found)
 
 
-async def require_fair(attacker: Worker, row: Row, longest_wait: float, beside: Sections = nothing) -> None:
+async def require_fair(attacker: Worker, row: Row, longest_wait: float, beside: Sections = NOTHING) -> None:
     """Fail if something takes too long twice: what the machine does now and then does not come again."""
     first = await too_long(attacker, row, longest_wait, beside)
     second = first and await too_long(attacker, row, longest_wait, beside)

@@ -149,7 +149,7 @@ MUTANTS: list[Mutant] = [
         ("who waits needs the scope",
          '    key.require("subscribe")\n', ""),
         ("a wait that misspells its inboxes is not one for all",
-         '    check_spelling(command.paths, "inbox_ids", "event_types", "since", values=command.params)\n', ""),
+         'command.paths, "inbox_ids", "event_types", "since", "timeout_seconds",', 'command.paths, "timeout_seconds",'),
         ("a name that is no condition is named",
          r'_UNKNOWN.sub(r"\g<0>.\1", error.message)', "error.message"),
         ("a wait does not begin at what was acknowledged",
