@@ -23,8 +23,9 @@ let toReplay = 0;
 /** After so many of them the page pauses: it would keep no more. */
 let pauseAfter = Infinity;
 let pausedAt = null;
-/** Seconds that are tried to begin with, while that is found out. */
+/** While it is found out what to begin with: the seconds before the page was opened that are tried, and those before. */
 let fitting = null;
+let openedAt;
 let afterGap = false;
 
 const say = (text) => set($("say"), text), alarm = (text) => set($("alarm"), text);
@@ -107,7 +108,10 @@ function began({ why, replay }) {
   toReplay = replay?.count ?? 0;
   pauseAfter = Infinity;
   const events = many(toReplay, "event");
-  if (why === "back") store.note(`back again: ${events} that came meanwhile`);
+  if (why === "back") {
+    fitting = null;
+    store.note(`back again: ${events} that came meanwhile`);
+  }
   if (why === "resumed") store.note(`resumed: ${events} that came meanwhile`);
   if (why === "opened" || (why === "replayed" && fitting)) fit(events);
   else if (why === "replayed" && toReplay > KEPT.rows) {
@@ -116,17 +120,24 @@ function began({ why, replay }) {
   } else if (why === "replayed") store.note(`replay of ${events}`);
 }
 
-/** Begin with the whole window or, where that is far more than is kept, with so much of its end as fits. */
+/**
+ * Begin with the whole window or, where that is far more than is kept, with so much of its end as fits. What came since
+ * the page was opened is always among it; where all the rest came at once, before that, all of it is taken in.
+ */
 function fit(events) {
-  const tried = fitting ?? WINDOW_SECONDS;
-  fitting = toReplay > 2 * KEPT.rows && tried > 1 ? shorter(tried) : null;
-  if (fitting) replayFrom(`${fitting}s`);
+  const { seconds, longer } = fitting ?? { seconds: WINDOW_SECONDS, longer: null };
+  const isTooLong = toReplay > 2 * KEPT.rows && seconds > 1;
+  if (isTooLong && !fitting?.isLast) fitting = { seconds: shorter(seconds), longer: seconds };
+  else if (!toReplay && longer) fitting = { seconds: longer, isLast: true };
+  else fitting = null;
+  if (fitting) replayFrom(`${fitting.seconds + Math.ceil((performance.now() - openedAt) / 1_000)}s`);
   else if (toReplay) store.note(`the window: ${events}`);
 }
 const shorter = (seconds) => Math.max(1, Math.floor(Math.min(0.5, KEPT.rows / toReplay) * seconds));
 
 function opened() {
   const { account_id, replay_seconds } = stream.ready;
+  openedAt = performance.now();
   $("key").value = "";
   $("login").hidden = true;
   $("app").hidden = false;

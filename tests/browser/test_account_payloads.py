@@ -21,6 +21,44 @@ STRANGE = [
     {"subject": "names", "__proto__": {"polluted": True}, "constructor": {"prototype": {"polluted": True}}},
 ]  # fmt: skip
 
+CROWDED = """
+let elapsed = 0;
+const now = performance.now.bind(performance);
+performance.now = () => now() + elapsed * 1_000;
+globalThis.WebSocket = class {
+  constructor() {
+    setTimeout(() => this.#say({
+      type: "connection.ready", connection_id: "conn_1", account_id: "acct_test", inbox_ids: ["*"], cursor: "0",
+      replay_seconds: 300, replay: { recovered: true, count: %(crowd)d },
+    }));
+  }
+  #say(frame) {
+    this.onmessage({ data: JSON.stringify(frame) });
+  }
+  #event(event_id, subject) {
+    const payload = { message: { subject } };
+    this.#say({ type: "message.received", event_id, created_at: new Date().toISOString(), cursor: "1", payload });
+  }
+  close() {}
+  async send(text) {
+    const { action, request_id, since } = JSON.parse(text);
+    if (action === "ping") return;
+    const reach = Number.parseInt(since) - elapsed;
+    if (action === "subscribe") elapsed += %(late)d;
+    const crowd = reach >= 20 ? %(crowd)d : 0, last = reach >= 0 ? %(last)d : 0;
+    const replay = { recovered: true, count: crowd + last };
+    this.#say({ type: "response", action, request_id, result: { cursor: "0", replay } });
+    await new Promise(setTimeout);
+    if (crowd) this.#event("evt_1", "one of the crowd");
+    if (last) this.#event("evt_2", "the last one");
+  }
+};
+"""
+"""A broker that got all its events at once, 20 s before the page was opened, and ``last`` more of them then.
+
+Of them one each is sent, and the answer to each subscribe comes ``late`` seconds later, by the page's clock.
+"""
+
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
@@ -106,7 +144,7 @@ def test_where_there_is_far_more_than_is_kept_it_begins_with_the_end_and_a_repla
             broker.publish(*[mail(f"number {number}") for number in range(start, start + 7_000)])
         log_in(dashboard, broker)
         broker.publish(mail("the last one"))
-        row(dashboard, "the last one").wait_for(timeout=180_000)  # there is much to take in
+        row(dashboard, "the last one").wait_for(timeout=180_000)  # there may be much to take in
         in_state(dashboard, "live")
         expect(dashboard.locator("#missed")).to_be_hidden()
         dashboard.get_by_label("Replay from", exact=True).select_option("5 min ago")
@@ -115,6 +153,20 @@ def test_where_there_is_far_more_than_is_kept_it_begins_with_the_end_and_a_repla
         expect(row(dashboard, "the last one")).to_have_count(0)
         dashboard.get_by_role("button", name="Resume").click()
         row(dashboard, "the last one").wait_for()
+
+
+def test_a_page_that_is_slow_to_find_its_beginning_has_what_came_since_it_was_opened(dashboard, broker):
+    dashboard.add_init_script(CROWDED % {"crowd": 42_000, "last": 1, "late": 5})
+    log_in(dashboard, broker)
+    row(dashboard, "the window: 1 event").wait_for()
+    row(dashboard, "the last one").wait_for()
+
+
+def test_where_all_of_far_more_than_is_kept_came_at_once_it_begins_with_all(dashboard, broker):
+    dashboard.add_init_script(CROWDED % {"crowd": 42_000, "last": 0, "late": 0})
+    log_in(dashboard, broker)
+    row(dashboard, re.compile("the window: 42.000 events")).wait_for()
+    row(dashboard, "one of the crowd").wait_for()
 
 
 def test_of_large_events_no_more_than_32_mb_are_kept(dashboard, tmp_path):
