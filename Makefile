@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Half of what most tests do is waiting.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 
 .PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove soak mutants mutants-end-to-end prove-storage prove-cluster clean
 
@@ -14,7 +16,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) check-typescript check-go
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore tests/fairness --ignore tests/bench
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/fairness --ignore tests/bench
 	$(BIN)/python -m pytest tests/fairness tests/bench
 
 # All of the TypeScript client. Without Node it says so and is skipped; with REQUIRE_CLIENTS=1 it fails.

@@ -150,6 +150,7 @@ export class Feed {
     if (row.note) {
       element.className = `row note ${row.kind}`;
       set(type, row.note);
+      for (const cell of others) set(cell, ""); // of the event that was shown here
       return;
     }
     element.className = `row ${row.kind}${row.watched ? " watched" : ""}`;

@@ -83,6 +83,15 @@ def test_what_comes_in_a_pause_follows_when_it_is_resumed(dashboard, broker):
     expect(dashboard.locator("#missed")).to_be_hidden()
 
 
+def test_a_row_of_the_pages_own_has_nothing_of_the_event_that_was_shown_there(dashboard, broker):
+    log_in(dashboard, broker)
+    broker.publish(mail("before a pause"))
+    row(dashboard, "before a pause").wait_for()
+    dashboard.get_by_role("button", name="Pause").click()
+    row(dashboard, "paused: the broker keeps what comes").wait_for()
+    expect(row(dashboard, "before a pause")).to_have_count(1)
+
+
 def test_what_left_the_window_in_a_pause_is_said_and_counted(dashboard, broker):
     log_in(dashboard, broker)
     dashboard.get_by_role("button", name="Pause").click()
