@@ -1,35 +1,25 @@
-"""Nobody holds up anybody: whatever one client does, the others' answers and events come, and memory is bounded.
+"""Nobody holds up anybody: whatever one client does, the others' answers and events come.
 
 Each row of `benchmarks.hostile` is done to a broker that is really served. Asserted is work, not time on a clock: the
 processor time of the broker's own tasks, which no other process makes longer. The bounds are generous; what they are
 to find takes ten to a thousand times as long.
 """
 
-import gc
-import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from tempfile import TemporaryDirectory
 
 import pytest
-import trio
 import valkeys
-from clients import serving, until
+from fairness.attacks import attack, attacked
 from fairness.neighbour import Neighbour
-from fairness.resting import at_rest
 from fairness.steps import counted_steps
-from msgspec import structs
 
-from benchmarks.generator.attacker import Attacked, Attacker
 from benchmarks.generator.worker import Worker
 from benchmarks.hostile.row import Row
 from benchmarks.hostile.table import ROWS
-from benchmarks.hostile.target import FOLDER, Target, configuration
-from benchmarks.peers.process import free_ports
-from broker.cli.garbage import WOKEN_PER_COLLECTION
-from broker.config import EngineConfig, StorageConfig, parse_config
-from broker.transport.files import raise_open_files_limit
+from broker.config import EngineConfig, StorageConfig
 
 LONGEST_STEP = 0.04
 """Seconds between two checkpoints of a task."""
@@ -48,75 +38,10 @@ LONGEST_WAITS = {
 pause, and the neighbour's own publish is written to it: its commit is waited for, too."""
 LONGEST_WAIT_BESIDE = 0.75
 """Seconds of the same where a publish is written to a disk or to a server: its commit is waited for, too."""
-MAX_LEFT_BYTES = 1_048_576
-"""Of what a client sent that was refused, and of its connections: each sends that much."""
-ROUNDS = 3
-"""So often, at least, a neighbour is served."""
-GUARD_SECONDS = 100
 
 each_row = pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
-each_row_with_a_bound = pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.name) for row in ROWS.values() if row.has_bound]
-)
 PUBLISHING = ("list-10000", "duplicates", "types", "inboxes", "payloads-deep", "answers-unread")
 """Rows whose events are stored: with a log on disk that is another way."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def open_files():
-    """A thousand clients and their broker in one process are some thousand files."""
-    raise_open_files_limit()
-
-
-@pytest.fixture(scope="module")
-def attacker():
-    """A process of its own: what a client itself costs is not the broker's."""
-    with Worker("hostile client", Attacker) as worker:
-        worker.hear()
-        yield worker
-
-
-def collect_now_and_then() -> Callable[[], None]:
-    """Return what has young objects looked at little by little, as `broker serve` does."""
-    woken = 0
-
-    def count() -> None:
-        nonlocal woken
-        woken += 1
-        if woken % WOKEN_PER_COLLECTION == 0:
-            gc.collect(0)
-
-    return count
-
-
-@asynccontextmanager
-async def attacked(row: Row, **sections: StorageConfig | EngineConfig) -> AsyncIterator[Target]:
-    """Serve a broker as the row has it, with other sections; afterwards nothing of its clients may be left."""
-    [api_port] = free_ports(1)
-    config = parse_config(configuration(0, api_port, row.settings, asks=row.asks), {})
-    config = structs.replace(config, **sections)
-    async with serving(config) as served:
-        served.broker.turns.woken = collect_now_and_then()
-        rest = await at_rest(served)
-        yield Target(*served.address, api_port)
-        await rest.again()
-
-
-async def attack(attacker: Worker, row: Row, target: Target, neighbour: Neighbour, times: int = 1) -> None:
-    """Do what the row says, so often, while the neighbour lives, and let it live on for a while.
-
-    What would be there of the first time, in a log on disk, is no reason to answer the second time otherwise.
-    """
-    times = max(times, 2 if FOLDER in row.settings else 1)
-    with trio.fail_after(GUARD_SECONDS + 10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(neighbour.live, target)
-            attacker.tell("attack", row.name, target, GUARD_SECONDS, times)
-            done = await trio.to_thread.run_sync(attacker.hear, abandon_on_cancel=True)
-            lived = neighbour.rounds
-            await until(lambda: neighbour.rounds >= max(ROUNDS, lived + 1))
-            nursery.cancel_scope.cancel()
-    assert done == Attacked(times, "")
 
 
 Sections = Callable[[], AbstractContextManager[Mapping[str, StorageConfig | EngineConfig]]]
@@ -171,33 +96,3 @@ async def test_a_neighbour_is_served_while_another_client_publishes_to_a_server_
             yield {"engine": EngineConfig(url=shared.url)}
 
     await require_fair(attacker, ROWS[name], LONGEST_WAIT_BESIDE, engine)
-
-
-@each_row_with_a_bound
-async def test_what_a_client_makes_the_broker_hold_is_bounded(row, attacker):
-    async with attacked(row) as target:
-        with counted_steps() as steps:
-            tracemalloc.start()
-            try:
-                await attack(attacker, row, target, Neighbour(steps))
-                _, peak = tracemalloc.get_traced_memory()
-            finally:
-                tracemalloc.stop()
-    assert peak < row.most_bytes
-
-
-@pytest.mark.parametrize("name", ["publish-ones", "great-numbers", "empty-messages", "binary-fragments", "last-is-bad"])
-async def test_what_a_client_has_sent_is_gone_when_it_was_refused(name, attacker, monkeypatch):
-    """Whether the garbage collector comes or not: what waits for it may be frozen before, and then it never comes."""
-    gc.disable()
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)
-    try:
-        async with attacked(ROWS[name]) as target:
-            with counted_steps() as steps:
-                tracemalloc.start()
-                await attack(attacker, ROWS[name], target, Neighbour(steps), times=5)
-        left, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-        gc.enable()
-    assert left < MAX_LEFT_BYTES
