@@ -33,8 +33,8 @@ _MERGED: Final = 128
 """Rows that are merged in one step."""
 
 
-def merged_metrics(texts: Sequence[bytes]) -> bytes:
-    """Return expositions of the same metrics as one, in Prometheus' text format, which all of them are in.
+def merged_metrics(texts: Sequence[bytes]) -> Generator[None, None, bytes]:
+    """Return, in steps, expositions of the same metrics as one, in Prometheus' text format, which all of them are in.
 
     Counters and histograms are summed, and gauges, too, but for a few of which the greatest or the least counts.
     """
@@ -52,6 +52,7 @@ def merged_metrics(texts: Sequence[bytes]) -> bytes:
             sample, _, value = line.rpartition(" ")
             of_family = samples.setdefault(family, {})
             of_family[sample] = _together(family, of_family.get(sample), float(value))
+        yield
     told = list[str]()
     for family, header in headers.items():
         told += [*header, *(f"{sample} {value!r}" for sample, value in samples.get(family, {}).items())]

@@ -49,7 +49,9 @@ _ROWS: Final = 128
 async def metrics(broker: Broker) -> bytes:
     """Return what `GET /metrics` tells."""
     own = await _own_metrics(broker)
-    return own if broker.siblings is None else merged_metrics([own, *await _others(broker, Question("metrics"))])
+    if broker.siblings is None:
+        return own
+    return await in_turns(merged_metrics([own, *await _others(broker, Question("metrics"))]))
 
 
 async def connections(broker: Broker, account_id: str | None, after: str) -> ConnectionsPage:

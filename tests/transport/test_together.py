@@ -14,7 +14,6 @@ import broker.transport.together
 from broker import CloseCode
 from broker.observe.choosing import ChosenPage, OperatorConnection
 from broker.observe.connections import PAGE_CONNECTIONS
-from broker.observe.merging import merged_metrics
 from broker.observe.siblings import Siblings
 from broker.transport.together import _lines_of, _page_of_lines, answer_siblings, snapshot_of_all
 
@@ -201,17 +200,6 @@ async def test_counters_histograms_and_gauges_are_those_of_all_workers(tmp_path)
         assert float(samples["broker_window_seconds"]) == 300
         assert float(samples["broker_workers"]) == 3
         assert [value for name, value in samples.items() if name.startswith("broker_build_info")] == ["1.0"]
-
-
-def test_of_what_is_the_same_or_is_so_at_one_worker_the_greatest_or_the_least_counts():
-    def said(away, squeezed, held):
-        return (
-            f"# HELP broker_engine_away x\n# TYPE broker_engine_away gauge\nbroker_engine_away {away}\n"
-            f"# TYPE broker_window_squeezed_seconds gauge\nbroker_window_squeezed_seconds {squeezed}\n"
-            f"# TYPE broker_held gauge\nbroker_held {held}\n"
-        ).encode()
-
-    assert merged_metrics([said(1.0, 30.0, 2.0), said(1.0, 20.0, 3.0)]) == said(1.0, 20.0, 5.0)
 
 
 async def test_an_operator_watches_all_workers_as_one_broker(tmp_path):
