@@ -322,7 +322,7 @@ async def serve_until_signal(
                 )
                 say_listening(addresses)
                 nursery.start_soon(supervisor.feed_watchdog)
-                await supervisor.ready(f"listening on {' and '.join(map(text_of, addresses))}")
+                nursery.start_soon(supervisor.begun, f"listening on {' and '.join(map(text_of, addresses))}")
                 if broker.config.tokens.secret is None:
                     logger.warning("[tokens] has no `secret`: connection tokens are of no use after a restart")
             nursery.cancel_scope.cancel()

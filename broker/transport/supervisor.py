@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 SAY_SECONDS: Final = 5.0
 """How long one message may wait for a supervisor that reads slowly."""
+AGAIN_SECONDS: Final = 1.0
+"""After which it is told again that clients are taken, if it could not be told."""
 STOP_GRACE_SECONDS: Final = 5.0
 """What the supervisor is asked to wait beyond the drain, before it kills."""
 
@@ -66,8 +68,15 @@ class Supervisor:
         self._unheard = False
         """Whether the last message could not be sent."""
 
+    async def begun(self, status: str) -> None:
+        """Say that clients are taken, again and again until it is heard: who is not told ends this process."""
+        told = await self._say(ready_with(status))
+        while not told:
+            await trio.sleep(AGAIN_SECONDS)
+            told = await self._say(ready_with(status))
+
     async def ready(self, status: str) -> None:
-        """Say that clients are taken (again): at the start, and at the end of a reload."""
+        """Say that clients are taken again: at the end of a reload."""
         await self._say(ready_with(status))
 
     async def reloading(self) -> None:
@@ -84,13 +93,13 @@ class Supervisor:
             await self._say(ALIVE)
             await trio.sleep(self._watchdog_seconds / 2)
 
-    async def _say(self, assignments: tuple[str, ...]) -> None:
-        """Send one message: in this very step, if the supervisor keeps up.
+    async def _say(self, assignments: tuple[str, ...]) -> bool:
+        """Send one message: in this very step, if the supervisor keeps up. Returns whether it was, or nobody listens.
 
         What cannot be sent is logged, once until one is sent again, and changes nothing else.
         """
         if not self._address:
-            return
+            return True
         message = "\n".join(assignments).encode()
         try:
             with trio.fail_after(SAY_SECONDS), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
@@ -103,6 +112,7 @@ class Supervisor:
             self._unheard = True
         else:
             self._unheard = False
+        return not self._unheard
 
 
 async def _send(sending: socket.socket, message: bytes) -> None:

@@ -28,6 +28,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..transport.listeners import Address, take_handed_over, text_of
 from ..transport.supervisor import (
+    AGAIN_SECONDS,
     ALIVE,
     SAY_SECONDS,
     STOP_GRACE_SECONDS,
@@ -135,6 +136,9 @@ class Parent:
         self._fed = 0.0
         self._unheard = False
         """Whether the supervisor could not be told last."""
+        self._untold: tuple[str, ...] = ()
+        self._tell_again = inf
+        """When it is told again what it could not be: how this is."""
         self._workers = [Worker(number, plan.directory, self._launch) for number in range(plan.workers)]
         self._server = None if plan.server is None else Child("the private server", self._launch_server)
 
@@ -246,6 +250,8 @@ class Parent:
 
     def _tend(self, now: float) -> None:
         """Look after everybody, at this moment."""
+        if self._tell_again <= now:
+            self._say(self._untold, 0)
         for worker in self._workers:
             code = worker.reap(now)
             if code is not None:
@@ -333,6 +339,7 @@ class Parent:
     def _seconds_to_wait(self) -> float | None:
         """Return after how long something is to be done though nothing was heard; None: there is nothing."""
         moments = [child.due for child in (*self._workers, self._server) if child is not None]
+        moments.append(self._tell_again)
         if self._state == "draining":
             moments.append(self._drained_by)
         elif self._asked.watchdog_seconds is not None:
@@ -340,21 +347,25 @@ class Parent:
         first = min(moments)
         return None if first == inf else max(first - time.monotonic(), 0)
 
-    def _say(self, assignments: tuple[str, ...]) -> None:
-        """Tell the supervisor, if there is one. What cannot be sent is logged once, and changes nothing else."""
+    def _say(self, assignments: tuple[str, ...], patience: float = SAY_SECONDS) -> None:
+        """Tell the supervisor, if there is one. What cannot be sent is logged once; how this is, is told again."""
         if not self._asked.address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
-                sending.settimeout(SAY_SECONDS)
+                sending.settimeout(patience)
                 sending.connect(self._asked.address)
                 sending.send("\n".join(assignments).encode())
         except OSError as error:
             if not self._unheard:
                 logger.warning("the supervisor was not told %s: %s", assignments[0], error)
             self._unheard = True
+            if assignments != ALIVE:
+                self._untold, self._tell_again = assignments, time.monotonic() + AGAIN_SECONDS
         else:
             self._unheard = False
+            if assignments != ALIVE:
+                self._tell_again = inf
 
 
 @contextmanager
