@@ -237,9 +237,11 @@ class Connection:
             await self._publishing.all_told()
         with trio.move_on_after(CLOSE_SECONDS):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_frames(self.session.take_answers())
-                if self._life.ending.close is not None:
-                    await self._stream.send_all(close_frame(self._life.ending.close))
+                answers, close = self.session.take_answers(), self._life.ending.close
+                if close is None:
+                    await self._stream.send_frames(answers)
+                else:
+                    await self._stream.send_last(answers, close_frame(close))
                     await self._lent.discard()
             await self._stream.aclose()
 

@@ -193,15 +193,10 @@ class PolledSocket:
         return data
 
     async def send(self, data: memoryview, who: Who) -> int:
-        """Write what the kernel takes, at least a byte, in somebody's name; return how many. Raises `OSError`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            pass
-        else:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return sent
+        """Wait, in somebody's name, until the kernel takes something, and write that; return how many bytes.
+
+        Raises `OSError`.
+        """
         while True:
             self._writable.begin_to_wait(who)
             await trio.lowlevel.wait_task_rescheduled(self._writable.stop_waiting)

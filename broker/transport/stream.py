@@ -268,6 +268,14 @@ class ClientStream(trio.abc.HalfCloseableStream):
         async with self._alone():
             await self._write_frames(frames)
 
+    async def send_last(self, frames: bytes, close: bytes) -> None:
+        """Write the remainder, whole frames and a Close frame, in one go. Raises as `send_frames` does."""
+        async with self._alone():
+            if self._closing:
+                raise trio.ClosedResourceError("a Close frame was sent")
+            self._closing = True
+            await self._write_out(frames + close)
+
     async def write_from(self, take: Callable[[], bytes | None]) -> bool:
         """Write the remainder, then the frames that ``take`` gives when it is their turn. False: it gave None.
 
@@ -352,12 +360,23 @@ class ClientStream(trio.abc.HalfCloseableStream):
             sent = await self._send_some(self._sealed)
             self._sealed = self._sealed[sent:]
 
-    def _send_some(self, data: memoryview) -> Awaitable[int]:
-        """Let the kernel take something; raises `OSError`."""
+    async def _send_some(self, data: memoryview) -> int:
+        """Let the kernel take something; raises `OSError`.
+
+        What it takes at once it gets though this is cancelled: time may be over because this process was late.
+        """
+        assert self._socket is not None
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            pass
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return sent
         if self._polled is not None:
-            return self._polled.send(data, self.who)
+            return await self._polled.send(data, self.who)
         assert isinstance(self._transport, trio.SocketStream)
-        return self._transport.socket.send(data)
+        return await self._transport.socket.send(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait as the transport does."""

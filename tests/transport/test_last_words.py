@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import trio
+from certificates import Authority
 from clients import (
     ACCOUNT,
     ALICE,
@@ -34,9 +35,9 @@ from trio.testing import wait_all_tasks_blocked as blocked
 
 import broker.transport.connection
 import broker.transport.session
-from broker import CloseCode, LimitsConfig, ServerConfig, open_broker, testing
+from broker import CloseCode, LimitsConfig, RequestError, ServerConfig, open_broker, testing
 from broker.logline import LogLine
-from broker.transport.life import State
+from broker.transport.life import CLOSE_SECONDS, State
 from broker.transport.pacing import MAX_EMPTY_FRAGMENTS, MIN_FRAGMENTS
 
 SMALL = 4_096
@@ -202,6 +203,26 @@ async def test_after_our_close_nothing_is_obeyed_whatever_still_comes():
         await client.stream.aclose()
         await served.until_gone()
         assert served.broker.statistics().published == 0
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_client_that_reads_gets_its_answers_and_the_close_however_late_the_broker_is(
+    tls, tmp_path, mock_clock, no_errors
+):
+    """More time than a client has for it passes between any two of the broker's steps."""
+    authority = Authority(tmp_path) if tls else None
+    config = configured(server=authority.sign()) if authority else configured()
+    async with serving(config) as served, connected(served.address, tls=authority and authority.trust()) as client:
+        await client.ping()
+        connection = served.connection(client)
+        connection.session.answer("r1", "ping", RequestError("internal", "the last"))
+        connection.end(CloseCode.REVOKED, "the key was revoked")
+        for _ in range(12):
+            mock_clock.jump(1.1 * CLOSE_SECONDS)
+            await trio.lowlevel.checkpoint()
+        frames, closed = await client.rest()
+        assert [frame["request_id"] for frame in frames] == ["r1"]
+        assert closed.code == CloseCode.REVOKED
 
 
 async def test_a_peer_that_talks_on_after_our_close_is_gone_after_close_seconds(quick_close, no_errors):
