@@ -359,6 +359,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
                 self._sealed = memoryview(tls.seal(piece))
             sent = await self._send_some(self._sealed)
             self._sealed = self._sealed[sent:]
+        self._remainder = self._sealed = memoryview(b"")  # an empty part of what was written would keep all of it
 
     async def _send_some(self, data: memoryview) -> int:
         """Let the kernel take something; raises `OSError`.

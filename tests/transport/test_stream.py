@@ -5,6 +5,7 @@ import errno
 import gc
 import os
 import socket
+import sys
 
 import pytest
 import trio
@@ -132,6 +133,14 @@ async def test_a_partial_write_keeps_the_remainder_and_says_how_much_was_taken()
         taken = link.stream.write_nowait(frame)
         assert 0 < taken < len(frame)
         assert link.stream.statistics().remainder_bytes == len(frame) - taken
+
+
+async def test_what_was_written_is_kept_no_longer():
+    with pair() as made:
+        frame = text_frame(b"x" * 1_000_000)
+        before = sys.getrefcount(frame)
+        assert await made.pump(made.stream.send_frames, frame) == frame
+        assert sys.getrefcount(frame) == before
 
 
 async def test_a_full_kernel_takes_nothing_and_nothing_is_kept():

@@ -71,6 +71,8 @@ MUTANTS: list[Mutant] = [
          "            self._broken = self._broken or self._socket is None\n", ""),
         ("what was sent is not sent again",
          "            self._remainder = self._remainder[sent:]\n", "            self._remainder = self._remainder[max(1, sent - 1):]\n"),
+        ("what was written is kept no longer",
+         '        self._remainder = self._sealed = memoryview(b"")  # an empty part of what was written would keep all of it\n', ""),
         ("the end comes after the remainder",
          '                await self._write_out(b"")\n                if self._tls', "                if self._tls"),
         ("an end is said once",
