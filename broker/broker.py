@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -16,6 +16,7 @@ from .access.keys import Access, Key
 from .access.lookup import AskAccess, Lookup, asks_api
 from .access.slots import Slots
 from .access.tokens import Tokens
+from .budget import of_bodies, of_names
 from .callout import Callout
 from .callouts import open_callout_of
 from .commands.dispatch import BUILT_IN_ACTIONS, Commands, HandlerFunction, WhenClientLeaves
@@ -31,7 +32,6 @@ from .fanout.acknowledging import OnDisk, come
 from .fanout.hub import Account, Hub
 from .fanout.subscriber import Subscriber, Subscribers
 from .holding import Hold
-from .intake.budget import Bodies
 from .intake.intake import EventLike, Intake, as_json, as_list
 from .joined import join
 from .keeping import Keeping
@@ -90,7 +90,7 @@ class Broker:
         self._disk = disk
         self._callouts = dict(callouts or {})
         self._lag = LoopLag()
-        make = shared_engine(config)
+        limits, make = config.limits, shared_engine(config)
         self.commands = Commands(config, disk.answers if disk and make is None else None, tracing)
         self.schedule = Schedule()
         self.turns = Turns()
@@ -99,7 +99,7 @@ class Broker:
         """The other workers; None: this process is all of the broker."""
         tokens = Tokens(config.tokens.secret or secrets.token_urlsafe(32), config.tokens.ttl_seconds)
         self.keyring = Keyring(Access(config), tokens, lookup, self.schedule)
-        self.bodies = Bodies(config.limits.max_bodies_bytes)
+        self.bodies, self.names = of_bodies(limits.max_bodies_bytes), of_names(limits.max_names_bytes)
         self.draining = trio.Event()
         """Set by `start_draining`."""
         self._buffers = ReplayBuffers(config.replay, disk.storage.epoch if disk else secrets.token_bytes(16))
@@ -118,9 +118,7 @@ class Broker:
         self.slots = Slots() if self._joined is None else self._joined.slots
         self._subscribers = Subscribers(self.past, self.on_disk)
         self.waits = Waits(self._subscribers, self.turns)
-        self.intake = Intake(
-            config.limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing
-        )
+        self.intake = Intake(limits, self.keyring, self.commands, self._hub, self._engine, self.draining, tracing)
         self.intake.derives_ids = self._joined is not None
         self.keeping = None if disk is None else self._keep_on(disk)
         self.webhooks = None if self.keeping is None else self.keeping.webhooks
@@ -251,8 +249,9 @@ class Broker:
         """Wait for one event, for who has no connection. Raises `RequestError`."""
         asked = check_wait(key, command, "", self.config.limits, most_seconds)
         self.require_ready()
-        async with self.hold(str(key.account_id)) as account:
-            return await self.waits.wait(account, asked.selection, asked.params, partial(self._judge, key))
+        with nullcontext() if key.is_library else self.bodies.hold(key.account_id, asked.size):
+            async with self.hold(str(key.account_id)) as account:
+                return await self.waits.wait(account, asked.selection, asked.params, partial(self._judge, key))
 
     def _judge(self, key: Key) -> Key:
         """Return what a key reaches in this step. Raises `RequestError` if it is gone."""
@@ -455,6 +454,7 @@ class Broker:
             came_in.published,
             came_in.duplicates,
             self.bodies.bytes,
+            self.names.bytes,
             self.slots.statistics(),
             self.keyring.statistics(),
             self.connections.statistics(),

@@ -116,6 +116,7 @@ class LimitsConfig(_Section, frozen=True):
     max_events_per_request: Positive = 10_000
     max_body_bytes: Positive = 8_388_608
     max_bodies_bytes: Positive = 134_217_728
+    max_names_bytes: Positive = 134_217_728
     max_message_bytes: Positive = 1_048_576
     max_inboxes_per_connection: Positive = 10_000
     max_event_types: Positive = 100

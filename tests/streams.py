@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from logs import ListArchive, wall_at
 
+from broker import budget
 from broker.access.keys import Key
 from broker.access.opening import Opening
 from broker.commands.requests import PublishRequest
@@ -53,6 +54,11 @@ def take_frames(wire: bytearray) -> list[tuple[int, bytes]]:
         frames.append((opcode, bytes(wire[start : start + length])))
         del wire[: start + length]
     return frames
+
+
+def room() -> budget.Held:
+    """Room for whatever a connection names."""
+    return budget.of_names(1 << 40).hold(None)
 
 
 class StreamClosedError(Exception):
@@ -153,7 +159,15 @@ class FakeConnection:
         self._feeding = False
         self.listener = Listener(stream.write_nowait, self.wake)
         self.session = Session(
-            key, config, account.buffer, account.subscriptions, self.listener, opening, connection_id, Acknowledged()
+            key,
+            config,
+            account.buffer,
+            account.subscriptions,
+            self.listener,
+            opening,
+            connection_id,
+            Acknowledged(),
+            room(),
         )
         account.uses += 1
 

@@ -42,6 +42,7 @@ max_bytes_total = 1_073_741_824        # the oldest events of all accounts go fi
 max_event_bytes = 262_144              # more is too_large, inside a list too
 max_events_per_request = 10_000
 max_bodies_bytes = 134_217_728        # request bodies under way, in all; an account a quarter of it
+max_names_bytes = 134_217_728         # of the inboxes that connections name, in all; an account a quarter of it
 max_body_bytes = 8_388_608             # of an HTTP request
 max_message_bytes = 1_048_576          # of a WebSocket message from a client
 max_inboxes_per_connection = 10_000
@@ -227,6 +228,7 @@ def test_an_unknown_section_or_key_is_named(text, names):
         ("limits", "max_event_bytes", "0"),
         ("limits", "max_body_bytes", "0"),
         ("limits", "max_bodies_bytes", "0"),
+        ("limits", "max_names_bytes", "0"),
         ("limits", "max_events_per_request", "0"),
         ("limits", "max_message_bytes", "0"),
         ("limits", "max_inboxes_per_connection", "0"),

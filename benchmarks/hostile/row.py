@@ -20,6 +20,8 @@ SLACK_BYTES: Final = 8 * MEBIBYTE
 """What everybody else, and the allocator, takes meanwhile."""
 ACCOUNT_BODIES_BYTES: Final = 32 * MEBIBYTE
 """What bodies under way may hold for one account by default."""
+ACCOUNT_NAMES_BYTES: Final = 32 * MEBIBYTE
+"""What one account's connections may name by default."""
 WINDOW_BYTES: Final = 64 * MEBIBYTE
 """What an account's window may hold by default."""
 DROPPED_BYTES: Final = 32 * MEBIBYTE

@@ -12,7 +12,7 @@ from ..generator.frames import CLOSE, TEXT, masked_frame
 from ..peers.wire import upgrade
 from .bodies import SMALL, filled, listed
 from .client import PIECE_BYTES, UnexpectedError, WebSocket, answer_of, command, connected, cut, opened, post, send
-from .row import ACCOUNT_BODIES_BYTES, MEBIBYTE, MESSAGE_BYTES, WINDOW_BYTES, Row
+from .row import ACCOUNT_BODIES_BYTES, ACCOUNT_NAMES_BYTES, MEBIBYTE, MESSAGE_BYTES, WINDOW_BYTES, Row
 from .strangers import names
 from .target import ANY, FREE, LISTENER, NEIGHBOUR, Target
 
@@ -113,12 +113,36 @@ async def one_by_one(target: Target, inboxes: int = 1_000) -> None:
 
 async def long_names(target: Target) -> None:
     """Subscribe to as many inboxes with the longest names as fit into a message, again and again."""
-    frames = [
-        command(action="subscribe", inbox_ids=[f"{turn}_{number}".ljust(250, "x") for number in range(2_000)])
-        for turn in range(5)
-    ]
+    frames = [command(action="subscribe", inbox_ids=long_inboxes(turn)) for turn in range(5)]
     async with opened(target, LISTENER) as websocket:
         await say_all(websocket, frames)
+
+
+def long_inboxes(of: object, count: int = 2_000) -> list[str]:
+    """Return so many names of 250 characters."""
+    return [f"{of}_{number}".ljust(250, "x") for number in range(count)]
+
+
+def require_room_for_some(refused: Sequence[bool], most: int) -> None:
+    """Raise `UnexpectedError` unless some have found room for long names, and no more than there is room for."""
+    taken = refused.count(False)
+    if not 0 < taken <= most:
+        raise UnexpectedError(f"{taken} of {len(refused)} found room for their names")
+
+
+async def kept_names(target: Target, connections: int = 100) -> None:
+    """Subscribe to 2,000 inboxes with the longest names on each of many connections, then to all.
+
+    Of a client that has a name it is kept what it was sent of which inboxes, until it acknowledges that.
+    """
+    async with AsyncExitStack() as stack:
+        refused = []
+        for number in range(connections):
+            websocket = await stack.enter_async_context(opened(target, LISTENER, f"?client_id=c{number}"))
+            answer = await websocket.ask("s", action="subscribe", inbox_ids=long_inboxes(number))
+            refused.append("error" in answer)
+            await websocket.ask("all", action="subscribe", inbox_ids=["*"])
+        require_room_for_some(refused, ACCOUNT_NAMES_BYTES // (2_000 * 250))
 
 
 async def replays_unread(target: Target, connections: int = 20) -> None:
@@ -331,6 +355,13 @@ ROWS = [
         long_names,
         MESSAGE_BYTES,
         may_hold_bytes=16 * MEBIBYTE,  # the names, and an answer that lists them
+    ),
+    Row(
+        "kept-names",
+        "subscribe key: 2,000 inboxes with names of 250 characters on each of 100 connections, then all inboxes",
+        kept_names,
+        MESSAGE_BYTES // 2,
+        may_hold_bytes=ACCOUNT_NAMES_BYTES,
     ),
     Row("cut-streams", "subscribe key: 1,000 streams, cut at once", cut_streams),
     Row("closed-streams", "subscribe key: 1,000 streams, closed at once", closed_streams),

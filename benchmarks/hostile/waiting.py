@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 import trio
 
 from .client import opened, post
-from .row import WINDOW_BYTES, Row
-from .subscribing import EVENTS, event, publish
+from .row import ACCOUNT_BODIES_BYTES, MESSAGE_BYTES, WINDOW_BYTES, Row
+from .subscribing import EVENTS, event, long_inboxes, publish, require_room_for_some
 from .target import ANY, LISTENER, Target
 
 WAITS = 16
@@ -32,6 +32,23 @@ async def many_waits(target: Target, connections: int = 60) -> None:
         await publish(target, [event(None, number=number) for number in range(100)])
         await publish(target, [event(f"in_{n}_{place}") for n in range(connections) for place in range(WAITS)])
         await websocket.answer(f"w{WAITS - 1}")
+
+
+async def waits_for_names(target: Target, connections: int = 10) -> None:
+    """Wait 16 times on each of many connections, each time for 2,000 inboxes with the longest names."""
+    async with AsyncExitStack() as stack:
+        refused = []
+        for number in range(connections):
+            websocket = await stack.enter_async_context(opened(target, LISTENER, "?inbox_ids=none"))
+            for place in range(WAITS):
+                inboxes = long_inboxes(f"{number}_{place}")
+                await websocket.say(request_id=f"w{place}", action="wait_for", inbox_ids=inboxes)
+                await websocket.say(request_id="there", action="ping")
+                first = await websocket.text()
+                refused.append(first is not None and first["request_id"] != "there")
+                if refused[-1]:
+                    await websocket.answer("there")
+        require_room_for_some(refused, ACCOUNT_BODIES_BYTES // (2_000 * 250))
 
 
 async def waits_for_nothing(target: Target, rounds: int = 2) -> None:
@@ -81,6 +98,13 @@ async def hard_senders(target: Target, mails: int = 60) -> None:
 
 ROWS = [
     Row("waits", "subscribe key: 960 waits on 60 connections, and events for all", many_waits),
+    Row(
+        "waits-for-names",
+        "subscribe key: 160 waits on 10 connections, each for 2,000 inboxes with names of 250 characters",
+        waits_for_names,
+        MESSAGE_BYTES // 2,
+        may_hold_bytes=ACCOUNT_BODIES_BYTES,
+    ),
     Row(
         "waits-for-nothing",
         "subscribe key: 32 looks through 10,000 events, 16 at once",

@@ -5,6 +5,7 @@ from typing import Final
 
 import trio
 
+from ..budget import Budget, Held
 from ..errors import CloseCode, RequestError
 from .claims import REPLACED, REPLACED_LOOK, Claim, NodeSlots
 from .keys import MAX_CONNECTIONS, Key
@@ -26,13 +27,25 @@ Judge = Callable[[], tuple[Key, Opening]]
 """Says what a client's credential and query are worth in this very step. Raises `RequestError`."""
 
 
-async def admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
-    """Judge a client and take a slot for it in one step; no checkpoint lies between that and the return.
+async def admit(slots: Slots, names: Budget, judge: Judge) -> tuple[Key, Opening, Slot, Held]:
+    """Judge a client, take a slot for it and hold what it names, in one step.
 
-    A connection of the same key and `client_id` is ended, and by a look the account's other one. Where no slot is free,
-    the account's quietest connection is pinged, and ended if its client shows no life. Raises `RequestError`:
-    `connection_limit`, `unavailable` where slots are shared by nodes, and what ``judge`` raises.
+    No checkpoint lies between that and the return. A connection of the same key and `client_id` is ended, and by
+    a look the account's other one. Where no slot is free, the account's quietest connection is pinged, and ended if its
+    client shows no life. Raises `RequestError`: `connection_limit`, `unavailable` where slots are shared by nodes or
+    ``names`` have no room, and what ``judge`` raises.
     """
+
+    def has_room() -> tuple[Key, Opening]:
+        key, opening = judge()
+        names.require(key.account_id, opening.named_bytes)  # who is refused replaces nobody
+        return key, opening
+
+    key, opening, slot = await _admit(slots, has_room)
+    return key, opening, slot, names.hold(key.account_id, opening.named_bytes)
+
+
+async def _admit(slots: Slots, judge: Judge) -> tuple[Key, Opening, Slot]:
     key, opening = judge()
     is_counted = MAX_CONNECTIONS[key.tier] is not None or _name_of(key, opening) is not None
     if isinstance(slots, NodeSlots) and is_counted:

@@ -67,6 +67,11 @@ class Key(Struct, frozen=True):
         return f"{self.sha256 or self.id}/{self.narrowed_to}" if self.narrowed_to else self.sha256 or self.id
 
     @property
+    def narrowed_inbox_ids(self) -> frozenset[str] | None:
+        """The inboxes that a token names; None: there is no token, or it names none."""
+        return None if self.narrowing is None else self.narrowing.inbox_ids
+
+    @property
     def is_library(self) -> bool:
         """Whether it stands for the program that embeds the broker: no rate limits that."""
         return not self.sha256
@@ -104,8 +109,7 @@ class Key(Struct, frozen=True):
 
     def looking(self) -> "Key":
         """Return what is left of this key for a look (`watch=1`): the scope `subscribe` alone, now and later."""
-        inbox_ids = None if self.narrowing is None else self.narrowing.inbox_ids
-        return self.narrowed(Narrowing(inbox_ids, frozenset({"subscribe"})))
+        return self.narrowed(Narrowing(self.narrowed_inbox_ids, frozenset({"subscribe"})))
 
     def require_key(self) -> None:
         """Raise `RequestError` (`forbidden`) for a token: it opens streams, and nothing else."""

@@ -3,7 +3,8 @@
 Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Final
 
 from msgspec import Struct
 
@@ -12,6 +13,11 @@ from ..errors import RequestError
 from ..protocol.names import ACKED, check_identifier, check_list, check_since, check_spelling, too_many
 from ..protocol.selection import ACCOUNT_EVENTS, Selection, TypeFilter
 from .keys import Key
+
+NAME_BYTES: Final = 150
+"""What the name of an inbox costs beside its characters: a string, a place in a set, and where its listeners are."""
+USUAL_BYTES: Final = 16_384
+"""What a connection may name as a part of what it costs anyway: some 90 inboxes with names of 30 characters."""
 
 
 class Opening(Struct, frozen=True):
@@ -23,6 +29,8 @@ class Opening(Struct, frozen=True):
     client_id: str | None = None
     watch: bool = False
     """Whether it is a look, beside the connections of the account's tier."""
+    named_bytes: int = 0
+    """What it names, as `named_bytes` counts it."""
 
 
 def check_opening(key: Key, query: Mapping[str, str], limits: LimitsConfig) -> Opening:
@@ -54,7 +62,8 @@ def check_opening(key: Key, query: Mapping[str, str], limits: LimitsConfig) -> O
         check_identifier(client_id, "client_id", code="bad_request")
     if since == ACKED and client_id is None:
         raise RequestError("bad_request", f"`{ACKED}` needs a `client_id` - at `since`")
-    return Opening(selection, since, event_filter, client_id, _is_look(key, query))
+    is_look = _is_look(key, query)
+    return Opening(selection, since, event_filter, client_id, is_look, named_bytes(key, selection.names))
 
 
 def _is_look(key: Key, query: Mapping[str, str]) -> bool:
@@ -73,3 +82,24 @@ def _is_look(key: Key, query: Mapping[str, str]) -> bool:
 def size_of(selection: Selection) -> int:
     """Return how many inboxes a selection names; 0 for all."""
     return 0 if selection.inboxes is None else len(selection.inboxes) - (ACCOUNT_EVENTS in selection.inboxes)
+
+
+def named_bytes(key: Key, names: frozenset[str]) -> int:
+    """Return what a connection costs by its names, about, beyond what is usual.
+
+    All that a key reaches by itself its operator has named, and it is kept once for all connections. What a token
+    reaches is kept as long as the connection, whatever that follows.
+    """
+    if key.narrowed_inbox_ids is not None:
+        return unusual(bytes_of(key.narrowed_inbox_ids))
+    return 0 if names == key.inbox_ids else unusual(bytes_of(names))
+
+
+def bytes_of(names: Collection[str]) -> int:
+    """Return what names of inboxes cost in memory, about."""
+    return sum(map(len, names)) + NAME_BYTES * len(names)
+
+
+def unusual(size: int) -> int:
+    """Return what of the names of a connection is beyond what is usual."""
+    return max(0, size - USUAL_BYTES)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Final, NamedTuple
+from weakref import ReferenceType, ref
 
 from msgspec import Struct
 
@@ -177,11 +178,29 @@ class Sent:
     the later took effect: what came to the other before is not acknowledged by a cursor.
     """
 
-    __slots__ = ("_parts", "client")
+    __slots__ = ("_acknowledged", "_parts", "client")
 
     def __init__(self, client: Client, selection: Selection, after: int) -> None:
         self.client = client
         self._parts = [Part(after, selection)]
+        self._acknowledged: list[ReferenceType[Selection]] = []
+        """What cursors have acknowledged, as long as somebody has it."""
+
+    @property
+    def selections(self) -> list[Selection]:
+        """What its parts are of."""
+        return [part.selection for part in self._parts]
+
+    @property
+    def acknowledged(self) -> list[Selection]:
+        """What cursors have acknowledged and is not settled yet, but for what its parts are of."""
+        if not self._acknowledged:
+            return []
+        parts = set(map(id, self.selections))
+        return [selection for selection in self._had() if id(selection) not in parts]
+
+    def _had(self) -> list[Selection]:
+        return [selection for each in self._acknowledged if (selection := each()) is not None]
 
     def start(self, selection: Selection, after: int) -> None:
         """Let all of a selection take effect after a position, from which it is sent, perhaps again."""
@@ -211,6 +230,8 @@ class Sent:
         """Return what a cursor of this position acknowledges: of each part what comes after where it was."""
         acknowledged = [part for part in self._parts if part.after < through]
         if acknowledged:
+            had = {id(each): each for each in (*self._had(), *(part.selection for part in acknowledged))}
+            self._acknowledged = list(map(ref, had.values()))
             rest = [part for part in self._parts if part.after >= through]
             self._parts = [Part(through, _union(part.selection for part in acknowledged)), *rest]
         return acknowledged

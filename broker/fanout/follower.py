@@ -95,6 +95,19 @@ class Follower:
         """How far back an archive reaches; None: there is none, and what memory drops is gone."""
         return self._buffer.archive_seconds
 
+    def names_beside(self, selection: Selection) -> list[frozenset[str]]:
+        """Return the names that are kept for it beside those of this selection, where that is followed.
+
+        What replays bring and cursors acknowledge is parts of the selection, and only where that is all they have names
+        of their own. But what is just being acknowledged may have been followed before.
+        """
+        sent = self.sent
+        beside = [] if sent is None else [acknowledged.names for acknowledged in sent.acknowledged]
+        if selection.inboxes is None:
+            parts = [*self._replays.selections, *(() if sent is None else sent.selections)]
+            beside.append(frozenset[str]().union(*(part.names for part in parts)))
+        return beside
+
     # --- where to start
 
     def resolve(self, since: str, now: float) -> int | None:

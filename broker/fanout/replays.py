@@ -39,6 +39,11 @@ class Replays:
         """Up to where everything has been brought. Raises IndexError if there are none."""
         return self._stretches[-1].after
 
+    @property
+    def selections(self) -> list[Selection]:
+        """What they bring."""
+        return [stretch.selection for stretch in self._stretches]
+
     def next(self) -> Stretch:
         """Return what is to be brought next: of the one furthest behind, up to where it meets another.
 

@@ -8,13 +8,13 @@ from typing import Final
 import trio
 from msgspec import Struct
 
+from ..budget import Budget, Held
 from ..commands.dispatch import Commands, Lane, Reply, refused
 from ..commands.remembered import Outcome, Run
 from ..commands.requests import PublishRequest
 from ..errors import BUSY_RETRY_MS, RequestError
 from ..log.engines import Answer, Stored
 from .batch import ANSWER_SLICE, Batch, answer_of
-from .budget import Bodies, Held
 from .intake import Intake, PlacesByAccount
 
 MAX_WAITING_PUBLISHES: Final = 64
@@ -36,7 +36,7 @@ class Publishing:
     when it is known.
     """
 
-    def __init__(self, intake: Intake, bodies: Bodies, commands: Commands, lane: Lane) -> None:
+    def __init__(self, intake: Intake, bodies: Budget, commands: Commands, lane: Lane) -> None:
         self._intake = intake
         self._bodies = bodies
         self._commands = commands

@@ -141,6 +141,8 @@ def _commands(statistics: BrokerStatistics, config: Config) -> Iterator["Metric"
     yield _gauge("commands_under_way", "Handlers at work", commands.under_way)
     yield _gauge("bodies_bytes", "Bytes of requests and answers under way", statistics.bodies_bytes)
     yield _gauge("bodies_limit_bytes", "How many there may be: limits.max_bodies_bytes", config.limits.max_bodies_bytes)
+    yield _gauge("names_bytes", "Bytes of the inboxes that connections name", statistics.names_bytes)
+    yield _gauge("names_limit_bytes", "How many there may be: limits.max_names_bytes", config.limits.max_names_bytes)
 
 
 def _delays(statistics: BrokerStatistics) -> Iterator["Metric"]:

@@ -34,6 +34,8 @@ class BrokerStatistics(Struct, frozen=True):
     """Events that were there already."""
     bodies_bytes: int
     """What requests under way hold, in all."""
+    names_bytes: int
+    """What connections hold by what they name, beyond what is usual, in all."""
     slots: SlotsStatistics
     keyring: KeyringStatistics
     connections: ConnectionsStatistics

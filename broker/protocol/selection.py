@@ -20,7 +20,7 @@ class Selection:
     Immutable and hashable; its hash is that of the frozensets, which Python computes once.
     """
 
-    __slots__ = ("_hash", "excluded", "inboxes")
+    __slots__ = ("__weakref__", "_hash", "excluded", "inboxes")
 
     def __init__(self, inboxes: frozenset[str] | None, excluded: frozenset[str] = frozenset()) -> None:
         self.inboxes = inboxes
@@ -43,6 +43,11 @@ class Selection:
     def __repr__(self) -> str:
         return f"Selection({self.inboxes!r}, excluded={self.excluded!r})"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What it keeps: its inboxes, or those that it excludes."""
+        return self.excluded if self.inboxes is None else self.inboxes
+
     def minus(self, held: "Selection") -> "Selection":
         """Return what is in this selection and not in ``held``."""
         if held is self:
@@ -54,9 +59,11 @@ class Selection:
         return Selection(self.inboxes - held.inboxes)
 
     def union(self, other: "Selection") -> "Selection":
-        """Return what is in this selection or in ``other``: itself, if that adds nothing."""
+        """Return what is in this selection or in ``other``: the one of them that has all, if there is one."""
         if self.inboxes is not None and other.inboxes is not None:
-            return self if other.inboxes <= self.inboxes else Selection(self.inboxes | other.inboxes)
+            if other.inboxes <= self.inboxes:
+                return self
+            return other if self.inboxes <= other.inboxes else Selection(self.inboxes | other.inboxes)
         if self.inboxes is None and other.inboxes is None:
             return Selection(None, self.excluded & other.excluded)
         some, rest = (other, self) if self.inboxes is None else (self, other)

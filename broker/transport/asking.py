@@ -9,7 +9,7 @@ from msgspec import Raw, Struct, json
 
 from ..access.keys import Key, credential_of
 from ..broker import Broker
-from ..intake.budget import Held
+from ..budget import Held
 from ..protocol.decoding import decode_struct
 from ..protocol.names import check_near_names, check_spelling, is_given
 from .request import Request

@@ -24,6 +24,7 @@ from msgspec import Raw, Struct
 from ..access.keys import Key
 from ..access.watched import Watch
 from ..broker import Broker
+from ..budget import Held
 from ..commands.remembered import Outcome
 from ..commands.requests import CommandRequest, PublishRequest
 from ..errors import BUSY_RETRY_MS, CloseCode, RequestError, part_from_frames
@@ -88,6 +89,7 @@ class Connection:
         """Around who publishes what waits."""
         self._writing = False
         self._await = partial(broker.waits.wait, admitted.account)
+        self._hold = partial(broker.bodies.hold, admitted.key.account_id)
         self._working = Working(broker.queues, admitted.opening.client_id or "")
         self._waits = 0
         """Of this client, under way."""
@@ -208,6 +210,7 @@ class Connection:
         try:
             reached = await self._life.reach(request.reach)
         except RequestError as error:
+            self.session.naming.recount(self.session.key)
             self.session.answer(str(request.command.request_id), request.command.action, error)
             return None
         if not self._life.settled():
@@ -319,21 +322,24 @@ class Connection:
             self._obeying.start_soon(self._guard, self._acknowledging.do_waiting)
 
     def _wait(self, asked: Asked) -> None:
-        if self._waits >= MAX_OF_CONNECTION:
-            message = f"{MAX_OF_CONNECTION} waits of this connection are under way"
-            self.session.answer(
-                asked.request_id, "wait_for", RequestError("rate_limited", message, retry_after_ms=BUSY_RETRY_MS)
-            )
+        try:
+            if self._waits >= MAX_OF_CONNECTION:
+                message = f"{MAX_OF_CONNECTION} waits of this connection are under way"
+                raise RequestError("rate_limited", message, retry_after_ms=BUSY_RETRY_MS)
+            held = self._hold(asked.size)
+        except RequestError as error:
+            self.session.answer(asked.request_id, "wait_for", error)
             self._flush()
             return
         self._waits += 1
         assert self._obeying is not None
-        self._obeying.start_soon(self._guard, partial(self._do_wait, asked))
+        self._obeying.start_soon(self._guard, partial(self._do_wait, asked, held))
 
-    async def _do_wait(self, asked: Asked) -> None:
+    async def _do_wait(self, asked: Asked, held: Held) -> None:
         outcome: Found | RequestError
         try:
-            outcome = await self._await(asked.selection, asked.params, self._judge)
+            with held:
+                outcome = await self._await(asked.selection, asked.params, self._judge)
         except RequestError as error:
             outcome = part_from_frames(error)
         finally:

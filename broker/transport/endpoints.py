@@ -133,7 +133,7 @@ async def open_event_stream(broker: Broker, request: Request) -> Response | Hand
 
 
 async def _admitted(broker: Broker, request: Request, query: Mapping[str, str], scope: Scope | None = None) -> Admitted:
-    """Return who may open a stream, what he asks for, his slot, and his account, held until the stack is closed.
+    """Return who may open a stream, what he asks for, his slot, and his account and names, held until they are let go.
 
     With ``scope`` only a key that carries it may.
     """
@@ -149,9 +149,9 @@ async def _admitted(broker: Broker, request: Request, query: Mapping[str, str], 
         account = await stack.enter_async_context(holding)
         if since is not None:
             await broker.reach(account, since, key, client_id)
-        worth, opening, slot = await admit(broker.slots, judge)
+        worth, opening, slot, named = await admit(broker.slots, broker.names, judge)
         stack.pop_all()
-        return Admitted(worth, opening, slot, account, holding, request.remote, request.agent)
+        return Admitted(worth, opening, slot, account, holding, named, request.remote, request.agent)
 
 
 def _judge_of(broker: Broker, query: Mapping[str, str], key: Key, scope: Scope | None = None) -> Judge:

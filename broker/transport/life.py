@@ -19,6 +19,7 @@ from ..access.opening import Opening
 from ..access.slots import Holder, Slot
 from ..access.watched import Watch
 from ..broker import Broker
+from ..budget import Held
 from ..errors import CloseCode, RequestError
 from ..fanout.hub import Account
 from ..fanout.listeners import Listener
@@ -39,7 +40,8 @@ OPENING_SECONDS: Final = 30.0
 class Admitted(Struct, frozen=True):
     """Who may open a stream: by which key, what for, its slot, and the address that it comes from.
 
-    ``account`` is held until ``hold`` is closed, by whoever takes this over.
+    ``account`` is held until ``hold`` is closed, and room for what it names until ``named`` is let go, by whoever takes
+    this over.
     """
 
     key: Key
@@ -47,6 +49,7 @@ class Admitted(Struct, frozen=True):
     slot: Slot
     account: Account
     hold: Hold
+    named: Held
     remote: str | None
     agent: str | None = None
 
@@ -132,6 +135,7 @@ class Life:
             admitted.opening,
             self.id,
             broker.acknowledged,
+            admitted.named,
             count,
         )
 

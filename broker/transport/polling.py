@@ -162,13 +162,14 @@ async def poll(broker: Broker, request: Request, account: Account, key: Key, jud
     poller = _Poller(account, broker.past, judge, asked, waiter, broker.acknowledged)
     if not asked.wait_seconds:
         return await poller.page()
-    key, opening, slot = await admit(broker.slots, judge)
+    key, opening, slot, named = await admit(broker.slots, broker.names, judge)
     slot.holder, waiter.selection, waiter.event_filter = waiter, opening.selection, opening.event_filter
     entry = OpenConnection(f"conn_{secrets.token_hex(12)}", key, opening.client_id, request.remote, "poll", waiter)
     entry.agent, entry.watch = request.agent, opening.watch
     broker.connections.enter(entry)
     with ExitStack() as stack:
         stack.callback(slot.release)
+        stack.enter_context(named)
         stack.callback(broker.connections.leave, entry)
         stack.enter_context(broker.keyring.watch(key, request.remote, waiter.hurry))
         return await request.unless_client_leaves(poller.page)

@@ -162,20 +162,22 @@ class _Server:
 
     async def _connect(self, stream: ClientStream, handover: Handover) -> None:
         admitted, make = handover.admitted, handover.connection
+        slot, hold, named = admitted.slot, admitted.hold, admitted.named
         del handover  # for as long as the connection lives
         try:
             key, remote = admitted.key, admitted.remote
             stream.who = key.account_id
             connection = make(self.broker, stream, admitted)
-            del make
+            client_id = admitted.opening.client_id
+            opened = OpenConnection(connection.id, key, client_id, remote, connection.transport, connection)
+            opened.agent, opened.watch = admitted.agent, admitted.opening.watch
+            del make, admitted  # it has names that the client may give up
             with self.broker.keyring.watch(key, remote, connection.change_key) as watch:
-                client_id = admitted.opening.client_id
-                opened = OpenConnection(connection.id, key, client_id, remote, connection.transport, connection)
-                opened.agent, opened.watch = admitted.agent, admitted.opening.watch
                 await self._run(connection, watch, opened)
         finally:
-            admitted.slot.release()
-            await admitted.hold.aclose()
+            slot.release()
+            named.let_go()
+            await hold.aclose()
 
     async def _run(self, connection: Connection | EventStream, watch: Watch, opened: OpenConnection) -> None:
         due = trio.current_time() + self.broker.config.limits.heartbeat_seconds

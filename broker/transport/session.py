@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from ..access.keys import Key, inbox_ids_of
 from ..access.opening import Opening, size_of
+from ..budget import Held
 from ..commands.requests import CommandRequest, PublishRequest, check_command, trace_of
 from ..config import Config
 from ..errors import BadCommandError, BadFrameError, CloseCode, RequestError, part_from_frames
@@ -49,6 +50,7 @@ from ..protocol.names import ACKED, ALL_INBOXES, check_no_inbox, check_spelling,
 from ..protocol.selection import NOTHING, Selection, TypeFilter
 from ..queues.asked import WorkAsked, check_work, is_work
 from ..waiting.asked import Asked, check_wait
+from .naming import Naming
 
 MAX_BAD_FRAMES: Final = 20
 GRACE_SECONDS: Final = 10.0
@@ -80,7 +82,8 @@ Elsewhere = PublishRequest | CommandRequest | SubscribeRequest | AckRequest | As
 class Session:
     """One client's side of the protocol. ``listener`` is its end in the fan-out.
 
-    ``count`` is told of each command that is answered: its action, and the error if it is one.
+    ``named`` is held for what it names. ``count`` is told of each command that is answered: its action, and the error
+    if it is one.
     """
 
     def __init__(
@@ -93,12 +96,15 @@ class Session:
         opening: Opening,
         connection_id: str,
         acknowledged: Acknowledged,
+        named: Held,
         count: Callable[[str, RequestError | None], None] = count_nothing,
     ) -> None:
         self.key = key
         self._config = config
         self._connection_id = connection_id
-        self._opening = opening
+        # Of the opening nothing else is kept: it has names, and these may be given up.
+        self._since = opening.since
+        self._is_look = opening.watch
         self._count = count
         self._client_id = opening.client_id or ""
         self._answers: list[bytes] = []
@@ -120,6 +126,7 @@ class Session:
         if opening.client_id is not None:
             client = acknowledged.client(buffer.account_id, key.identity, opening.client_id)
         self.follower = Follower(buffer, subscriptions, listener, opening.selection, opening.event_filter, client)
+        self.naming = Naming(named, self.follower)
 
     # --- what is to be written
 
@@ -196,7 +203,7 @@ class Session:
 
         A `Reach`: nothing is said yet, this is to be asked of the archive first, and the answer given to the next call.
         """
-        limits, since = self._config.limits, self._opening.since
+        limits, since = self._config.limits, self._since
         replay: Replay | UnsetType = UNSET
         gap = None
         if since is not None:
@@ -239,6 +246,7 @@ class Session:
             self.follower.drop_from_replays(lost)
             self.follower.change(kept, self.follower.event_filter)
             self.follower.join_replay(kept.minus(held))
+            self.naming.recount(key)
         if less and self._opened:
             self._say(encode(Updated(self._inbox_ids())))
 
@@ -284,6 +292,7 @@ class Session:
 
     def heartbeat(self) -> None:
         """Say a ping, and the cursor of a quiet client. Nothing for those behind: they are being fed."""
+        self.naming.recount_late(self.key)
         if not self.follower.live:
             return
         news = self.follower.news()
@@ -345,7 +354,7 @@ class Session:
         outcome: Struct | dict[str, Any] | RequestError
         try:
             if is_work(command):
-                if self._opening.watch:
+                if self._is_look:
                     raise RequestError("forbidden", "A look (`watch=1`) takes no work")
                 return check_work(self.key, command, request_id)
             match command.action:
@@ -405,6 +414,8 @@ class Session:
     def _subscribe(
         self, command: Command, now: float, reached: Reached | None
     ) -> tuple[SubscriptionResult, Gap | None] | Reach:
+        if reached is not None:
+            self.naming.recount(self.key)  # it was held while the archive was asked
         self.key.require("subscribe")
         check_spelling(command.paths, "inbox_ids", "event_types", "since", values=command.params)
         follower, most = self.follower, self._config.limits.max_inboxes_per_connection
@@ -421,6 +432,8 @@ class Session:
             raise too_many("inbox_ids", most, where)
         types = follower.event_filter if params.event_types is None else TypeFilter(params.event_types)
         added = wanted.minus(held)
+        if wanted is not held:
+            self.naming.hold(self.key, wanted, added)
         # What a replay under way has missed by now is said before an answer that says something newer.
         if reached is not None and reached.reach.before is not None and reached.page is not None:
             follower.take_in(reached.reach.before, reached.page)
@@ -436,6 +449,8 @@ class Session:
             follower.join_replay(added)
         else:
             replay, gap = follower.replay(added, follower.resolve(params.since, now), reached)
+        if wanted.inboxes is None:
+            self.naming.recount(self.key)
         return SubscriptionResult(self._inbox_ids(), follower.cursor, replay), gap
 
     def _require_few_inboxes(self, command: Command) -> None:
@@ -458,6 +473,8 @@ class Session:
             )
         else:
             kept = Selection(held.inboxes - frozenset(params.inbox_ids))
-        follower.drop_from_replays(held.minus(kept))
+        removed = held.minus(kept)
+        self.naming.hold(self.key, kept, removed)
+        follower.drop_from_replays(removed)
         follower.change(kept, follower.event_filter)
         return SubscriptionResult(self._inbox_ids(), follower.cursor)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..access.keys import Key
-from ..access.opening import size_of
+from ..access.opening import NAME_BYTES, size_of
 from ..config import LimitsConfig
 from ..errors import RequestError
 from ..protocol.decoding import decode_params, require_few
@@ -46,11 +46,12 @@ class WaitParams(Struct, frozen=True):
 
 
 class Asked(Struct, frozen=True):
-    """A `wait_for` that the key may give. ``selection`` is what it may find."""
+    """A `wait_for` that the key may give. ``selection`` is what it may find, ``size`` about what it costs, in bytes."""
 
     request_id: str
     selection: Selection
     params: WaitParams
+    size: int
 
 
 def check_wait(
@@ -73,7 +74,8 @@ def check_wait(
         path = command.paths["timeout_seconds"]
         raise RequestError("invalid_params", f"A request waits at most {most_seconds:g} seconds - at `{path}`")
     where = command.paths.get("inbox_ids", "$.inbox_ids")
-    selection = key.select([ALL_INBOXES] if isinstance(params.inbox_ids, UnsetType) else params.inbox_ids, where)
+    names = [ALL_INBOXES] if isinstance(params.inbox_ids, UnsetType) else params.inbox_ids
+    selection = key.select(names, where)
     if size_of(selection) > limits.max_inboxes_per_connection and not isinstance(params.inbox_ids, UnsetType):
         raise too_many("inbox_ids", limits.max_inboxes_per_connection, where)
-    return Asked(request_id, selection, params)
+    return Asked(request_id, selection, params, command.size + NAME_BYTES * len(names))

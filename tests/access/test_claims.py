@@ -13,12 +13,14 @@ from broker.access.admission import GHOST_SECONDS, admit, examine
 from broker.access.claims import RELEASE, Claim, NodeSlots
 from broker.access.keys import Key
 from broker.access.opening import Opening
+from broker.budget import of_names
 from broker.errors import RequestError
 from broker.protocol.selection import EVERYTHING
 
 RACES = 1_000
 TAKEOVERS = 100
 ACCOUNT = "acct_test"
+NAMES = of_names(1_000_000)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -61,7 +63,7 @@ class Node:
     async def open(self, tier="developer", client_id=None, account_id=ACCOUNT, watch=False, key_id="key"):
         key = Key(key_id, account_id, frozenset({"subscribe"}), tier=tier)
         opening = Opening(EVERYTHING, None, None, client_id, watch)
-        _, _, slot = await admit(self.slots, lambda: (key, opening))
+        _, _, slot, _ = await admit(self.slots, NAMES, lambda: (key, opening))
         return Client(slot)
 
     async def refuses(self, **opening):
@@ -148,7 +150,7 @@ async def test_a_key_that_is_gone_when_the_server_has_answered_gets_no_slot(path
             return key, Opening(EVERYTHING, None, None)
 
         with pytest.raises(RequestError, match="The key is gone"):
-            await admit(one.slots, judge)
+            await admit(one.slots, NAMES, judge)
         await until_held(one, 0)
         assert one.slots.statistics().connections == 0
 

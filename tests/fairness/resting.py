@@ -31,7 +31,7 @@ class Rest:
         await blocked()
         statistics = served.broker.statistics()
         assert (statistics.slots.connections, statistics.slots.accounts) == (0, 0)
-        assert (statistics.hub.live, statistics.bodies_bytes) == (0, 0)
+        assert (statistics.hub.live, statistics.bodies_bytes, statistics.names_bytes) == (0, 0, 0)
         assert (statistics.hub.queued_accounts, statistics.commands.under_way) == (0, 0)
         assert _tasks() == self._tasks
         assert open_descriptors() <= self._files + self._more_files

@@ -174,6 +174,15 @@ async def test_bodies_under_way_are_told():
         assert (await scrape(served))("bodies_bytes") == 0
 
 
+async def test_what_connections_name_is_told():
+    async with serving() as served:
+        with served.broker.names.hold(ACCOUNT, 12_345):
+            seen = await scrape(served)
+            assert seen("names_bytes") == 12_345
+            assert seen("names_limit_bytes") == served.broker.config.limits.max_names_bytes
+        assert (await scrape(served))("names_bytes") == 0
+
+
 # --- how it is told ----------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import append, make_buffer, prepared, wall_at
-from streams import TEXT, take_frames
+from streams import TEXT, room, take_frames
 
 from broker.access.keys import Key
 from broker.access.opening import check_opening
@@ -85,7 +85,15 @@ class Agent:
         self.wire, self.sent, self.settled, self.cursors = bytearray(), set(), set(), []
         listener = Listener(self.take, lambda: None)
         self.session = Session(
-            KEY, CONFIG, self.buffer, self.subscriptions, listener, opening, "conn_1", self.acknowledged
+            KEY,
+            CONFIG,
+            self.buffer,
+            self.subscriptions,
+            listener,
+            opening,
+            "conn_1",
+            self.acknowledged,
+            room(),
         )
         self.follower = self.session.follower
         self.acknowledging = Acknowledging(self.buffer, self.follower)

@@ -159,6 +159,27 @@ async def test_a_subscribe_whose_past_cannot_be_read_is_unavailable_and_changes_
         assert (await client.next())["result"]["inbox_ids"] == ["in_2", "in_3"]
 
 
+async def test_names_are_held_while_the_past_is_asked_about_and_given_back_if_they_are_not_followed(archives):
+    names = [f"in_{number:03}" for number in range(1, 401)]
+    key = configured_key(ALICE, inbox_ids=("in_1", "in_2", "in_3", *names))
+    lost = configured_key(ALICE, inbox_ids=("in_2",))
+    async with (
+        served_with_a_past(config_of(alices(key), replay=TINY)) as (served, start),
+        connected(served.address, "inbox_ids=in_2") as client,
+    ):
+        for gone_wrong in ("disk", "key", None):
+            archives[0].answering = trio.Event()
+            await client.say(action="subscribe", request_id="r", inbox_ids=["in_1", *names], since=start)
+            await until(lambda: served.broker.names.bytes > 40_000)
+            archives[0].error = GONE if gone_wrong == "disk" else None
+            if gone_wrong == "key":
+                served.broker.reload(config_of(alices(lost), replay=TINY))
+            archives[0].answering.set()
+            assert ("error" in await client.answer("r")) == (gone_wrong is not None)
+            assert (served.broker.names.bytes == 0) == (gone_wrong is not None)
+            served.broker.reload(config_of(alices(key), replay=TINY))
+
+
 async def test_a_key_that_reaches_less_by_the_time_is_what_a_subscribe_is_judged_by(archives):
     wide, narrow = configured_key(ALICE), configured_key(ALICE, inbox_ids=("in_2",))
     async with (

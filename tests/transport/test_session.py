@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from logs import append, make_buffer, prepared, wall_at
-from streams import TEXT, take_frames
+from streams import TEXT, room, take_frames
 
 import broker.transport.session
 from broker.access.keys import Key, inbox_ids_of
-from broker.access.opening import check_opening
+from broker.access.opening import NAME_BYTES, USUAL_BYTES, check_opening
+from broker.budget import Held, of_names
 from broker.commands.requests import CommandRequest, PublishRequest
 from broker.config import Config, LimitsConfig, ReplayConfig
 from broker.errors import CloseCode, RequestError
@@ -43,6 +44,7 @@ class Talk:
     key: Key = field(default_factory=key_of)
     query: dict[str, str] = field(default_factory=dict)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    held: Held = field(default_factory=room)
     stored: str = ""
     """Inboxes of events that are there before; a space: an account event."""
 
@@ -54,7 +56,15 @@ class Talk:
         opening = check_opening(self.key, self.query, self.limits)
         self.listener = Listener(len, lambda: None)
         self.session = Session(
-            self.key, config, self.buffer, self.subscriptions, self.listener, opening, "conn_1", Acknowledged()
+            self.key,
+            config,
+            self.buffer,
+            self.subscriptions,
+            self.listener,
+            opening,
+            "conn_1",
+            Acknowledged(),
+            self.held,
         )
 
     def publish(self, inboxes: str, event_type: str = "x") -> None:
@@ -255,7 +265,7 @@ def test_an_unknown_cursor_is_not_recovered_and_a_gap_from_nowhere_is_the_very_n
 def test_a_cursor_beyond_the_window_is_not_recovered_and_the_gap_is_counted():
     talk = Talk(query={"inbox_ids": "a", "since": "cursor"}, stored="abaaa")
     talk.drop(4)
-    talk.session._opening = check_opening(talk.key, {"inbox_ids": "a", "since": talk.cursor(1)}, talk.limits)
+    talk.session._since = talk.cursor(1)
     ready = talk.open()
     assert ready["replay"] == {"recovered": False, "count": 1}
     assert talk.later[0] == {"type": "replay.gap", "from": talk.cursor(1), "to": talk.cursor(4), "count": 2}
@@ -1001,3 +1011,96 @@ def test_a_subscribe_whose_answer_is_for_something_else_by_the_time_is_handed_on
     again = talk.session.obey(asked.command, NOW, wall_at(NOW), kept(asked.reach, 4))
     assert again.reach.selection == Selection(frozenset({"a"}))
     assert again.command.request_id == asked.command.request_id
+
+
+# --- what it names -----------------------------------------------------------
+
+
+def names(of: str) -> list[str]:
+    return [f"{of}_{number}_".ljust(100, "x") for number in range(200)]
+
+
+COST = 200 * (100 + NAME_BYTES) + NAME_BYTES - USUAL_BYTES
+"""Of so many, and of the account's own events."""
+
+
+def counted(**fields) -> Talk:
+    """A session that follows 200 inboxes; there is room for 200 more."""
+    talk = opened(held=of_names(4 * (2 * COST + USUAL_BYTES)).hold("acct_a"), **fields)
+    talk.ask("subscribe", inbox_ids=names("a"))
+    assert talk.held.size == COST
+    return talk
+
+
+CHUNKS = [[f"{chunk}_{number}_".ljust(254, "x") for number in range(10)] for chunk in range(12)]
+chunks = st.sets(st.sampled_from(range(len(CHUNKS))), max_size=4)
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from(["subscribe", "unsubscribe"]), chunks | st.none()), max_size=20))
+def test_whatever_is_subscribed_and_unsubscribed_what_is_held_is_what_is_named(steps):
+    talk = opened()
+    for action, some in steps:
+        talk.ask(action, inbox_ids=["*"] if some is None else [name for chunk in some for name in CHUNKS[chunk]])
+        named = talk.session.follower.selection.names
+        assert talk.held.size == max(0, sum(map(len, named)) + NAME_BYTES * len(named) - USUAL_BYTES)
+
+
+def test_what_a_replay_of_all_is_to_leave_out_is_counted_until_it_has_come():
+    talk = counted(stored="z")
+    talk.say({"action": "subscribe", "inbox_ids": ["*"], "since": talk.cursor(0)})
+    talk.session.heartbeat()
+    assert talk.held.size == COST
+    assert ids(talk.heard()[1:]) == ["e1"]
+    talk.session.heartbeat()
+    assert talk.held.size == 0
+
+
+def test_what_is_followed_no_more_is_counted_as_long_as_a_cursor_tells_it_from_the_rest():
+    talk = counted(query={"client_id": "agent"})
+    talk.ask("subscribe", inbox_ids=["*"])
+    talk.publish("z")
+    talk.session.heartbeat()
+    assert talk.held.size == COST
+    talk.session.follower.sent.acknowledge(1)
+    talk.session.heartbeat()
+    assert talk.held.size == 0
+
+
+def test_what_was_acknowledged_is_counted_until_that_is_settled_however_often_it_is_named_anew():
+    talk = counted(query={"client_id": "agent"})
+    talk.publish("z")
+    under_way = talk.session.follower.sent.acknowledge(1)
+    for name in ("a", "b"):
+        talk.ask("unsubscribe", inbox_ids=names("a"))
+        assert COST <= talk.held.size < 1.1 * COST
+        assert talk.ask("subscribe", inbox_ids=names(name))["result"]
+        assert talk.held.size == 2 * COST + USUAL_BYTES
+    assert talk.error("subscribe", inbox_ids=names("c"))[0] == "unavailable"
+    under_way.clear()
+    talk.session.heartbeat()
+    assert talk.held.size == COST
+    talk.heard()
+    assert talk.ask("subscribe", inbox_ids=names("c"))["result"]
+
+
+def test_what_was_acknowledged_and_is_followed_still_is_counted_once():
+    talk = counted(query={"client_id": "agent"})
+    talk.publish("zzzz")
+    acknowledged = [talk.session.follower.sent.acknowledge(position) for position in range(1, 5)]
+    del acknowledged[0]  # of two parts that are one from there on
+    talk.ask("subscribe", inbox_ids=["one"])
+    assert (len(acknowledged), talk.held.size) == (3, COST + len("one") + NAME_BYTES)
+
+
+def test_a_key_that_changes_takes_no_room():
+    reach = names("a")
+    talk = opened(key=key_of(inbox_ids=set(reach)), query={"client_id": "agent"})
+    talk.ask("unsubscribe", inbox_ids=reach[:1])
+    talk.publish("z")
+    under_way = talk.session.follower.sent.acknowledge(1)
+    talk.ask("unsubscribe", inbox_ids=reach[:2])
+    talk.ask("subscribe", inbox_ids=["*"])
+    held = talk.held.size
+    assert (len(talk.session.follower.selection.names), under_way != [], held > 0) == (200, True, True)
+    talk.session.change_key(key_of(inbox_ids={*reach[:150], "else"}))
+    assert (len(talk.session.follower.selection.names), talk.held.size) == (150, held)

@@ -1,5 +1,6 @@
 """`wait_for`: the first event that fits, from the window or live, and where to go on from (PROTOCOL section 11)."""
 
+import tracemalloc
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
@@ -7,12 +8,14 @@ from random import Random
 import msgspec
 import pytest
 import trio
+from clients import until
 from commanding import ACCOUNT, ALICE, BOB, INBOXES, LISTENER, OPERATOR, configured, connected, post, serving
 from steps import Work, counting
 from trio.testing import wait_all_tasks_blocked as blocked
 
 from broker import BrokerClosedError, Config, LimitsConfig, ReplayConfig, RequestError, open_broker
 from broker.access.keys import Key
+from broker.access.opening import NAME_BYTES
 from broker.protocol.decoding import decode_command
 from broker.turns import FIRST_LET_IN, MOST_LET_IN
 from broker.waiting import filed, waits, watch
@@ -281,6 +284,71 @@ async def test_no_more_than_so_many_of_an_account_wait_and_nothing_is_kept_of_th
         assert (await wait(ACCOUNT)).event is None
         assert (await opened.wait_for(ACCOUNT, timeout_seconds=0)).event is None
         assert (opened.waits._under_way, opened.waits._of_all_inboxes) == ({}, {})
+
+
+NAMED = [f"in_{number:03}" for number in range(1_000)]
+COST = len(NAMED) * (len(NAMED[0]) + NAME_BYTES)
+"""Of what a wait for these keeps, at least."""
+
+
+async def test_what_a_wait_names_is_held_for_as_long_as_it_is_under_way_over_the_stream_and_http():
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+        async with trio.open_nursery() as nursery:
+            await client.say("wait_for", "w1", inbox_ids=NAMED)
+            await client.ask("ping", "p1")
+            assert COST < opened.bodies.bytes < 1.2 * COST
+            nursery.start_soon(post, address, {"action": "wait_for", "params": {"inbox_ids": NAMED}})
+            await until(lambda: opened.bodies.bytes > 2 * COST)
+            nursery.start_soon(partial(opened.wait_for, ACCOUNT, inbox_ids=NAMED))
+            await until(lambda: opened.waits.statistics().under_way == 3)
+            assert opened.bodies.bytes < 2.5 * COST  # the program's own wait is not held
+            await opened.publish(ACCOUNT, mail(1, NAMED[0]))
+            assert event_id(await client.hear()) == "evt_1"
+        await client.say("wait_for", "w2", inbox_ids=NAMED, timeout_seconds=0)
+        assert event_id(await client.hear()) is None
+        assert opened.bodies.bytes == 0
+        await client.say("wait_for", "w3", inbox_ids=NAMED)
+        await client.ask("ping", "p3")
+        assert opened.bodies.bytes > COST
+    assert opened.bodies.bytes == 0
+
+
+async def test_a_wait_that_finds_no_room_is_told_when_to_come_back_and_nothing_of_it_is_kept():
+    config = configured(limits=LimitsConfig(max_bodies_bytes=6 * COST))
+    async with open_broker(config) as opened, serving(opened) as address, connected(address) as client:
+        await client.say("wait_for", "w1", inbox_ids=NAMED)
+        await client.ask("ping", "p1")
+        held = opened.bodies.bytes
+        await client.say("wait_for", "w2", inbox_ids=NAMED)
+        refused = await client.hear()
+        assert (refused["request_id"], refused["error"]["code"]) == ("w2", "unavailable")
+        assert (refused["error"]["retry_after_ms"], "limits.max_bodies_bytes" in refused["error"]["message"]) == (
+            1_000,
+            1,
+        )
+        answer = await post(address, {"action": "wait_for", "inbox_ids": NAMED})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        assert (opened.bodies.bytes, opened.waits.statistics().under_way) == (held, 1)
+        async with connected(address, BOB) as other:
+            await other.say("wait_for", "w1", inbox_ids=NAMED, timeout_seconds=0)
+            assert event_id(await other.hear()) is None
+        await opened.publish(ACCOUNT, mail(1, NAMED[0]))
+        assert event_id(await client.hear()) == "evt_1"
+        await client.say("wait_for", "w3", inbox_ids=NAMED, timeout_seconds=0)
+        assert event_id(await client.hear()) is None
+
+
+async def test_a_wait_keeps_nothing_of_its_message_but_what_it_says():
+    async with open_broker(configured()) as opened, serving(opened) as address, connected(address) as client:
+        tracemalloc.start()
+        try:
+            for number in range(8):
+                await client.say("wait_for", f"w{number}", inbox_ids=["in_1"], nothing="x" * 500_000)
+            await client.ask("ping", "p1")
+            assert opened.waits.statistics().under_way == 8
+            assert tracemalloc.get_traced_memory()[0] < 1_000_000
+        finally:
+            tracemalloc.stop()
 
 
 async def test_few_of_an_account_wait_for_any_inbox(autojump_clock):

@@ -39,6 +39,8 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "broker/transport/connection.py", "tests/transport/test_older_events.py",
+        ("names that are not followed after all are given back",
+         "            self.session.naming.recount(self.session.key)\n", ""),
         ("a drain waits until older events are read",
          "busy = self._writing or self._life.feeding or", "busy = self._writing or"),
     ),

@@ -4,6 +4,7 @@
 from proofs.mutants.mutant import Mutant, of
 
 SESSION = "tests/transport/test_session.py"
+NAMING = f"{SESSION} tests/transport/test_naming.py"
 
 MUTANTS: list[Mutant] = [
     *of(
@@ -71,7 +72,7 @@ MUTANTS: list[Mutant] = [
         ("under everything no single inbox is unsubscribed",
          "        elif held.inboxes is None:\n", "        elif False:\n"),
         ("no replay brings what was unsubscribed",
-         "        follower.drop_from_replays(held.minus(kept))\n", ""),
+         "        follower.drop_from_replays(removed)\n", ""),
         ("an unsubscribe needs the scope",
          '        self.key.require("subscribe")\n        self._require_few_inboxes', "        self._require_few_inboxes"),
         ("to unsubscribe from everything leaves the account's own events",
@@ -88,6 +89,81 @@ MUTANTS: list[Mutant] = [
          "return self._config.replay.seconds if kept is None else kept", "return self._config.replay.seconds"),
     ),
     *of(
+        "broker/transport/naming.py", NAMING,
+        ("what is named is added to what is held",
+         "            self._bytes += bytes_of(differs.names)\n", "            pass\n"),
+        ("what is named no more is given back",
+         "            self._bytes -= bytes_of(differs.names)\n", "            pass\n"),
+        ("what was counted before somebody else changed it is counted anew",
+         "        if self._of() is not followed:\n", "        if False:\n"),
+        ("what a key reaches by itself is its operator's",
+         "0 if is_own else self._bytes", "self._bytes"),
+        ("a token's names are held whatever is followed",
+         "        if key.narrowed_inbox_ids is not None:\n            named", "        if False:\n            named"),
+        ("what somebody still has is counted until he has it no more",
+         "sum(map(bytes_of, beside))", "0"),
+        ("what is kept on for a while is counted again",
+         "self._may_be_less = cost > 0 and len(beside) > 0", "self._may_be_less = False"),
+        ("what was counted is not kept for that",
+         "            self._bytes -= bytes_of(differs.names)\n        self._of = ref(wanted)\n",
+         "            self._bytes -= bytes_of(differs.names)\n        self._of = lambda: wanted\n"),
+        ("what is counted again is never more than before",
+         "min(self._held.size, self._cost(key, followed))", "self._cost(key, followed)"),
+    ),
+    *of(
+        "broker/transport/session.py", NAMING,
+        ("room is held before anything is followed",
+         "            self.naming.hold(self.key, wanted, added)\n", "            pass\n"),
+        ("what is unsubscribed makes room",
+         "        self.naming.hold(self.key, kept, removed)\n", ""),
+        ("who follows all gives back what he named",
+         "        if wanted.inboxes is None:\n            self.naming.recount(self.key)\n", ""),
+        ("who reaches less gives back what he named",
+         "            self.naming.recount(key)\n", ""),
+        ("a heartbeat counts again what was kept on",
+         "        self.naming.recount_late(self.key)\n", ""),
+        ("nothing else of an opening is kept",
+         "        self._since = opening.since\n", "        self._opened_with = opening\n        self._since = opening.since\n"),
+    ),
+    *of(
+        "broker/transport/session.py", "tests/transport/test_older_events.py",
+        ("a subscribe that is not to be gives its room back",
+         "            self.naming.recount(self.key)  # it was held while the archive was asked\n", "            pass\n"),
+    ),
+    *of(
+        "broker/access/admission.py", "tests/transport/test_naming.py",
+        ("who finds no room for his names replaces nobody",
+         "        names.require(key.account_id, opening.named_bytes)  # who is refused replaces nobody\n", ""),
+        ("what an opening names is held",
+         "names.hold(key.account_id, opening.named_bytes)", "names.hold(key.account_id)"),
+    ),
+    *of(
+        "broker/transport/server.py", "tests/transport/test_naming.py",
+        ("what a connection names is given back at its end",
+         "            named.let_go()\n", ""),
+        ("what an opening names is not kept beside what is followed",
+         "            del make, admitted  # it has names that the client may give up\n", "            del make\n"),
+    ),
+    *of(
+        "broker/transport/polling.py", "tests/transport/test_naming.py",
+        ("what a poll names is given back at its end",
+         "        stack.enter_context(named)\n", ""),
+    ),
+    *of(
+        "broker/fanout/acknowledged.py", SESSION,
+        ("what was acknowledged and is followed still is no more than that",
+         "if id(selection) not in parts]", "]"),
+        ("what was acknowledged is known for as long as somebody has it",
+         "            self._acknowledged = list(map(ref, had.values()))\n", ""),
+    ),
+    *of(
+        "broker/fanout/follower.py", SESSION,
+        ("where all is followed replays have names",
+         "parts = [*self._replays.selections, *(", "parts = [*("),
+        ("where all is followed cursors tell names apart",
+         "*(() if sent is None else sent.selections)]", "]"),
+    ),
+    *of(
         "broker/transport/session.py", "tests/transport/test_acknowledging.py",
         ("an acknowledgement needs a client_id",
          "        if self.follower.sent is None:\n            raise", "        if False:\n            raise"),
@@ -101,7 +177,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "broker/transport/session.py", "tests/access/test_looks.py",
         ("a look takes no work",
-         "                if self._opening.watch:\n                    raise RequestError(\"forbidden\"", "                if False:\n                    raise RequestError(\"forbidden\""),
+         "                if self._is_look:\n                    raise RequestError(\"forbidden\"", "                if False:\n                    raise RequestError(\"forbidden\""),
     ),
     *of(
         "broker/transport/session.py", SESSION,

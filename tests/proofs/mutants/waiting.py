@@ -258,6 +258,25 @@ MUTANTS: list[Mutant] = [
          "                del self._watches[account]\n                watch.close()\n", "                watch.close()\n"),
     ),
     *of(
+        "broker/transport/connection.py", WAITS,
+        ("what a wait over the stream names is held",
+         "held = self._hold(asked.size)", "held = self._hold(0)"),
+        ("what a wait over the stream names is let go when it is over",
+         "            with held:\n                outcome = await", "            if held:\n                outcome = await"),
+    ),
+    *of(
+        "broker/broker.py", WAITS,
+        ("what a wait over HTTP names is held",
+         "self.bodies.hold(key.account_id, asked.size)", "self.bodies.hold(key.account_id)"),
+        ("the program's own waits are not held",
+         "nullcontext() if key.is_library else self.bodies", "self.bodies"),
+    ),
+    *of(
+        "broker/waiting/asked.py", WAITS,
+        ("a wait costs more than its characters",
+         "command.size + NAME_BYTES * len(names)", "command.size"),
+    ),
+    *of(
         "broker/waiting/waits.py", "tests/transport/test_draining.py",
         ("who comes while the broker drains is told at once",
          "            if self._ended:\n                watch.end()\n", "            if self._ended:\n                pass\n"),
