@@ -254,7 +254,7 @@ class Cluster:
             async with trio.open_nursery() as followers:
                 for account_id in ACCOUNTS:
                     followers.start_soon(self.follow, account_id, stay_seconds)
-                with trio.fail_after(20):
+                with trio.fail_after(60):
                     while not all(told.start for told in self.told.values()):  # noqa: ASYNC110
                         await trio.sleep(0.02)
                 async with trio.open_nursery() as nursery:

@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 import broker.transport.server
 from broker import (
@@ -153,6 +154,11 @@ def key_of(broker: Broker, secret: str) -> Key:
     key = access.account_key(digest) or access.operator_key(digest)
     assert key is not None
     return key
+
+
+def guard_seconds() -> float:
+    """A client's time for all that it does: a minute, or, by a mocked clock, less than a heartbeat and its patience."""
+    return 30 if isinstance(trio.lowlevel.current_clock(), MockClock) else 60
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -316,7 +322,7 @@ async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
 async def read_until(stream: trio.abc.ReceiveStream, what: bytes) -> bytes:
     """What is read up to the read that brings ``what``."""
     received = b""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while what not in received:
             part = await stream.receive_some(65_536)
             assert part, f"it ended: {received!r}"
@@ -563,10 +569,10 @@ async def connected(
     early: bytes = b"",
     receive_buffer_bytes: int | None = None,
     tls: ssl.SSLContext | None = None,
-    seconds: float = 30,
+    seconds: float | None = None,
 ) -> AsyncIterator[WebSocket]:
     """A client that has read its `connection.ready`. ``early`` is sent in one piece with the upgrade."""
-    with trio.fail_after(seconds):
+    with trio.fail_after(guard_seconds() if seconds is None else seconds):
         opened = await open_socket(address, receive_buffer_bytes=receive_buffer_bytes)
         async with opened if tls is None else secured(opened, tls) as stream:
             await stream.send_all(upgrade_head(query, *headers, key=key) + early)

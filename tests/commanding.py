@@ -164,5 +164,5 @@ async def post(address: str, body: Any, secret: str | None = ALICE, **headers: s
     if secret is not None:
         headers["Authorization"] = f"Bearer {secret}"
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         return await client.post(f"http://{address}/v1/commands", content=content, headers=headers)

@@ -48,7 +48,7 @@ class Broker:
     def ask(self, method, path, body=None, *, key=KEY):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Authorization": f"Bearer {key}"}, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer).get("result")
 
     def publish(self, *events):

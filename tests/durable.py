@@ -19,4 +19,9 @@ def publish(url, names, size=200):
 def stream(url, since):
     query = f"inbox_ids=*&since={since}" if since else "inbox_ids=*"
     headers = {"Authorization": f"Bearer {KEY}"}
-    return connect(f"ws{url.removeprefix('http')}/v1/stream?{query}", additional_headers=headers, max_size=None)
+    return connect(
+        f"ws{url.removeprefix('http')}/v1/stream?{query}",
+        additional_headers=headers,
+        max_size=None,
+        open_timeout=GUARD_SECONDS,
+    )

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from clients import ALICE, Address, open_socket, secured
+from clients import ALICE, Address, guard_seconds, open_socket, secured
 
 
 class Reader:
@@ -99,7 +99,7 @@ async def reading(
     lines += [f"{name}: {value}" for name, value in headers]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
-    with trio.fail_after(30):
+    with trio.fail_after(guard_seconds()):
         opened = await open_socket(address, **options)
         async with opened if tls is None else secured(opened, tls) as stream:
             await stream.send_all(("\r\n".join(lines) + "\r\n\r\n").encode())

@@ -31,7 +31,7 @@ def event(name, **fields):
 
 
 async def take(broker, since, count):
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with broker.subscribe(ACCOUNT, since=since) as subscriber:
             return [await anext(subscriber) for _ in range(count)]
 
@@ -81,7 +81,7 @@ async def test_many_publishers_are_told_in_the_order_of_the_log_and_share_commit
             async with trio.open_nursery() as nursery:
                 for number in range(200):
                     nursery.start_soon(publish, number)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 got = [await anext(subscriber) for _ in range(200)]
         assert sorted(told) == [(found.cursor, found.event_id) for found in got]
         storage = broker.statistics().storage
@@ -96,7 +96,7 @@ async def test_a_publisher_that_leaves_while_its_event_is_committed_loses_only_t
             await wait_all_tasks_blocked(0)
             nursery.cancel_scope.cancel()
         (published,) = await broker.publish(ACCOUNT, event("e1"))
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert (await anext(subscriber)).cursor == published.cursor
 
 

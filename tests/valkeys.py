@@ -91,7 +91,7 @@ class Server:
     def command(self, *words: object) -> Any:
         """Give one command over a connection of its own; return its answer, which may be an error's text."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(self.path)
             parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
             connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(p), p) for p in parts))

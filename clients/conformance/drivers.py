@@ -12,7 +12,7 @@ import trio
 from .expecting import Changes, MismatchError
 
 READ_BYTES: Final = 65_536
-EXIT_SECONDS: Final = 5.0
+EXIT_SECONDS: Final = 20.0
 STDERR_LINES: Final = 12
 
 
@@ -104,7 +104,7 @@ class Driver:
                 else:
                     self.trace.append(item)
             self._changes.happened()
-        with trio.move_on_after(1):
+        with trio.move_on_after(10):
             await self._complained.wait()
         self._broken = self._broken or not (self.was_killed or self.on("ended"))
         self._changes.happened()

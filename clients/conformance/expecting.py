@@ -5,8 +5,8 @@ from typing import Final, TypeVar
 
 import trio
 
-STEP_SECONDS: Final = 8.0
-"""For one thing to happen, unless a scene says otherwise."""
+STEP_SECONDS: Final = 20.0
+"""For one thing to happen, on a busy machine, unless a scene says otherwise. A command is given up after 30."""
 
 T = TypeVar("T")
 

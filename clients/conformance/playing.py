@@ -10,7 +10,7 @@ import trio
 from .expecting import MismatchError
 from .stage import Scene, Stage, open_stage
 
-SCENE_SECONDS: Final = 40.0
+SCENE_SECONDS: Final = 120.0
 AT_ONCE: Final = 4
 
 

@@ -14,7 +14,7 @@ from .proxy import Proxy, open_proxy
 from .tokens import TokenServer, open_token_server
 
 RECONNECT_DELAY: Final = 0.2
-START_SECONDS: Final = 20.0
+START_SECONDS: Final = 60.0
 """For a driver's process to be there, on a busy machine."""
 
 

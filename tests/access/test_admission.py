@@ -356,7 +356,7 @@ async def test_one_in_the_middle_of_its_handshake_is_replaced_too(held_handshake
             assert taken(served) == 1
             await served.broker.publish(ACCOUNT, event(1))
             held_handshake.set()
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 said = b"".join([bytes(data) async for data in old])
             assert b"test.event" not in said
             assert CloseCode.REPLACED.to_bytes(2) in said

@@ -175,7 +175,7 @@ async def test_one_in_the_middle_of_its_handshake_is_closed_too(monkeypatch):
         assert served.broker.statistics().slots == SlotsStatistics(0, 0)
         await served.broker.publish(ACCOUNT, event(1))
         gate.set()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             data = bytearray()
             while CloseCode.REVOKED.to_bytes(2) not in data:
                 data += await stream.receive_some(65_536)
@@ -437,7 +437,7 @@ async def opened_while(served, gate, config, query="") -> bytes:
         await until(lambda: served.server.exchanges)
         served.broker.reload(config)
         gate.set()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             return bytes(await stream.receive_some(65_536))
 
 

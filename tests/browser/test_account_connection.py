@@ -52,7 +52,7 @@ def test_where_no_websocket_gets_through_an_event_stream_brings_all_of_it(dashbo
 
 def test_a_look_takes_no_agents_place_and_may_do_nothing(dashboard, broker):
     stream = urllib.request.Request(f"{broker.url}/v1/events/stream", headers={"Authorization": f"Bearer {SMALL}"})
-    with urllib.request.urlopen(stream, timeout=20) as agent:
+    with urllib.request.urlopen(stream, timeout=60) as agent:
         assert agent.status == 200
         dashboard.goto(f"{broker.url}/dashboard")
         dashboard.get_by_label("Account key").fill(SMALL)

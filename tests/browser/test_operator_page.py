@@ -61,14 +61,14 @@ class Broker:
         events = [{"type": "a.b", "inbox_id": "in_1", "payload": {}}] * count
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/v1/events", json.dumps(events).encode(), headers)
-        urllib.request.urlopen(request, timeout=20).close()
+        urllib.request.urlopen(request, timeout=60).close()
 
     @contextmanager
     def client(self, name, agent="a client"):
         """An event stream that is open, and gone after the block: no page is shown it any more."""
         headers = {"Authorization": f"Bearer {KEY}", "User-Agent": agent}
         url = f"{self.url}/v1/events/stream?inbox_ids=in_1&client_id={name}"
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as stream:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as stream:
             assert any(line.startswith(b"data:") for line in iter(stream.readline, b""))
             yield stream
         while name in self._clients():
@@ -77,7 +77,7 @@ class Broker:
     def _clients(self):
         headers = {"Authorization": f"Bearer {OPERATOR}"}
         request = urllib.request.Request(f"{self.url}/v1/operator/connections", headers=headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return [connection["client_id"] for connection in json.load(answer)["result"]["connections"]]
 
 

@@ -37,7 +37,7 @@ class Broker:
     def ask(self, method, path, body=None):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Authorization": f"Bearer {KEY}"}, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer).get("result")
 
     def publish(self, *subjects):
@@ -52,7 +52,7 @@ class Broker:
         """Open streams with a token until it opens none any more."""
         try:
             while True:
-                urllib.request.urlopen(f"{self.url}/v1/events/stream?token={token}", timeout=20).close()
+                urllib.request.urlopen(f"{self.url}/v1/events/stream?token={token}", timeout=60).close()
                 time.sleep(0.1)
         except urllib.error.HTTPError as refused:
             refused.close()

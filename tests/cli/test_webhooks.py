@@ -4,7 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from processes import KEY, process, serving
+from processes import GUARD_SECONDS, KEY, process, serving
 
 from broker.cli.cli import main
 from broker.keys import hash_key
@@ -71,7 +71,7 @@ def test_an_endpoint_is_added_tried_listed_and_removed_and_gets_what_is_publishe
         assert json.loads(receiver.stdout.readline())["type"] == "webhook.test"
         [event_id] = publish(url)
         assert json.loads(receiver.stdout.readline())["event_id"] == event_id
-        assert receiver.wait(10) == 0
+        assert receiver.wait(GUARD_SECONDS) == 0
     [shown] = hooks("show", "wh_cli")
     assert shown == {name: value for name, value in made.items() if name != "secret"}
     assert shown in hooks("list")

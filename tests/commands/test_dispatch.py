@@ -587,7 +587,7 @@ async def test_a_slow_handler_delays_neither_events_nor_pings_nor_other_commands
             await client.say("work", "slow")
             assert await client.ask("quick", "r2") == "quick"
             assert "server_time" in await client.ask("ping", "r3")
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await client.websocket.ping()
             await opened.publish(ACCOUNT, NewEvent("test.event", {"n": 1}, inbox_id="in_1"))
             assert (await client.hear())["payload"] == {"n": 1}
@@ -677,8 +677,8 @@ async def test_repeats_that_wait_are_bounded_too(autojump_clock):
 @pytest.mark.parametrize("with_request_id", [True, False])
 async def test_when_the_connection_ends_what_runs_is_finished_or_cancelled_as_declared(with_request_id):
     async with open_broker(configured()) as opened:
-        finishing = Desk(opened, "finish", when_client_leaves="finish")
-        cancelling = Desk(opened, "cancel", when_client_leaves="cancel")
+        finishing = Desk(opened, "finish", seconds=600, when_client_leaves="finish")
+        cancelling = Desk(opened, "cancel", seconds=600, when_client_leaves="cancel")
         async with serving(opened) as address:
             async with connected(address) as client:
                 await client.say("finish", "r1" if with_request_id else None)
@@ -686,7 +686,7 @@ async def test_when_the_connection_ends_what_runs_is_finished_or_cancelled_as_de
                 await client.ask("ping", "r3")
                 await blocked()
                 assert len(finishing.ran) == len(cancelling.ran) == 1
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await cancelling.ended.wait()
             assert cancelling.cancelled == 1
             assert not finishing.ended.is_set()
@@ -751,7 +751,7 @@ async def test_a_drain_waits_for_the_answers_of_running_commands():
             nursery.start_soon(ask_over_http)
             await client.say("work", "r1")
             await client.ask("ping", "r2")
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while len(desk.ran) < 2:
                     await blocked(0.001)
             opened.start_draining()
@@ -915,7 +915,7 @@ class Loop:
             target=trio.run, args=(self._run, config, started), kwargs={"clock": self.clock}
         )
         self._thread.start()
-        self.broker, self._token, self._end = started.get(timeout=30)
+        self.broker, self._token, self._end = started.get(timeout=60)
 
     async def _run(self, config, started):
         async with open_broker(config) as opened:
@@ -935,7 +935,7 @@ class Loop:
 
     def close(self):
         trio.from_thread.run_sync(self._end.set, trio_token=self._token)
-        self._thread.join(30)
+        self._thread.join(60)
 
 
 class ModelRun:

@@ -45,7 +45,7 @@ def run(tmp_path, handlers):
         config = configured(storage=StorageConfig(path=str(tmp_path / "broker.db")))
         async with open_broker(config) as broker:
             broker.command("send_email")(handlers)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 yield broker
 
     return run
@@ -107,7 +107,7 @@ async def test_a_handlers_answer_is_told_after_its_commit(run, handlers):
             told.append(await broker.call(ACCOUNT, "send_email", request_id="r1"))
 
         async with trio.open_nursery() as nursery:
-            broker._disk.storage.begin_write(lambda _: opened.wait(20), lambda _: None)
+            broker._disk.storage.begin_write(lambda _: opened.wait(60), lambda _: None)
             nursery.start_soon(call)
             await wait_all_tasks_blocked(0.01)
             assert (len(handlers.contexts), told) == (1, [])

@@ -49,7 +49,7 @@ async def keeping(path, now=0.0, *, runs=False, **bounds):
         await nursery.start(storage.run)
         kept = Keeping(storage, bounds)
         kept.now = now
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await (nursery.start(kept.recorded.run) if runs else kept.recorded.restore())
             yield kept
         nursery.cancel_scope.cancel()

@@ -136,7 +136,7 @@ def test_only_a_machine_that_went_down_loses_and_only_what_was_not_synced(
 def test_two_processes_do_not_have_the_same_file(path):
     script = f"from broker.log.database import open_database; open_database({path!r}, 'full', ()); input()"
     made = opened(path)
-    held = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    held = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert f"{path}: another broker (pid {os.getpid()}) has it" in held.stderr
     made.close(clean=True)
     assert things(path) == 0

@@ -109,7 +109,7 @@ class House:
     async def settled(self, *begun: list[dict[str, list[Stored]]]) -> list[dict[str, list[Stored]]]:
         """The outcomes of what was begun, when it is stored, and in the logs here."""
         settle(self.engine)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while self.kind in SERVED and not all(begun):
                 await self.told.wait()
                 self.told = trio.Event()
@@ -268,10 +268,11 @@ async def test_an_event_has_both_times_of_its_storing(kind, mock_clock):
 
 
 @every_engine
-async def test_what_is_stored_wakes_the_fan_out_which_delivers_it(kind, nursery):
+async def test_what_is_stored_wakes_the_fan_out_which_delivers_it(kind, nursery, monkeypatch):
+    monkeypatch.setattr("broker.log.engines.valkey.tail.LOOK_SECONDS", 600)
     async with opened(kind) as house:
         nursery.start_soon(house.hub.deliver)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             buffer = house.hub.account("a").buffer
             subscriber = await house.subscriber(buffer.cursor_at(buffer.head))
             await house.publish(prepared("e"))
@@ -279,12 +280,13 @@ async def test_what_is_stored_wakes_the_fan_out_which_delivers_it(kind, nursery)
 
 
 @every_engine
-async def test_a_cursor_that_was_told_is_the_events_own_and_resumes_after_it(kind, nursery):
+async def test_a_cursor_that_was_told_is_the_events_own_and_resumes_after_it(kind, nursery, monkeypatch):
+    monkeypatch.setattr("broker.log.engines.valkey.tail.LOOK_SECONDS", 600)
     async with opened(kind) as house:
         first, second = await house.publish(prepared("e"), prepared("f"))
         assert first.cursor != second.cursor
         nursery.start_soon(house.hub.deliver)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             got = await anext(await house.subscriber(first.cursor))
         assert (got.event_id, got.cursor) == ("f", second.cursor)
 

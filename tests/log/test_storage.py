@@ -26,7 +26,7 @@ async def storage_at(path, **settings):
         trio.open_nursery() as nursery,
     ):
         await nursery.start(storage.run)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             yield storage
         nursery.cancel_scope.cancel()
 
@@ -51,11 +51,11 @@ class Gate:
     def __init__(self, storage):
         self._open, self._entered = threading.Event(), threading.Event()
         storage.begin_write(self._wait, lambda _: None)
-        assert self._entered.wait(20)
+        assert self._entered.wait(60)
 
     def _wait(self, _):
         self._entered.set()
-        self._open.wait(20)
+        self._open.wait(60)
 
     def open(self):
         self._open.set()
@@ -161,7 +161,7 @@ async def test_who_waits_at_the_end_is_told_what_became_of_it(tmp_path, nursery)
             nursery.start_soon(write, storage, name)
         await wait_all_tasks_blocked()
         threading.Timer(0.05, gate.open).start()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while len(told) < 2:
             await trio.lowlevel.checkpoint()
     assert sorted(told) == [1, 2]
@@ -181,7 +181,7 @@ async def test_where_the_writer_fails_who_waits_is_told_that_nothing_is_stored(t
             for _ in range(3):
                 nursery.start_soon(write, storage)
             await trio.sleep_forever()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while len(told) < 3:
             await trio.lowlevel.checkpoint()
     assert told == ["unavailable"] * 3
@@ -245,7 +245,7 @@ async def test_a_failure_in_who_is_told_ends_the_run(tmp_path):
         async with open_storage(str(tmp_path / "broker.db")) as storage, trio.open_nursery() as nursery:
             await nursery.start(storage.run)
             storage.begin_write(lambda _: None, fail)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await trio.sleep_forever()
 
 
@@ -288,7 +288,7 @@ async def test_a_damaged_file_ends_the_run_and_is_not_called_clean(tmp_path):
                 file.seek(4 * 4096)
                 file.write(b"\xff" * 4096 * 20)
             storage.begin_write(names, lambda _: None)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await trio.sleep_forever()
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT value FROM meta WHERE name = 'clean'").fetchone() == (0,)
@@ -312,7 +312,7 @@ async def test_a_disk_that_does_not_answer_is_found_out_and_forgiven(storage, mo
     assert storage.is_stuck
     gate.open()
     await storage.write(names)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while storage.is_stuck:
             await trio.lowlevel.checkpoint()
 
@@ -334,7 +334,7 @@ async def test_who_waits_for_a_disk_that_hangs_can_leave_and_others_read_on(stor
 
     def hang(connection):
         trio.from_thread.run_sync(entered.set)
-        goes_on.wait(20)
+        goes_on.wait(60)
         return names(connection)
 
     with trio.CancelScope() as scope:
@@ -355,7 +355,7 @@ async def test_reads_are_of_one_moment_and_leave_nothing_open(storage):
     def twice(connection):
         first = names(connection)
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
         return first, names(connection)
 
     found = []
@@ -409,7 +409,7 @@ class Slow:
         self.calls.append(len(items))
         if not self.entered.is_set():
             self.entered.set()
-            assert self.open.wait(20)
+            assert self.open.wait(60)
         if self._fails_at in items:
             raise ValueError("at fault")
         connection.executemany("INSERT INTO things VALUES (?)", [(name,) for name in items])

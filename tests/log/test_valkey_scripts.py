@@ -326,7 +326,7 @@ class Listening:
         import socket
 
         self.connection = socket.socket(socket.AF_UNIX)
-        self.connection.settimeout(10)
+        self.connection.settimeout(60)
         self.connection.connect(at.path)
         self.connection.sendall(b"SUBSCRIBE %b\r\n" % channel.encode())
         self.answers = self.connection.makefile("rb")

@@ -85,7 +85,7 @@ async def at_once(many: int, one: Callable[[], Awaitable[None]]) -> None:
 
 @contextlib.asynccontextmanager
 async def raw(served: Served, **options: Any) -> AsyncIterator[trio.SocketStream]:
-    """A connection, and 20 seconds for all that is done with it."""
+    """A connection, and a minute for all that is done with it."""
     with trio.fail_after(60):
         async with await open_socket(served.address, **options) as stream:
             yield stream

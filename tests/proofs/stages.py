@@ -19,7 +19,7 @@ from valkeys import Server
 from broker import Config
 
 ROOT = Path(__file__).parent.parent.parent
-READY_SECONDS = 30
+READY_SECONDS = 60
 FAILURES = (OSError, AssertionError, Closed, ValueError, IndexError, trio.BrokenResourceError, trio.TooSlowError)
 """What a client may see of a broker that begins or was killed."""
 
@@ -86,7 +86,7 @@ class Stage:
     async def begin_again(self, node: int) -> None:
         """Wait until one that drains has ended, and begin it again."""
         here = self._here[node]
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await here.served.ended.wait()
         await here.end()
         await here.begin()

@@ -11,7 +11,7 @@ import outcome
 import trio
 from trio.testing import MockClock
 
-SECONDS = 60
+SECONDS = 70
 
 
 class Theatre:

@@ -61,7 +61,7 @@ async def working(tmp_path, *queues):
 
 async def ask(address, method, path="", body=None, key=CLERK):
     content = None if body is None else json.dumps(body).encode()
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         url = f"http://{address}/v1/queues{path}"
         return await client.request(method, url, content=content, headers={"Authorization": f"Bearer {key}"})
 
@@ -140,7 +140,8 @@ async def told_dead(client):
 
 
 @pytest.mark.parametrize("held", [False, True])
-async def test_a_last_lease_that_is_over_is_told_at_once_though_nobody_waits(tmp_path, held):
+async def test_a_last_lease_that_is_over_is_told_at_once_though_nobody_waits(tmp_path, held, monkeypatch):
+    monkeypatch.setattr("broker.queues.queues.KEEP_HOUSE_SECONDS", 600)  # by itself it would be looked at then
     queue = AccountQueueConfig(id="support", lease_seconds=60 if held else 1, max_attempts=1)
     async with working(tmp_path, queue) as (opened, address), connected(address, query="?inbox_ids=*") as client:
         await opened.publish(ACCOUNT, [mail(1, "a"), mail(2, "b")])
@@ -148,13 +149,13 @@ async def test_a_last_lease_that_is_over_is_told_at_once_though_nobody_waits(tmp
         other = await client.ask("lease", "l2", queue_id="support", seconds=60)
         if held:
             await client.ask("hold", "h1", lease_ids=ids_of(first), seconds=1)
-        with trio.fail_after(30):  # by itself it would be looked at within a minute
+        with trio.fail_after(60):
             dead = await told_dead(client)
         assert dead["payload"] == {"queue_id": "support", "event_ids": ["evt_1"], "count": 1}
         [delivery] = told(await ask(address, "GET", "/support/deliveries?state=leased"))["deliveries"]
         assert delivery["event_id"] == "evt_2"
         await client.ask("hold", "h2", lease_ids=ids_of(other), seconds=1)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert (await told_dead(client))["payload"]["event_ids"] == ["evt_2"]
 
 
@@ -489,13 +490,13 @@ async def test_a_reload_makes_changes_and_removes_the_queues_of_the_configuratio
     other = AccountQueueConfig(id="other")
     async with working(tmp_path, SUPPORT) as (opened, address):
         opened.reload(stored(tmp_path, AccountQueueConfig(id="support", max_attempts=9, order="none"), other))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(told(await ask(address, "GET"))["queues"]) < 2:
                 await trio.lowlevel.checkpoint()
         queues = {queue["queue_id"]: queue for queue in told(await ask(address, "GET"))["queues"]}
         assert (queues["support"]["max_attempts"], queues["support"]["order"]) == (9, "thread")
         opened.reload(stored(tmp_path, other))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(told(await ask(address, "GET"))["queues"]) > 1:
                 await trio.lowlevel.checkpoint()
 

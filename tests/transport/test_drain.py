@@ -10,6 +10,7 @@ import pytest
 import trio
 from certificates import Authority
 from clients import ACCOUNT, ALICE, bearer, configured, connected, event, numbers, serving, until
+from msgspec import structs
 from trio.testing import wait_all_tasks_blocked as blocked
 
 import broker.transport.endpoints
@@ -119,7 +120,7 @@ async def publish_until_refused(house):
 @contextlib.asynccontextmanager
 async def a_full_house(authority):
     """200 clients, each of which has begun what it does, and events that are published without a pause."""
-    server = ServerConfig(drain_seconds=30) if authority is None else authority.sign()
+    server = structs.replace(ServerConfig() if authority is None else authority.sign(), drain_seconds=600)
     trust = None if authority is None else authority.trust()
     async with serving(configured(server=server)) as served:
         base = f"http{'s' if trust else ''}://localhost:{served.address[1]}"
@@ -204,7 +205,7 @@ async def an_action_of_nobody(drain_seconds: float):
     begun, release = trio.Event(), trio.Event()
     async with serving(configured(server=ServerConfig(drain_seconds=drain_seconds))) as served:
 
-        @served.broker.command("work")
+        @served.broker.command("work", seconds=600)
         async def work(params, context):
             begun.set()
             await release.wait()
@@ -219,12 +220,12 @@ async def an_action_of_nobody(drain_seconds: float):
 
 async def test_a_command_whose_client_has_left_is_finished_before_the_broker_ends():
     """Cut off, it would be done again: its client comes back with the same `request_id`."""
-    async with an_action_of_nobody(drain_seconds=60) as (served, release):
+    async with an_action_of_nobody(drain_seconds=600) as (served, release):
         served.broker.start_draining()
         await blocked()
         assert not served.ended.is_set()
         release.set()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await served.ended.wait()
         assert served.broker.statistics().commands.under_way == 0
 
@@ -232,7 +233,7 @@ async def test_a_command_whose_client_has_left_is_finished_before_the_broker_end
 async def test_a_command_that_never_ends_has_the_time_of_the_drain_and_no_more():
     async with an_action_of_nobody(drain_seconds=0.1) as (served, _):
         served.broker.start_draining()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await served.ended.wait()
 
 
@@ -250,10 +251,11 @@ async def test_an_event_stream_let_in_before_the_drain_is_ready_first_and_then_t
         return opening
 
     monkeypatch.setitem(broker.transport.endpoints.ROUTES["/v1/events/stream"], "GET", wait_then_go_on)
-    async with serving() as served, trio.open_nursery() as nursery:
+    config = configured(server=ServerConfig(drain_seconds=600))
+    async with serving(config) as served, trio.open_nursery() as nursery:
 
         async def come() -> None:
-            http = httpx.AsyncClient(headers=[bearer(ALICE)], timeout=10, trust_env=False)
+            http = httpx.AsyncClient(headers=[bearer(ALICE)], timeout=60, trust_env=False)
             url = f"http://localhost:{served.address[1]}/v1/events/stream?inbox_ids=in_1"
             async with http, http.stream("GET", url) as answer:
                 said = [json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: ")]
@@ -264,5 +266,5 @@ async def test_an_event_stream_let_in_before_the_drain_is_ready_first_and_then_t
         served.broker.start_draining()
         await blocked()
         gate.set()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await served.ended.wait()

@@ -409,7 +409,7 @@ async def test_a_client_that_waits_for_100_continue_gets_it():
     body = json.dumps(event(1)).encode()
     head = f"POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {ALICE}\r\n"
     async with serving() as served, await open_socket(served.address) as stream:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await stream.send_all(f"{head}Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode())
             assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 100 ")
             await stream.send_all(body)
@@ -663,7 +663,7 @@ async def test_what_a_misspelt_name_has_beside_letters_is_not_told_back():
 async def test_a_token_is_judged_when_it_is_made_not_when_it_was_asked_for():
     head = f"POST /v1/websocket/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {ALICE}\r\n"
     async with serving() as served, await open_socket(served.address) as stream:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await stream.send_all(f"{head}Content-Length: 2\r\n\r\n{{".encode())
             await until(lambda: served.streams().exchanges == 1)
             served.broker.reload(Config())
@@ -878,7 +878,7 @@ async def test_a_broker_without_keys_refuses_everybody():
 
 async def test_the_upgrade_is_answered_as_rfc_6455_wants_it():
     async with serving() as served, await open_socket(served.address) as stream:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await stream.send_all(upgrade_head())
             head = bytes(await stream.receive_some()).partition(b"\r\n\r\n")[0]
     answer = parse_answer(head)

@@ -47,7 +47,7 @@ async def main():
     while True:
         try:
             headers = {"Authorization": f"Bearer {key}"}
-            websocket = await connect(f"{url}?{urlencode(query)}", additional_headers=headers)
+            websocket = await connect(f"{url}?{urlencode(query)}", additional_headers=headers, open_timeout=60)
         except (OSError, InvalidHandshake):
             await asyncio.sleep(0.02)
             continue
@@ -173,7 +173,7 @@ async def started(command: list[str], address):
 async def test_a_foreign_client_connects_publishes_pings_and_survives_a_restart(command):
     line = command()
     config = configured(limits=LimitsConfig(heartbeat_seconds=0.1))
-    with trio.fail_after(40):
+    with trio.fail_after(60):
         async with open_broker(config) as old, open_broker(config) as new, trio.open_nursery() as nursery:
             ended = trio.Event()
 
@@ -221,7 +221,7 @@ async def test_a_foreign_client_connects_publishes_pings_and_survives_a_restart(
 @pytest.mark.parametrize("command", [python_command, node_command], ids=["websockets", "ws"])
 async def test_a_foreign_client_that_comes_back_with_its_cursor_has_every_event_once(command):
     line = command()
-    with trio.fail_after(40):
+    with trio.fail_after(60):
         async with serving() as served, started(line, served.address) as told:
             seen = await told.number(1)
             for number in range(2, 30):
@@ -244,24 +244,25 @@ async def in_thread(served, act, query: str = "", key: str | None = ALICE, **opt
     def run() -> object:
         url = f"ws://127.0.0.1:{served.address[1]}/v1/stream?{query}"
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        with websockets.sync.client.connect(url, additional_headers=headers, close_timeout=5, **options) as websocket:
+        patience = {"open_timeout": 60, "close_timeout": 60, "ping_timeout": 60}
+        with websockets.sync.client.connect(url, additional_headers=headers, **patience, **options) as websocket:
             return act(websocket)
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         return await trio.to_thread.run_sync(run)
 
 
 async def test_the_sync_client_receives_publishes_and_pings():
     def act(websocket) -> None:
         assert json.loads(websocket.recv(timeout=60))["type"] == "connection.ready"
-        assert websocket.ping().wait(10)
+        assert websocket.ping().wait(60)
         websocket.send(json.dumps({"action": "publish", "request_id": "r", "events": event(1)}))
         frames = [json.loads(websocket.recv(timeout=60)) for _ in range(2)]
         assert {frame["type"] for frame in frames} == {"response", "test.event"}
 
     async with serving() as served:
         await in_thread(served, act, "inbox_ids=in_1")
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await served.until_gone()
 
 
@@ -327,7 +328,7 @@ async def test_httpx_sse_reads_the_event_stream_and_goes_on_from_its_last_event_
             headers["Authorization"] = f"Bearer {ALICE}"
             heard = []
             with (
-                httpx.Client(timeout=20, trust_env=False) as client,
+                httpx.Client(timeout=60, trust_env=False) as client,
                 connect_sse(client, "GET", url, headers=headers) as source,
             ):
                 for said in source.iter_sse():
@@ -352,7 +353,7 @@ async def test_httpx_sse_takes_no_heartbeat_for_an_event():
 
         def read() -> list[str]:
             url = f"http://{served.address[0]}:{served.address[1]}/v1/events/stream?inbox_ids=in_1&since=5m&key={ALICE}"
-            with httpx.Client(timeout=20, trust_env=False) as client, connect_sse(client, "GET", url) as source:
+            with httpx.Client(timeout=60, trust_env=False) as client, connect_sse(client, "GET", url) as source:
                 return [said.json()["type"] for said in islice(source.iter_sse(), 3)]
 
         async def publish_after_heartbeats() -> None:

@@ -240,7 +240,7 @@ async def test_a_peer_that_talks_on_after_our_close_is_gone_after_close_seconds(
                     talking.cancel()
 
                 nursery.start_soon(wait)
-                with trio.fail_after(10):
+                with trio.fail_after(60):
                     try:
                         await talk()
                     except trio.BrokenResourceError:
@@ -412,7 +412,7 @@ async def test_a_client_that_leaves_during_the_drain_while_its_command_runs_does
     """Where the handler wants to be cancelled then; else the command is finished (tests/transport/test_drain.py)."""
     async with serving(configured(server=ServerConfig(drain_seconds=600))) as served:
 
-        @served.broker.command("sleep", when_client_leaves="cancel")
+        @served.broker.command("sleep", seconds=600, when_client_leaves="cancel")
         async def sleep(params: dict, context) -> None:
             await trio.sleep_forever()
 
@@ -423,7 +423,7 @@ async def test_a_client_that_leaves_during_the_drain_while_its_command_runs_does
             assert (await client.next())["type"] == "server.draining"
             await blocked()
             assert not served.ended.is_set()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await served.ended.wait()
 
 
@@ -457,11 +457,11 @@ async def test_a_client_in_its_handshake_is_waited_for_by_the_drain_and_one_that
             connection.end(CloseCode.REVOKED, "revoked")
             gate.set()
             said = b""
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while CloseCode.REVOKED.to_bytes(2) not in said:
                     said += await stream.receive_some()
             assert b"draining" not in said
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await served.ended.wait()
 
 
@@ -482,7 +482,7 @@ async def test_who_is_still_in_its_handshake_when_the_time_to_drain_is_up_is_tol
         await connection.drain(1_000, trio.current_time())
         gate.set()
         said = b""
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while CloseCode.RESTART.to_bytes(2) not in said:
                 said += await stream.receive_some()
         assert b"101 Switching Protocols" in said
@@ -506,8 +506,8 @@ async def test_a_connection_that_has_ended_does_nothing_any_more_whoever_calls_i
         ):
             call()
         assert connection.beat(trio.current_time() + 1_000) is None
-        with trio.fail_after(1):
-            await connection.drain(1_000, trio.current_time() + 100)
+        with trio.fail_after(60):
+            await connection.drain(1_000, trio.current_time() + 1_000)
         assert connection.lived_since(trio.current_time())
         assert not served.broker._hub.account(ACCOUNT).in_use
         async with connected(served.address, "inbox_ids=in_1", key=ALICE) as other:

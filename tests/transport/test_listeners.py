@@ -34,7 +34,7 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 async def health_of(stream: trio.abc.Stream) -> int:
     """The status of `/healthz` over a stream."""
     async with stream:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await stream.send_all(HEALTH)
             return parse_answer(await read_to_end(stream)).status
 

@@ -92,11 +92,12 @@ async def test_many_that_come_back_at_once_share_what_is_read(archives):
     assert served.broker.past.statistics().shared > 0
 
 
-async def test_who_is_ended_while_the_past_is_asked_for_ends_at_once(archives):
+async def test_who_is_ended_while_the_past_is_asked_for_ends_at_once(archives, monkeypatch):
+    monkeypatch.setattr("broker.log.past.ANSWER_SECONDS", 600)
     alice = configured_key(ALICE)
     async with served_with_a_past(config_of(alices(alice), replay=TINY)) as (served, start):
         archives[0].answering = trio.Event()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with await open_socket(served.address) as stream:
                 await stream.send_all(upgrade_head(f"inbox_ids=*&since={start}"))
                 await until(lambda: archives[0].asked)

@@ -270,7 +270,7 @@ async def test_of_an_endless_answer_no_more_is_read_than_fits(head, piece, outco
 
     async with receiving() as receiver, sending() as sender:
         receiver.answer = answer
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert told(await sender.post(post_to(receiver.url))) == outcome
 
 
@@ -409,7 +409,7 @@ async def test_slow_names_of_one_account_take_neither_the_time_nor_the_threads_o
 
     def look_up(name, port, **_):
         if name == "slow.test":
-            go.wait(30)
+            go.wait(60)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     try:

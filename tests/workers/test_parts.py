@@ -37,7 +37,7 @@ def test_who_comes_is_dealt_out_among_the_workers_until_one_is_closed_for_good()
         [first], [second] = sockets.of(0), sockets.of(1)
         sockets.close_of(0)
         assert first.fileno() == -1
-        second.settimeout(10)
+        second.settimeout(60)
         for _ in range(20):
             with socket.create_connection(sockets.addresses[0]):
                 second.accept()[0].close()
@@ -58,7 +58,7 @@ def test_a_port_that_somebody_has_is_refused_even_if_he_would_share_it(sharing):
 def test_all_addresses_alone_take_those_of_ipv4_too():
     port = free_port()
     with open_sockets(["::"], port, None, 1) as sockets, socket.create_connection(("127.0.0.1", port)):
-        sockets.of(0)[0].settimeout(10)
+        sockets.of(0)[0].settimeout(60)
         sockets.of(0)[0].accept()[0].close()
 
 

@@ -204,13 +204,13 @@ async def wait_for(stage: Stage) -> None:
     driver = await stage.connected()
     wanted = {"type": "message.received", "inbox_id": INBOX}
     await driver.tell(
-        "wait_for", id="window", **wanted, where={"subject": "code"}, since="5m", timeout=10, extract=["code"]
+        "wait_for", id="window", **wanted, where={"subject": "code"}, since="5m", timeout=100, extract=["code"]
     )
     answer = (await driver.until("answer", id="window")).get("result") or {}
     expect("from the window", (answer.get("event_id"), answer.get("code")), ("evt_1", ["493201"]))
 
     link = stage.proxy.links[0]
-    await driver.tell("wait_for", id="live", **wanted, where={"subject": "live"}, timeout=10)
+    await driver.tell("wait_for", id="live", **wanted, where={"subject": "live"}, timeout=100)
     await stage.changes.until("the wait", lambda: any(w.get("timeout_seconds") for w in _waits(link, "live")))
     await stage.publish(2, inbox_id=OTHER_INBOX, subject="live, elsewhere")
     await stage.publish(3, subject="live")
@@ -221,7 +221,7 @@ async def wait_for(stage: Stage) -> None:
     answer = await driver.until("answer", id="over")
     require(f"time over is an answer with no event: {answer}", "error" not in answer and answer["result"] is None)
 
-    await driver.tell("wait_for", id="lost", **wanted, where={"subject": "while away"}, timeout=20)
+    await driver.tell("wait_for", id="lost", **wanted, where={"subject": "while away"}, timeout=100)
     await stage.changes.until("the wait", lambda: any(w.get("timeout_seconds") for w in _waits(link, "while away")))
     away = trio.Event()
     stage.proxy.then(Through(away))

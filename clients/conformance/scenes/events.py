@@ -143,7 +143,7 @@ async def full_queue(stage: Stage) -> None:
     await driver.tell("resume")
     answer = await driver.until("answer", id="evt_1")
     require(f"the command of a handler has its answer: {answer}", "result" in answer)
-    await driver.until("handled", count, seconds=20)
+    await driver.until("handled", count, seconds=60)
     await driver.close()
     expect("events", driver.events, [f"evt_{number}" for number in range(1, count + 1)])
     expect("gaps", driver.on("gap"), [])

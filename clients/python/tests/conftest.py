@@ -9,11 +9,11 @@ __all__ = ["local_broker", "run"]
 
 @pytest.fixture(params=["asyncio", "trio"])
 def run(request):
-    """Run an async function on an event loop, for 30 seconds at most."""
+    """Run an async function on an event loop, for a minute at most."""
 
     def run(function, *args):
         async def bounded():
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 return await function(*args)
 
         return anyio.run(bounded, backend=request.param)

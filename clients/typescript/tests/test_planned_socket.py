@@ -107,7 +107,7 @@ def test_each_way_of_saying_who_one_is_opens_a_stream(planned, local_broker, way
         b"",
         {"Authorization": f"Bearer {INBOX_KEY}"},
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         token = json.load(answer)["result"]["token"]
     with planned(way, "receiving", TOKEN=token) as program:
         program.says("ready")

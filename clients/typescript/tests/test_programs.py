@@ -13,7 +13,7 @@ from processes import KEY, serving
 
 from broker.keys import hash_key
 
-SECONDS = 30
+SECONDS = 60
 CLIENT = "import { DaimonWebSocket } from 'daimon-email';\n"
 
 
