@@ -4,20 +4,30 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Half of what most tests do is waiting.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+# Tests start some hundred processes, each of which would compile all of the package again.
+export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-typescript check-typescript test-go check-go lint bench bench-check bench-peers bench-dashboard pictures prove soak mutants mutants-end-to-end prove-storage prove-cluster clean
+.PHONY: demo test test-typescript check-typescript test-go check-go lint collected bench bench-check bench-peers bench-dashboard pictures prove soak mutants mutants-end-to-end prove-storage prove-cluster clean
 
 demo: $(VENV)/.installed
 	$(BIN)/broker demo
 
 # What counts the work of single steps, or measures, runs by itself.
+ALONE = tests/fairness tests/bench
+
 test: $(VENV)/.installed-dev
+	$(MAKE) --jobs 2 --output-sync collected lint check-typescript check-go
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore ,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(MAKE) check-typescript check-go
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/fairness --ignore tests/bench
-	$(BIN)/python -m pytest tests/fairness tests/bench
+
+# What pytest makes of the tests' sources it keeps: made once, and not by each of its processes at the same time. What is wrong they say.
+collected: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest --collect-only --quiet >/dev/null || true
 
 # All of the TypeScript client. Without Node it says so and is skipped; with REQUIRE_CLIENTS=1 it fails.
 test-typescript: check-typescript

@@ -54,7 +54,12 @@ class _Poller:
             self._epoll.close()
 
     def ask(self, readiness: "_Readiness", descriptor: int, *, again: bool) -> None:
-        """Let somebody be woken, once, when his socket is ready: as soon as now."""
+        """Let somebody be woken, once, when his socket is ready: as soon as now.
+
+        After the end of all this nobody is: what ended it has cancelled him, too.
+        """
+        if self._epoll.closed:
+            return
         if again:
             self._epoll.modify(descriptor, self._wanted)
         else:

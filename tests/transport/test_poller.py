@@ -257,3 +257,17 @@ async def test_where_the_system_has_no_epoll_trio_is_asked(monkeypatch):
     monkeypatch.setattr(poller, "IS_USABLE", False)
     async with open_pollers(Turns()) as pollers:
         assert pollers is None
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+async def test_who_waits_after_the_end_of_all_is_cancelled_with_it(way):
+    async with opened() as pollers:
+        client = Client(pollers)
+    with client, trio.CancelScope() as scope:
+        client.fill()
+        scope.cancel()
+        if way == "read":
+            await client.read()
+        else:
+            await client.polled.send(memoryview(b"x"), "one")
+    assert scope.cancelled_caught
