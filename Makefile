@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Half of what most tests do is waiting.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+# A good part of what tests do is waiting.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 3 * (os.cpu_count() or 1) // 2))')
 # Tests start some hundred processes, each of which would compile all of the package again.
 export PYTHONDONTWRITEBYTECODE =
 
