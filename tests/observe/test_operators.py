@@ -57,9 +57,9 @@ async def test_an_operator_sees_of_each_connection_who_it_is_and_what_it_does():
     [seen] = page.pop("connections")
     assert page == {"total": 1, "matching": 1}
     assert seen.pop("opened_at").endswith("Z")
-    assert 0 < seen.pop("rtt_seconds") < 5
+    assert 0 < seen.pop("rtt_seconds") < 60
     assert seen.pop("bytes_sent") > len("HTTP/1.1 101")
-    assert 0 <= seen.pop("silent_seconds") < 20
+    assert 0 <= seen.pop("silent_seconds") < 60
     assert seen == {
         "connection_id": client.ready["connection_id"],
         "account_id": ACCOUNT,

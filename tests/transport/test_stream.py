@@ -685,7 +685,7 @@ async def test_after_traffic_the_last_acknowledgement_is_young():
         assert await trio.to_thread.run_sync(link.peer.recv, 10) == PING
         link.peer.send(b"x")
         assert await link.stream.receive_some(1) == b"x"
-        assert 0 <= link.stream.unacknowledged_seconds() < 5
+        assert 0 <= link.stream.unacknowledged_seconds() < 60
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell")
