@@ -1,13 +1,15 @@
 """Counting what the code does between two checkpoints: work, not time."""
 
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import trio
+
+T = TypeVar("T")
 
 
 class Work(trio.abc.Instrument):
@@ -83,3 +85,12 @@ class Growth(trio.abc.Instrument):
     def most(self) -> int:
         """By how much it grew at most between two."""
         return max(after - before for before, after in pairwise(self._lengths))
+
+
+def result_of(steps: Generator[Any, None, T]) -> T:
+    """What comes of steps in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value

@@ -125,9 +125,9 @@ function began({ why, replay }) {
  * the page was opened is always among it; where all the rest came at once, before that, all of it is taken in.
  */
 function fit(events) {
-  const { seconds, longer } = fitting ?? { seconds: WINDOW_SECONDS, longer: null };
+  const { seconds, longer, isLast } = fitting ?? { seconds: WINDOW_SECONDS };
   const isTooLong = toReplay > 2 * KEPT.rows && seconds > 1;
-  if (isTooLong && !fitting?.isLast) fitting = { seconds: shorter(seconds), longer: seconds };
+  if (isTooLong && !isLast) fitting = { seconds: shorter(seconds), longer: seconds };
   else if (!toReplay && longer) fitting = { seconds: longer, isLast: true };
   else fitting = null;
   if (fitting) replayFrom(`${fitting.seconds + Math.ceil((performance.now() - openedAt) / 1_000)}s`);

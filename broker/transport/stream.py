@@ -271,8 +271,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
     async def send_last(self, frames: bytes, close: bytes) -> None:
         """Write the remainder, whole frames and a Close frame, in one go. Raises as `send_frames` does."""
         async with self._alone():
-            if self._closing:
-                raise trio.ClosedResourceError("a Close frame was sent")
+            self._require_no_close()
             self._closing = True
             await self._write_out(frames + close)
 
@@ -323,9 +322,12 @@ class ClientStream(trio.abc.HalfCloseableStream):
             self._door.send = self._send
 
     async def _write_frames(self, frames: bytes) -> None:
+        self._require_no_close()
+        await self._write_out(frames)
+
+    def _require_no_close(self) -> None:
         if self._closing:
             raise trio.ClosedResourceError("a Close frame was sent")
-        await self._write_out(frames)
 
     async def _write_out(self, data: bytes | bytearray | memoryview) -> None:
         """Write the remainder and ``data``. If cancelled, what is left is the remainder."""

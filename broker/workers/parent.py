@@ -136,9 +136,10 @@ class Parent:
         self._fed = 0.0
         self._unheard = False
         """Whether the supervisor could not be told last."""
-        self._untold: tuple[str, ...] = ()
+        self._how_it_is: tuple[str, ...] = ()
+        """What the supervisor was told last, or could not be, beside that this lives."""
         self._tell_again = inf
-        """When it is told again what it could not be: how this is."""
+        """When it is told that again, because it could not be."""
         self._workers = [Worker(number, plan.directory, self._launch) for number in range(plan.workers)]
         self._server = None if plan.server is None else Child("the private server", self._launch_server)
 
@@ -251,7 +252,7 @@ class Parent:
     def _tend(self, now: float) -> None:
         """Look after everybody, at this moment."""
         if self._tell_again <= now:
-            self._say(self._untold, 0)
+            self._say(self._how_it_is, 0)
         for worker in self._workers:
             code = worker.reap(now)
             if code is not None:
@@ -360,12 +361,11 @@ class Parent:
             if not self._unheard:
                 logger.warning("the supervisor was not told %s: %s", assignments[0], error)
             self._unheard = True
-            if assignments != ALIVE:
-                self._untold, self._tell_again = assignments, time.monotonic() + AGAIN_SECONDS
         else:
             self._unheard = False
-            if assignments != ALIVE:
-                self._tell_again = inf
+        if assignments != ALIVE:
+            self._how_it_is = assignments
+            self._tell_again = time.monotonic() + AGAIN_SECONDS if self._unheard else inf
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from documents import ROOT
 from processes import GUARD_SECONDS, KEY, line_with, process, serving
+from supervisors import fill
 
 from broker.keys import hash_key
 
@@ -182,12 +183,7 @@ def test_a_supervisor_that_is_not_there_is_one_line_in_the_log(config_path, noti
 
 def test_a_supervisor_that_reads_late_hears_that_it_is_ready_and_delays_no_client(config_path, notify):
     with listening(notify) as supervisor:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
-            others.setblocking(False)
-            others.connect(notify)
-            with suppress(BlockingIOError):
-                while True:
-                    others.send(b"STATUS=others")
+        fill(notify)
         with serving("--config", config_path, NOTIFY_SOCKET=notify) as (_, url):
             with process("tail", "--url", url) as tailing:
                 assert "connection.ready" in tailing.stdout.readline()

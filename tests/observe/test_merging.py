@@ -3,6 +3,7 @@
 import pytest
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
+from steps import result_of
 
 from broker.durations import BOUNDS
 from broker.observe.census import MOST_ACCOUNTS_SHOWN, AccountSeen
@@ -116,17 +117,8 @@ broker_window_squeezed_seconds 3
 """
 
 
-def result(steps):
-    """What steps return in the end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
-
-
 def test_metrics_are_one_exposition_whose_samples_are_summed_the_greatest_or_the_least():
-    assert result(merged_metrics([ONE, OTHER])).decode().splitlines() == [
+    assert result_of(merged_metrics([ONE, OTHER])).decode().splitlines() == [
         "# HELP broker_x_total X",
         "# TYPE broker_x_total counter",
         'broker_x_total{a="b c"} 11.0',
@@ -139,7 +131,7 @@ def test_metrics_are_one_exposition_whose_samples_are_summed_the_greatest_or_the
         "# TYPE broker_window_squeezed_seconds gauge",
         "broker_window_squeezed_seconds 3.0",
     ]
-    assert result(merged_metrics([ONE])).endswith(b"\n")
+    assert result_of(merged_metrics([ONE])).endswith(b"\n")
 
 
 def test_of_what_is_the_same_or_is_so_at_one_worker_the_greatest_or_the_least_counts():
@@ -150,7 +142,7 @@ def test_of_what_is_the_same_or_is_so_at_one_worker_the_greatest_or_the_least_co
             f"# TYPE broker_held gauge\nbroker_held {held}\n"
         ).encode()
 
-    assert result(merged_metrics([said(1.0, 30.0, 2.0), said(1.0, 20.0, 3.0)])) == said(1.0, 20.0, 5.0)
+    assert result_of(merged_metrics([said(1.0, 30.0, 2.0), said(1.0, 20.0, 3.0)])) == said(1.0, 20.0, 5.0)
 
 
 def test_metrics_of_many_workers_are_merged_in_a_step_for_each():
@@ -186,7 +178,7 @@ def chosen(rows, total=100):
 
 
 def page(wanted, *workers):
-    return result(merged_pages([chosen(rows) for rows in workers], wanted)).told()
+    return result_of(merged_pages([chosen(rows) for rows in workers], wanted)).told()
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

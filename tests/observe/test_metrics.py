@@ -165,22 +165,14 @@ async def test_webhooks_are_told_by_what_came_of_their_posts(tmp_path):
             assert seen("webhook_seconds_count") == 3
 
 
-async def test_bodies_under_way_are_told():
+@pytest.mark.parametrize("kind", ["bodies", "names"])
+async def test_bodies_under_way_and_what_connections_name_are_told(kind):
     async with serving() as served:
-        with served.broker.bodies.hold(ACCOUNT, 12_345):
+        with getattr(served.broker, kind).hold(ACCOUNT, 12_345):
             seen = await scrape(served)
-            assert seen("bodies_bytes") == 12_345
-            assert seen("bodies_limit_bytes") == served.broker.config.limits.max_bodies_bytes
-        assert (await scrape(served))("bodies_bytes") == 0
-
-
-async def test_what_connections_name_is_told():
-    async with serving() as served:
-        with served.broker.names.hold(ACCOUNT, 12_345):
-            seen = await scrape(served)
-            assert seen("names_bytes") == 12_345
-            assert seen("names_limit_bytes") == served.broker.config.limits.max_names_bytes
-        assert (await scrape(served))("names_bytes") == 0
+            assert seen(f"{kind}_bytes") == 12_345
+            assert seen(f"{kind}_limit_bytes") == getattr(served.broker.config.limits, f"max_{kind}_bytes")
+        assert (await scrape(served))(f"{kind}_bytes") == 0
 
 
 # --- how it is told ----------------------------------------------------------

@@ -4,10 +4,9 @@ import socket
 from contextlib import suppress
 
 import trio
+from supervisors import OTHERS, fill
 
 from broker.transport.supervisor import SAY_SECONDS, Supervisor
-
-OTHERS = b"STATUS=others"
 
 
 def read_all(supervisor):
@@ -20,15 +19,10 @@ def read_all(supervisor):
 
 async def test_it_is_told_that_clients_are_taken_however_late_it_reads(tmp_path, autojump_clock):
     notify = str(tmp_path / "notify")
-    datagrams = (socket.AF_UNIX, socket.SOCK_DGRAM)
-    with socket.socket(*datagrams) as supervisor, socket.socket(*datagrams) as others:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(notify)
-        others.connect(notify)
-        for end in (supervisor, others):
-            end.setblocking(False)
-        with suppress(BlockingIOError):
-            while True:
-                others.send(OTHERS)
+        supervisor.setblocking(False)
+        fill(notify)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Supervisor({"NOTIFY_SOCKET": notify}).begun, "listening")
             await trio.sleep(10 * SAY_SECONDS)

@@ -6,6 +6,7 @@ import pytest
 import trio
 from clients import ACCOUNT, ALICE, OPERATOR, ask, connected, event, serving, until
 from msgspec import json
+from steps import result_of
 
 import broker.observe.live
 import broker.observe.looks
@@ -152,15 +153,6 @@ def connection(number: int) -> OperatorConnection:
     """One connection as a worker tells of it."""
     who = (f"conn_{number}", "acct", "key", f"agent {number}\n", "websocket", "127.0.0.1:4711", "agent/1.0")
     return OperatorConnection(*who, "2026-01-01T00:00:00.000Z", "live", 1, number, 0.5, 0, 0, 1.5, None, None)
-
-
-def result_of(steps):
-    """What comes of steps in the end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
 
 
 async def test_one_connection_is_told_of_by_each_worker(tmp_path):

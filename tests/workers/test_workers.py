@@ -7,12 +7,13 @@ import select
 import signal
 import socket
 import urllib.request
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from processes import GUARD_SECONDS, KEY, line_with, process, serving
 from proofs.proving import only_in_make_prove
+from supervisors import OTHERS, fill
 
 from broker.keys import hash_key
 
@@ -270,18 +271,13 @@ def test_a_reload_reaches_every_worker_and_its_end_is_told_once(config_path, tmp
 
 def test_a_supervisor_that_reads_late_hears_that_all_listen(config_path, tmp_path):
     notify = str(tmp_path / "notify")
-    datagrams = (socket.AF_UNIX, socket.SOCK_DGRAM)
-    with socket.socket(*datagrams) as supervisor, socket.socket(*datagrams) as others:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(notify)
-        others.setblocking(False)
-        others.connect(notify)
-        with suppress(BlockingIOError):
-            while True:
-                others.send(b"STATUS=others")
+        fill(notify)
         with serving("--config", config_path, NOTIFY_SOCKET=notify) as (started, _):
             assert line_with(started.stderr, "the supervisor was not told READY=1")
             supervisor.settimeout(GUARD_SECONDS)
-            while (heard := supervisor.recv(4_096)) == b"STATUS=others":
+            while (heard := supervisor.recv(4_096)) == OTHERS:
                 pass
             assert heard.startswith(b"READY=1\n")
 
